@@ -1,0 +1,48 @@
+# make demo   the whole way on images that come with the installation
+# make test   style, types and tests: what is checked before a change lands
+# make lock   renew the pinned versions after pyproject.toml changed
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header --quiet
+
+.PHONY: demo test fast lint format lock clean
+
+demo: $(READY)
+	$(BIN)/masktas demo --out masktas-demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pinned versions with hashes, installed by uv, itself pinned, into an environment of our own.
+$(READY): requirements.lock requirements-uv.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "masktas needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock --python $(BIN)/python
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable . --python $(BIN)/python
+	@touch $@
+
+lock: $(READY)
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements.lock --upgrade
+	printf 'uv\n' | $(COMPILE) - --output-file requirements-uv.lock --upgrade
+
+clean:
+	rm -rf $(VENV) masktas-demo

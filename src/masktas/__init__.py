@@ -1,0 +1,89 @@
+"""masktas: images without labels and a budget in, the Vision Transformer that fits both out.
+
+Importing this loads neither torch nor anything else that is slow: names are fetched when used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masktas.config import (
+        DataSettings,
+        FinetuneSettings,
+        RuntimeSettings,
+        SearchSettings,
+        SupernetSettings,
+        TeacherSettings,
+    )
+    from masktas.errors import MasktasError
+    from masktas.pipeline import demo, run
+    from masktas.space import Architecture, Budget, SearchSpace, macs, params
+    from masktas.stages.finetune import finetune
+    from masktas.stages.report import report
+    from masktas.stages.search import search
+    from masktas.stages.supernet import supernet
+    from masktas.stages.teacher import teacher
+    from masktas.train.networks import load_network as load
+
+_HOMES = {
+    "Architecture": "masktas.space",
+    "Budget": "masktas.space",
+    "DataSettings": "masktas.config",
+    "FinetuneSettings": "masktas.config",
+    "MasktasError": "masktas.errors",
+    "RuntimeSettings": "masktas.config",
+    "SearchSettings": "masktas.config",
+    "SearchSpace": "masktas.space",
+    "SupernetSettings": "masktas.config",
+    "TeacherSettings": "masktas.config",
+    "demo": "masktas.pipeline",
+    "finetune": "masktas.stages.finetune",
+    "load": "masktas.train.networks:load_network",
+    "macs": "masktas.space",
+    "params": "masktas.space",
+    "report": "masktas.stages.report",
+    "run": "masktas.pipeline",
+    "search": "masktas.stages.search",
+    "supernet": "masktas.stages.supernet",
+    "teacher": "masktas.stages.teacher",
+}
+
+__all__ = [
+    "Architecture",
+    "Budget",
+    "DataSettings",
+    "FinetuneSettings",
+    "MasktasError",
+    "RuntimeSettings",
+    "SearchSettings",
+    "SearchSpace",
+    "SupernetSettings",
+    "TeacherSettings",
+    "demo",
+    "finetune",
+    "load",
+    "macs",
+    "params",
+    "report",
+    "run",
+    "search",
+    "supernet",
+    "teacher",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("masktas")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'masktas' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

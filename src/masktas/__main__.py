@@ -1,0 +1,6 @@
+"""`python -m masktas` is `masktas`."""
+
+from masktas.cli import main
+
+if __name__ == "__main__":
+    main()

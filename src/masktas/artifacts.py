@@ -1,0 +1,248 @@
+"""The run folder: what each stage leaves behind, and the one way files are written.
+
+A file is written beside its name, made durable and moved over it, so it is there whole or not at
+all. A stage is finished when its folder holds a `manifest.json`; until then `settings.json` says
+what is being made there, so that the same command goes on and another one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from masktas.errors import ArtifactError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then move it over `path`: never a torn file.
+
+    Raises:
+        ArtifactError: if it cannot be written (a full disk, no permission); what was at `path`
+            is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror or error}). What was there before is "
+            "untouched; make room or choose another --out, then give the same command again."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomic(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that a person can read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtifactError: if it is not there or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: damaged, not JSON ({error}).") from None
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Append lines in one write and make them durable; a torn last line is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _cut_torn_line(path)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line without its end (a kill while writing) is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            raise ArtifactError(f"{path}: line {number} is damaged.") from None
+    return entries
+
+
+def _cut_torn_line(path: Path) -> None:
+    if path.exists():
+        content = path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(path, end)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage's folder within a run.
+
+    Attributes:
+        name: `teacher`, `supernet`, `search`, `finetune`...
+        folder: where its files are.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has been completed."""
+        return (self.folder / MANIFEST).exists()
+
+    def begin(self, settings: dict[str, Any], *, overwrite: bool = False) -> bool:
+        """Claim the folder for these settings; return whether there is anything left to do.
+
+        Raises:
+            ArtifactError: if the folder holds the result, or the beginnings, of other settings.
+        """
+        if overwrite and self.folder.exists():
+            shutil.rmtree(self.folder)
+        recorded = self.folder / SETTINGS
+        if recorded.exists():
+            there = read_json(recorded)
+            if there != json.loads(json.dumps(settings)):
+                raise ArtifactError(
+                    f"{self.folder} was made with other settings ({_difference(there, settings)}). "
+                    "Give those again to go on, choose another --out (or --name), or add "
+                    "--overwrite to start afresh."
+                )
+        elif self.finished:
+            raise ArtifactError(f"{recorded} is missing: --overwrite starts the stage afresh.")
+        else:
+            write_json(recorded, settings)
+        return not self.finished
+
+    def finish(self, content: dict[str, Any], parents: dict[str, Path]) -> dict[str, Any]:
+        """Write the manifest, last of all: what was made, from which files, by what."""
+        manifest = {
+            "schema": SCHEMA,
+            "stage": self.name,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "settings": read_json(self.folder / SETTINGS),
+            "parents": {
+                name: {"file": os.path.relpath(path, self.folder), "sha256": file_digest(path)}
+                for name, path in parents.items()
+            },
+            "versions": versions(),
+            **content,
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the manifest.
+
+        Raises:
+            ArtifactError: if the stage is not finished, saying which command makes it.
+        """
+        if not self.finished:
+            state = "not finished" if (self.folder / SETTINGS).exists() else "missing"
+            raise ArtifactError(
+                f"{self.folder}: the {self.name} stage is {state}. Run `masktas {self.name}` with "
+                "the same --out first."
+            )
+        manifest = read_json(self.folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise ArtifactError(f"{self.folder / MANIFEST}: written by another version of masktas.")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder: one sub-folder for each stage, and the report."""
+
+    folder: Path
+
+    @property
+    def teacher(self) -> Stage:
+        """The masked autoencoder."""
+        return Stage("teacher", self.folder / "teacher")
+
+    @property
+    def supernet(self) -> Stage:
+        """The store of shared weights."""
+        return Stage("supernet", self.folder / "supernet")
+
+    def search(self, name: str = "main") -> Stage:
+        """One search, by name."""
+        return Stage("search", self.folder / "search" / name)
+
+    def finetune(self, name: str = "main") -> Stage:
+        """One fine-tuned network, by name."""
+        return Stage("finetune", self.folder / "finetune" / name)
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder / "report.html"
+
+    def named(self, kind: str) -> list[Stage]:
+        """Return the finished searches or fine-tunings, sorted by name."""
+        folders = sorted((self.folder / kind).glob(f"*/{MANIFEST}"))
+        return [Stage(kind, path.parent) for path in folders]
+
+    def stages(self) -> list[Stage]:
+        """Return every finished stage in the order of the way through."""
+        first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
+        return first + self.named("search") + self.named("finetune")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result hangs on."""
+    names = ("masktas", "torch", "torchvision", "timm", "numpy", "pillow")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+def _difference(there: Any, here: Any, at: str = "") -> str:
+    """Name the first setting that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            if there.get(key) != here.get(key):
+                return _difference(there.get(key), here.get(key), f"{at}.{key}" if at else key)
+    return f"{at}: {there!r} there, {here!r} now"

@@ -1,0 +1,31 @@
+"""Typed settings, one set for each stage. No torch here."""
+
+from masktas.config.load import load, resolve, validate
+from masktas.config.settings import (
+    AllSettings,
+    DataSettings,
+    FinetuneSettings,
+    MaskedSettings,
+    RuntimeSettings,
+    SearchSettings,
+    Settings,
+    SupernetSettings,
+    TeacherSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "AllSettings",
+    "DataSettings",
+    "FinetuneSettings",
+    "MaskedSettings",
+    "RuntimeSettings",
+    "SearchSettings",
+    "Settings",
+    "SupernetSettings",
+    "TeacherSettings",
+    "TrainSettings",
+    "load",
+    "resolve",
+    "validate",
+]

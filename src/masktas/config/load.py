@@ -1,0 +1,82 @@
+"""Read configuration files and lay flags over them, with errors written for a person."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from masktas.config.settings import AllSettings, Settings
+from masktas.errors import ConfigError
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Read a TOML file of sections, one a stage; `{}` where there is no file.
+
+    Raises:
+        ConfigError: if it cannot be read, or has a section or key that is not known, or a value
+            outside its range.
+    """
+    if path is None:
+        return {}
+    try:
+        sections = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML ({error}).") from None
+    validate(AllSettings, sections, where=str(path))
+    return sections
+
+
+def resolve(kind: type[S], *layers: dict[str, Any] | Settings | None, where: str = "") -> S:
+    """Merge layers, later ones over earlier ones, into settings.
+
+    A layer that is settings gives only what was set explicitly.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if isinstance(layer, Settings):
+            merged |= layer.model_dump(exclude_unset=True)
+        elif layer:
+            merged |= layer
+    return validate(kind, merged, where=where)
+
+
+def validate(kind: type[S], values: dict[str, Any], *, where: str = "") -> S:
+    """Make settings of plain values; a ConfigError names the key and says how to mend it."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind, where=where)) from None
+
+
+def explain(error: ValidationError, kind: type[Settings], *, where: str = "") -> str:
+    """Turn pydantic's first complaint into one sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    prefix = f"{where}: " if where else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(kind)
+        close = get_close_matches(key, known, n=1) or get_close_matches(
+            path[-1], [name for name in known if "." not in name], n=1
+        )
+        hint = f", did you mean {close[0]!r}?" if close else f": known are {', '.join(known[:30])}."
+        return f"{prefix}Unknown key {key!r}{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{prefix}{key} is {first['input']!r}: {message[:1].lower()}{message[1:].rstrip('.')}."
+
+
+def _known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in kind.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,204 @@
+"""One typed set of settings for each stage: a default, a range and a sentence for every one.
+
+The command line makes its flags from these, a configuration file its sections, and every
+stage writes the resolved ones into its folder.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from masktas.space import Budget, parse_quantity
+
+
+class Settings(BaseModel):
+    """Common to all: unknown keys are refused, values never change once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high <= 1:
+        raise ValueError("give two shares of the image's area, 0 < least <= most <= 1")
+    return value
+
+
+def _quantity(value: object) -> str:
+    parse_quantity(str(value))
+    return str(value)
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
+Quantity = Annotated[str, BeforeValidator(_quantity)]
+
+
+class DataSettings(Settings):
+    """Which images, how large, and how they are divided."""
+
+    image_size: Count | None = Field(
+        None,
+        description="Side of the square images trained on, in pixels; from the space if unset.",
+    )
+    in_channels: Literal[1, 3] | None = Field(
+        None, description="1 for grey images, 3 for colour; from the space if unset."
+    )
+    limit: Count | None = Field(
+        None, description="Use this many images, evenly spread over the source; all if unset."
+    )
+    search_share: Ratio = Field(0.05, description="Share of the images held out for the search.")
+    validation_share: Ratio = Field(0.05, description="Share held out to watch fine-tuning.")
+    test_share: Ratio = Field(
+        0.1, description="Share held out as test split, where the source does not name its own."
+    )
+
+
+class RuntimeSettings(Settings):
+    """Where and how a stage runs; only seed and precision change what is learnt."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="Names every random number: same seed, same run."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of matrix products: auto is bf16 on CUDA and fp32 on CPU."
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="Seconds between checkpoints; 0 for one after every step."
+    )
+
+
+class TrainSettings(Settings):
+    """What every training stage has."""
+
+    epochs: Count = Field(100, description="Passes over the images.")
+    batch_size: Count = Field(256, description="Images of a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="Peak learning rate for a batch of 256; scaled to the batch size."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="Of weight matrices; never of norms, biases, positions, class token."
+    )
+    warmup_share: Share = Field(
+        0.2, description="Share of the epochs in which the rate rises linearly, before its cosine."
+    )
+    crop_scale: CropScale = Field(
+        (0.2, 1.0), description="Least and most of an image's area that a random crop keeps."
+    )
+    flip: bool = Field(True, description="Mirror images at random, left to right.")
+
+
+class MaskedSettings(TrainSettings):
+    """What both masked stages have: a masking ratio and a decoder (SPEC 2 and 3)."""
+
+    mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is hidden.")
+    decoder_dim: Count = Field(128, description="Width of the decoder; its heads are 32 wide.")
+    decoder_depth: Count = Field(2, description="Transformer blocks of the decoder.")
+
+
+class TeacherSettings(MaskedSettings):
+    """A masked autoencoder, pre-trained on the images (SPEC 2)."""
+
+    patch_size: Count = Field(16, description="Side of a patch in pixels; divides image_size.")
+    embed_dim: Count = Field(384, description="Width of the teacher.")
+    depth: Count = Field(12, description="Transformer blocks of the teacher.")
+    num_heads: Count = Field(
+        6, description="Attention heads of each block; embed_dim divides by it."
+    )
+    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4, description="MLP width over embed_dim.")
+
+
+class SupernetSettings(MaskedSettings):
+    """Weight sharing by masked distillation (SPEC 3, Algorithm 1)."""
+
+    space: str = Field(
+        "small", description="tiny, small, base, micro, demo, or a .toml or .json file."
+    )
+    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is hidden.")
+    beta: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
+    )
+
+
+class SearchSettings(Settings):
+    """Evolution within a budget, rated without labels (SPEC 4)."""
+
+    max_params: Quantity | None = Field(None, description="At most this many parameters: 6M.")
+    min_params: Quantity | None = Field(None, description="At least this many parameters.")
+    max_macs: Quantity | None = Field(
+        None, description="At most this many multiply-accumulates (the field's FLOPs): 1.3G."
+    )
+    min_macs: Quantity | None = Field(None, description="At least this many multiply-accumulates.")
+    num_classes: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Classes of the head that the budget counts; the space's own if unset."
+    )
+    population: Count = Field(50, description="Candidates of a generation, N_p.")
+    generations: Count = Field(20, description="Generations, the random first one included.")
+    parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
+    depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.4, description="Chance that a mutation redraws depth, and width, P_d."
+    )
+    block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="Chance that a mutation redraws a block's gene, P_m."
+    )
+    num_images: Count = Field(2000, description="Search images that every candidate is rated on.")
+    batch_size: Count = Field(500, description="Images rated at once; changes speed and memory.")
+    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is hidden.")
+    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="tau of equation (16).")
+    rows: Literal["raw", "scaled", "unit"] = Field(
+        "scaled",
+        description="Rows of (16): as they are, over sqrt(width), or centred and of length 1.",
+    )
+    include_self: bool = Field(
+        False, description="Whether a patch is compared with itself too, k = j in (16)."
+    )
+    baselines: Annotated[int, Field(ge=0)] = Field(
+        5, description="Random architectures of the winner's size rated beside it."
+    )
+
+    def budget(self) -> Budget:
+        """Return the limits as numbers."""
+        limits = {
+            name: getattr(self, name)
+            for name in ("min_params", "max_params", "min_macs", "max_macs")
+        }
+        return Budget(
+            **{
+                name: None if text is None else parse_quantity(text)
+                for name, text in limits.items()
+            }
+        )
+
+
+class FinetuneSettings(TrainSettings):
+    """Training with labels (SPEC 5)."""
+
+    init: Literal["inherit", "scratch"] = Field(
+        "inherit", description="Start from the supernet's slice, or from random weights."
+    )
+    pool: Literal["mean", "cls"] = Field(
+        "mean", description="The head looks at the mean of the patches, or at the class token."
+    )
+    drop_path: Share = Field(
+        0.1, description="Chance that a block is left out, rising linearly to this in the last."
+    )
+    label_smoothing: Share = Field(0.1, description="Share of the target spread over all classes.")
+    crop_scale: CropScale = Field(
+        (0.35, 1.0), description="Least and most of an image's area that a random crop keeps."
+    )
+
+
+class AllSettings(Settings):
+    """Every stage's settings: what a configuration file may hold, one section each."""
+
+    data: DataSettings = DataSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    supernet: SupernetSettings = SupernetSettings()
+    search: SearchSettings = SearchSettings()
+    finetune: FinetuneSettings = FinetuneSettings()

@@ -1,0 +1,119 @@
+"""What a person sees while a stage runs: bars with losses and time left, warnings, tables.
+
+All of it goes to standard error; standard output is for results. Where standard error is no
+terminal (a log file), a bar becomes a line every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_SECONDS = 10.0
+
+
+class Bar:
+    """Progress of one long loop; use as a context manager."""
+
+    def __init__(self, console: RichConsole, label: str, total: int, start: int = 0) -> None:
+        self._console, self._label, self._total = console, label, total
+        self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
+        self._rich: Progress | None = None
+        if console.is_terminal:
+            self._rich = Progress(
+                TextColumn("{task.description:>10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._rich.add_task(label, total=total, completed=start, text="")
+
+    def __enter__(self) -> Bar:
+        if self._rich:
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._rich:
+            self._rich.stop()
+
+    def update(self, completed: int, text: str = "") -> None:
+        """Show how many are done, and a few words beside them."""
+        if self._rich:
+            self._rich.update(self._task, completed=completed, text=text)
+            return
+        now = time.monotonic()
+        if now - self._printed >= LINE_SECONDS or completed == self._total:
+            self._printed = now
+            pace = (now - self._began) / max(1, completed - self._start)
+            left = format_seconds(pace * (self._total - completed))
+            print(
+                f"{self._label}: {completed}/{self._total} {text} ({left} left)",
+                file=self._console.file,
+                flush=True,
+            )
+
+
+class Console:
+    """The one way to talk to the person; `quiet` says nothing but warnings."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._out = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = RichConsole(quiet=True) if quiet else None
+
+    @property
+    def _talk(self) -> RichConsole:
+        return self._quiet or self._out
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self._talk.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, always."""
+        self._out.print(f"Warning: {text}", style="yellow", markup=False)
+
+    @contextmanager
+    def bar(self, label: str, total: int, start: int = 0) -> Iterator[Bar]:
+        """Show progress of a loop."""
+        with Bar(self._talk, label, total, start) as bar:
+            yield bar
+
+    def track(self, items: Iterable[int], total: int, label: str) -> Iterator[int]:
+        """Yield the items while showing how many are done."""
+        with self.bar(label, total) as bar:
+            for done, item in enumerate(items, start=1):
+                yield item
+                bar.update(done)
+
+    def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table, numbers right-aligned, the first column left."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for position, name in enumerate(header):
+            table.add_column(name, justify="right" if position else "left")
+        for row in rows:
+            table.add_row(*row)
+        self._talk.print(table)
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as people read it: 45 s, 3:20 min, 1:05 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"

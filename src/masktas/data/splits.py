@@ -1,0 +1,37 @@
+"""Four disjoint splits, decided by each image's content: copies of one image stay together."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("supernet", "search", "validation", "test")
+
+
+def split_by_content(
+    digests: NDArray[np.uint8],
+    declared_test: NDArray[np.bool_],
+    *,
+    search_share: float,
+    validation_share: float,
+    test_share: float,
+) -> NDArray[np.int8]:
+    """Assign each image to a split, an index of `SPLITS`.
+
+    The digest's first 8 bytes, as a number in [0, 1), fall into one of four ranges. Where the
+    source declares test images itself, these and their copies are the test split, and no other.
+
+    Args:
+        digests: `[n, 16]`, of the images' content.
+        declared_test: `[n]`, whether the source puts the image into its test split.
+        search_share, validation_share, test_share: shares held out; the rest is `supernet`.
+    """
+    number = digests[:, :8].copy().view(">u8")[:, 0].astype(np.float64) / 2.0**64
+    if declared_test.any():
+        test_share = 0.0
+    ends = np.cumsum([test_share, validation_share, search_share])
+    held_out = np.array([3, 2, 1, 0], dtype=np.int8)  # test, validation, search, supernet
+    splits = held_out[np.searchsorted(ends, number, side="right")]
+    keys = digests.copy().view("V16")[:, 0]
+    splits[np.isin(keys, keys[declared_test])] = 3
+    return splits

@@ -1,0 +1,1 @@
+"""The paper's networks: patches and masking, the ViT, MAE, distillation, the supernet, ratings."""

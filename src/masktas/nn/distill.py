@@ -1,0 +1,109 @@
+"""Masked distillation (SPEC 3): the student that is trained, and what it is asked for.
+
+Shapes: B images, V visible patches, M masked, S numbers of a patch, D student width, D_t
+teacher width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from masktas.nn.mae import Decoder
+from masktas.nn.patches import take
+from masktas.nn.vit import ViT, init_linears
+from masktas.space import Architecture
+
+
+class Teacher(Protocol):
+    """Anything that turns visible patches into tokens, and never changes."""
+
+    @property
+    def embed_dim(self) -> int:
+        """`D_t`, the width of its tokens."""
+        ...
+
+    def __call__(self, visible: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches `[B, V, S]`, which are the patches `ids_keep [B, V]`.
+
+        Returns:
+            Tokens `[B, V, D_t]`, without a class token, without gradient.
+        """
+        ...
+
+
+class EncoderTeacher:
+    """A frozen ViT as a teacher: the encoder of a masked autoencoder."""
+
+    def __init__(self, encoder: ViT) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+
+    @property
+    def embed_dim(self) -> int:
+        """`D_t`."""
+        return self.encoder.architecture.embed_dim
+
+    @torch.no_grad()
+    def __call__(self, visible: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7); see `Teacher`."""
+        return self.encoder.forward_features(visible, ids_keep)[:, 1:]
+
+
+class Projection(nn.Module):
+    """`M` (8): a two-layer MLP from the student's width to the teacher's."""
+
+    def __init__(self, embed_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, teacher_dim)
+        self.fc2 = nn.Linear(teacher_dim, teacher_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map `[B, V, D]` to `[B, V, D_t]`."""
+        return self.fc2(F.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class StudentShape:
+    """What a student needs beyond its architecture: decoder and teacher width."""
+
+    decoder_dim: int
+    decoder_depth: int
+    teacher_dim: int
+
+
+class MaskedStudent(nn.Module):
+    """A ViT with what serves its training only: decoder `R` and projection `M` (8)."""
+
+    def __init__(self, architecture: Architecture, shape: StudentShape) -> None:
+        super().__init__()
+        # A head has no part in masked training; cost still counts the one to come.
+        self.encoder = ViT(architecture.replace(num_classes=0))
+        self.decoder = Decoder(
+            architecture, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
+        )
+        self.projection = Projection(architecture.embed_dim, shape.teacher_dim)
+
+    def forward(
+        self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the predicted masked patches `[B, M, S]` and teacher tokens `[B, V, D_t]` (8)."""
+        tokens = self.encoder.forward_features(take(patches, ids_keep), ids_keep)
+        return self.decoder(tokens, ids_keep, ids_masked), self.projection(tokens[:, 1:])
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw starting weights."""
+        self.encoder.init_weights(generator)
+        self.decoder.init_weights(generator)
+        init_linears(self.projection, generator)
+
+
+def feature_loss(projected: Tensor, target: Tensor) -> Tensor:
+    """`L_pre` (11): smooth L1 between tokens `[B, V, D_t]`, both normalised, no affine terms."""
+    width = (target.shape[-1],)
+    return F.smooth_l1_loss(
+        F.layer_norm(projected.float(), width), F.layer_norm(target.float(), width)
+    )

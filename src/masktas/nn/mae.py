@@ -1,0 +1,113 @@
+"""The masked autoencoder (SPEC 2; MaskTAS 2.3): encode what is visible, predict what is not.
+
+Shapes: B images, N patches, V visible, M = N - V masked, S = P*P*C numbers of a patch, D width
+of the encoder, E width of the decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from masktas.errors import ConfigError
+from masktas.nn.patches import sincos_positions, take
+from masktas.nn.vit import NORM_EPS, Block, ViT, init_linears
+from masktas.space import Architecture
+
+DECODER_HEAD_DIM = 32
+DECODER_MLP_RATIO = 4
+
+
+class Decoder(nn.Module):
+    """`R`: from visible tokens and mask tokens to the pixels of the masked patches (5, 8).
+
+    Args:
+        architecture: of the encoder whose tokens it reads.
+        decoder_dim: its width, a multiple of 32.
+        decoder_depth: its transformer blocks.
+    """
+
+    positions: Tensor
+
+    def __init__(self, architecture: Architecture, *, decoder_dim: int, decoder_depth: int) -> None:
+        super().__init__()
+        require_decoder_dim(decoder_dim)
+        self.embed = nn.Linear(architecture.embed_dim, decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.register_buffer("positions", sincos_positions(decoder_dim, architecture.grid))
+        self.blocks = nn.ModuleList(
+            Block(
+                decoder_dim,
+                decoder_dim // DECODER_HEAD_DIM,
+                DECODER_HEAD_DIM,
+                DECODER_MLP_RATIO * decoder_dim,
+            )
+            for _ in range(decoder_depth)
+        )
+        self.norm = nn.LayerNorm(decoder_dim, eps=NORM_EPS)
+        pixels = architecture.patch_size**2 * architecture.in_channels
+        self.pred = nn.Linear(decoder_dim, pixels)
+
+    def forward(self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor) -> Tensor:
+        """Predict the masked patches `[B, M, S]` from encoder tokens `[B, 1 + V, D]`.
+
+        Positions tell tokens apart, so they need not be put back in the image's order; and only
+        masked patches enter the loss, so only they are predicted.
+        """
+        x = self.embed(tokens)  # [B, 1 + V, E]
+        visible = x[:, 1:] + take(self.positions, ids_keep)
+        masked = self.mask_token + take(self.positions, ids_masked)  # [B, M, E]
+        x = torch.cat([x[:, :1], visible.to(x.dtype), masked.to(x.dtype)], dim=1)  # [B, 1 + N, E]
+        for block in self.blocks:
+            x = block(x)
+        return self.pred(self.norm(x[:, -ids_masked.shape[1] :]))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw starting weights as MAE does."""
+        init_linears(self, generator)
+        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+
+
+def require_decoder_dim(decoder_dim: int) -> None:
+    """Raise ConfigError unless the decoder's heads fit its width."""
+    if decoder_dim % DECODER_HEAD_DIM:
+        raise ConfigError(f"decoder_dim is {decoder_dim}: choose a multiple of {DECODER_HEAD_DIM}.")
+
+
+class MaskedAutoencoder(nn.Module):
+    """The teacher in pre-training: a ViT with fixed sine-cosine positions, and a decoder."""
+
+    def __init__(self, architecture: Architecture, *, decoder_dim: int, decoder_depth: int) -> None:
+        super().__init__()
+        self.encoder = ViT(architecture)
+        self.encoder.pos_embed.requires_grad_(False)
+        self.decoder = Decoder(architecture, decoder_dim=decoder_dim, decoder_depth=decoder_depth)
+
+    def forward(self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor) -> Tensor:
+        """Predict the masked patches `[B, M, S]` of images given as patches `[B, N, S]` (4, 5)."""
+        tokens = self.encoder.forward_features(take(patches, ids_keep), ids_keep)
+        return self.decoder(tokens, ids_keep, ids_masked)  # type: ignore[no-any-return]
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw starting weights."""
+        self.encoder.init_weights(generator)
+        self.decoder.init_weights(generator)
+
+
+def normalize_patches(patches: Tensor) -> Tensor:
+    """Give each patch `[..., S]` mean 0 and variance 1, as MAE does (unbiased, plus 1e-6)."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def pixel_loss(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor:
+    """`L_reg` (10): mean squared error over the masked patches, normalised by themselves.
+
+    Args:
+        predicted: `[B, M, S]`.
+        patches: `[B, N, S]`, the whole image.
+        ids_masked: `[B, M]`.
+    """
+    target = normalize_patches(take(patches, ids_masked))
+    return (predicted.float() - target).square().mean()

@@ -1,0 +1,106 @@
+"""The supernet: one store of weights, and the one rule by which an architecture gets its own.
+
+Subnet `a` is the plain network of `a` over the leading slice of every tensor that bears the
+same name (SPEC 1): the first `L` blocks, in each the leading rows and columns. Training, rating
+and extraction all go through `Supernet.slices`, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from masktas.nn.distill import MaskedStudent, StudentShape
+from masktas.nn.vit import ViT
+from masktas.space import Architecture, SearchSpace
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def leading(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return the view of `tensor` that holds the first `shape[i]` entries of each dimension."""
+    for dim, size in enumerate(shape):
+        tensor = tensor.narrow(dim, 0, size)
+    return tensor
+
+
+class Supernet:
+    """The weights of the largest student of a space, and every other's as slices of them.
+
+    Args:
+        space: the architectures that can be asked for.
+        shape: decoder and teacher width of the student.
+
+    Attributes:
+        student: the largest student; its tensors are the store.
+    """
+
+    def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
+        self.space = space
+        self.shape = shape
+        self.student = MaskedStudent(space.largest, shape)
+
+    @property
+    def store(self) -> dict[str, Tensor]:
+        """Every tensor of the largest student by name."""
+        return self.student.state_dict()
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw starting weights for the whole store."""
+        self.student.init_weights(generator)
+
+    def to(self, device: torch.device) -> Supernet:
+        """Move the store to a device."""
+        self.student.to(device)
+        return self
+
+    def subnet(self, architecture: Architecture) -> MaskedStudent:
+        """Return the plain student of `architecture` whose parameters are views of the store.
+
+        They are leaves: gradients have the slice's size, and changing them in place changes the
+        store there and nowhere else.
+
+        Raises:
+            SpaceError: if the architecture is not of the space.
+        """
+        self.space.require(architecture)
+        with torch.device("meta"):
+            student = MaskedStudent(architecture, self.shape)
+        return _filled(student, self.slices(student, self.store))
+
+    def encoder(self, architecture: Architecture) -> ViT:
+        """Return the plain ViT of `architecture`, without a head, over views of the store."""
+        self.space.require(architecture)
+        with torch.device("meta"):
+            encoder = ViT(architecture.replace(num_classes=0))
+        return _filled(encoder, self.slices(encoder, self.student.encoder.state_dict()))
+
+    def extract(self, architecture: Architecture) -> ViT:
+        """Return the ViT of `architecture` with weights of its own, copied from the store.
+
+        A head, where the architecture has one, starts at zero.
+        """
+        encoder = self.encoder(architecture)
+        network = ViT(architecture)
+        state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        if network.head is not None:
+            for name, tensor in network.head.state_dict().items():
+                state[f"head.{name}"] = torch.zeros_like(tensor, device=encoder.cls_token.device)
+        network.load_state_dict(state, assign=True)
+        return network
+
+    @staticmethod
+    def slices(network: nn.Module, store: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return for every tensor of `network` its leading slice of the store's: the rule."""
+        return {
+            name: leading(store[name], tensor.shape)
+            for name, tensor in network.state_dict().items()
+        }
+
+
+def _filled(network: N, state: dict[str, Tensor]) -> N:
+    network.load_state_dict(state, assign=True)
+    return network

@@ -1,0 +1,207 @@
+"""The whole way: every stage in turn, with what one needs of another filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from masktas.artifacts import Run, Stage
+from masktas.config import (
+    AllSettings,
+    DataSettings,
+    FinetuneSettings,
+    RuntimeSettings,
+    SearchSettings,
+    SupernetSettings,
+    TeacherSettings,
+    resolve,
+)
+from masktas.console import Console, format_seconds
+from masktas.data.demo import write_demo_images
+from masktas.errors import LabelError
+from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
+from masktas.stages.finetune import finetune
+from masktas.stages.report import report
+from masktas.stages.search import search
+from masktas.stages.supernet import supernet
+from masktas.stages.teacher import teacher
+
+TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
+
+
+def run(
+    data: str | Path,
+    *,
+    out: str | Path,
+    settings: AllSettings | None = None,
+    baselines: bool = False,
+    console: Console | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Go the whole way from images to a report; what is finished already is not done again.
+
+    Image size, patches and channels come from the space, and so does the teacher's shape where
+    it is not set: as deep as the deepest student and 1.2 times as wide as the widest.
+
+    Args:
+        data: images; fine-tuning is left out if they have no labels.
+        out: the run folder.
+        settings: of every stage.
+        baselines: fine-tune the winner from scratch, the largest uniform network that fits and
+            the random networks of the winner's size as well, all by the same recipe.
+        console: where progress is shown.
+        overwrite: start every stage afresh.
+
+    Returns:
+        The manifests of the stages by name: `teacher`, `supernet`, `search`, `finetune/NAME`.
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    settings = settings or AllSettings()
+    console = console or Console()
+    space = SearchSpace.load(settings.supernet.space)
+    budget = settings.search.budget()
+    if settings.search.num_classes is not None:
+        space = space.replace(num_classes=settings.search.num_classes)
+    BudgetedSpace(space, budget)  # an impossible budget is refused before hours are spent
+    data_settings = resolve(
+        DataSettings,
+        {"image_size": space.image_size[0], "in_channels": space.in_channels},
+        settings.data,
+    )
+    common: dict[str, Any] = {
+        "out": out,
+        "runtime": settings.runtime,
+        "console": console,
+        "overwrite": overwrite,
+    }
+    made: dict[str, Any] = {}
+    console.say(f"1/4 teacher: a masked autoencoder on {data}")
+    made["teacher"] = teacher(
+        data,
+        settings=teacher_for(space, settings.teacher),
+        data_settings=data_settings,
+        **common,
+    )
+    console.say(f"2/4 supernet: {space.size():,} networks of space {space.name} share weights")
+    made["supernet"] = supernet(settings=settings.supernet, **common)
+    console.say(f"3/4 search: {budget}")
+    made["search"] = search(settings=settings.search, **common)
+    console.say("4/4 finetune")
+    try:
+        for name, architecture, recipe in _networks(
+            Run(Path(out)).search(), made["search"], settings.finetune, baselines
+        ):
+            console.say(f"finetune/{name}")
+            made[f"finetune/{name}"] = finetune(
+                name=name, architecture=architecture, settings=recipe, **common
+            )
+    except LabelError as error:
+        console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
+    page = report(out)
+    summarize(made, budget, console)
+    console.say(f"Report: {page}")
+    return made
+
+
+def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
+    """Return the teacher's settings with the shape that suits the space, where it was not said."""
+    heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
+    shape = {
+        "patch_size": space.patch_size,
+        "embed_dim": heads * space.head_dim,
+        "num_heads": heads,
+        "depth": max(space.depth),
+    }
+    return resolve(TeacherSettings, shape, said)
+
+
+def _networks(
+    searched: Stage, found: dict[str, Any], recipe: FinetuneSettings, baselines: bool
+) -> list[tuple[str, Path, FinetuneSettings]]:
+    """List what is fine-tuned: name, architecture file, settings."""
+    folder = searched.folder
+    networks = [("main", folder / "architecture.json", recipe)]
+    if baselines:
+        scratch = recipe.model_copy(update={"init": "scratch"})
+        networks.append(("scratch", folder / "architecture.json", scratch))
+        if found["uniform"]:
+            networks.append(("uniform", folder / "uniform.json", recipe))
+        networks += [
+            (f"random-{number}", folder / f"random-{number}.json", recipe)
+            for number in range(1, len(found["random"]) + 1)
+        ]
+    return networks
+
+
+def demo(
+    *,
+    out: str | Path = "masktas-demo",
+    runtime: RuntimeSettings | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Go the whole way on the 5,000 handwritten digits that come with the installation."""
+    images = Path(out) / "digits.parquet"
+    if not images.exists():
+        write_demo_images(images)
+    gentle = {"flip": False, "crop_scale": (0.6, 1.0)}  # a mirrored 2 is no digit
+    masked = gentle | {"batch_size": 32, "lr": 4e-3, "warmup_share": 0.1, "decoder_dim": 64}
+    settings = AllSettings(
+        runtime=runtime or RuntimeSettings(),
+        teacher=TeacherSettings.model_validate(masked | {"epochs": 10, "mask_ratio": 0.6}),
+        supernet=SupernetSettings.model_validate(
+            masked | {"space": "demo", "epochs": 10, "mask_ratio": 0.6}
+        ),
+        search=SearchSettings(
+            max_params="200K", population=20, generations=10, mask_ratio=0.6, baselines=3
+        ),
+        finetune=FinetuneSettings.model_validate(
+            gentle | {"epochs": 4, "batch_size": 32, "lr": 4e-3, "warmup_share": 0.1}
+        ),
+    )
+    return run(
+        images,
+        out=out,
+        settings=settings,
+        baselines=True,
+        console=console,
+        overwrite=overwrite,
+    )
+
+
+def summarize(made: dict[str, Any], budget: Budget, console: Console) -> None:
+    """Print the closing table: the winner beside its baselines, and what it all cost."""
+    found = made["search"]
+    rows = [_row("winner", found["winner"], made.get("finetune/main"))]
+    if "finetune/scratch" in made:
+        rows.append(_row("winner, from scratch", None, made["finetune/scratch"]))
+    if found["uniform"]:
+        rows.append(_row("largest uniform", found["uniform"], made.get("finetune/uniform")))
+    for number, one in enumerate(found["random"], start=1):
+        rows.append(_row(f"random {number}", one, made.get(f"finetune/random-{number}")))
+    console.table(
+        f"Result within {budget} ({found['rated']:,} of {found['feasible']:,} networks rated)",
+        ("network", "rating", "params", "MACs", "top-1", "top-5"),
+        rows,
+    )
+    cost = [
+        f"{name} {format_seconds(manifest['cost']['seconds'])}"
+        for name, manifest in made.items()
+        if "/" not in name
+    ]
+    tuned = sum(m["cost"]["seconds"] for name, m in made.items() if "/" in name)
+    console.say(f"Time: {', '.join(cost)}, finetune {format_seconds(tuned)}")
+
+
+def _row(name: str, rated: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[str]:
+    source = tuned or rated or {}
+    return [
+        name,
+        f"{rated['rating']:.4f}" if rated else "",
+        format_quantity(source["params"]),
+        format_quantity(source["macs"]),
+        f"{tuned['test']['top1']:.1%}" if tuned else "",
+        f"{tuned['test']['top5']:.1%}" if tuned else "",
+    ]

@@ -1,0 +1,241 @@
+"""The search space: which architectures there are. A space is data; users write their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from masktas.errors import SpaceError
+from masktas.space.architecture import (
+    Architecture,
+    image_size_pair,
+    plain_number,
+    require_mlp_ratio,
+    require_patches,
+    require_positive_integer,
+)
+
+CHOICES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """Choices for width, depth, and each block's heads and MLP ratio (SPEC 1; MaskTAS 2.2).
+
+    Every block chooses by itself. Choices are kept sorted and without repetition.
+
+    Attributes:
+        name: how the space is called in manifests.
+        embed_dim, depth, num_heads, mlp_ratio: the choices.
+        head_dim, image_size, patch_size, in_channels, num_classes: the same for all; see
+            `Architecture`.
+
+    Raises:
+        SpaceError: if a choice is empty or out of range, or patches do not tile the image.
+    """
+
+    name: str
+    embed_dim: tuple[int, ...]
+    depth: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratio: tuple[float, ...]
+    head_dim: int = 64
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    in_channels: int = 3
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in CHOICES:
+            choices = getattr(self, field)
+            if not choices:
+                raise SpaceError(f"{field} has no choices: give at least one.")
+            for choice in choices:
+                if field == "mlp_ratio":
+                    require_mlp_ratio(min(self.embed_dim), choice)
+                else:
+                    require_positive_integer(field, choice)
+            ordered = tuple(sorted({plain_number(choice) for choice in choices}))
+            object.__setattr__(self, field, ordered)
+        for field in ("head_dim", "patch_size", "in_channels"):
+            require_positive_integer(field, getattr(self, field))
+        require_patches(self.image_size, self.patch_size)
+
+    @classmethod
+    def preset(cls, name: str) -> SearchSpace:
+        """Return a space by name: tiny, small, base (SPEC 1), micro (32 px) or demo (28 px)."""
+        if name not in PRESETS:
+            close = get_close_matches(name, PRESETS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise SpaceError(
+                f"Unknown space {name!r}.{hint} Presets are {', '.join(PRESETS)}; "
+                "a file of your own (.toml or .json) works too."
+            )
+        return PRESETS[name]
+
+    @classmethod
+    def load(cls, source: str | Path) -> SearchSpace:
+        """Read a preset's name or a file, TOML or JSON, with the fields of this class."""
+        path = Path(source)
+        if path.suffix not in (".toml", ".json"):
+            return cls.preset(str(source))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from None
+        try:
+            fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        except ValueError as error:
+            raise SpaceError(f"{path}: not {path.suffix[1:].upper()} ({error}).") from None
+        return cls.from_dict(fields, where=str(path))
+
+    @classmethod
+    def from_dict(cls, fields: Any, *, where: str = "space") -> SearchSpace:
+        """Read what `to_dict` wrote; `where` names the place in the message of a SpaceError."""
+        if not isinstance(fields, dict):
+            raise SpaceError(f"{where}: expected a table with {', '.join(CHOICES)}.")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise SpaceError(f"{where}: unknown key {key!r}.{hint}")
+        values = {"name": Path(where).stem, **fields}
+        for key in CHOICES:
+            if key not in values:
+                raise SpaceError(f"{where}: {key!r} is missing: list its choices.")
+            if not isinstance(values[key], list | tuple):
+                raise SpaceError(f"{where}: {key} must be a list of choices.")
+            values[key] = tuple(values[key])
+        if "image_size" in values:
+            values["image_size"] = image_size_pair(values["image_size"], where=where)
+        try:
+            return cls(**values)
+        except SpaceError as error:
+            raise SpaceError(f"{where}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types; `from_dict` reads them back to an equal space."""
+        fields: dict[str, Any] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+        if fields["num_classes"] is None:
+            del fields["num_classes"]
+        return fields
+
+    def replace(self, **changes: Any) -> SearchSpace:
+        """Return the same space with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def size(self) -> int:
+        """Return the exact number of different architectures."""
+        block = len(self.num_heads) * len(self.mlp_ratio)
+        return len(self.embed_dim) * sum(int(block**depth) for depth in self.depth)
+
+    def build(
+        self, embed_dim: int, num_heads: tuple[int, ...], mlp_ratio: tuple[float, ...]
+    ) -> Architecture:
+        """Return the architecture of this space with these genes."""
+        return Architecture(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            head_dim=self.head_dim,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+        )
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """Draw one: each dimension uniform over its choices, each block by itself (SPEC 3)."""
+        depth = rng.choice(self.depth)
+        return self.build(
+            rng.choice(self.embed_dim),
+            tuple(rng.choice(self.num_heads) for _ in range(depth)),
+            tuple(rng.choice(self.mlp_ratio) for _ in range(depth)),
+        )
+
+    def uniform(self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Architecture:
+        """Return the architecture whose blocks are all alike."""
+        return self.build(embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
+
+    def uniforms(self) -> Iterator[Architecture]:
+        """Yield every architecture whose blocks are all alike."""
+        for width in self.embed_dim:
+            for depth in self.depth:
+                for heads in self.num_heads:
+                    for ratio in self.mlp_ratio:
+                        yield self.uniform(width, depth, heads, ratio)
+
+    @property
+    def smallest(self) -> Architecture:
+        """The architecture with the smallest choice everywhere."""
+        return self.uniform(*(getattr(self, field)[0] for field in CHOICES))
+
+    @property
+    def largest(self) -> Architecture:
+        """The architecture with the largest choice everywhere: its weights hold all others'."""
+        return self.uniform(*(getattr(self, field)[-1] for field in CHOICES))
+
+    def check(self, architecture: Architecture) -> str | None:
+        """Return why `architecture` is not of this space, or None if it is."""
+        for field in ("head_dim", "image_size", "patch_size", "in_channels"):
+            mine, its = getattr(self, field), getattr(architecture, field)
+            if mine != its:
+                return f"{field} is {its}, in space {self.name} it is {mine}"
+        if architecture.embed_dim not in self.embed_dim:
+            return f"embed_dim {architecture.embed_dim} is not one of {_listed(self.embed_dim)}"
+        if architecture.depth not in self.depth:
+            return f"depth {architecture.depth} is not one of {_listed(self.depth)}"
+        for index, heads in enumerate(architecture.num_heads):
+            if heads not in self.num_heads:
+                return f"num_heads {heads} of block {index} is not one of {_listed(self.num_heads)}"
+        for index, ratio in enumerate(architecture.mlp_ratio):
+            if ratio not in self.mlp_ratio:
+                return f"mlp_ratio {ratio} of block {index} is not one of {_listed(self.mlp_ratio)}"
+        return None
+
+    def require(self, architecture: Architecture) -> None:
+        """Raise SpaceError with the reason unless `architecture` is of this space."""
+        reason = self.check(architecture)
+        if reason is not None:
+            raise SpaceError(
+                f"The architecture is not of space {self.name}: {reason}. "
+                f"`masktas show {self.name}` prints the choices."
+            )
+
+    def orders_of_magnitude(self) -> float:
+        """Return log10 of the size."""
+        return math.log10(self.size())
+
+
+def _listed(choices: tuple[float, ...]) -> str:
+    return ", ".join(str(choice) for choice in choices)
+
+
+PRESETS: dict[str, SearchSpace] = {
+    space.name: space
+    for space in (
+        SearchSpace("tiny", (192, 216, 240), (12, 13, 14), (3, 4), (3.5, 4)),
+        SearchSpace("small", (320, 384, 448), (12, 13, 14), (5, 6, 7), (3, 3.5, 4)),
+        SearchSpace("base", (528, 576, 624), (14, 15, 16), (9, 10), (3, 3.5, 4)),
+        SearchSpace(
+            "micro", (96, 128, 160), (4, 5, 6), (2, 3, 4, 5), (2, 3, 4),
+            head_dim=32, image_size=(32, 32), patch_size=4, num_classes=10,
+        ),
+        SearchSpace(
+            "demo", (48, 64, 80), (3, 4, 5), (2, 3, 4), (2, 3, 4),
+            head_dim=16, image_size=(28, 28), patch_size=4, in_channels=1, num_classes=10,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,213 @@
+"""What every stage is given: the run, the images, the machine and someone to talk to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from masktas.artifacts import Run, Stage
+from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
+from masktas.console import Console
+from masktas.data.batches import Batches
+from masktas.data.sources import Source, open_source
+from masktas.data.store import ImageStore, open_store
+from masktas.errors import ConfigError, DataError
+from masktas.nn.patches import num_visible
+from masktas.seeding import seed_for
+from masktas.space import Architecture
+from masktas.train.checkpoint import Checkpoints
+from masktas.train.loop import Plan
+from masktas.train.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """Where the images are and how they are read; `image_size` and `in_channels` are set.
+
+    Attributes:
+        location: absolute path of the source.
+        settings: sizes and shares.
+    """
+
+    location: str
+    settings: DataSettings
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that networks see."""
+        assert self.settings.image_size is not None
+        return self.settings.image_size
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        assert self.settings.in_channels is not None
+        return self.settings.in_channels
+
+    def source(self) -> Source:
+        """Open the source."""
+        return open_source(self.location)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a stage's settings record of the images."""
+        return {"location": self.location, **self.settings.model_dump(mode="json")}
+
+    def require_fit(self, architecture: Architecture, whose: str) -> None:
+        """Raise DataError unless a network of that architecture sees images of this size."""
+        size, channels = architecture.image_size, architecture.in_channels
+        if size != (self.image_size, self.image_size) or channels != self.in_channels:
+            raise DataError(
+                f"The images are read as {self.image_size} x {self.image_size} pixels of "
+                f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
+                f"{channels}: give --image-size {size[0]} --in-channels {channels}."
+            )
+
+
+class Context:
+    """One stage at work.
+
+    Args:
+        out: the run folder.
+        runtime: seed, device, precision.
+        console: talks to the person.
+        overwrite: start the stage afresh instead of going on.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        runtime: RuntimeSettings | None,
+        console: Console | None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.run = Run(Path(out))
+        self.settings = runtime or RuntimeSettings()
+        self.runtime = Runtime.choose(self.settings.device, self.settings.precision)
+        self.console = console or Console()
+        self.overwrite = overwrite
+
+    @property
+    def seed(self) -> int:
+        """Names every random number."""
+        return self.settings.seed
+
+    def begin(self, stage: Stage, settings: Settings, **more: Any) -> bool:
+        """Claim a stage's folder; return whether there is anything left to do."""
+        recorded = {
+            **more,
+            "settings": settings.model_dump(mode="json"),
+            "seed": self.seed,
+            "precision": self.runtime.describe()["precision"],
+        }
+        todo = stage.begin(recorded, overwrite=self.overwrite)
+        if not todo:
+            self.console.say(f"{stage.folder} is finished: nothing to do.")
+        return todo
+
+    def images_given(
+        self, data: str | Path, settings: DataSettings | None, *, image_size: int, in_channels: int
+    ) -> ImageInput:
+        """Resolve what the user gave; sizes that were not said are the ones given here."""
+        sizes = {"image_size": image_size, "in_channels": in_channels}
+        said = {} if settings is None else settings.model_dump(exclude_none=True)
+        return ImageInput(str(Path(data).resolve()), DataSettings.model_validate(sizes | said))
+
+    def images_recorded(
+        self, before: Stage, data: str | Path | None, settings: DataSettings | None
+    ) -> ImageInput:
+        """Take what an earlier stage read, with what the user says now laid over it."""
+        recorded = dict(before.manifest()["settings"]["images"])
+        location = recorded.pop("location")
+        resolved = resolve(DataSettings, recorded, settings)
+        return ImageInput(str(Path(data).resolve()) if data else location, resolved)
+
+    def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:
+        """Open the store of the images, decoding them first where that has not been done."""
+        shares = {
+            name: getattr(images.settings, name)
+            for name in ("search_share", "validation_share", "test_share")
+        }
+        if sum(shares.values()) >= 1:
+            raise ConfigError(
+                "search_share, validation_share and test_share leave no images to train on: "
+                "their sum must be below 1."
+            )
+        return open_store(
+            images.source(),
+            images.location,
+            self.run.folder / "data",
+            image_size=images.image_size,
+            in_channels=images.in_channels,
+            shares=shares,
+            allowed=allowed,
+            track=self.console.track,
+            warn=self.console.warn,
+            limit=images.settings.limit,
+        )
+
+    def batches(
+        self, store: ImageStore, *splits: str, settings: TrainSettings | None = None
+    ) -> Batches:
+        """Return a split, or several together, as batches; to train on if there are settings."""
+        return Batches(
+            store.images(*splits),
+            image_size=store.info["size"],
+            mean=store.mean,
+            std=store.std,
+            seed=self.seed,
+            device=self.runtime.device,
+            batch_size=settings.batch_size if settings else 1,
+            crop_scale=settings.crop_scale if settings else (1.0, 1.0),
+            flip=settings.flip if settings else False,
+        )
+
+    def plan(self, label: str, settings: TrainSettings, steps_per_epoch: int) -> Plan:
+        """Return how long to train."""
+        return Plan(
+            label=label,
+            epochs=settings.epochs,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=settings.batch_size,
+            seed=self.seed,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+        )
+
+    def finish(
+        self,
+        stage: Stage,
+        store: ImageStore,
+        cost: dict[str, float],
+        parents: dict[str, Path],
+        **results: Any,
+    ) -> dict[str, Any]:
+        """Write a stage's manifest, drop its checkpoints, and return the manifest."""
+        manifest = stage.finish(
+            {"images": store.summary(), "cost": cost | self.runtime.describe(), **results}, parents
+        )
+        Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
+        return manifest
+
+    def generator(self, *key: str | int) -> torch.Generator:
+        """Return a CPU generator for one purpose."""
+        return torch.Generator().manual_seed(seed_for(self.seed, *key))
+
+
+def visible_patches(architecture: Architecture, mask_ratio: float, least: int) -> int:
+    """Return how many patches stay visible.
+
+    Raises:
+        ConfigError: if fewer than `least` do, or all.
+    """
+    total = architecture.num_patches
+    visible = num_visible(total, mask_ratio)
+    if not least <= visible < total:
+        raise ConfigError(
+            f"mask_ratio {mask_ratio} leaves {visible} of {total} patches visible, where "
+            f"{least} to {total - 1} are needed: choose another mask_ratio, a larger image_size or "
+            "a smaller patch_size."
+        )
+    return visible

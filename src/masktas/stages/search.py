@@ -1,0 +1,226 @@
+"""images + supernet -> search/NAME/: the best architecture within a budget (SPEC 4)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masktas.config import DataSettings, RuntimeSettings, SearchSettings
+from masktas.console import Bar, Console
+from masktas.data.store import ImageStore
+from masktas.nn.patches import masking_noise, patchify, random_masking, take
+from masktas.nn.rating import ConsistencyRating, Relation
+from masktas.nn.supernet import Supernet
+from masktas.search import Candidate, Evolution, journal
+from masktas.seeding import seed_for
+from masktas.space import (
+    Architecture,
+    Budget,
+    BudgetedSpace,
+    format_quantity,
+    macs,
+    params,
+)
+from masktas.stages.context import Context, visible_patches
+from masktas.stages.inputs import load_supernet, load_teacher
+from masktas.train.networks import WEIGHTS, save_architecture, save_network
+
+Rate = Callable[[Architecture], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class RatedNetwork:
+    """An architecture and its rating, as manifests tell of it."""
+
+    architecture: Architecture
+    rating: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return rating, cost and shape."""
+        return {
+            "rating": self.rating,
+            "params": params(self.architecture),
+            "macs": macs(self.architecture),
+            "architecture": self.architecture.to_dict(),
+        }
+
+
+HISTORY = "history.jsonl"
+SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
+
+
+def search(
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    name: str = "main",
+    settings: SearchSettings | None = None,
+    data_settings: DataSettings | None = None,
+    runtime: RuntimeSettings | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Search the supernet for the best architecture within a budget, without labels.
+
+    Args:
+        data: images to search for; those of the supernet if None.
+        out: the run folder, with a finished `supernet/`; `search/NAME/` is written in it.
+        name: of this search; one run can hold many.
+        settings, data_settings, runtime: see `masktas.config`.
+        console: where progress is shown.
+        overwrite: start afresh.
+
+    Returns:
+        The manifest, with `winner`, `uniform` and `random` (each architecture and rating).
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    context = Context(out, runtime, console, overwrite=overwrite)
+    settings = settings or SearchSettings()
+    images = context.images_recorded(context.run.supernet, data, data_settings)
+    shared = load_supernet(context.run)
+    space = shared.space
+    if settings.num_classes is not None:
+        space = shared.space = space.replace(num_classes=settings.num_classes)
+    images.require_fit(space.largest, f"space {space.name}")
+    candidates = BudgetedSpace(space, settings.budget())
+    # a patch is compared with others: two of them at least, besides itself
+    visible = visible_patches(space.largest, settings.mask_ratio, least=3)
+    images.source()
+    stage = context.run.search(name)
+    if not context.begin(stage, settings, images=images.to_dict()):
+        return stage.manifest()
+
+    began = time.monotonic()
+    store = context.open_images(images, allowed=("search",))
+    rate = _rating(context, shared, settings, store, visible)
+    evolution = Evolution(
+        candidates,
+        population=settings.population,
+        generations=settings.generations,
+        parents=settings.parents,
+        depth_probability=settings.depth_probability,
+        block_probability=settings.block_probability,
+        seed=seed_for(context.seed, "search"),
+    )
+    _evolve(evolution, rate, stage.folder / HISTORY, context.console)
+    winner = evolution.best.candidate.architecture
+    save_network(stage.folder, shared.extract(winner).cpu(), rating=evolution.best.rating)
+    baselines = _baselines(winner, candidates, rate, settings.baselines, context.seed)
+    for name, one in baselines.items():
+        save_architecture(stage.folder / f"{name}.json", one.architecture, rating=one.rating)
+    seconds = round(time.monotonic() - began, 3)
+    rated = len(evolution.history)
+    return context.finish(
+        stage,
+        store,
+        {
+            "seconds": seconds,
+            "images": rated * min(settings.num_images, len(store.images("search"))),
+        },
+        parents={"supernet": context.run.supernet.folder / WEIGHTS},
+        budget=candidates.budget.to_dict(),
+        space=space.to_dict(),
+        feasible=candidates.size(),
+        rated=rated,
+        winner=RatedNetwork(winner, evolution.best.rating).to_dict(),
+        uniform=baselines["uniform"].to_dict() if "uniform" in baselines else None,
+        random=[one.to_dict() for name, one in baselines.items() if name != "uniform"],
+    )
+
+
+def _rating(
+    context: Context, shared: Supernet, settings: SearchSettings, store: ImageStore, visible: int
+) -> Rate:
+    """Return the rating: a function from architecture to number, the same images for all."""
+    batches = context.batches(store, "search")
+    count = min(settings.num_images, len(batches.images))
+    if count < settings.num_images:
+        context.console.say(
+            f"The search split has {count} images: rating on all of them "
+            f"(--num-images asks for {settings.num_images})."
+        )
+    device = context.runtime.device
+    rng = np.random.default_rng(seed_for(context.seed, "rating"))
+    chosen = np.sort(rng.permutation(len(batches.images))[:count])
+    patches = patchify(batches.plain(chosen), shared.space.patch_size)
+    noise = masking_noise(count, patches.shape[1], seed_for(context.seed, "rating", "mask"))
+    ids_keep, _ = random_masking(noise.to(device), visible)
+    teacher = load_teacher(context.run)
+    teacher.encoder.to(device)
+    shared.to(device)
+    with context.runtime.autocast():
+        consistency = ConsistencyRating(
+            teacher,
+            take(patches, ids_keep),
+            ids_keep,
+            relation=Relation(settings.temperature, settings.rows, settings.include_self),
+            batch_size=settings.batch_size,
+        )
+
+    def rate(architecture: Architecture) -> Tensor:
+        with context.runtime.autocast():
+            return consistency(shared.encoder(architecture).eval())
+
+    return rate
+
+
+def _evolve(evolution: Evolution, rate: Rate, history: Path, console: Console) -> None:
+    """Rate generation after generation, from where the journal ends."""
+    known = journal.replay(history, evolution)
+    total = min(evolution.population * evolution.generations, evolution.candidates.size())
+    start = len(evolution.history) + len(known)
+    if start:
+        console.say(f"Going on after {start} candidates.")
+    with console.bar("search", total, start) as bar:
+        while not evolution.done:
+            asked = evolution.ask()
+            fresh = asked[len(known) :]
+            ratings = _rate_all(fresh, rate, bar, len(evolution.history) + len(known))
+            journal.write(history, fresh, ratings, start=len(evolution.history) + len(known))
+            evolution.tell(known + ratings)
+            known = []
+            best = evolution.best
+            bar.update(
+                len(evolution.history),
+                f"best {best.rating:.4f} "
+                f"({format_quantity(params(best.candidate.architecture))} params)",
+            )
+
+
+def _rate_all(candidates: list[Candidate], rate: Rate, bar: Bar, done: int) -> list[float]:
+    """Rate a generation; its numbers are read from the device together."""
+    ratings = []
+    for number, candidate in enumerate(candidates, start=1):
+        ratings.append(rate(candidate.architecture))
+        bar.update(done + number)
+    return torch.stack(ratings).tolist() if ratings else []
+
+
+def _baselines(
+    winner: Architecture, candidates: BudgetedSpace, rate: Rate, count: int, seed: int
+) -> dict[str, RatedNetwork]:
+    """Rate random architectures of the winner's size, and the largest uniform one that fits."""
+    size, limits = params(winner), candidates.budget
+    band = Budget(
+        min_params=max(round(size * (1 - SAME_SIZE)), limits.min_params or 0),
+        max_params=min(round(size * (1 + SAME_SIZE)), limits.max_params or 2 * size),
+        min_macs=limits.min_macs,
+        max_macs=limits.max_macs,
+    )
+    alike = BudgetedSpace(candidates.space, band)
+    rng = random.Random(seed_for(seed, "baselines"))
+    chosen = {f"random-{number}": alike.sample(rng) for number in range(1, count + 1)}
+    uniform = candidates.largest_uniform()
+    if uniform is not None:
+        chosen["uniform"] = uniform
+    return {name: RatedNetwork(one, rate(one).item()) for name, one in chosen.items()}

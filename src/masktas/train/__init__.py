@@ -1,0 +1,1 @@
+"""The one loop, optimisers, checkpoints, devices."""

@@ -1,0 +1,154 @@
+"""Checkpoints: everything a stage needs to go on, in one safetensors file, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from masktas.artifacts import write_atomic
+from masktas.errors import ArtifactError
+
+KEEP = 2
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write tensors and JSON, with a checksum over the tensors, atomically."""
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    header = {"meta": json.dumps(meta), "checksum": _checksum(plain)}
+    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata=header))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote, or any safetensors file of weights (its meta is `{}` then).
+
+    Raises:
+        ArtifactError: if it is missing, torn or its checksum is wrong.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}).") from None
+    if "checksum" in header and header["checksum"] != _checksum(tensors):
+        raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
+    return tensors, json.loads(header.get("meta", "{}"))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The newest checkpoints of a stage, in a folder.
+
+    Args:
+        folder: where they are.
+        warn: is told when a damaged one is passed over.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.warn = warn
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+        """Write the checkpoint of a step, then drop all but the newest two."""
+        save(self.folder / f"step-{step:09d}.safetensors", tensors, {"step": step, **meta})
+        for path in self._paths()[KEEP:]:
+            path.unlink()
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read the newest that is whole, or None if there is none."""
+        for path in self._paths():
+            try:
+                return load(path)
+            except ArtifactError as error:
+                self.warn(f"{error} Going on from the checkpoint before it.")
+                path.unlink()
+        return None
+
+    def clear(self) -> None:
+        """Remove them all: the stage is finished."""
+        for path in self._paths():
+            path.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()
+
+
+class TrainingState:
+    """A module and its optimiser as tensors by name, to be saved and filled again."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self._names = {id(p): name for name, p in module.named_parameters()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights as `module.NAME` and optimiser state as `optimizer.KEY.NAME`."""
+        state = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        for parameter, entries in self.optimizer.state.items():
+            for key, tensor in entries.items():
+                state[f"optimizer.{key}.{self._names[id(parameter)]}"] = tensor
+        return state
+
+    @torch.no_grad()
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` returned.
+
+        Raises:
+            ArtifactError: if it is of another network.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, rest = name.split(".", 1)
+            if kind == "module":
+                parts.setdefault("module", {})[rest] = tensor
+            else:
+                key, parameter = rest.split(".", 1)
+                parts.setdefault(parameter, {})[key] = tensor
+        load_strict(self.module, parts.pop("module", {}), where="checkpoint")
+        by_name = dict(self.module.named_parameters())
+        for name, entries in parts.items():
+            state = self.optimizer.state[by_name[name]]
+            for key, tensor in entries.items():
+                if key in state:
+                    state[key].copy_(tensor)
+                else:  # torch's own optimisers make their state at their first step
+                    device = "cpu" if tensor.ndim == 0 and by_name[name].is_cpu else None
+                    state[key] = tensor.to(device or by_name[name].device)
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Fill a module with weights; names and shapes must all agree.
+
+    Raises:
+        ArtifactError: if any tensor is missing, left over or of another shape, naming one.
+    """
+    own = module.state_dict()
+    for name in {**own, **tensors}:
+        if name not in tensors:
+            problem = f"{name} is missing"
+        elif name not in own:
+            problem = f"{name} is not part of this network"
+        elif own[name].shape != tensors[name].shape:
+            found, wanted = list(tensors[name].shape), list(own[name].shape)
+            problem = f"{name} has shape {found} instead of {wanted}"
+        else:
+            continue
+        raise ArtifactError(f"{where}: the weights are of another architecture: {problem}.")
+    module.load_state_dict(dict(tensors))
