@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,13 +41,24 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise ArtifactError(
             f"{path}: cannot be written ({error.strerror or error}). What was there before is "
             "untouched; make room or choose another --out, then give the same command again."
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: it is the folder that holds the name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,9 +91,9 @@ def read_json(path: Path) -> Any:
 
 def append_lines(path: Path, lines: list[str]) -> None:
     """Append lines in one write and make them durable; a torn last line is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
         with open(path, "a", encoding="utf-8") as file:
             file.write("".join(line + "\n" for line in lines))
             file.flush()
@@ -94,7 +106,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; a last line without its end (a kill while writing) is left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: damaged, not text ({error}).") from None
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -146,7 +163,8 @@ class Stage:
         recorded = self.folder / SETTINGS
         if recorded.exists():
             there = read_json(recorded)
-            if there != json.loads(json.dumps(settings)):
+            settings = json.loads(json.dumps(settings))
+            if there != settings:
                 raise ArtifactError(
                     f"{self.folder} was made with other settings ({_difference(there, settings)}). "
                     "Give those again to go on, choose another --out (or --name), or add "
@@ -243,6 +261,6 @@ def _difference(there: Any, here: Any, at: str = "") -> str:
     """Name the first setting that differs."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in {**there, **here}:
-            if there.get(key) != here.get(key):
+            if key not in there or key not in here or there[key] != here[key]:
                 return _difference(there.get(key), here.get(key), f"{at}.{key}" if at else key)
     return f"{at}: {there!r} there, {here!r} now"

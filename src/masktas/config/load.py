@@ -64,10 +64,11 @@ def explain(error: ValidationError, kind: type[Settings], *, where: str = "") ->
     prefix = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
         known = _known_keys(kind)
-        close = get_close_matches(key, known, n=1) or get_close_matches(
-            path[-1], [name for name in known if "." not in name], n=1
-        )
-        hint = f", did you mean {close[0]!r}?" if close else f": known are {', '.join(known[:30])}."
+        section = ".".join([*path[:-1], ""])
+        siblings = [name for name in known if name.startswith(section)]
+        close = get_close_matches(key, siblings, n=1)  # a near name of the same section
+        keys = ", ".join(name for name in siblings if name.count(".") == key.count("."))
+        hint = f", did you mean {close[0]!r}?" if close else f": known are {keys}."
         return f"{prefix}Unknown key {key!r}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{prefix}{key} is {first['input']!r}: {message[:1].lower()}{message[1:].rstrip('.')}."

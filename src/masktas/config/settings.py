@@ -10,13 +10,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from masktas.errors import BudgetError
 from masktas.space import Budget, parse_quantity
 
 
 class Settings(BaseModel):
     """Common to all: unknown keys are refused, values never change once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:
@@ -27,12 +30,21 @@ def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:
 
 
 def _quantity(value: object) -> str:
-    parse_quantity(str(value))
+    try:
+        parse_quantity(str(value))
+    except BudgetError as error:
+        raise ValueError(str(error)) from None
     return str(value)
 
 
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("input should be a whole number")
+    return value
+
+
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
 Quantity = Annotated[str, BeforeValidator(_quantity)]

@@ -101,7 +101,7 @@ class Evolution:
         if elders:
             half = self.population // 2
             self._collect(chosen, "crossover", half, lambda: self._cross(elders, rng))
-            self._collect(chosen, "mutation", 2 * half, lambda: self._mutate(elders, rng))
+            self._collect(chosen, "mutation", len(chosen) + half, lambda: self._mutate(elders, rng))
         self._collect(chosen, "random", self.population, lambda: self.candidates.sample(rng))
         return [Candidate(one, self._generation, origin) for one, origin in chosen.items()]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import append_lines, read_lines
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, SpaceError
 from masktas.search.evolution import Candidate, Evolution
 from masktas.space import Architecture, macs, params
 
@@ -51,13 +51,17 @@ def replay(path: Path, evolution: Evolution) -> list[float]:
     while entries and not evolution.done:
         asked = evolution.ask()
         told = entries[: len(asked)]
-        for candidate, entry in zip(asked, told, strict=False):
-            if Architecture.from_dict(entry["architecture"]) != candidate.architecture:
+        try:
+            rated = [Architecture.from_dict(entry["architecture"]) for entry in told]
+            ratings = [float(entry["rating"]) for entry in told]
+        except (KeyError, TypeError, ValueError, SpaceError):
+            raise ArtifactError(f"{path}: not the journal of a search.") from None
+        for candidate, entry, one in zip(asked, told, rated, strict=False):
+            if one != candidate.architecture:
                 raise ArtifactError(
                     f"{path}: candidate {entry['index']} is not the one this search would rate: it "
                     "was written with other settings. Give another --name, or --overwrite."
                 )
-        ratings = [float(entry["rating"]) for entry in told]
         if len(told) < len(asked):
             return ratings
         evolution.tell(ratings)

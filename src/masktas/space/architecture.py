@@ -52,6 +52,8 @@ class Architecture:
     def __post_init__(self) -> None:
         for name in ("embed_dim", "head_dim", "patch_size", "in_channels"):
             require_positive_integer(name, getattr(self, name))
+        object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        object.__setattr__(self, "image_size", image_size_pair(self.image_size))
         for heads in self.num_heads:
             require_positive_integer("num_heads", heads)
         for ratio in self.mlp_ratio:
@@ -62,11 +64,7 @@ class Architecture:
                 "give one of each for every block, and at least one block."
             )
         require_patches(self.image_size, self.patch_size)
-        classes = self.num_classes
-        if classes is not None and (type(classes) is not int or classes < 0):
-            raise SpaceError(
-                f"num_classes is {classes!r}: give a whole number, 0 for a network without a head."
-            )
+        require_num_classes(self.num_classes)
         if self.pool not in POOLS:
             raise SpaceError(f"pool is {self.pool!r}: choose one of {', '.join(POOLS)}.")
         # 4 and 4.0 are one ratio: they must be written, and so digested, alike.
@@ -196,6 +194,14 @@ def require_positive_integer(name: str, value: Any) -> None:
     """Raise SpaceError unless `value` is a whole number above 0 (True is not one)."""
     if type(value) is not int or value < 1:
         raise SpaceError(f"{name} is {value!r}: give a whole number above 0.")
+
+
+def require_num_classes(value: Any) -> None:
+    """Raise SpaceError unless `value` is None or a whole number, 0 included."""
+    if value is not None and (type(value) is not int or value < 0):
+        raise SpaceError(
+            f"num_classes is {value!r}: give a whole number, 0 for a network without a head."
+        )
 
 
 def require_mlp_ratio(embed_dim: int, ratio: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import random
 import re
 from collections import Counter
@@ -30,8 +31,9 @@ def parse_quantity(text: str | int | float) -> int:
     Raises:
         BudgetError: if it is not a number, or not above 0.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([KMGBT]?)\s*", str(text), re.I)
-    value = round(float(match[1]) * _SCALE[match[2].upper()]) if match else 0
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e\+?[0-9]+)?)\s*([KMGBT]?)\s*", str(text), re.I)
+    number = float(match[1]) * _SCALE[match[2].upper()] if match else 0.0
+    value = round(number) if math.isfinite(number) else 0
     if value < 1:
         raise BudgetError(f"{text!r} is not a budget: write a number such as 6M, 1.3G or 5800000.")
     return value
@@ -40,12 +42,9 @@ def parse_quantity(text: str | int | float) -> int:
 def format_quantity(value: float) -> str:
     """Write a count as people read it: 5.77M, 1.28G."""
     for suffix in ("T", "G", "M", "K"):
-        if value >= _SCALE[suffix]:
-            return (
-                f"{value / _SCALE[suffix]:.3g}{suffix}"
-                if value < 1000 * _SCALE[suffix]
-                else (f"{value / _SCALE[suffix]:.0f}{suffix}")
-            )
+        if value >= 0.9995 * _SCALE[suffix] >= 999.5:  # 999,500 rounds to 1M
+            number = value / _SCALE[suffix]
+            return f"{number:.3g}{suffix}" if number < 999.5 else f"{number:.0f}{suffix}"
     return f"{value:g}"
 
 
@@ -213,7 +212,6 @@ def _infeasible(space: SearchSpace, budget: Budget, cells: list[Cell]) -> str:
     macs = [cell.macs for cell in cells]
     return (
         f"No architecture of space {space.name} meets the budget ({budget}). The space ranges from "
-        f"{format_quantity(min(params))} to {format_quantity(max(params))} parameters and from "
-        f"{format_quantity(min(macs))} to {format_quantity(max(macs))} MACs: "
+        f"{min(params)} to {max(params)} parameters and from {min(macs)} to {max(macs)} MACs: "
         "choose limits within that, or another space."
     )

@@ -19,6 +19,7 @@ from masktas.space.architecture import (
     image_size_pair,
     plain_number,
     require_mlp_ratio,
+    require_num_classes,
     require_patches,
     require_positive_integer,
 )
@@ -68,6 +69,9 @@ class SearchSpace:
         for field in ("head_dim", "patch_size", "in_channels"):
             require_positive_integer(field, getattr(self, field))
         require_patches(self.image_size, self.patch_size)
+        require_num_classes(self.num_classes)
+        if not isinstance(self.name, str):
+            raise SpaceError(f"name is {self.name!r}: give a word.")
 
     @classmethod
     def preset(cls, name: str) -> SearchSpace:
@@ -89,10 +93,9 @@ class SearchSpace:
             return cls.preset(str(source))
         try:
             text = path.read_text(encoding="utf-8")
+            fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         except OSError as error:
             raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from None
-        try:
-            fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         except ValueError as error:
             raise SpaceError(f"{path}: not {path.suffix[1:].upper()} ({error}).") from None
         return cls.from_dict(fields, where=str(path))

@@ -36,8 +36,8 @@ class Runtime:
             raise ConfigError(f"--device {device}: choose auto, cpu, cuda or cuda:N.")
         if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
             raise ConfigError(
-                f"--device {device}: torch can use {torch.cuda.device_count()} CUDA devices of this "
-                "machine (`masktas doctor` shows what there is). --device cpu works everywhere."
+                f"--device {device}: torch can use {torch.cuda.device_count()} CUDA devices here "
+                "(`masktas doctor` shows what there is). --device cpu works everywhere."
             )
         return cls(chosen, precision == "bf16" or (precision == "auto" and chosen.type == "cuda"))
 

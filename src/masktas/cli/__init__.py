@@ -1,0 +1,88 @@
+"""The command line: parse, call one stage, and say in one sentence what went wrong.
+
+Commands are loaded when they are called, so that `masktas --help` and `masktas show` need
+neither torch nor a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+from cyclopts import ValidationError as ArgumentError
+
+from masktas.errors import MasktasError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
+
+    masktas demo
+    masktas run photos/ --out runs/first --space tiny --max-params 6M
+
+Stages can also be called one by one, in the order below. Each goes on where it was stopped when
+the same command is given again; `masktas COMMAND --help` tells what it reads, writes and takes.
+"""
+
+COMMANDS = {
+    "demo": ("masktas.cli.run:demo", "Go the whole way in minutes, on digits that come along."),
+    "run": ("masktas.cli.run:run", "Go the whole way on your images: teacher to report."),
+    "teacher": ("masktas.cli.stages:teacher", "Pre-train a masked autoencoder on the images."),
+    "supernet": ("masktas.cli.stages:supernet", "Train a space of networks that share weights."),
+    "search": ("masktas.cli.stages:search", "Find the best network within a budget."),
+    "finetune": ("masktas.cli.stages:finetune", "Train the found network with labels, test it."),
+    "report": ("masktas.cli.stages:report", "Write the report of a run, one HTML file."),
+    "show": ("masktas.cli.show:show", "Print what is in a file, a run folder or a preset."),
+    "doctor": ("masktas.cli.doctor:doctor", "Check the installation and this machine."),
+}
+
+
+def build_app() -> App:
+    """Return the command line; no command is loaded yet."""
+    app = App(name="masktas", help=HELP, help_format="markdown", version=_version)
+    for order, (name, (target, summary)) in enumerate(COMMANDS.items()):
+        app.command(target, name=name, help=summary, sort_key=order)
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("masktas")
+
+
+def main(tokens: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted."""
+    try:
+        build_app()(tokens, exit_on_error=False, print_error=False)
+    except MasktasError as error:
+        _fail(str(error))
+    except CycloptsError as error:
+        _fail(_sentence(error))
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `masktas show ... | head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"masktas: {sentence}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+def _sentence(error: CycloptsError) -> str:
+    """Say what is wrong with the arguments, and where help is."""
+    cause = error.__cause__
+    if isinstance(error, ArgumentError) and cause is not None and hasattr(cause, "errors"):
+        first = cause.errors()[0]
+        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{flag} {first['input']}: {message[:1].lower()}{message[1:].rstrip('.')}."
+    command = " ".join(error.command_chain or ())
+    return f"{str(error).strip()} See `masktas {command + ' ' if command else ''}--help`."

@@ -1,0 +1,86 @@
+"""`masktas doctor`: is the installation sound, and what can this machine do?"""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from masktas.artifacts import versions
+from masktas.errors import MasktasError
+
+
+def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+    """Check the installation: versions, devices, matrix speed, one training step of a tiny ViT."""
+    found = examine()
+    if json:
+        print(json_module.dumps(found, indent=2))
+        return
+    for name, version in found["versions"].items():
+        print(f"  {name:12} {version}")
+    for device in found["devices"]:
+        speed = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in device["gflops"].items())
+        print(f"  {device['device']:12} {device['name']}: matrix products {speed} GFLOP/s")
+    print("  A training step works. All is well.")
+
+
+def examine() -> dict[str, Any]:
+    """Return versions and devices with measured matrix speed; MasktasError if a step fails."""
+    import torch
+
+    from masktas.train.runtime import Runtime
+
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    devices = []
+    for name in names:
+        runtime = Runtime.choose(name, "fp32")
+        devices.append(
+            {
+                **runtime.describe(),
+                "gflops": {
+                    "fp32": _matmul_gflops(runtime.device, torch.float32),
+                    "bf16": _matmul_gflops(runtime.device, torch.bfloat16),
+                },
+            }
+        )
+        _try_step(runtime.device)
+    return {"versions": versions(), "devices": devices}
+
+
+def _matmul_gflops(device: Any, dtype: Any, side: int = 1024, seconds: float = 0.5) -> float:
+    import torch
+
+    a = torch.randn(side, side, device=device).to(dtype)
+
+    def product() -> None:
+        _ = a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    product()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        product()
+        count += 1
+    return 2 * side**3 * count / (time.perf_counter() - began) / 1e9
+
+
+def _try_step(device: Any) -> None:
+    """Train one step of a tiny ViT: whatever is broken in torch shows here, not after hours."""
+    import torch
+
+    from masktas.nn.vit import ViT
+    from masktas.space import SearchSpace
+
+    network = ViT(SearchSpace.preset("demo").smallest).to(device)
+    network.init_weights(torch.Generator(device=device).manual_seed(0))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+    network(torch.randn(2, 1, 28, 28, device=device)).square().sum().backward()
+    optimizer.step()
+    if not all(torch.isfinite(p).all() for p in network.parameters()):
+        raise MasktasError(
+            f"A training step on {device} gave numbers that are not finite: this installation of "
+            "torch does not work here."
+        )

@@ -1,0 +1,168 @@
+"""`masktas show`: what is in a file, a run folder or a preset. Fast: no torch, no settings."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from masktas.artifacts import MANIFEST, SETTINGS, Run, read_json
+from masktas.errors import MasktasError
+from masktas.space import (
+    PRESETS,
+    Architecture,
+    Budget,
+    BudgetedSpace,
+    SearchSpace,
+    cost,
+    format_quantity,
+    macs,
+    params,
+)
+
+
+def show(
+    what: Annotated[
+        str,
+        Parameter(help="An architecture.json, a space file, a run or stage folder, or a preset."),
+    ],
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
+) -> None:
+    """Print what is in it.
+
+    An architecture: its blocks, parameters and multiply-accumulates. A space: its choices, number
+    of networks and range. A run: which stages are finished and what they came to.
+    """
+    content = describe(what)
+    if json:
+        print(json_module.dumps(content, indent=2))
+    else:
+        for line in _lines(content):
+            print(line)
+
+
+def describe(what: str) -> dict[str, Any]:
+    """Return the content as JSON types, `kind` first: architecture, space or run."""
+    path = Path(what)
+    if what in PRESETS and not path.is_dir():
+        return _space(SearchSpace.preset(what))
+    if path.is_dir():
+        if (path / "architecture.json").exists():
+            return _architecture(Architecture.load(path / "architecture.json"))
+        return _run(Run(path))
+    if not path.exists():
+        raise MasktasError(f"{what}: neither a file, a folder nor a preset ({', '.join(PRESETS)}).")
+    if path.suffix == ".toml":
+        return _space(SearchSpace.load(path))
+    fields = read_json(path)
+    if isinstance(fields, dict) and isinstance(fields.get("embed_dim"), list):
+        return _space(SearchSpace.from_dict(fields, where=what))
+    return _architecture(Architecture.from_dict(fields, where=what))
+
+
+def _architecture(one: Architecture) -> dict[str, Any]:
+    return {
+        "kind": "architecture",
+        **one.to_dict(),
+        "params": params(one),
+        "macs": macs(one),
+        "counted_classes": cost.counted_classes(one),
+        "blocks": [
+            {
+                "num_heads": heads,
+                "qkv_dim": heads * one.head_dim,
+                "mlp_ratio": ratio,
+                "mlp_dim": hidden,
+                "params": cost.attention_params(one.embed_dim, heads * one.head_dim)
+                + cost.mlp_params(one.embed_dim, hidden),
+            }
+            for heads, ratio, hidden in zip(one.num_heads, one.mlp_ratio, one.mlp_dim, strict=True)
+        ],
+    }
+
+
+def _space(space: SearchSpace) -> dict[str, Any]:
+    whole = BudgetedSpace(space, Budget())
+    return {
+        "kind": "space",
+        **space.to_dict(),
+        "size": space.size(),
+        "params": whole.cost_range("params"),
+        "macs": whole.cost_range("macs"),
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    stages = [run.teacher, run.supernet]
+    for kind in ("search", "finetune"):
+        folders = sorted({path.parent for path in (run.folder / kind).glob(f"*/{SETTINGS}")})
+        stages += [getattr(run, kind)(folder.name) for folder in folders]
+    begun = [stage for stage in stages if (stage.folder / SETTINGS).exists()]
+    if not begun:
+        raise MasktasError(
+            f"{run.folder}: neither a run folder nor one with an architecture.json in it."
+        )
+    return {
+        "kind": "run",
+        "stages": [
+            {
+                "stage": str(stage.folder.relative_to(run.folder)),
+                "finished": stage.finished,
+                **(_outcome(read_json(stage.folder / MANIFEST)) if stage.finished else {}),
+            }
+            for stage in begun
+        ],
+    }
+
+
+def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
+    outcome: dict[str, Any] = {"seconds": manifest["cost"]["seconds"]}
+    if "winner" in manifest:
+        outcome |= {key: manifest["winner"][key] for key in ("rating", "params", "macs")}
+    if "test" in manifest:
+        outcome |= {key: manifest["test"][key] for key in ("top1", "top5")}
+    return outcome
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    """Write the content for a person."""
+    if content["kind"] == "run":
+        return [_stage_line(stage) for stage in content["stages"]]
+    lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else 'architecture'}"]
+    hidden = ("kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size")
+    shown = ("kind", "name", "size", "params", "macs") if content["kind"] == "space" else hidden
+    for key, value in content.items():
+        if key not in shown and key != "counted_classes":
+            text = ", ".join(str(v) for v in value) if isinstance(value, list) else value
+            lines.append(f"  {key:12} {text}")
+    if content["kind"] == "space":
+        lines.append(f"  {'networks':12} {content['size']:,}")
+        for key in ("params", "macs"):
+            low, high = (format_quantity(value) for value in content[key])
+            lines.append(f"  {key:12} {low} to {high}")
+        return lines
+    classes = content["counted_classes"]
+    lines.append(f"  {'params':12} {content['params']:,} (head of {classes:,} classes counted)")
+    lines.append(f"  {'macs':12} {content['macs']:,} (what the field prints as FLOPs)")
+    lines.append(f"  {'block':>5} {'heads':>5} {'qkv':>5} {'ratio':>5} {'mlp':>5} {'params':>10}")
+    for number, block in enumerate(content["blocks"]):
+        lines.append(
+            f"  {number:5} {block['num_heads']:5} {block['qkv_dim']:5} {block['mlp_ratio']:5} "
+            f"{block['mlp_dim']:5} {block['params']:10,}"
+        )
+    return lines
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    words = [f"{stage['stage']:24}", "finished" if stage["finished"] else "begun"]
+    if "seconds" in stage:
+        words.append(f"{stage['seconds']:.0f} s")
+    if "params" in stage:
+        words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
+    if "top1" in stage:
+        words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
+    return "  ".join(words)

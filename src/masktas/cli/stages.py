@@ -1,0 +1,202 @@
+"""`masktas teacher`, `supernet`, `search`, `finetune`, `report`: one stage each."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from masktas.cli.options import (
+    Config,
+    Data,
+    Json,
+    Machine,
+    Out,
+    Overwrite,
+    Quiet,
+    given_data,
+    given_runtime,
+)
+from masktas.config import (
+    FinetuneSettings,
+    SearchSettings,
+    SupernetSettings,
+    TeacherSettings,
+    load,
+    resolve,
+)
+from masktas.console import Console, format_seconds
+from masktas.space import format_quantity
+
+Images = Annotated[Path, Parameter(help="A folder of images, or parquet: one file or a folder.")]
+SameImages = Annotated[
+    Path | None, Parameter(help="Images; those of the stage before if left out.")
+]
+Name = Annotated[str, Parameter(help="What to call the result; one run can hold many.")]
+
+
+def teacher(
+    data: Images,
+    /,
+    *,
+    out: Out,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[TeacherSettings | None, Parameter(name="*", group="Teacher")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Pre-train a masked autoencoder on the images, without labels.
+
+    Reads DATA, writes OUT/teacher. It is the teacher of every later stage.
+    """
+    from masktas.stages.teacher import teacher as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        settings=resolve(TeacherSettings, load(config).get("teacher"), options),
+        data_settings=given_data(config, images),
+        runtime=given_runtime(config, machine),
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+    )
+    _print(manifest, json, f"{out}/teacher is ready")
+
+
+def supernet(
+    data: SameImages = None,
+    /,
+    *,
+    out: Out,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[SupernetSettings | None, Parameter(name="*", group="Supernet")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Train all networks of a space at once: they share weights and learn from the teacher.
+
+    Reads OUT/teacher and its images, writes OUT/supernet.
+    """
+    from masktas.stages.supernet import supernet as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        settings=resolve(SupernetSettings, load(config).get("supernet"), options),
+        data_settings=given_data(config, images),
+        runtime=given_runtime(config, machine),
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+    )
+    _print(manifest, json, f"{out}/supernet is ready")
+
+
+def search(
+    data: SameImages = None,
+    /,
+    *,
+    out: Out,
+    name: Name = "main",
+    config: Config = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[SearchSettings | None, Parameter(name="*", group="Search")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Find the network within a budget that agrees best with the teacher, without labels.
+
+    Reads OUT/supernet and images held out of its training; writes OUT/search/NAME with
+    `architecture.json`, its weights and `history.jsonl`, every network that was rated.
+    """
+    from masktas.stages.search import search as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        name=name,
+        settings=resolve(SearchSettings, load(config).get("search"), options),
+        data_settings=given_data(config, images),
+        runtime=given_runtime(config, machine),
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+    )
+    winner = manifest["winner"]
+    _print(
+        manifest,
+        json,
+        f"{out}/search/{name} is ready: {format_quantity(winner['params'])} parameters, "
+        f"{format_quantity(winner['macs'])} MACs, rating {winner['rating']:.4f}",
+    )
+
+
+def finetune(
+    data: SameImages = None,
+    /,
+    *,
+    out: Out,
+    name: Name = "main",
+    architecture: Annotated[
+        Path | None,
+        Parameter(help="An architecture.json; that of OUT/search/main if left out."),
+    ] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[FinetuneSettings | None, Parameter(name="*", group="Fine-tuning")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Train a found network with labels and measure it, once, on the test split.
+
+    Reads OUT/supernet, an architecture and the labels of the images (a folder for each class, or
+    a parquet column `label`); writes OUT/finetune/NAME.
+    """
+    from masktas.stages.finetune import finetune as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        name=name,
+        architecture=architecture,
+        settings=resolve(FinetuneSettings, load(config).get("finetune"), options),
+        data_settings=given_data(config, images),
+        runtime=given_runtime(config, machine),
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+    )
+    test = manifest["test"]
+    count = manifest["images"]["splits"]["test"]["images"]
+    _print(
+        manifest,
+        json,
+        f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%} on "
+        f"{count:,} test images",
+    )
+
+
+def report(
+    out: Annotated[Path, Parameter(help="The run folder.")],
+    /,
+) -> None:
+    """Write OUT/report.html: curves, pictures, the search, the winner, the results. One file."""
+    from masktas.stages.report import report as stage
+
+    print(stage(out))
+
+
+def _print(manifest: dict[str, Any], json: bool, sentence: str) -> None:
+    if json:
+        print(json_module.dumps(manifest, indent=2))
+    else:
+        print(f"{sentence} ({format_seconds(manifest['cost']['seconds'])}).")

@@ -1,0 +1,155 @@
+"""The report's charts, as inline SVG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from masktas.space import Architecture
+
+INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
+PALETTE = (ACCENT, "#0f766e", "#4338ca", "#a16207")
+
+
+def losses(lines: list[dict[str, Any]]) -> str:
+    """Draw every logged number against epochs; shares (accuracies) on an axis of their own."""
+    figure, axes = _figure()
+    names = dict.fromkeys(key for line in lines for key in line)
+    curves = [name for name in names if name not in ("step", "epoch")]
+    shares = [name for name in curves if name.endswith(("top1", "top5"))]
+    other = axes.twinx() if shares else axes
+    for color, name in zip(PALETTE * 3, curves, strict=False):
+        points = [(line["epoch"], line[name]) for line in lines if name in line]
+        where = other if name in shares else axes
+        where.plot(
+            [epoch for epoch, _ in points],
+            [value for _, value in points],
+            color=color,
+            linewidth=1.6,
+            linestyle="--" if name in shares else "-",
+            marker="o" if len(points) < 2 else None,
+            label=name.replace("_", " "),
+        )
+    if shares:
+        other.set_ylim(0, 1)
+        other.set_ylabel("accuracy", color=INK)
+        other.spines[["top"]].set_visible(False)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return _save(figure)
+
+
+def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
+    """Draw the rating of everything that was rated against its size, with budget and baselines."""
+    figure, axes = _figure()
+    points = axes.scatter(
+        [entry["params"] for entry in history],
+        [entry["rating"] for entry in history],
+        c=[entry["generation"] for entry in history],
+        cmap="viridis",
+        s=14,
+        alpha=0.75,
+        linewidths=0,
+    )
+    for limit in ("min_params", "max_params"):
+        if limit in manifest["budget"]:
+            axes.axvline(manifest["budget"][limit], color=INK, linestyle=":", label="budget")
+    drawn = manifest["random"]
+    axes.scatter(
+        [one["params"] for one in drawn],
+        [one["rating"] for one in drawn],
+        marker="x",
+        color=INK,
+        s=36,
+        label="random, winner's size",
+    )
+    if manifest["uniform"]:
+        one = manifest["uniform"]
+        axes.scatter(
+            one["params"], one["rating"], marker="s", color="#4338ca", s=44, label="largest uniform"
+        )
+    winner = manifest["winner"]
+    axes.scatter(
+        winner["params"], winner["rating"], marker="*", color=ACCENT, s=190, label="winner"
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("rating (higher is better)")
+    figure.colorbar(points, ax=axes, label="generation")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return _save(figure)
+
+
+def progress(history: list[dict[str, Any]]) -> str:
+    """Draw each candidate's rating in the order of the search, and the best so far."""
+    figure, axes = _figure()
+    ratings = [entry["rating"] for entry in history]
+    best = [max(ratings[: number + 1]) for number in range(len(ratings))]
+    colors = {"random": FAINT, "crossover": "#0f766e", "mutation": "#4338ca"}
+    for origin, color in colors.items():
+        mine = [(n, e["rating"]) for n, e in enumerate(history, 1) if e["origin"] == origin]
+        if mine:
+            axes.scatter(
+                [number for number, _ in mine],
+                [rating for _, rating in mine],
+                color=color,
+                s=10,
+                alpha=0.7,
+                linewidths=0,
+                label=origin,
+            )
+    axes.plot(range(1, len(best) + 1), best, color=ACCENT, linewidth=1.8, label="best so far")
+    axes.set_xlabel("networks rated")
+    axes.set_ylabel("rating (higher is better)")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return _save(figure)
+
+
+def blocks(one: Architecture) -> str:
+    """Draw the width of attention and MLP of each block of an architecture."""
+    figure, axes = _figure(height=2.4)
+    numbers = range(1, one.depth + 1)
+    axes.bar(
+        [number - 0.2 for number in numbers],
+        [heads * one.head_dim for heads in one.num_heads],
+        width=0.4,
+        color="#0f766e",
+        label="q/k/v width",
+    )
+    axes.bar(
+        [number + 0.2 for number in numbers],
+        one.mlp_dim,
+        width=0.4,
+        color="#4338ca",
+        label="MLP width",
+    )
+    axes.axhline(one.embed_dim, color=ACCENT, linestyle="--", label="embed dim")
+    axes.set_xticks(list(numbers))
+    axes.set_xlabel("block")
+    axes.set_ylabel("channels")
+    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    return _save(figure)
+
+
+def _figure(height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,168 @@
+"""RUN -> report.html: what was done and found, from manifests, logs and pictures. No torch."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from masktas.artifacts import Run, Stage, read_lines, write_text
+from masktas.console import format_seconds
+from masktas.errors import ArtifactError
+from masktas.space import Architecture, format_quantity
+from masktas.stages import charts
+
+STAGE_WORDS = {
+    "teacher": "Teacher: masked autoencoder",
+    "supernet": "Supernet: masked distillation",
+    "finetune": "Fine-tuning",
+}
+
+
+def report(run: str | Path) -> Path:
+    """Write `report.html` of a run folder: one file that needs no network.
+
+    Args:
+        run: the run folder; what is not finished yet is left out.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ArtifactError: if no stage of the run is finished.
+    """
+    folder = Run(Path(run))
+    stages = folder.stages()
+    if not stages:
+        raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"quantity": format_quantity, "duration": format_seconds}
+    template = resources.files("masktas.stages").joinpath("report.html").read_text("utf-8")
+    page = environment.from_string(template).render(
+        name=folder.folder.resolve().name,
+        searches=[_search(stage, folder) for stage in folder.named("search")],
+        curves=[_curve(stage, folder) for stage in stages if stage.name in STAGE_WORDS],
+        reconstructions=_picture(folder.supernet.folder / "reconstructions.png"),
+        costs=[_cost(stage, folder) for stage in stages],
+        images=stages[0].manifest()["images"],
+        location=stages[0].manifest()["settings"]["images"]["location"],
+        versions=stages[-1].manifest()["versions"],
+        tuned={stage.folder.name: stage.manifest() for stage in folder.named("finetune")},
+    )
+    write_text(folder.report, page)
+    return folder.report
+
+
+def _search(stage: Stage, run: Run) -> dict[str, Any]:
+    """Return one search as the template shows it."""
+    manifest = stage.manifest()
+    history = read_lines(stage.folder / "history.jsonl")
+    winner = manifest["winner"]
+    return {
+        "name": stage.folder.name,
+        "manifest": manifest,
+        "budget": ", ".join(
+            f"{limit.replace('_', ' ')} {format_quantity(value)}"
+            for limit, value in manifest["budget"].items()
+        )
+        or "no limit",
+        "results": _results(manifest, _accuracies(run, winner["architecture"])),
+        "scatter": _svg(charts.candidates(history, manifest)),
+        "progress": _svg(charts.progress(history)),
+        "blocks": _svg(charts.blocks(Architecture.from_dict(winner["architecture"]))),
+        "architecture": winner["architecture"],
+        "rows": _block_rows(Architecture.from_dict(winner["architecture"])),
+    }
+
+
+def _accuracies(run: Run, winner: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what fine-tuned networks came to; none if `main` is not of this search's winner."""
+    tuned = {stage.folder.name: stage.manifest() for stage in run.named("finetune")}
+    main = tuned.get("main")
+    genes = ("embed_dim", "num_heads", "mlp_ratio")
+    if main is None:
+        return {}
+    same = all(main["settings"]["architecture"][gene] == winner[gene] for gene in genes)
+    return tuned if same else {}
+
+
+def _results(manifest: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the result table: winner and baselines, rated alike."""
+    rows = [_row("Winner of the search", [manifest["winner"]], [tuned.get("main")])]
+    if "scratch" in tuned:
+        rows.append(_row("Its shape, from random weights", [], [tuned["scratch"]]))
+    if manifest["uniform"]:
+        title = "Largest uniform network that fits"
+        rows.append(_row(title, [manifest["uniform"]], [tuned.get("uniform")]))
+    drawn = manifest["random"]
+    if drawn:
+        names = [f"random-{number}" for number in range(1, len(drawn) + 1)]
+        title = f"Mean of {len(drawn)} random networks of the winner's size"
+        rows.append(_row(title, drawn, [tuned.get(name) for name in names]))
+    return rows
+
+
+def _row(
+    title: str, rated: list[dict[str, Any]], tuned: list[dict[str, Any] | None]
+) -> dict[str, Any]:
+    measured = [one for one in tuned if one]
+    sizes = rated or measured
+    return {
+        "title": title,
+        "rating": _mean([one["rating"] for one in rated], "{:.4f}"),
+        "params": format_quantity(statistics.fmean(one["params"] for one in sizes)),
+        "macs": format_quantity(statistics.fmean(one["macs"] for one in sizes)),
+        "top1": _mean([100 * one["test"]["top1"] for one in measured], "{:.2f}"),
+        "top5": _mean([100 * one["test"]["top5"] for one in measured], "{:.2f}"),
+    }
+
+
+def _mean(values: list[float], form: str) -> str:
+    """Write a mean, and the standard deviation where there is more than one value."""
+    if not values:
+        return "–"
+    text = form.format(statistics.fmean(values))
+    return f"{text} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else text
+
+
+def _curve(stage: Stage, run: Run) -> dict[str, Any]:
+    title = STAGE_WORDS[stage.name]
+    if stage.name == "finetune":
+        title = f"{title}: {stage.folder.name}"
+    lines = read_lines(stage.folder / "metrics.jsonl")
+    return {"title": title, "picture": _svg(charts.losses(lines))}
+
+
+def _cost(stage: Stage, run: Run) -> dict[str, Any]:
+    manifest = stage.manifest()
+    return {
+        "stage": str(stage.folder.relative_to(run.folder)),
+        "seconds": manifest["cost"]["seconds"],
+        "images": manifest["cost"]["images"],
+        "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
+        "seed": manifest["settings"]["seed"],
+        "labels": "yes" if stage.name == "finetune" else "no",
+    }
+
+
+def _block_rows(one: Architecture) -> list[tuple[int, int, int, float, int]]:
+    blocks = zip(one.num_heads, one.mlp_ratio, one.mlp_dim, strict=True)
+    return [
+        (number, heads, heads * one.head_dim, ratio, hidden)
+        for number, (heads, ratio, hidden) in enumerate(blocks, start=1)
+    ]
+
+
+def _picture(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _svg(text: str) -> Markup:
+    return Markup(text)  # made by us from numbers: no text of the user's is in it

@@ -1,0 +1,61 @@
+"""The commands and their flags, as data: growth is a visible change."""
+
+from __future__ import annotations
+
+import pytest
+
+from masktas.cli import COMMANDS, build_app
+
+MACHINE = {"--seed", "--device", "--precision", "--checkpoint-seconds"}
+IMAGES = {
+    "--image-size", "--in-channels", "--limit",
+    "--search-share", "--validation-share", "--test-share",
+}  # fmt: skip
+COMMON = MACHINE | {"--out", "--overwrite", "--quiet", "--json"}
+TRAIN = {
+    "--epochs", "--batch-size", "--lr", "--weight-decay", "--warmup-share",
+    "--crop-scale", "--flip", "--no-flip",
+}  # fmt: skip
+MASKED = TRAIN | {"--mask-ratio", "--decoder-dim", "--decoder-depth"}
+BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
+
+FLAGS = {
+    "demo": COMMON,
+    "run": COMMON | IMAGES | BUDGET | {"--config", "--space", "--epochs", "--batch-size",
+        "--baselines"},
+    "teacher": COMMON | IMAGES | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
+        "--num-heads", "--mlp-ratio"},
+    "supernet": COMMON | IMAGES | MASKED | {"--config", "--space", "--beta"},
+    "search": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-classes", "--population",
+        "--generations", "--parents", "--depth-probability", "--block-probability",
+        "--num-images", "--batch-size", "--mask-ratio", "--temperature", "--rows",
+        "--include-self", "--no-include-self", "--baselines"},
+    "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
+        "--pool", "--drop-path", "--label-smoothing"},
+    "report": set(),
+    "show": {"--json"},
+    "doctor": {"--json"},
+}  # fmt: skip
+
+
+def flags_of(command: str) -> set[str]:
+    """Collect what a command's own parser accepts."""
+    arguments = build_app()[command].assemble_argument_collection()
+    return {name for argument in arguments for name in argument.names if name.startswith("--")}
+
+
+def test_commands_are_the_ones_promised() -> None:
+    assert set(COMMANDS) == set(FLAGS)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_are_the_ones_promised(command: str) -> None:
+    found = {flag for flag in flags_of(command) if not flag.startswith("--empty-")}
+    assert found == FLAGS[command]
+
+
+def test_every_flag_is_explained() -> None:
+    for command in FLAGS:
+        for argument in build_app()[command].assemble_argument_collection():
+            if argument.parse and argument.show:
+                assert argument.parameter.help, f"{command} {argument.names}"

@@ -1,0 +1,191 @@
+"""The whole way through the command line, in a fresh folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import masktas as api
+from masktas.artifacts import Run, file_digest
+from masktas.cli import main
+from masktas.nn.supernet import Supernet
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, macs, params
+from masktas.stages.inputs import load_supernet
+from worlds import World, manifest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("run", str(world.images), "--out", str(out), "--config", str(world.recipe)),
+                *("--baselines", "--quiet"),
+            ]
+        )
+    assert ended.value.code == 0
+    return out
+
+
+def test_run_leaves_what_the_design_promises(finished: Path) -> None:
+    for name in (
+        "teacher/manifest.json",
+        "teacher/weights.safetensors",
+        "supernet/manifest.json",
+        "supernet/reconstructions.png",
+        "search/main/history.jsonl",
+        "search/main/architecture.json",
+        "search/main/weights.safetensors",
+        "finetune/main/weights.safetensors",
+        "finetune/scratch/manifest.json",
+        "finetune/uniform/manifest.json",
+        "finetune/random-2/manifest.json",
+        "report.html",
+    ):
+        assert (finished / name).stat().st_size > 0, name
+    assert not list(finished.rglob("checkpoints"))
+    assert not list(finished.rglob("*.tmp"))
+    for suffix in ("*.pt", "*.pth", "*.pkl", "*.ckpt"):
+        assert not list(finished.rglob(suffix))
+
+
+def test_manifests_name_parents_by_hash_and_splits_by_digest(finished: Path) -> None:
+    supernet = manifest(finished / "supernet")
+    assert supernet["parents"]["teacher"]["sha256"] == file_digest(
+        finished / "teacher/weights.safetensors"
+    )
+    splits = supernet["images"]["splits"]
+    assert sum(split["images"] for split in splits.values()) == 240
+    assert len({split["digest"] for split in splits.values()}) == 4
+    assert supernet["versions"]["torch"] == torch.__version__
+    for stage in ("teacher", "search/main", "finetune/main"):
+        content = manifest(finished / stage)
+        assert content["images"]["splits"] == splits
+        assert content["cost"]["seconds"] > 0
+        assert content["cost"]["images"] > 0
+
+
+def test_history_holds_every_candidate_once_within_the_budget(finished: Path, world: World) -> None:
+    entries = [json.loads(line) for line in (finished / "search/main/history.jsonl").open()]
+    space = SearchSpace.load(world.space)
+    seen = [Architecture.from_dict(entry["architecture"]) for entry in entries]
+    assert len(set(seen)) == len(seen) == manifest(finished / "search/main")["rated"]
+    for entry, one in zip(entries, seen, strict=True):
+        assert space.check(one) is None
+        assert entry["params"] == params(one) <= 15_000
+        assert entry["macs"] == macs(one)
+    found = manifest(finished / "search/main")
+    assert found["winner"]["rating"] == max(entry["rating"] for entry in entries)
+    assert found["feasible"] == BudgetedSpace(space, api.Budget(max_params=15_000)).size()
+    assert len(found["random"]) == 2
+    assert all(abs(r["params"] / found["winner"]["params"] - 1) <= 0.02 for r in found["random"])
+    assert len(set(found["uniform"]["architecture"]["num_heads"])) == 1
+
+
+def test_winner_loads_as_a_plain_module_equal_to_the_supernet_slice(finished: Path) -> None:
+    network = api.load(finished / "search/main")
+    written = json.loads((finished / "search/main/architecture.json").read_text())
+    assert sum(p.numel() for p in network.parameters()) == written["params"]
+    supernet: Supernet = load_supernet(Run(finished))
+    patches = torch.randn(3, 16, 48)
+    with torch.no_grad():
+        shared = supernet.encoder(network.architecture).forward_features(patches)
+        assert torch.equal(network.forward_features(patches), shared)
+
+
+def test_fine_tuned_network_loads_and_classifies(finished: Path) -> None:
+    network = api.load(finished / "finetune/main")
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 3)
+    tuned = manifest(finished / "finetune/main")
+    assert tuned["classes"] == ["circle", "cross", "square"]
+    assert 0 <= tuned["test"]["top1"] <= tuned["test"]["top5"] == 1
+
+
+def test_losses_fall(finished: Path) -> None:
+    for stage, loss in (("teacher", "pixel_loss"), ("supernet", "loss"), ("finetune/main", "loss")):
+        lines = [json.loads(line) for line in (finished / stage / "metrics.jsonl").open()]
+        assert lines[-1][loss] < lines[0][loss], stage
+
+
+def test_the_same_command_again_does_nothing_and_says_so(
+    finished: Path, world: World, masktas: Callable[..., tuple[int, str, str]]
+) -> None:
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")}
+
+    before = written()
+    code, _, said = masktas(
+        "run", world.images, "--out", finished, "--config", world.recipe, "--baselines"
+    )
+    assert code == 0
+    assert said.count("is finished: nothing to do") == 8
+    assert before == {
+        path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")
+    }
+    assert "largest uniform" in said
+    assert "top-1" in said
+
+
+def test_other_settings_are_refused_and_nothing_is_lost(
+    finished: Path, world: World, masktas: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, said = masktas(
+        "teacher", world.images, "--out", finished, "--config", world.recipe, "--epochs", 2
+    )
+    assert code == 2
+    assert "made with other settings" in said
+    assert "epochs" in said or "patch_size" in said or "embed_dim" in said
+    assert (finished / "teacher/weights.safetensors").exists()
+
+
+def test_a_second_search_in_the_same_run(
+    finished: Path, world: World, masktas: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = masktas(
+        "search", "--out", finished, "--name", "smaller", "--config", world.recipe,
+        "--max-params", "9K", "--rows", "unit", "--json", "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(out)
+    assert found["winner"]["params"] <= 9_000
+    assert found["settings"]["settings"]["rows"] == "unit"
+
+
+def test_report_stands_alone(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    outside = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page)
+    assert outside == []
+    assert "<script" not in page
+    for words in (
+        "Winner of the search",
+        "Largest uniform network that fits",
+        "Mean of 2 random networks",
+        "data:image/png;base64",
+        "block by block",
+        "top-1",
+        "What it took",
+    ):
+        assert words in page, words
+    assert page.count("<svg") >= 6
+
+
+def test_show_tells_the_state_of_a_run(
+    finished: Path, masktas: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = masktas("show", finished, "--json")
+    assert code == 0
+    stages = {stage["stage"]: stage for stage in json.loads(out)["stages"]}
+    assert stages["teacher"]["finished"]
+    assert stages["search/main"]["params"] <= 15_000
+    assert "top1" in stages["finetune/main"]
+    code, out, _ = masktas("show", finished / "search/main")
+    assert code == 0
+    assert "head of 3 classes counted" in out

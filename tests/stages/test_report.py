@@ -1,0 +1,124 @@
+"""The report's numbers, from manifests alone; no torch is needed to write it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masktas.errors import ArtifactError
+from masktas.space import SearchSpace, macs, params
+from masktas.stages.report import report
+
+SPLITS = {
+    name: {"images": count, "digest": f"{count:016x}"}
+    for name, count in (("supernet", 80), ("search", 5), ("validation", 5), ("test", 10))
+}
+
+
+def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]] | None) -> None:
+    folder.mkdir(parents=True)
+    common = {
+        "schema": 1,
+        "settings": {"images": {"location": "<photos & more>"}, "seed": 3},
+        "cost": {"seconds": 200.0, "images": 1234, "name": "cpu", "precision": "fp32"},
+        "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
+        "versions": {"masktas": "0.1.0"},
+    }
+    merged = common | content
+    merged["settings"] = common["settings"] | content.get("settings", {})  # type: ignore[operator]
+    (folder / "manifest.json").write_text(json.dumps(merged))
+    if log is not None:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+@pytest.fixture()
+def run(tmp_path: Path) -> Path:
+    space = SearchSpace.preset("demo")
+    rated = [
+        {
+            "rating": -2.0 - index / 10,
+            "params": params(one),
+            "macs": macs(one),
+            "architecture": one.to_dict(),
+        }
+        for index, one in enumerate([space.smallest, *space.uniforms()][:6])
+    ]
+    write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
+    write_stage(
+        tmp_path / "search/main",
+        {
+            "winner": rated[0],
+            "random": rated[1:4],
+            "uniform": rated[4],
+            "budget": {"max_params": 200_000},
+            "rated": 6,
+            "feasible": 1000,
+        },
+        None,
+    )
+    (tmp_path / "search/main/history.jsonl").write_text(
+        "".join(
+            json.dumps({"generation": 0, "origin": "random", "index": index, **entry}) + "\n"
+            for index, entry in enumerate(rated)
+        )
+    )
+    for name, top1 in (("main", 0.9), ("uniform", 0.8), ("random-1", 0.6), ("random-2", 0.7)):
+        write_stage(
+            tmp_path / "finetune" / name,
+            {
+                "settings": {"architecture": space.smallest.to_dict()},
+                "test": {"top1": top1, "top5": 0.99},
+                "params": 1,
+                "macs": 1,
+            },
+            [{"step": 1, "epoch": 1.0, "loss": 2.0, "validation_top1": 0.5}],
+        )
+    return tmp_path
+
+
+def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
+    page = report(run).read_text()
+    assert "90.00" in page
+    assert "80.00" in page
+    assert "65.00 ± 7.07" in page  # mean and deviation of the two random networks measured
+    assert "-2.2000 ± 0.1000" in page  # of the three that were rated
+    assert "200K" in page
+    assert "1,000" in page
+
+
+def test_report_escapes_what_the_user_named(run: Path) -> None:
+    page = report(run).read_text()
+    assert "&lt;photos &amp; more&gt;" in page
+    assert "<photos" not in page
+
+
+def test_accuracies_of_another_network_are_not_claimed(run: Path) -> None:
+    manifest = run / "finetune/main/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["architecture"]["embed_dim"] = 80
+    manifest.write_text(json.dumps(content))
+    page = report(run).read_text()
+    assert "90.00" not in page
+
+
+def test_report_of_a_run_that_has_only_begun(tmp_path: Path, run: Path) -> None:
+    for stage in ("search", "finetune"):
+        (run / stage).rename(tmp_path / f"not-{stage}")
+    assert "Teacher" in report(run).read_text()
+    with pytest.raises(ArtifactError, match="no finished stage"):
+        report(tmp_path / "nothing")
+
+
+def test_report_needs_no_torch(run: Path) -> None:
+    code = (
+        "import sys\n"
+        "from masktas.stages.report import report\n"
+        f"report({str(run)!r})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

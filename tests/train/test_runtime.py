@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from masktas.errors import ConfigError
+from masktas.train.runtime import Runtime, processor_name
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["gpu", "tpu", "", " ", "CPU", "cuda:", "cuda:x", "cuda:-1", "cpu:x", "meta", "mps", "auto:0",
+     "cuda,cpu"],
+)  # fmt: skip
+def test_a_device_that_is_none_is_refused_with_what_can_be_chosen(device: str):
+    with pytest.raises(ConfigError, match=r"--device.*choose auto, cpu, cuda or cuda:N"):
+        Runtime.choose(device, "auto")
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    missing = f"cuda:{torch.cuda.device_count() + 7}"
+    with pytest.raises(ConfigError, match=f"--device {missing}.*--device cpu works everywhere"):
+        Runtime.choose(missing, "auto")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu():
+    with pytest.raises(ConfigError, match=r"--device cuda.*torch can use 0 CUDA devices"):
+        Runtime.choose("cuda", "auto")
+    assert Runtime.choose("auto", "auto") == Runtime(torch.device("cpu"), bf16=False)
+
+
+@pytest.mark.gpu
+def test_with_a_gpu_auto_is_the_gpu_in_bfloat16():
+    chosen = Runtime.choose("auto", "auto")
+    assert chosen.device.type == "cuda"
+    assert chosen.bf16
+    assert not Runtime.choose("cuda:0", "fp32").bf16
+    assert not Runtime.choose("cpu", "auto").bf16
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_precision_is_that_of_matrix_products(precision: str, dtype: torch.dtype):
+    runtime = Runtime.choose("cpu", precision)
+    assert runtime.device == torch.device("cpu")
+    x = torch.randn(3, 3)
+    with runtime.autocast():
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
+    described = runtime.describe()
+    assert described["device"] == "cpu"
+    assert described["precision"] == ("bf16" if dtype == torch.bfloat16 else "fp32")
+    assert described["name"] == processor_name()
+    assert described["threads"] == torch.get_num_threads()
+
+
+def test_the_processor_has_a_name():
+    assert processor_name().strip() == processor_name() != ""
+
+
+def test_tests_use_one_thread():
+    assert torch.get_num_threads() == 1
