@@ -111,3 +111,11 @@ def start(*tokens: object) -> subprocess.Popen[bytes]:
 def manifest(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return content
+
+
+def every_entry(module: Any) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Return edges around every single entry: the literal reading of "every entry counts"."""
+    return {
+        name: tuple(tuple(range(1, size + 1)) for size in parameter.shape)
+        for name, parameter in module.named_parameters()
+    }

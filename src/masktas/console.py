@@ -25,7 +25,7 @@ class Bar:
         self._console, self._label, self._total = console, label, total
         self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
         self._rich: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._rich = Progress(
                 TextColumn("{task.description:>10}"),
                 BarColumn(),
@@ -55,6 +55,8 @@ class Bar:
         if self._rich:
             self._rich.update(self._task, completed=completed, text=text)
             return
+        if self._console.quiet:
+            return
         now = time.monotonic()
         if now - self._printed >= LINE_SECONDS or completed == self._total:
             self._printed = now
@@ -71,7 +73,9 @@ class Console:
     """The one way to talk to the person; `quiet` says nothing but warnings."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._out = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._out = RichConsole(
+            stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._quiet = RichConsole(quiet=True) if quiet else None
 
     @property

@@ -36,7 +36,7 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> Path:
     space = SearchSpace.preset("demo")
     rated = [

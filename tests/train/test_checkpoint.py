@@ -17,6 +17,7 @@ from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
 from masktas.train.checkpoint import KEEP, Checkpoints, TrainingState, load_strict
 from masktas.train.optim import SlicedAdamW, adamw, warmup_cosine
+from worlds import every_entry
 
 SHAPE = Architecture(
     embed_dim=18, num_heads=(2, 1), mlp_ratio=(2, 1.5), head_dim=4,
@@ -220,7 +221,7 @@ def autoencoder_trainer() -> Trainer:
 def supernet_trainer(space: SearchSpace) -> Trainer:
     shared = Supernet(space, StudentShape(32, 1, 20))
     shared.init_weights(torch.Generator().manual_seed(0))
-    optimizer = SlicedAdamW(shared.student, lr=1e-2, weight_decay=0.05)
+    optimizer = SlicedAdamW(shared.student, every_entry(shared.student), lr=1e-2, weight_decay=0.05)
     schedule = warmup_cosine(optimizer, total_steps=10, warmup_share=0.2)
 
     def step(index: int) -> None:

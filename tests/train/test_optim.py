@@ -22,6 +22,7 @@ from masktas.train.optim import (
     scaled_lr,
     warmup_cosine,
 )
+from worlds import every_entry
 
 SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
 STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -78,7 +79,9 @@ def train_step(supernet: Supernet, optimizer: SlicedAdamW, architecture: Archite
 def test_what_is_not_sampled_stays_bit_for_bit(
     supernet, sample_architectures, random_patches, seed: int
 ):
-    optimizer = SlicedAdamW(supernet.student, lr=1e-2, weight_decay=0.05)
+    optimizer = SlicedAdamW(
+        supernet.student, every_entry(supernet.student), lr=1e-2, weight_decay=0.05
+    )
     # Moments and counts that plain AdamW would go on applying.
     train_step(supernet, optimizer, supernet.space.largest, random_patches((2, 24, 12), 6, seed))
     for step, architecture in enumerate(sample_architectures(5, seed)):
@@ -97,7 +100,9 @@ def test_what_is_not_sampled_stays_bit_for_bit(
 
 
 def test_blocks_beyond_the_sampled_depth_are_not_touched(supernet, small_space, random_patches):
-    optimizer = SlicedAdamW(supernet.student, lr=1e-2, weight_decay=0.05)
+    optimizer = SlicedAdamW(
+        supernet.student, every_entry(supernet.student), lr=1e-2, weight_decay=0.05
+    )
     train_step(supernet, optimizer, small_space.largest, random_patches((2, 24, 12), 6, 0))
     before = everything(supernet, optimizer)
     shallow = small_space.uniform(24, 1, 3, 2.75)
@@ -129,7 +134,7 @@ def test_with_all_of_it_sampled_at_every_step_it_is_adamw(
 ):
     supernet.student.to(dtype)
     plain = copy.deepcopy(supernet.student)
-    ours = SlicedAdamW(supernet.student, lr=1e-2, weight_decay=0.05)
+    ours = SlicedAdamW(supernet.student, supernet.edges(), lr=1e-2, weight_decay=0.05)
     stock = torch.optim.AdamW(
         decay_groups(plain, 0.05), lr=1e-2, betas=BETAS, eps=EPS, foreach=False, fused=False
     )
@@ -171,7 +176,7 @@ def cut(store: Store, rows: int, columns: int) -> dict[str, Tensor]:
 def test_every_entry_is_adamw_by_itself_with_its_own_count_of_steps():
     store, rng = Store(), random.Random(3)
     lr, decay = 3e-2, 0.1
-    optimizer = SlicedAdamW(store, lr=lr, weight_decay=decay)
+    optimizer = SlicedAdamW(store, every_entry(store), lr=lr, weight_decay=decay)
     beta1, beta2 = BETAS
     # entry -> [value, step, exp_avg, exp_avg_sq], in plain Python floats
     entries: dict[tuple[int, ...], list[float]] = {}
@@ -207,7 +212,7 @@ def test_every_entry_is_adamw_by_itself_with_its_own_count_of_steps():
 
 def test_what_is_not_named_or_has_no_gradient_is_left():
     store = Store()
-    optimizer = SlicedAdamW(store, lr=0.1, weight_decay=0.5)
+    optimizer = SlicedAdamW(store, every_entry(store), lr=0.1, weight_decay=0.5)
     before = copy.deepcopy(store.state_dict())
     slices = cut(store, 2, 2)
     slices["bias"].grad = torch.ones(2, dtype=torch.float64)
@@ -226,7 +231,7 @@ def test_what_is_not_named_or_has_no_gradient_is_left():
 
 def test_a_gradient_of_zero_still_counts_as_sampled():
     store = Store()
-    optimizer = SlicedAdamW(store, lr=0.1, weight_decay=0.5)
+    optimizer = SlicedAdamW(store, every_entry(store), lr=0.1, weight_decay=0.5)
     before = store.weight.detach().clone()
     slices = cut(store, 2, 3)
     for tensor in slices.values():
@@ -265,7 +270,9 @@ def linear_weights(module: nn.Module) -> set[str]:
 
 
 def test_only_matrices_are_decayed_by_the_supernets_optimiser(supernet, small_space):
-    optimizer = SlicedAdamW(supernet.student, lr=0.1, weight_decay=0.5)
+    optimizer = SlicedAdamW(
+        supernet.student, every_entry(supernet.student), lr=0.1, weight_decay=0.5
+    )
     before = everything(supernet, optimizer)
     student = supernet.subnet(small_space.largest)
     for parameter in student.parameters():
@@ -351,7 +358,7 @@ def test_short_trainings_have_a_rate_above_zero(total: int, share: float):
 
 def test_the_schedule_drives_the_supernets_optimiser():
     store = Store()
-    optimizer = SlicedAdamW(store, lr=0.5, weight_decay=0.0)
+    optimizer = SlicedAdamW(store, every_entry(store), lr=0.5, weight_decay=0.0)
     schedule = warmup_cosine(optimizer, total_steps=10, warmup_share=0.4)
     schedule.step_update(2)
     before = store.bias.detach().clone()
@@ -368,3 +375,33 @@ def test_rate_is_scaled_to_the_batch():
     assert scaled_lr(1.5e-4, 256) == 1.5e-4
     assert scaled_lr(1.5e-4, 64) == pytest.approx(1.5e-4 / 4)
     assert scaled_lr(1.5e-4, 2048) == pytest.approx(1.2e-3)
+
+
+def test_counts_by_tile_are_counts_by_entry(
+    small_space, sample_architectures, random_patches, randomize
+):
+    """The space's edges and edges around every entry train to the same weights, bit for bit."""
+    ends = []
+    for edges_of in (Supernet.edges, lambda shared: every_entry(shared.student)):
+        shared = Supernet(small_space, SHAPE)
+        randomize(shared.student, 0)
+        optimizer = SlicedAdamW(shared.student, edges_of(shared), lr=1e-2, weight_decay=0.05)
+        for number, one in enumerate(sample_architectures(6, 3)):
+            train_step(shared, optimizer, one, random_patches((2, 24, 12), 6, number))
+        ends.append(dict(shared.student.named_parameters()))
+    assert len(ends[0]) == len(ends[1])
+    for name, parameter in ends[0].items():
+        assert torch.equal(parameter, ends[1][name]), name
+
+
+def test_edges_hold_every_size_a_slice_can_have(supernet, small_space, sample_architectures):
+    edges = supernet.edges()
+    assert set(edges) == {name for name, _ in supernet.student.named_parameters()}
+    for name, parameter in supernet.student.named_parameters():
+        assert tuple(sizes[-1] for sizes in edges[name]) == tuple(parameter.shape)
+    for one in sample_architectures(20, 5):
+        for name, parameter in supernet.subnet(one).named_parameters():
+            for sizes, size in zip(edges[name], parameter.shape, strict=True):
+                assert size in sizes, name
+    counted = sum(math.prod(len(sizes) for sizes in dims) for dims in edges.values())
+    assert counted < sum(p.numel() for p in supernet.student.parameters()) / 10

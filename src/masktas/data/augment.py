@@ -31,7 +31,7 @@ def random_boxes(
 
 def center_boxes(batch: int, side: int, size: int) -> NDArray[np.float64]:
     """Return the middle `size` pixels of every image as crops `[B, 4]`."""
-    edge = (side - size) / 2
+    edge = (side - size) // 2  # whole pixels: half of one would blur
     return np.tile([edge, edge, size, size], (batch, 1)).astype(np.float64)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps
 from masktas.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
+MAX_PIXELS = 90_000_000  # a header that claims more is taken for an attack on memory
 
 
 def decode(content: bytes, *, size: int, in_channels: int) -> NDArray[np.uint8]:
@@ -26,12 +26,11 @@ def decode(content: bytes, *, size: int, in_channels: int) -> NDArray[np.uint8]:
         DataError: if it cannot be decoded, with Pillow's reason.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(content)) as file:
-                image = ImageOps.exif_transpose(file)
-                image = _flatten(image, MODES[in_channels])
+        with Image.open(io.BytesIO(content)) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise DataError(f"{file.width} x {file.height} pixels are too many")
+            image = ImageOps.exif_transpose(file)
+            image = _flatten(image, MODES[in_channels])
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         raise DataError(str(error) or type(error).__name__) from None
     if image.size != (size, size):
@@ -51,7 +50,9 @@ def short_side(content: bytes) -> int:
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16 bits of grey: keep the upper 8
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        image = Image.fromarray(
+            (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

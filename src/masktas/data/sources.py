@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
-from functools import cached_property
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,24 +62,38 @@ def open_source(location: str | Path) -> Source:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder. Give a folder of images.")
     if path.is_file():
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             raise DataError(f"{path}: give the folder that holds the images, or a .parquet file.")
         return ParquetSource([path])
-    tables = sorted(path.glob("*.parquet"))
+    tables = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() == ".parquet" and not file.name.startswith(".")
+    )
     if tables:
         return ParquetSource(tables)
-    files = sorted(
-        Path(folder) / name
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
+    files = sorted(_image_files(path))
     if not files:
         raise DataError(
             f"{path}: no images in it. Looked in all folders below for files ending in "
             f"{', '.join(IMAGE_SUFFIXES)}, and in it for .parquet files."
         )
     return FolderSource(path, files)
+
+
+def _image_files(root: Path) -> Iterator[Path]:
+    """Walk a folder, following links, each real folder once; hidden ones are passed by."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield Path(folder) / name
 
 
 class FolderSource:
@@ -108,8 +123,7 @@ class FolderSource:
 
     def fingerprint(self) -> list[str]:
         """Return each file's path, size and time of change."""
-        stats = ((path, path.stat()) for path in self.files)
-        return [f"{path.relative_to(self.root)} {s.st_size} {s.st_mtime_ns}" for path, s in stats]
+        return [f"{path.relative_to(self.root)} {_state(path)}" for path in self.files]
 
     def labels(self) -> tuple[list[int], list[str]]:
         """Take the last folder above each image as its class."""
@@ -147,13 +161,25 @@ class ParquetSource:
         if not self._ends[-1]:
             raise DataError(f"{paths[0].parent}: the parquet files hold no rows.")
 
-    @cached_property
-    def _images(self) -> list[Any]:
-        # Only this column is read: labels are not touched.
-        return [
-            parquet.ParquetFile(path, memory_map=True).read(columns=["image"])["image"]
-            for path in self.paths
-        ]
+        self._images: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def _column(self, file: int) -> Any:
+        """Read the images of a file, and no other column: labels are not touched.
+
+        Only the last two files are kept: all of them may be more than memory holds.
+        """
+        with self._lock:
+            if file not in self._images:
+                if len(self._images) == 2:
+                    del self._images[next(iter(self._images))]
+                path = self.paths[file]
+                try:
+                    table = parquet.ParquetFile(path, memory_map=True).read(columns=["image"])
+                except (OSError, pyarrow.ArrowException) as error:
+                    raise DataError(f"{path}: damaged ({error}).") from None
+                self._images[file] = table["image"]
+            return self._images[file]
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -165,7 +191,7 @@ class ParquetSource:
     def read(self, index: int) -> bytes:
         """Return the row's image bytes."""
         file, row = self._locate(index)
-        content = self._images[file][row].as_py()
+        content = self._column(file)[row].as_py()
         if not content or not content["bytes"]:
             raise DataError(f"{self.name(index)}: the row holds no image.")
         return bytes(content["bytes"])
@@ -181,8 +207,7 @@ class ParquetSource:
 
     def fingerprint(self) -> list[str]:
         """Return each file's name, size and time of change."""
-        stats = ((path, path.stat()) for path in self.paths)
-        return [f"{path.name} {s.st_size} {s.st_mtime_ns}" for path, s in stats]
+        return [f"{path.name} {_state(path)}" for path in self.paths]
 
     def labels(self) -> tuple[list[int], list[str]]:
         """Read the `label` column."""
@@ -190,14 +215,28 @@ class ParquetSource:
         for path in self.paths:
             if "label" not in parquet.read_schema(path).names:
                 raise LabelError(f"{path}: no column label, which fine-tuning needs.")
-            values += parquet.read_table(path, columns=["label"])["label"].to_pylist()
-        if any(value is None for value in values):
+            try:
+                values += parquet.read_table(path, columns=["label"])["label"].to_pylist()
+            except (OSError, pyarrow.ArrowException) as error:
+                raise LabelError(f"{path}: the labels cannot be read ({error}).") from None
+        if any(value is None or value != value for value in values):
             raise LabelError(f"{self.paths[0].parent}: some rows have no label.")
         return _index(values)
 
 
+def _state(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "gone"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def _index(values: list[Any]) -> tuple[list[int], list[str]]:
     """Number the classes in sorted order."""
-    classes = sorted(set(values))
+    try:
+        classes = sorted(set(values))
+    except TypeError:
+        raise LabelError("labels must be one number, or one word, an image.") from None
     number = {name: index for index, name in enumerate(classes)}
     return [number[value] for value in values], [str(name) for name in classes]

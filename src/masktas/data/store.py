@@ -12,6 +12,8 @@ import json
 import math
 import os
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,11 +138,13 @@ def open_store(
     target = folder / key
     if not (target / "store.json").exists():
         # Built beside its name and moved there whole: a kill leaves nothing that looks finished.
-        partial = folder / f".{key}.{os.getpid()}.tmp"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial = None
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder))
             _build(source, location, partial, settings, track)
+            if target.exists() and not (target / "store.json").exists():
+                shutil.rmtree(target)
             try:
                 os.rename(partial, target)
             except OSError:  # another run was faster: its store is the same
@@ -149,7 +153,8 @@ def open_store(
         except OSError as error:
             raise DataError(f"{folder}: images cannot be cached ({error.strerror}).") from None
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial:
+                shutil.rmtree(partial, ignore_errors=True)
     store = ImageStore(target, allowed)
     skipped = store.info["skipped"]
     if skipped:
@@ -167,7 +172,9 @@ def _build(
 ) -> None:
     count, in_channels = settings["count"], settings["in_channels"]
     wanted = np.linspace(0, len(source) - 1, num=count).round().astype(np.int64)
-    side = _side(source, wanted, settings["image_size"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        side = _side(source, wanted, settings["image_size"])
     images: NDArray[np.uint8] = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, in_channels)
     )
@@ -183,7 +190,8 @@ def _build(
             skipped[index] = str(error)
 
     chunks = range(0, count, CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
         for start in track(chunks, len(chunks), "decoding"):
             list(pool.map(one, range(start, min(start + CHUNK, count))))
     problems = [
@@ -258,8 +266,14 @@ def _statistics(
         rows = rows[np.linspace(0, len(rows) - 1, num=4096, dtype=np.int64)]
     if not len(rows):
         rows = np.arange(len(images))
-    pixels = images[rows].astype(np.float32) / 255
-    mean, std = pixels.mean((0, 1, 2), dtype=np.float64), pixels.std((0, 1, 2), dtype=np.float64)
+    levels = np.arange(256)
+    counts = np.zeros((images.shape[3], 256), dtype=np.int64)  # exact, and no floats of all images
+    for start in range(0, len(rows), CHUNK):
+        pixels = images[rows[start : start + CHUNK]]
+        for channel in range(images.shape[3]):
+            counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
+    mean = counts @ levels / counts.sum(1) / 255
+    std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(1) / 255**2 - mean**2, 0))
     return mean.tolist(), np.maximum(std, 1e-3).tolist()
 
 

@@ -37,7 +37,8 @@ class Relation:
             z = z / z.shape[-1] ** 0.5
         elif self.rows == "unit":
             z = F.normalize(z - z.mean(dim=1, keepdim=True), dim=-1)
-        logits = z @ z.transpose(1, 2) / self.temperature
+        with torch.autocast(z.device.type, enabled=False):
+            logits = z @ z.transpose(1, 2) / self.temperature
         if self.include_self:
             return logits.log_softmax(dim=-1)
         logits.diagonal(dim1=1, dim2=2).fill_(-torch.inf)

@@ -48,6 +48,21 @@ class Supernet:
         """Every tensor of the largest student by name."""
         return self.student.state_dict()
 
+    def edges(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Return, for each parameter and dimension, the sizes its slices can have, ascending."""
+        sizes: dict[str, list[set[int]]] = {}
+        for width in self.space.embed_dim:
+            for heads in self.space.num_heads:
+                for ratio in self.space.mlp_ratio:
+                    one = self.space.uniform(width, max(self.space.depth), heads, ratio)
+                    with torch.device("meta"):
+                        student = MaskedStudent(one, self.shape)
+                    for name, parameter in student.named_parameters():
+                        known = sizes.setdefault(name, [set() for _ in parameter.shape])
+                        for of_dim, size in zip(known, parameter.shape, strict=True):
+                            of_dim.add(size)
+        return {name: tuple(tuple(sorted(d)) for d in dims) for name, dims in sizes.items()}
+
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw starting weights for the whole store."""
         self.student.init_weights(generator)
@@ -88,7 +103,7 @@ class Supernet:
         state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
         if network.head is not None:
             for name, tensor in network.head.state_dict().items():
-                state[f"head.{name}"] = torch.zeros_like(tensor, device=encoder.cls_token.device)
+                state[f"head.{name}"] = encoder.cls_token.new_zeros(tensor.shape)
         network.load_state_dict(state, assign=True)
         return network
 

@@ -45,10 +45,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     On a CPU it is done in float32 also where the products around it are in bfloat16: torch's
     bfloat16 backward is several times slower there (docs/log.md).
     """
-    if query.device.type != "cpu" or query.dtype == torch.float32:
+    if query.device.type != "cpu" or query.dtype in (torch.float32, torch.float64):
         return F.scaled_dot_product_attention(query, key, value)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+        x = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    return x.to(query.dtype)
 
 
 class Block(nn.Module):

@@ -80,7 +80,9 @@ def supernet(
     shared.to(device)
     plan = context.plan("supernet", settings, batches.steps_per_epoch)
     lr = scaled_lr(settings.lr, settings.batch_size)
-    optimizer = SlicedAdamW(shared.student, lr=lr, weight_decay=settings.weight_decay)
+    optimizer = SlicedAdamW(
+        shared.student, shared.edges(), lr=lr, weight_decay=settings.weight_decay
+    )
     schedule = warmup_cosine(
         optimizer, total_steps=plan.total_steps, warmup_share=settings.warmup_share
     )

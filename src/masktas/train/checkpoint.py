@@ -22,7 +22,7 @@ KEEP = 2
 def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and JSON, with a checksum over the tensors, atomically."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {"meta": json.dumps(meta), "checksum": _checksum(plain)}
+    header = {"meta": json.dumps(meta), "checksum": _checksum(plain, json.dumps(meta))}
     write_atomic(path, lambda temporary: save_file(plain, temporary, metadata=header))
 
 
@@ -38,15 +38,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}).") from None
-    if "checksum" in header and header["checksum"] != _checksum(tensors):
+    if "checksum" in header and header["checksum"] != _checksum(tensors, header.get("meta", "")):
         raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
     return tensors, json.loads(header.get("meta", "{}"))
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -33,7 +33,8 @@ def accuracy(
             logits = network(batches.plain(numbers.numpy())).float()
         target = labels[numbers].to(logits.device)
         right = logits.gather(1, target[:, None])
-        ranks.append((logits > right).sum(dim=1))  # how many classes are put before the right one
+        before = torch.arange(logits.shape[1], device=logits.device) < target[:, None]
+        ranks.append((~(logits <= right) | ((logits == right) & before)).sum(dim=1))
         losses.append(nn.functional.cross_entropy(logits, target, reduction="none"))
     network.train(was_training)
     rank = torch.cat(ranks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from masktas.artifacts import write_json
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, SpaceError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.train import checkpoint
@@ -41,7 +41,10 @@ def load_network(path: str | Path) -> ViT:
             f"{path}: no {ARCHITECTURE} there. Give a folder that a stage wrote, such as "
             "RUN/finetune/NAME."
         )
-    network = ViT(Architecture.load(folder / ARCHITECTURE))
+    try:
+        network = ViT(Architecture.load(folder / ARCHITECTURE))
+    except SpaceError as error:
+        raise ArtifactError(f"{error}") from None
     tensors, _ = checkpoint.load(folder / WEIGHTS)
     checkpoint.load_strict(network, tensors, where=str(folder / WEIGHTS))
     return network.eval()

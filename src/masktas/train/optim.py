@@ -30,6 +30,9 @@ def adamw(module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=True)
 
 
+Edges = Mapping[str, tuple[tuple[int, ...], ...]]
+
+
 class SlicedAdamW(torch.optim.Optimizer):
     """AdamW over a store of weights of which each step trains leading slices only.
 
@@ -37,20 +40,29 @@ class SlicedAdamW(torch.optim.Optimizer):
     counts its own steps, so that bias correction is right for one that is seldom sampled. With
     all of a weight sampled at every step this is AdamW.
 
+    Entries between the same two edges are always sampled together, so they share one count: the
+    counts of a weight are a small tensor with one number for each tile between edges.
+
     Args:
         module: holds the store.
+        edges: for each parameter and dimension, the sizes a slice can have, ascending, the full
+            size last (`Supernet.edges`).
         lr: learning rate (the schedule changes it).
         weight_decay: decoupled, of matrices only.
     """
 
-    def __init__(self, module: nn.Module, *, lr: float, weight_decay: float) -> None:
+    def __init__(self, module: nn.Module, edges: Edges, *, lr: float, weight_decay: float) -> None:
         groups = decay_groups(module, weight_decay)
         super().__init__(groups, {"lr": lr, "betas": BETAS, "eps": EPS})
         self._names = {id(p): name for name, p in module.named_parameters()}
+        self._edges = edges
         for group in self.param_groups:
             for parameter in group["params"]:
+                tiles = [len(sizes) for sizes in edges[self._names[id(parameter)]]]
                 self.state[parameter] = {
-                    key: torch.zeros_like(parameter) for key in ("step", "exp_avg", "exp_avg_sq")
+                    "step": torch.zeros(tiles),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
                 }
 
     @torch.no_grad()
@@ -62,26 +74,55 @@ class SlicedAdamW(torch.optim.Optimizer):
                 their gradients. What has no gradient, or is not named, is left as it is.
         """
         for group in self.param_groups:
+            lr, decay = group["lr"], group["weight_decay"]
             for parameter in group["params"]:
-                weight = slices.get(self._names[id(parameter)])
+                name = self._names[id(parameter)]
+                weight = slices.get(name)
                 if weight is not None and weight.grad is not None:
-                    self._update(parameter, weight, weight.grad, group)
+                    state = self.state[parameter]
+                    _update(weight, weight.grad, state, self._edges[name], lr=lr, decay=decay)
 
-    def _update(
-        self, parameter: Tensor, weight: Tensor, grad: Tensor, group: dict[str, object]
-    ) -> None:
-        lr, decay = float(group["lr"]), float(group["weight_decay"])  # type: ignore[arg-type]
-        beta1, beta2 = BETAS
-        within = tuple(slice(0, size) for size in grad.shape)
-        step, exp_avg, exp_avg_sq = (self.state[parameter][key][within] for key in self.state_keys)
-        step += 1
-        weight.mul_(1 - lr * decay)
-        exp_avg.lerp_(grad, 1 - beta1)
-        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(EPS)
-        weight.addcdiv_(exp_avg / (1 - beta1**step), denominator, value=-lr)
 
-    state_keys = ("step", "exp_avg", "exp_avg_sq")
+def _update(
+    weight: Tensor,
+    grad: Tensor,
+    state: dict[str, Tensor],
+    edges: tuple[tuple[int, ...], ...],
+    *,
+    lr: float,
+    decay: float,
+) -> None:
+    """Do one AdamW step on a slice, in place."""
+    beta1, beta2 = BETAS
+    tiles = tuple(
+        slice(0, sizes.index(size) + 1) for sizes, size in zip(edges, grad.shape, strict=True)
+    )
+    within = tuple(slice(0, size) for size in grad.shape)
+    counts = state["step"][tiles]
+    counts += 1
+    exp_avg, exp_avg_sq = state["exp_avg"][within], state["exp_avg_sq"][within]
+    weight.mul_(1 - lr * decay)
+    exp_avg.lerp_(grad, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    # m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), t the count of each tile
+    correction1 = _spread(1 - beta1**counts, edges, grad)
+    correction2 = _spread((1 - beta2**counts).sqrt(), edges, grad)
+    denominator = exp_avg_sq.sqrt().div_(correction2).add_(EPS).mul_(correction1)
+    weight.addcdiv_(exp_avg, denominator, value=-lr)
+
+
+def _spread(per_tile: Tensor, edges: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
+    """Give every entry of a slice the number of its tile; a single number where all agree."""
+    first = per_tile.flatten()[0]
+    if bool((per_tile == first).all()):
+        return first
+    per_tile = per_tile.to(like.device)
+    for dim, sizes in enumerate(edges):
+        if per_tile.shape[dim] > 1:
+            lengths = torch.tensor(sizes).diff(prepend=torch.zeros(1, dtype=torch.long))
+            repeats = lengths[: per_tile.shape[dim]].to(like.device)
+            per_tile = per_tile.repeat_interleave(repeats, dim=dim, output_size=like.shape[dim])
+    return per_tile
 
 
 def warmup_cosine(
