@@ -114,7 +114,7 @@ class Console:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration as people read it: 45 s, 3:20 min, 1:05 h."""
+    """Write a duration as people read it: 45 s, 3:20 min, 2:05 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -18,6 +18,7 @@ from masktas.config import (
 )
 from masktas.console import Console, format_seconds
 from masktas.data.demo import write_demo_images
+from masktas.data.sources import open_source
 from masktas.errors import LabelError
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
 from masktas.stages.finetune import finetune
@@ -64,7 +65,8 @@ def run(
     budget = settings.search.budget()
     if settings.search.num_classes is not None:
         space = space.replace(num_classes=settings.search.num_classes)
-    BudgetedSpace(space, budget)  # an impossible budget is refused before hours are spent
+    open_source(data)  # wrong images or an impossible budget are refused before hours are spent
+    BudgetedSpace(space, budget)
     data_settings = resolve(
         DataSettings,
         {"image_size": space.image_size[0], "in_channels": space.in_channels},

@@ -387,6 +387,7 @@ def test_counts_by_tile_are_counts_by_entry(
         randomize(shared.student, 0)
         optimizer = SlicedAdamW(shared.student, edges_of(shared), lr=1e-2, weight_decay=0.05)
         for number, one in enumerate(sample_architectures(6, 3)):
+            torch.manual_seed(number)  # the same teacher for both
             train_step(shared, optimizer, one, random_patches((2, 24, 12), 6, number))
         ends.append(dict(shared.student.named_parameters()))
     assert len(ends[0]) == len(ends[1])

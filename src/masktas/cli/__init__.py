@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -20,31 +21,95 @@ INTERRUPTED = 130
 
 HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
 
-    masktas demo
-    masktas run photos/ --out runs/first --space tiny --max-params 6M
+- `masktas demo`
+- `masktas run photos/ --out runs/first --space tiny --max-params 6M`
 
 Stages can also be called one by one, in the order below. Each goes on where it was stopped when
-the same command is given again; `masktas COMMAND --help` tells what it reads, writes and takes.
+the same command is given again. `masktas COMMAND --help` tells what it reads, writes and takes.
 """
 
+# What each command is, and its help: the first sentence stands in the list of commands.
 COMMANDS = {
-    "demo": ("masktas.cli.run:demo", "Go the whole way in minutes, on digits that come along."),
-    "run": ("masktas.cli.run:run", "Go the whole way on your images: teacher to report."),
-    "teacher": ("masktas.cli.stages:teacher", "Pre-train a masked autoencoder on the images."),
-    "supernet": ("masktas.cli.stages:supernet", "Train a space of networks that share weights."),
-    "search": ("masktas.cli.stages:search", "Find the best network within a budget."),
-    "finetune": ("masktas.cli.stages:finetune", "Train the found network with labels, test it."),
-    "report": ("masktas.cli.stages:report", "Write the report of a run, one HTML file."),
-    "show": ("masktas.cli.show:show", "Print what is in a file, a run folder or a preset."),
-    "doctor": ("masktas.cli.doctor:doctor", "Check the installation and this machine."),
+    "demo": (
+        "masktas.cli.run:demo",
+        """Go the whole way in minutes, on 5,000 digits that come along.
+
+        No network is needed. It writes a run folder with everything that a real run has.
+        """,
+    ),
+    "run": (
+        "masktas.cli.run:run",
+        """Go the whole way on your images: teacher, supernet, search, fine-tuning, report.
+
+        Image size, patches and the teacher's shape follow from the space. Everything else about a
+        stage is set in a file given as --config, with sections [teacher], [supernet], [search],
+        [finetune], [data] and [runtime]; `masktas STAGE --help` lists their keys. Images without
+        labels are taken as far as the searched network and its weights.
+        """,
+    ),
+    "teacher": (
+        "masktas.cli.stages:teacher",
+        """Pre-train a masked autoencoder on the images, without labels.
+
+        Reads DATA, writes OUT/teacher: the teacher of every later stage.
+        """,
+    ),
+    "supernet": (
+        "masktas.cli.stages:supernet",
+        """Train all networks of a space at once: they share weights.
+
+        They learn from the teacher, without labels. Reads OUT/teacher and its images, writes
+        OUT/supernet.
+        """,
+    ),
+    "search": (
+        "masktas.cli.stages:search",
+        """Find the network within a budget that agrees best with the teacher.
+
+        Reads OUT/supernet and images held out of its training, no labels. Writes OUT/search/NAME
+        with architecture.json, its weights, and history.jsonl, every network that was rated.
+        """,
+    ),
+    "finetune": (
+        "masktas.cli.stages:finetune",
+        """Train the found network with labels and test it.
+
+        Reads OUT/supernet, an architecture and the labels of the images (a folder for each class,
+        or a parquet column `label`). Writes OUT/finetune/NAME. The test split is read once, at
+        the end.
+        """,
+    ),
+    "report": (
+        "masktas.cli.stages:report",
+        """Write the report of a run, one HTML file.
+
+        Curves, pictures, the search, the winner block by block, the results beside their
+        baselines: OUT/report.html. It needs no network.
+        """,
+    ),
+    "show": (
+        "masktas.cli.show:show",
+        """Print what is in a file, a run folder or a preset.
+
+        An architecture: its blocks, parameters and multiply-accumulates. A space: its choices,
+        number of networks and range. A run: what is finished and what it came to.
+        """,
+    ),
+    "doctor": (
+        "masktas.cli.doctor:doctor",
+        """Check the installation and this machine.
+
+        Versions, devices, their matrix speed, and one training step of a tiny network on each.
+        """,
+    ),
 }
 
 
 def build_app() -> App:
     """Return the command line; no command is loaded yet."""
     app = App(name="masktas", help=HELP, help_format="markdown", version=_version)
-    for order, (name, (target, summary)) in enumerate(COMMANDS.items()):
-        app.command(target, name=name, help=summary, sort_key=order)
+    for order, (name, (target, text)) in enumerate(COMMANDS.items()):
+        app.command(target, name=name, help=cleandoc(text), sort_key=order)
     return app
 
 

@@ -13,7 +13,7 @@ from masktas.errors import MasktasError
 
 
 def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
-    """Check the installation: versions, devices, matrix speed, one training step of a tiny ViT."""
+    """Print what `examine` finds."""
     found = examine()
     if json:
         print(json_module.dumps(found, indent=2))

@@ -50,13 +50,7 @@ def run(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way: teacher, supernet, search, fine-tuning, report.
-
-    Image size, patches and the teacher's shape follow from the space. Everything else about a
-    stage is set in a file given as --config, with sections [teacher], [supernet], [search],
-    [finetune], [data] and [runtime]; `masktas STAGE --help` lists their keys. Images without
-    labels are taken as far as the searched network and its weights.
-    """
+    """Go the whole way on images of the user."""
     from masktas.pipeline import run as whole
 
     said = load(config)
@@ -93,10 +87,7 @@ def demo(
     json: Json = False,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way in minutes on 5,000 handwritten digits that come with the installation.
-
-    No network is needed. Reads nothing, writes a run folder with everything a real run has.
-    """
+    """Go the whole way on the demo's images."""
     from masktas.pipeline import demo as whole
 
     made = whole(

@@ -32,11 +32,7 @@ def show(
     *,
     json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
 ) -> None:
-    """Print what is in it.
-
-    An architecture: its blocks, parameters and multiply-accumulates. A space: its choices, number
-    of networks and range. A run: which stages are finished and what they came to.
-    """
+    """Print what is in it."""
     content = describe(what)
     if json:
         print(json_module.dumps(content, indent=2))

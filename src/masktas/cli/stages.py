@@ -50,10 +50,7 @@ def teacher(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Pre-train a masked autoencoder on the images, without labels.
-
-    Reads DATA, writes OUT/teacher. It is the teacher of every later stage.
-    """
+    """Pre-train the teacher."""
     from masktas.stages.teacher import teacher as stage
 
     manifest = stage(
@@ -81,10 +78,7 @@ def supernet(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Train all networks of a space at once: they share weights and learn from the teacher.
-
-    Reads OUT/teacher and its images, writes OUT/supernet.
-    """
+    """Train the supernet."""
     from masktas.stages.supernet import supernet as stage
 
     manifest = stage(
@@ -113,11 +107,7 @@ def search(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Find the network within a budget that agrees best with the teacher, without labels.
-
-    Reads OUT/supernet and images held out of its training; writes OUT/search/NAME with
-    `architecture.json`, its weights and `history.jsonl`, every network that was rated.
-    """
+    """Search within a budget."""
     from masktas.stages.search import search as stage
 
     manifest = stage(
@@ -157,11 +147,7 @@ def finetune(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Train a found network with labels and measure it, once, on the test split.
-
-    Reads OUT/supernet, an architecture and the labels of the images (a folder for each class, or
-    a parquet column `label`); writes OUT/finetune/NAME.
-    """
+    """Fine-tune with labels."""
     from masktas.stages.finetune import finetune as stage
 
     manifest = stage(
@@ -189,7 +175,7 @@ def report(
     out: Annotated[Path, Parameter(help="The run folder.")],
     /,
 ) -> None:
-    """Write OUT/report.html: curves, pictures, the search, the winner, the results. One file."""
+    """Write the report."""
     from masktas.stages.report import report as stage
 
     print(stage(out))

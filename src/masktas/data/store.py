@@ -175,6 +175,7 @@ def _build(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         side = _side(source, wanted, settings["image_size"])
+    _require_room(folder, count * side * side * in_channels)
     images: NDArray[np.uint8] = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, in_channels)
     )
@@ -229,6 +230,16 @@ def _build(
             "skipped": problems,
         },
     )
+
+
+def _require_room(folder: Path, wanted: int) -> None:
+    """Raise DataError unless the disk holds that many bytes: a full one would kill the process."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise DataError(
+            f"{folder.parent}: the decoded images need {wanted / 1e9:.1f} GB, but the disk has "
+            f"{free / 1e9:.1f} GB left. Make room, choose another --out, or use fewer with --limit."
+        )
 
 
 def _side(source: Source, wanted: NDArray[np.int64], image_size: int) -> int:

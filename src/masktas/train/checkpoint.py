@@ -17,34 +17,43 @@ from masktas.artifacts import write_atomic
 from masktas.errors import ArtifactError
 
 KEEP = 2
+HEADER = "masktas"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and JSON, with a checksum over the tensors, atomically."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {"meta": json.dumps(meta), "checksum": _checksum(plain, json.dumps(meta))}
-    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata=header))
+    header = json.dumps({"meta": meta, "checksum": _checksum(plain, meta)})
+    # One key: safetensors writes several in random order, and equal content should be equal files.
+    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata={HEADER: header}))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote, or any safetensors file of weights (its meta is `{}` then).
+
+    Args:
+        path: the file.
+        ours: refuse a file that `save` has not written.
 
     Raises:
         ArtifactError: if it is missing, torn or its checksum is wrong.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}).") from None
-    if "checksum" in header and header["checksum"] != _checksum(tensors, header.get("meta", "")):
+    if (ours and not header) or header.get("checksum") not in (
+        None,
+        _checksum(tensors, header.get("meta")),
+    ):
         raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
-    return tensors, json.loads(header.get("meta", "{}"))
+    return tensors, header.get("meta", {})
 
 
-def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:
-    digest = hashlib.sha256(meta.encode())
+def _checksum(tensors: Mapping[str, Tensor], meta: Any) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
@@ -76,7 +85,7 @@ class Checkpoints:
         """Read the newest that is whole, or None if there is none."""
         for path in self._paths():
             try:
-                return load(path)
+                return load(path, ours=True)
             except ArtifactError as error:
                 self.warn(f"{error} Going on from the checkpoint before it.")
                 path.unlink()

@@ -100,23 +100,24 @@ def _update(
     within = tuple(slice(0, size) for size in grad.shape)
     counts = state["step"][tiles]
     counts += 1
+    times = counts.double()  # 1 - beta^t is near 0 at first: float32 would lose half its digits
     exp_avg, exp_avg_sq = state["exp_avg"][within], state["exp_avg_sq"][within]
     weight.mul_(1 - lr * decay)
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     # m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), t the count of each tile
-    correction1 = _spread(1 - beta1**counts, edges, grad)
-    correction2 = _spread((1 - beta2**counts).sqrt(), edges, grad)
+    correction1 = _spread(1 - beta1**times, edges, grad)
+    correction2 = _spread((1 - beta2**times).sqrt(), edges, grad)
     denominator = exp_avg_sq.sqrt().div_(correction2).add_(EPS).mul_(correction1)
     weight.addcdiv_(exp_avg, denominator, value=-lr)
 
 
 def _spread(per_tile: Tensor, edges: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
     """Give every entry of a slice the number of its tile; a single number where all agree."""
+    per_tile = per_tile.to(like.device, like.dtype)
     first = per_tile.flatten()[0]
     if bool((per_tile == first).all()):
         return first
-    per_tile = per_tile.to(like.device)
     for dim, sizes in enumerate(edges):
         if per_tile.shape[dim] > 1:
             lengths = torch.tensor(sizes).diff(prepend=torch.zeros(1, dtype=torch.long))
