@@ -55,9 +55,11 @@ def test_views_are_saved_as_what_they_show(tmp_path: Path):
     assert same(checkpoint.load(tmp_path / "x")[0], views)
 
 
-def test_weights_of_others_are_read_without_meta_or_checksum(tmp_path: Path):
+def test_weights_of_others_are_read_where_they_are_expected(tmp_path: Path):
     save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
-    tensors, meta = checkpoint.load(tmp_path / "x.safetensors")
+    with pytest.raises(ArtifactError, match="has no checksum"):
+        checkpoint.load(tmp_path / "x.safetensors")
+    tensors, meta = checkpoint.load(tmp_path / "x.safetensors", ours=False)
     assert same(tensors, {"a": torch.ones(2)})
     assert meta == {}
 

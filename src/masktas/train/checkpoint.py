@@ -28,12 +28,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> Non
     write_atomic(path, lambda temporary: save_file(plain, temporary, metadata={HEADER: header}))
 
 
-def load(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save` wrote, or any safetensors file of weights (its meta is `{}` then).
+def load(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote.
 
     Args:
         path: the file.
-        ours: refuse a file that `save` has not written.
+        ours: False to read any safetensors file, unchecked if `save` has not written it (its
+            meta is `{}` then).
 
     Raises:
         ArtifactError: if it is missing, torn or its checksum is wrong.
@@ -44,10 +45,9 @@ def load(path: Path, *, ours: bool = False) -> tuple[dict[str, Tensor], dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}).") from None
-    if (ours and not header) or header.get("checksum") not in (
-        None,
-        _checksum(tensors, header.get("meta")),
-    ):
+    if ours and not header:
+        raise ArtifactError(f"{path}: damaged, or not written by masktas: it has no checksum.")
+    if header and header.get("checksum") != _checksum(tensors, header.get("meta")):
         raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
     return tensors, header.get("meta", {})
 
@@ -85,7 +85,7 @@ class Checkpoints:
         """Read the newest that is whole, or None if there is none."""
         for path in self._paths():
             try:
-                return load(path, ours=True)
+                return load(path)
             except ArtifactError as error:
                 self.warn(f"{error} Going on from the checkpoint before it.")
                 path.unlink()
