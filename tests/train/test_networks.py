@@ -7,7 +7,6 @@ import torch
 from masktas.errors import ArtifactError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
-from masktas.train import checkpoint
 from masktas.train.networks import load_network, save_architecture, save_network
 
 SHAPE = Architecture(
