@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from masktas.config import DataSettings, RuntimeSettings, load, resolve
+from masktas.console import Console
 
 Out = Annotated[Path, Parameter(help="The run folder; made if it is not there.")]
 Config = Annotated[
@@ -23,11 +24,19 @@ Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
 
-def given_data(config: Path | None, flags: DataSettings | None) -> DataSettings:
-    """Return what file and flags say of the images, and no defaults but pydantic's own."""
-    return resolve(DataSettings, load(config).get("data"), flags)
-
-
-def given_runtime(config: Path | None, flags: RuntimeSettings | None) -> RuntimeSettings:
-    """Return the machine's settings."""
-    return resolve(RuntimeSettings, load(config).get("runtime"), flags)
+def common(
+    config: Path | None,
+    images: DataSettings | None,
+    machine: RuntimeSettings | None,
+    *,
+    quiet: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Return the arguments that every stage takes, from the file and the flags over it."""
+    said = load(config)
+    return {
+        "data_settings": resolve(DataSettings, said.get("data"), images),
+        "runtime": resolve(RuntimeSettings, said.get("runtime"), machine),
+        "console": Console(quiet=quiet),
+        "overwrite": overwrite,
+    }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, given_runtime
+from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet
 from masktas.cli.stages import Images
 from masktas.config import AllSettings, load, validate
 from masktas.console import Console
@@ -92,7 +92,7 @@ def demo(
 
     made = whole(
         out=out,
-        runtime=given_runtime(None, machine),
+        runtime=machine,
         console=Console(quiet=quiet),
         overwrite=overwrite,
     )

@@ -16,8 +16,7 @@ from masktas.cli.options import (
     Out,
     Overwrite,
     Quiet,
-    given_data,
-    given_runtime,
+    common,
 )
 from masktas.config import (
     FinetuneSettings,
@@ -27,7 +26,7 @@ from masktas.config import (
     load,
     resolve,
 )
-from masktas.console import Console, format_seconds
+from masktas.console import format_seconds
 from masktas.space import format_quantity
 
 Images = Annotated[Path, Parameter(help="A folder of images, or parquet: one file or a folder.")]
@@ -57,10 +56,7 @@ def teacher(
         data,
         out=out,
         settings=resolve(TeacherSettings, load(config).get("teacher"), options),
-        data_settings=given_data(config, images),
-        runtime=given_runtime(config, machine),
-        console=Console(quiet=quiet),
-        overwrite=overwrite,
+        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     _print(manifest, json, f"{out}/teacher is ready")
 
@@ -85,10 +81,7 @@ def supernet(
         data,
         out=out,
         settings=resolve(SupernetSettings, load(config).get("supernet"), options),
-        data_settings=given_data(config, images),
-        runtime=given_runtime(config, machine),
-        console=Console(quiet=quiet),
-        overwrite=overwrite,
+        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     _print(manifest, json, f"{out}/supernet is ready")
 
@@ -115,10 +108,7 @@ def search(
         out=out,
         name=name,
         settings=resolve(SearchSettings, load(config).get("search"), options),
-        data_settings=given_data(config, images),
-        runtime=given_runtime(config, machine),
-        console=Console(quiet=quiet),
-        overwrite=overwrite,
+        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     winner = manifest["winner"]
     _print(
@@ -156,10 +146,7 @@ def finetune(
         name=name,
         architecture=architecture,
         settings=resolve(FinetuneSettings, load(config).get("finetune"), options),
-        data_settings=given_data(config, images),
-        runtime=given_runtime(config, machine),
-        console=Console(quiet=quiet),
-        overwrite=overwrite,
+        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     test = manifest["test"]
     count = manifest["images"]["splits"]["test"]["images"]
