@@ -127,7 +127,7 @@ def test_no_limit_allows_everything():
 
 def test_a_budget_in_words_and_as_data():
     budget = Budget(max_params=6_000_000, min_macs=10**9)
-    assert str(budget) == "max params 6M, min macs 1G"
+    assert str(budget) == "at most 6M params, at least 1G macs"
     assert budget.to_dict() == {"max_params": 6_000_000, "min_macs": 10**9}
     assert Budget(**budget.to_dict()) == budget
 

@@ -81,8 +81,9 @@ class Budget:
         return {name: value for name, value in limits.items() if value is not None}
 
     def __str__(self) -> str:
+        ends = {"min": "at least", "max": "at most"}
         words = [
-            f"{name.replace('_', ' ')} {format_quantity(value)}"
+            f"{ends[name[:3]]} {format_quantity(value)} {name[4:]}"
             for name, value in self.to_dict().items()
         ]
         return ", ".join(words) if words else "no limit"

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from masktas.space import Architecture
 
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
-PALETTE = (ACCENT, "#0f766e", "#4338ca", "#a16207")
+PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
 
 
 def losses(lines: list[dict[str, Any]]) -> str:
@@ -40,7 +40,7 @@ def losses(lines: list[dict[str, Any]]) -> str:
         other.spines[["top"]].set_visible(False)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    _legend(figure)
     return _save(figure)
 
 
@@ -81,7 +81,7 @@ def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
     axes.set_xlabel("parameters")
     axes.set_ylabel("rating (higher is better)")
     figure.colorbar(points, ax=axes, label="generation")
-    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    _legend(figure)
     return _save(figure)
 
 
@@ -106,13 +106,13 @@ def progress(history: list[dict[str, Any]]) -> str:
     axes.plot(range(1, len(best) + 1), best, color=ACCENT, linewidth=1.8, label="best so far")
     axes.set_xlabel("networks rated")
     axes.set_ylabel("rating (higher is better)")
-    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    _legend(figure)
     return _save(figure)
 
 
 def blocks(one: Architecture) -> str:
     """Draw the width of attention and MLP of each block of an architecture."""
-    figure, axes = _figure(height=2.4)
+    figure, axes = _figure(width=7.2, height=2.4)
     numbers = range(1, one.depth + 1)
     axes.bar(
         [number - 0.2 for number in numbers],
@@ -132,17 +132,28 @@ def blocks(one: Architecture) -> str:
     axes.set_xticks(list(numbers))
     axes.set_xlabel("block")
     axes.set_ylabel("channels")
-    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    _legend(figure)
     return _save(figure)
 
 
-def _figure(height: float = 3.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+def _figure(width: float = 5.4, height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(
+        loc="outside upper left",
+        ncols=4,
+        frameon=False,
+        fontsize="small",
+        columnspacing=1.2,
+        handlelength=1.3,
+    )
 
 
 def _save(figure: Figure) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from masktas.artifacts import Run, Stage, read_lines, write_text
 from masktas.console import format_seconds
 from masktas.errors import ArtifactError
-from masktas.space import Architecture, format_quantity
+from masktas.space import Architecture, Budget, format_quantity
 from masktas.stages import charts
 
 STAGE_WORDS = {
@@ -66,11 +66,7 @@ def _search(stage: Stage, run: Run) -> dict[str, Any]:
     return {
         "name": stage.folder.name,
         "manifest": manifest,
-        "budget": ", ".join(
-            f"{limit.replace('_', ' ')} {format_quantity(value)}"
-            for limit, value in manifest["budget"].items()
-        )
-        or "no limit",
+        "budget": str(Budget(**manifest["budget"])),
         "results": _results(manifest, _accuracies(run, winner["architecture"])),
         "scatter": _svg(charts.candidates(history, manifest)),
         "progress": _svg(charts.progress(history)),

@@ -34,6 +34,8 @@ from masktas.stages.inputs import load_supernet, load_teacher
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 Rate = Callable[[Architecture], Tensor]
+HISTORY = "history.jsonl"
+SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,6 @@ class RatedNetwork:
             "macs": macs(self.architecture),
             "architecture": self.architecture.to_dict(),
         }
-
-
-HISTORY = "history.jsonl"
-SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
 
 
 def search(
@@ -116,8 +114,8 @@ def search(
     winner = evolution.best.candidate.architecture
     save_network(stage.folder, shared.extract(winner).cpu(), rating=evolution.best.rating)
     baselines = _baselines(winner, candidates, rate, settings.baselines, context.seed)
-    for name, one in baselines.items():
-        save_architecture(stage.folder / f"{name}.json", one.architecture, rating=one.rating)
+    for label, one in baselines.items():
+        save_architecture(stage.folder / f"{label}.json", one.architecture, rating=one.rating)
     seconds = round(time.monotonic() - began, 3)
     rated = len(evolution.history)
     return context.finish(
@@ -134,7 +132,7 @@ def search(
         rated=rated,
         winner=RatedNetwork(winner, evolution.best.rating).to_dict(),
         uniform=baselines["uniform"].to_dict() if "uniform" in baselines else None,
-        random=[one.to_dict() for name, one in baselines.items() if name != "uniform"],
+        random=[one.to_dict() for label, one in baselines.items() if label != "uniform"],
     )
 
 

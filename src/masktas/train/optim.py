@@ -114,10 +114,11 @@ def _update(
 
 def _spread(per_tile: Tensor, edges: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
     """Give every entry of a slice the number of its tile; a single number where all agree."""
-    per_tile = per_tile.to(like.device, like.dtype)
+    per_tile = per_tile.to(like.dtype)
     first = per_tile.flatten()[0]
-    if bool((per_tile == first).all()):
+    if bool((per_tile == first).all()):  # counts live on the CPU: this waits for no device
         return first
+    per_tile = per_tile.to(like.device)
     for dim, sizes in enumerate(edges):
         if per_tile.shape[dim] > 1:
             lengths = torch.tensor(sizes).diff(prepend=torch.zeros(1, dtype=torch.long))
