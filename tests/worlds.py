@@ -99,13 +99,14 @@ def draw_images(folder: Path, count: int) -> None:
         image.save(path)
 
 
-def start(*tokens: object) -> subprocess.Popen[bytes]:
-    """Start the command line as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "masktas", *map(str, tokens)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start(*tokens: object, errors: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start the command line as a process of its own; its standard error may go to a file."""
+    with open(errors or "/dev/null", "wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "masktas", *map(str, tokens)],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
 
 
 def manifest(folder: Path) -> dict[str, Any]:

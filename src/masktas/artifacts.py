@@ -7,10 +7,12 @@ what is being made there, so that the same command goes on and another one is re
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,11 +22,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, ConfigError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
+LOCK = ".lock"
+OUTCOME = {"search": "winner", "finetune": "test"}
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -67,7 +71,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -82,10 +86,10 @@ def read_json(path: Path) -> Any:
         ArtifactError: if it is not there or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged, not JSON ({error}).") from None
 
 
@@ -115,9 +119,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
-            raise ArtifactError(f"{path}: line {number} is damaged.") from None
+            entry = None
+        if not isinstance(entry, dict):
+            raise ArtifactError(f"{path}: line {number} is damaged.")
+        entries.append(entry)
     return entries
 
 
@@ -158,10 +165,10 @@ class Stage:
         Raises:
             ArtifactError: if the folder holds the result, or the beginnings, of other settings.
         """
-        if overwrite and self.folder.exists():
-            shutil.rmtree(self.folder)
         recorded = self.folder / SETTINGS
-        if recorded.exists():
+        if overwrite and (recorded.exists() or self.finished):
+            shutil.rmtree(self.folder)
+        if recorded.exists() and self._anything_made():
             there = read_json(recorded)
             settings = json.loads(json.dumps(settings))
             if there != settings:
@@ -175,6 +182,39 @@ class Stage:
         else:
             write_json(recorded, settings)
         return not self.finished
+
+    def _anything_made(self) -> bool:
+        """Say whether there is more than a claim: settings that came to nothing bind nobody."""
+        return any(path.name not in (SETTINGS, LOCK) for path in self.folder.iterdir())
+
+    def lock(self) -> int:
+        """Keep other processes out of the folder while the returned file descriptor is open.
+
+        Raises:
+            ArtifactError: if another process is at work there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise ArtifactError(
+                f"{self.folder}: another masktas is at work there. Wait for it, or choose another "
+                "--out (or --name)."
+            ) from None
+        return descriptor
+
+    def require_fresh(self) -> None:
+        """Raise ArtifactError if what this finished stage was made from has changed since."""
+        for name, parent in self.manifest()["parents"].items():
+            path = self.folder / parent["file"]
+            if path.exists() and file_digest(path) != parent["sha256"]:
+                raise ArtifactError(
+                    f"{self.folder} was made from another {name} than the one that is there now. "
+                    f"Make it again with `masktas {self.name} ... --overwrite`, or give another "
+                    "--out."
+                )
 
     def finish(self, content: dict[str, Any], parents: dict[str, Path]) -> dict[str, Any]:
         """Write the manifest, last of all: what was made, from which files, by what."""
@@ -208,6 +248,12 @@ class Stage:
         manifest = read_json(self.folder / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise ArtifactError(f"{self.folder / MANIFEST}: written by another version of masktas.")
+        for key in ("settings", "cost", "images", "parents", OUTCOME.get(self.name, "versions")):
+            if key not in manifest:
+                raise ArtifactError(
+                    f"{self.folder / MANIFEST}: damaged, {key!r} is missing. --overwrite makes "
+                    "the stage again."
+                )
         return manifest
 
 
@@ -229,11 +275,11 @@ class Run:
 
     def search(self, name: str = "main") -> Stage:
         """One search, by name."""
-        return Stage("search", self.folder / "search" / name)
+        return Stage("search", self.folder / "search" / _plain(name))
 
     def finetune(self, name: str = "main") -> Stage:
         """One fine-tuned network, by name."""
-        return Stage("finetune", self.folder / "finetune" / name)
+        return Stage("finetune", self.folder / "finetune" / _plain(name))
 
     @property
     def report(self) -> Path:
@@ -249,6 +295,16 @@ class Run:
         """Return every finished stage in the order of the way through."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
         return first + self.named("search") + self.named("finetune")
+
+
+def _plain(name: str) -> str:
+    """Return a name that is a folder's own, or raise ConfigError: it must not lead elsewhere."""
+    if not re.fullmatch(r"[^/\\\0.][^/\\\0]{0,99}", name):
+        raise ConfigError(
+            f"--name {name!r}: give a plain word without slashes or a dot in front, at most 100 "
+            "characters."
+        )
+    return name
 
 
 def versions() -> dict[str, str]:

@@ -19,8 +19,9 @@ from masktas.config import (
 from masktas.console import Console, format_seconds
 from masktas.data.demo import write_demo_images
 from masktas.data.sources import open_source
-from masktas.errors import LabelError
+from masktas.errors import LabelError, SpaceError
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
+from masktas.stages.context import visible_patches
 from masktas.stages.finetune import finetune
 from masktas.stages.report import report
 from masktas.stages.search import search
@@ -65,8 +66,7 @@ def run(
     budget = settings.search.budget()
     if settings.search.num_classes is not None:
         space = space.replace(num_classes=settings.search.num_classes)
-    open_source(data)  # wrong images or an impossible budget are refused before hours are spent
-    BudgetedSpace(space, budget)
+    _check_first(data, space, settings)
     data_settings = resolve(
         DataSettings,
         {"image_size": space.image_size[0], "in_channels": space.in_channels},
@@ -105,6 +105,21 @@ def run(
     summarize(made, budget, console)
     console.say(f"Report: {page}")
     return made
+
+
+def _check_first(data: str | Path, space: SearchSpace, settings: AllSettings) -> None:
+    """Refuse what a later stage would refuse before hours are spent."""
+    open_source(data)
+    BudgetedSpace(space, settings.search.budget())
+    height, width = space.image_size
+    if height != width:
+        raise SpaceError(
+            f"Space {space.name} has images of {height} x {width} pixels, but images are read as "
+            "squares so far: choose a space with one image_size."
+        )
+    visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
+    visible_patches(space.largest, settings.supernet.mask_ratio, least=1)
+    visible_patches(space.largest, settings.search.mask_ratio, least=3)
 
 
 def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from inspect import cleandoc
+from io import TextIOWrapper
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -107,7 +108,13 @@ COMMANDS = {
 
 def build_app() -> App:
     """Return the command line; no command is loaded yet."""
-    app = App(name="masktas", help=HELP, help_format="markdown", version=_version)
+    app = App(
+        name="masktas",
+        help=HELP,
+        help_format="markdown",
+        version=_version,
+        suppress_keyboard_interrupt=False,
+    )
     for order, (name, (target, text)) in enumerate(COMMANDS.items()):
         app.command(target, name=name, help=cleandoc(text), sort_key=order)
     return app
@@ -121,8 +128,11 @@ def _version() -> str:
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that is not UTF-8 is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_app()(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except MasktasError as error:
         _fail(str(error))
     except CycloptsError as error:
@@ -133,6 +143,8 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone, as in `masktas show ... | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a full disk, a file that may not be read
+        _fail(f"{error}.")
     sys.exit(0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.artifacts import MANIFEST, SETTINGS, Run, read_json
+from masktas.artifacts import SETTINGS, Run, read_json
 from masktas.errors import MasktasError
 from masktas.space import (
     PRESETS,
@@ -108,7 +108,7 @@ def _run(run: Run) -> dict[str, Any]:
             {
                 "stage": str(stage.folder.relative_to(run.folder)),
                 "finished": stage.finished,
-                **(_outcome(read_json(stage.folder / MANIFEST)) if stage.finished else {}),
+                **(_outcome(stage.manifest()) if stage.finished else {}),
             }
             for stage in begun
         ],

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from masktas.errors import DataError
 
@@ -31,6 +31,8 @@ def decode(content: bytes, *, size: int, in_channels: int) -> NDArray[np.uint8]:
                 raise DataError(f"{file.width} x {file.height} pixels are too many")
             image = ImageOps.exif_transpose(file)
             image = _flatten(image, MODES[in_channels])
+    except UnidentifiedImageError:
+        raise DataError("not an image") from None
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         raise DataError(str(error) or type(error).__name__) from None
     if image.size != (size, size):

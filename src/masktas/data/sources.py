@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 from masktas.errors import DataError, LabelError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+RUN_FILES = {"settings.json", "store.json"}
 TEST_NAMES = ("test",)
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", *TEST_NAMES)
 
@@ -90,6 +91,9 @@ def _image_files(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if RUN_FILES.intersection(names):  # a run folder among the images: its pictures are ours
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):

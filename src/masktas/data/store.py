@@ -27,7 +27,7 @@ from masktas.artifacts import read_json, write_json
 from masktas.data.decode import decode, short_side
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, split_by_content
-from masktas.errors import DataError
+from masktas.errors import ArtifactError, DataError
 
 VERSION = 1
 CROP_MARGIN = 8 / 7  # 256 over 224, as the field stores images it crops from
@@ -111,6 +111,7 @@ def open_store(
     track: Track,
     warn: Callable[[str], None],
     limit: int | None = None,
+    repaired: bool = False,
 ) -> ImageStore:
     """Open the store of a source below `folder`, building it first where it is not there.
 
@@ -125,6 +126,7 @@ def open_store(
         track: wraps the loop over images to show progress.
         warn: is told once about images that were skipped.
         limit: use this many images only, evenly spread over the source.
+        repaired: whether a damaged store has just been dropped; a second one is an error.
 
     Raises:
         DataError: if no image could be decoded, or a split is empty.
@@ -155,7 +157,18 @@ def open_store(
         finally:
             if partial:
                 shutil.rmtree(partial, ignore_errors=True)
-    store = ImageStore(target, allowed)
+    try:
+        store = ImageStore(target, allowed)
+        store.summary()
+    except (OSError, ValueError, EOFError, KeyError, TypeError, ArtifactError):
+        if repaired:
+            raise
+        warn(f"{target} is damaged: the images are decoded again.")
+        shutil.rmtree(target, ignore_errors=True)
+        return open_store(
+            source, location, folder, image_size=image_size, in_channels=in_channels,
+            shares=shares, allowed=allowed, track=track, warn=warn, limit=limit, repaired=True,
+        )  # fmt: skip
     skipped = store.info["skipped"]
     if skipped:
         first = skipped[0]

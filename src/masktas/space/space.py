@@ -92,7 +92,7 @@ class SearchSpace:
         if path.suffix not in (".toml", ".json"):
             return cls.preset(str(source))
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         except OSError as error:
             raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,10 @@ class Context:
             "precision": self.runtime.describe()["precision"],
         }
         todo = stage.begin(recorded, overwrite=self.overwrite)
+        # held until the stage is finished, or has failed and this object is gone
+        self._unlock = weakref.finalize(self, os.close, stage.lock())
         if not todo:
+            stage.require_fresh()
             self.console.say(f"{stage.folder} is finished: nothing to do.")
         return todo
 
@@ -121,6 +126,7 @@ class Context:
     ) -> ImageInput:
         """Take what an earlier stage read, with what the user says now laid over it."""
         recorded = dict(before.manifest()["settings"]["images"])
+        before.require_fresh()
         location = recorded.pop("location")
         resolved = resolve(DataSettings, recorded, settings)
         return ImageInput(str(Path(data).resolve()) if data else location, resolved)
@@ -189,6 +195,7 @@ class Context:
             {"images": store.summary(), "cost": cost | self.runtime.describe(), **results}, parents
         )
         Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
+        self._unlock()
         return manifest
 
     def generator(self, *key: str | int) -> torch.Generator:

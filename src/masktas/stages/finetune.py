@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
+from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
@@ -65,6 +66,8 @@ def finetune(
         parents["supernet"] = context.run.supernet.folder / WEIGHTS
     images.require_fit(shape, "the architecture")
     labels, classes = images.source().labels()
+    if len(classes) < 2:
+        raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     stage = context.run.finetune(name)
     if not context.begin(stage, settings, images=images.to_dict(), architecture=shape.to_dict()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Bar, Console
 from masktas.data.store import ImageStore
+from masktas.errors import MasktasError
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.rating import ConsistencyRating, Relation
 from masktas.nn.supernet import Supernet
@@ -125,7 +127,10 @@ def search(
             "seconds": seconds,
             "images": rated * min(settings.num_images, len(store.images("search"))),
         },
-        parents={"supernet": context.run.supernet.folder / WEIGHTS},
+        parents={
+            "teacher": context.run.teacher.folder / WEIGHTS,
+            "supernet": context.run.supernet.folder / WEIGHTS,
+        },
         budget=candidates.budget.to_dict(),
         space=space.to_dict(),
         feasible=candidates.size(),
@@ -201,7 +206,13 @@ def _rate_all(candidates: list[Candidate], rate: Rate, bar: Bar, done: int) -> l
     for number, candidate in enumerate(candidates, start=1):
         ratings.append(rate(candidate.architecture))
         bar.update(done + number)
-    return torch.stack(ratings).tolist() if ratings else []
+    numbers: list[float] = torch.stack(ratings).tolist() if ratings else []
+    if not all(math.isfinite(number) for number in numbers):
+        raise MasktasError(
+            "A rating is not a finite number: choose a higher --temperature, or train the supernet "
+            "again if its losses are not finite either."
+        )
+    return numbers
 
 
 def _baselines(

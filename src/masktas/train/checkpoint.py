@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> Non
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = json.dumps({"meta": meta, "checksum": _checksum(plain, meta)})
     # One key: safetensors writes several in random order, and equal content should be equal files.
-    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata={HEADER: header}))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary, metadata={HEADER: header})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from None
+
+    write_atomic(path, write)
 
 
 def load(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,10 +101,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove them all: the stage is finished."""
-        for path in self._paths():
-            path.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class TrainingState:
