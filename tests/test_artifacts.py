@@ -236,12 +236,18 @@ def stage(tmp_path):
     return Stage("teacher", tmp_path / "run" / "teacher")
 
 
+def claim(stage, settings):
+    """Begin a stage and leave something that was made in it."""
+    stage.begin(settings)
+    (stage.folder / "metrics.jsonl").write_text("{}\n")
+
+
 def finish(stage, **content):
     """Begin and finish a stage with one parent; return the manifest."""
     parent = stage.folder.parent / "parent"
     stage.begin(SETTING)
     parent.write_bytes(b"weights")
-    return stage.finish({"seconds": 1.5, **content}, {"supernet": parent})
+    return stage.finish({"seconds": 1.5, "cost": {}, "images": {}, **content}, {"supernet": parent})
 
 
 def test_a_stage_is_begun_gone_on_with_and_finished(stage):
@@ -285,7 +291,7 @@ def test_a_manifest_says_what_was_made_from_what_by_what(stage):
     ],
 )
 def test_other_settings_are_refused_naming_the_difference(stage, done, change, named):
-    stage.begin(SETTING)
+    claim(stage, SETTING)
     if done:
         finish(stage)
     before = names(stage.folder)
@@ -296,15 +302,21 @@ def test_other_settings_are_refused_naming_the_difference(stage, done, change, n
 
 
 def test_a_tuple_is_what_json_makes_of_it(stage):
-    stage.begin({"crop_scale": (0.2, 1.0), "epochs": 5})
+    claim(stage, {"crop_scale": (0.2, 1.0), "epochs": 5})
     assert stage.begin({"crop_scale": (0.2, 1.0), "epochs": 5}) is True
     assert stage.begin({"crop_scale": [0.2, 1.0], "epochs": 5}) is True
     with pytest.raises(ArtifactError, match=r"\(epochs: 5 there, 6 now\)"):
         stage.begin({"crop_scale": (0.2, 1.0), "epochs": 6})
 
 
-def test_a_refusal_says_how_to_go_on(stage):
+def test_a_claim_that_came_to_nothing_is_replaced(stage):
     stage.begin(SETTING)
+    assert stage.begin({**SETTING, "epochs": 6}) is True
+    assert read_json(stage.folder / SETTINGS)["epochs"] == 6
+
+
+def test_a_refusal_says_how_to_go_on(stage):
+    claim(stage, SETTING)
     with pytest.raises(ArtifactError, match=r"another --out .*--overwrite"):
         stage.begin({**SETTING, "epochs": 6})
 

@@ -12,7 +12,7 @@ import masktas
 SRC = Path(masktas.__file__).parent
 FLOORS = {
     "errors": 0, "seeding": 0, "space": 0,
-    "search": 1, "config": 1, "artifacts": 1, "console": 1,
+    "evolve": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
     "train": 3,
     "stages": 4,
@@ -100,10 +100,10 @@ def test_the_first_two_floors_name_no_torch(module):
     ("module", "source", "allowed"),
     [
         ("space.cost", "from masktas.errors import SpaceError", True),
-        ("space.cost", "from masktas.search import Evolution", False),
+        ("space.cost", "from masktas.evolve import Evolution", False),
         ("space.cost", "def f():\n    import masktas.config.load", False),
         ("space.cost", "from masktas import Architecture", False),
-        ("space.cost", "from ..search import journal", False),
+        ("space.cost", "from ..evolve import journal", False),
         ("space.cost", "from .architecture import Architecture", True),
         ("nn.vit", "from masktas.data.store import ImageStore", False),
         ("data.store", "from masktas.nn import vit", False),
@@ -123,7 +123,7 @@ def test_the_walk_finds_what_it_should(module, source, allowed):
     assert all(complaint(module, imported) is None for imported in found) is allowed
 
 
-LIGHT = ["masktas", "masktas.space", "masktas.search", "masktas.config", "masktas.artifacts"]
+LIGHT = ["masktas", "masktas.space", "masktas.evolve", "masktas.config", "masktas.artifacts"]
 HEAVY = [*sorted(TORCH), "matplotlib", "pyarrow", "mlxtend", "PIL", "sklearn", "pandas", "scipy"]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masktas.config import (
+        AllSettings,
         DataSettings,
         FinetuneSettings,
         RuntimeSettings,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from masktas.train.networks import load_network as load
 
 _HOMES = {
+    "AllSettings": "masktas.config",
     "Architecture": "masktas.space",
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
@@ -51,6 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AllSettings",
     "Architecture",
     "Budget",
     "DataSettings",

@@ -137,9 +137,15 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file; an ArtifactError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be read ({error.strerror}). The stage that wrote it makes it again "
+            "with --overwrite."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +316,14 @@ def _plain(name: str) -> str:
 def versions() -> dict[str, str]:
     """Return the versions that a result hangs on."""
     names = ("masktas", "torch", "torchvision", "timm", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from its source, not installed
 
 
 def _difference(there: Any, here: Any, at: str = "") -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from masktas.cli import COMMANDS, build_app
@@ -59,3 +62,14 @@ def test_every_flag_is_explained() -> None:
         for argument in build_app()[command].assemble_argument_collection():
             if argument.parse and argument.show:
                 assert argument.parameter.help, f"{command} {argument.names}"
+
+
+def test_public_names_stay_what_they_are() -> None:
+    """A name is a function or a class however often it is used, whatever was imported meanwhile."""
+    code = (
+        "import masktas\n"
+        "for _ in range(2):\n"
+        "    for name in masktas.__all__:\n"
+        "        assert callable(getattr(masktas, name)), name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -72,6 +72,41 @@ def test_results_of_another_teacher_are_not_passed_off(
     assert "masktas search ... --overwrite" in said
 
 
+def test_a_half_done_search_does_not_mix_two_supernets(
+    run: Path, world: World, masktas: Call
+) -> None:
+    common = ("--out", run, "--config", world.recipe, "--quiet")
+    (run / "search/main/manifest.json").unlink()  # as if it had been killed
+    assert masktas("supernet", "--epochs", 1, "--seed", 3, "--overwrite", *common)[0] == 0
+    code, _, said = masktas("search", "--generations", 2, *common)
+    assert code == 2
+    assert "made with other settings (parents.supernet" in said
+
+
+def test_later_stages_cannot_divide_the_images_anew(run: Path, world: World, masktas: Call) -> None:
+    for tokens in (
+        ("search", "--name", "x", "--search-share", 0.5),
+        ("finetune", "--test-share", 0.5),
+    ):
+        code, _, said = masktas(*tokens, "--out", run, "--config", world.recipe)
+        assert code == 2
+        assert "divided the images with" in said
+
+
+def test_a_refusal_leaves_the_finished_stage_alone(run: Path, world: World, masktas: Call) -> None:
+    code, _, _ = masktas("teacher", world.images, *SHAPE, "--epochs", 1, "--out", run, "--config",
+                         world.recipe, "--overwrite", "--batch-size", 5000)  # fmt: skip
+    assert code == 2
+    assert (run / "teacher/manifest.json").exists()
+
+
+def test_grey_images_from_the_command_line(world: World, tmp_path: Path, masktas: Call) -> None:
+    code, _, _ = masktas("teacher", world.images, *SHAPE, "--epochs", 1, "--in-channels", 1,
+                         "--out", tmp_path / "run", "--config", world.recipe)  # fmt: skip
+    assert code == 0
+    assert manifest(tmp_path / "run/teacher")["images"]["in_channels"] == 1
+
+
 def test_a_run_folder_among_the_images_is_not_taken_for_images(
     searched: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktas.search import Evolution, journal
+from masktas.evolve import Evolution, journal
 from masktas.space import Budget, BudgetedSpace, SearchSpace, params
 
 seeds = st.integers(0, 2**32)

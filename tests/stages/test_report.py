@@ -28,6 +28,7 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
         "cost": {"seconds": 200.0, "images": 1234, "name": "cpu", "precision": "fp32"},
         "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
         "versions": {"masktas": "0.1.0"},
+        "parents": {},
     }
     merged = common | content
     merged["settings"] = common["settings"] | content.get("settings", {})  # type: ignore[operator]
@@ -39,6 +40,7 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     space = SearchSpace.preset("demo")
+    uniforms = list(space.uniforms())
     rated = [
         {
             "rating": -2.0 - index / 10,
@@ -46,7 +48,7 @@ def run(tmp_path: Path) -> Path:
             "macs": macs(one),
             "architecture": one.to_dict(),
         }
-        for index, one in enumerate([space.smallest, *space.uniforms()][:6])
+        for index, one in enumerate(uniforms[:6])
     ]
     write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
     write_stage(
@@ -67,11 +69,15 @@ def run(tmp_path: Path) -> Path:
             for index, entry in enumerate(rated)
         )
     )
-    for name, top1 in (("main", 0.9), ("uniform", 0.8), ("random-1", 0.6), ("random-2", 0.7)):
+    tuned = (("main", 0, 0.9), ("largest", 4, 0.8), ("one", 1, 0.6), ("another", 2, 0.7))
+    for name, index, top1 in tuned:
         write_stage(
             tmp_path / "finetune" / name,
             {
-                "settings": {"architecture": space.smallest.to_dict()},
+                "settings": {
+                    "architecture": rated[index]["architecture"],
+                    "settings": {"init": "inherit"},
+                },
                 "test": {"top1": top1, "top5": 0.99},
                 "params": 1,
                 "macs": 1,
@@ -98,12 +104,23 @@ def test_report_escapes_what_the_user_named(run: Path) -> None:
 
 
 def test_accuracies_of_another_network_are_not_claimed(run: Path) -> None:
+    """Whatever a fine-tuning is called: only one of the very same network counts."""
     manifest = run / "finetune/main/manifest.json"
     content = json.loads(manifest.read_text())
     content["settings"]["architecture"]["embed_dim"] = 80
     manifest.write_text(json.dumps(content))
     page = report(run).read_text()
     assert "90.00" not in page
+    assert "80.00" in page
+
+
+def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:
+    assert "multiply-accumulates</text>" not in report(run).read_text()
+    manifest = run / "search/main/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["budget"] = {"max_macs": 10_000_000}
+    manifest.write_text(json.dumps(content))
+    assert "multiply-accumulates</text>" in report(run).read_text()
 
 
 def test_report_of_a_run_that_has_only_begun(tmp_path: Path, run: Path) -> None:

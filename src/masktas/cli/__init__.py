@@ -158,7 +158,8 @@ def _sentence(error: CycloptsError) -> str:
     cause = error.__cause__
     if isinstance(error, ArgumentError) and cause is not None and hasattr(cause, "errors"):
         first = cause.errors()[0]
-        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        names = [part for part in first["loc"] if isinstance(part, str)]
+        flag = "--" + names[-1].replace("_", "-") if names else "A flag"
         message = first["msg"].removeprefix("Value error, ")
         return f"{flag} {first['input']}: {message[:1].lower()}{message[1:].rstrip('.')}."
     command = " ".join(error.command_chain or ())

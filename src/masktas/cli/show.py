@@ -49,6 +49,8 @@ def describe(what: str) -> dict[str, Any]:
     if path.is_dir():
         if (path / "architecture.json").exists():
             return _architecture(Architecture.load(path / "architecture.json"))
+        if (path / "space.json").exists():
+            return _space(SearchSpace.load(path / "space.json"))
         return _run(Run(path))
     if not path.exists():
         raise MasktasError(f"{what}: neither a file, a folder nor a preset ({', '.join(PRESETS)}).")

@@ -43,6 +43,11 @@ def _not_bool(value: object) -> object:
     return value
 
 
+def _digit(value: object) -> object:
+    """Read what the command line gives as text: a literal takes numbers only."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -57,7 +62,7 @@ class DataSettings(Settings):
         None,
         description="Side of the square images trained on, in pixels; from the space if unset.",
     )
-    in_channels: Literal[1, 3] | None = Field(
+    in_channels: Annotated[Literal[1, 3], BeforeValidator(_digit)] | None = Field(
         None, description="1 for grey images, 3 for colour; from the space if unset."
     )
     limit: Count | None = Field(
@@ -71,10 +76,10 @@ class DataSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where and how a stage runs; only seed and precision change what is learnt."""
+    """Where and how a stage runs; on a CPU only seed and precision change what is learnt."""
 
     seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="Names every random number: same seed, same run."
+        0, description="Names every random number: same seed, same run (on a CPU)."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16"] = Field(

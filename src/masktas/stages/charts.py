@@ -45,10 +45,16 @@ def losses(lines: list[dict[str, Any]]) -> str:
 
 
 def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
-    """Draw the rating of everything that was rated against its size, with budget and baselines."""
+    """Draw the rating of everything that was rated against its cost, with budget and baselines.
+
+    The cost is the one the budget limits: multiply-accumulates if it limits these alone.
+    """
+    budget = manifest["budget"]
+    of_macs = bool(budget) and all(limit.endswith("macs") for limit in budget)
+    cost = "macs" if of_macs else "params"
     figure, axes = _figure()
     points = axes.scatter(
-        [entry["params"] for entry in history],
+        [entry[cost] for entry in history],
         [entry["rating"] for entry in history],
         c=[entry["generation"] for entry in history],
         cmap="viridis",
@@ -56,29 +62,27 @@ def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
         alpha=0.75,
         linewidths=0,
     )
-    for limit in ("min_params", "max_params"):
-        if limit in manifest["budget"]:
-            axes.axvline(manifest["budget"][limit], color=INK, linestyle=":", label="budget")
-    drawn = manifest["random"]
-    axes.scatter(
-        [one["params"] for one in drawn],
-        [one["rating"] for one in drawn],
-        marker="x",
-        color=INK,
-        s=36,
-        label="random, winner's size",
-    )
-    if manifest["uniform"]:
-        one = manifest["uniform"]
+    limits = [value for limit, value in budget.items() if limit.endswith(cost)]
+    for number, value in enumerate(limits):
+        label = None if number else "budget"
+        axes.axvline(value, color=INK, linestyle=":", label=label)
+    marks = [
+        ("random, winner's size", manifest["random"], "x", INK, 36),
+        ("largest uniform", [manifest["uniform"]], "s", "#4338ca", 44),
+        ("winner", [manifest["winner"]], "*", ACCENT, 190),
+    ]
+    for label, networks, marker, color, size in marks:
+        there = [one for one in networks if one]
         axes.scatter(
-            one["params"], one["rating"], marker="s", color="#4338ca", s=44, label="largest uniform"
+            [one[cost] for one in there],
+            [one["rating"] for one in there],
+            marker=marker,
+            color=color,
+            s=size,
+            label=label,
         )
-    winner = manifest["winner"]
-    axes.scatter(
-        winner["params"], winner["rating"], marker="*", color=ACCENT, s=190, label="winner"
-    )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("parameters")
+    axes.set_xlabel("multiply-accumulates" if of_macs else "parameters")
     axes.set_ylabel("rating (higher is better)")
     figure.colorbar(points, ax=axes, label="generation")
     _legend(figure)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from masktas.artifacts import Run, Stage
+from masktas.artifacts import Run, Stage, file_digest
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Batches
@@ -97,10 +97,22 @@ class Context:
         """Names every random number."""
         return self.settings.seed
 
-    def begin(self, stage: Stage, settings: Settings, **more: Any) -> bool:
-        """Claim a stage's folder; return whether there is anything left to do."""
+    def begin(
+        self, stage: Stage, settings: Settings, *, parents: dict[str, Path], **more: Any
+    ) -> bool:
+        """Claim a stage's folder; return whether there is anything left to do.
+
+        Args:
+            stage: the folder.
+            settings: of the stage.
+            parents: the files it is made from, by name; others later are other settings.
+            more: what else the claim records.
+        """
+        if stage.finished and not self.overwrite:
+            stage.require_fresh()
         recorded = {
             **more,
+            "parents": {name: file_digest(path) for name, path in parents.items()},
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
             "precision": self.runtime.describe()["precision"],
@@ -109,7 +121,6 @@ class Context:
         # held until the stage is finished, or has failed and this object is gone
         self._unlock = weakref.finalize(self, os.close, stage.lock())
         if not todo:
-            stage.require_fresh()
             self.console.say(f"{stage.folder} is finished: nothing to do.")
         return todo
 
@@ -129,6 +140,13 @@ class Context:
         before.require_fresh()
         location = recorded.pop("location")
         resolved = resolve(DataSettings, recorded, settings)
+        for share in ("search_share", "validation_share", "test_share"):
+            if getattr(resolved, share) != recorded[share]:
+                raise ConfigError(
+                    f"{share} is {getattr(resolved, share)}, but {before.folder} divided the "
+                    f"images with {recorded[share]} and trained on the rest: leave it out, or "
+                    "start a new --out."
+                )
         return ImageInput(str(Path(data).resolve()) if data else location, resolved)
 
     def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:

@@ -70,12 +70,14 @@ def finetune(
         raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     stage = context.run.finetune(name)
-    if not context.begin(stage, settings, images=images.to_dict(), architecture=shape.to_dict()):
-        return stage.manifest()
-
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
     label_of = torch.tensor(labels)
     batches = context.batches(store, "supernet", "search", settings=settings)
+    if not context.begin(
+        stage, settings, parents=parents, images=images.to_dict(), architecture=shape.to_dict()
+    ):
+        return stage.manifest()
+
     target_of = label_of[batches.images.positions]
     network = _network(context, shape, settings, shared).to(context.runtime.device)
     plan = context.plan("finetune", settings, batches.steps_per_epoch)

@@ -17,6 +17,7 @@ from masktas.errors import ArtifactError
 from masktas.space import Architecture, Budget, format_quantity
 from masktas.stages import charts
 
+GENES = ("embed_dim", "num_heads", "mlp_ratio")
 STAGE_WORDS = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
@@ -46,13 +47,12 @@ def report(run: str | Path) -> Path:
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
         searches=[_search(stage, folder) for stage in folder.named("search")],
-        curves=[_curve(stage, folder) for stage in stages if stage.name in STAGE_WORDS],
+        curves=[_curve(stage) for stage in stages if stage.name in STAGE_WORDS],
         reconstructions=_picture(folder.supernet.folder / "reconstructions.png"),
         costs=[_cost(stage, folder) for stage in stages],
         images=stages[0].manifest()["images"],
         location=stages[0].manifest()["settings"]["images"]["location"],
         versions=stages[-1].manifest()["versions"],
-        tuned={stage.folder.name: stage.manifest() for stage in folder.named("finetune")},
     )
     write_text(folder.report, page)
     return folder.report
@@ -67,7 +67,7 @@ def _search(stage: Stage, run: Run) -> dict[str, Any]:
         "name": stage.folder.name,
         "manifest": manifest,
         "budget": str(Budget(**manifest["budget"])),
-        "results": _results(manifest, _accuracies(run, winner["architecture"])),
+        "results": _results(manifest, run),
         "scatter": _svg(charts.candidates(history, manifest)),
         "progress": _svg(charts.progress(history)),
         "blocks": _svg(charts.blocks(Architecture.from_dict(winner["architecture"]))),
@@ -76,30 +76,30 @@ def _search(stage: Stage, run: Run) -> dict[str, Any]:
     }
 
 
-def _accuracies(run: Run, winner: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what fine-tuned networks came to; none if `main` is not of this search's winner."""
-    tuned = {stage.folder.name: stage.manifest() for stage in run.named("finetune")}
-    main = tuned.get("main")
-    genes = ("embed_dim", "num_heads", "mlp_ratio")
-    if main is None:
-        return {}
-    same = all(main["settings"]["architecture"][gene] == winner[gene] for gene in genes)
-    return tuned if same else {}
+def _tuned(run: Run, one: dict[str, Any], init: str) -> dict[str, Any] | None:
+    """Return a fine-tuning of this very network, whatever it is called, if there is one."""
+    for stage in run.named("finetune"):
+        manifest = stage.manifest()
+        made = manifest["settings"]
+        same = all(made["architecture"][gene] == one["architecture"][gene] for gene in GENES)
+        if same and made["settings"]["init"] == init:
+            return manifest
+    return None
 
 
-def _results(manifest: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _results(manifest: dict[str, Any], run: Run) -> list[dict[str, Any]]:
     """Return the rows of the result table: winner and baselines, rated alike."""
-    rows = [_row("Winner of the search", [manifest["winner"]], [tuned.get("main")])]
-    if "scratch" in tuned:
-        rows.append(_row("Its shape, from random weights", [], [tuned["scratch"]]))
-    if manifest["uniform"]:
+    winner, uniform, drawn = manifest["winner"], manifest["uniform"], manifest["random"]
+    rows = [_row("Winner of the search", [winner], [_tuned(run, winner, "inherit")])]
+    scratch = _tuned(run, winner, "scratch")
+    if scratch:
+        rows.append(_row("Its shape, from random weights", [], [scratch]))
+    if uniform:
         title = "Largest uniform network that fits"
-        rows.append(_row(title, [manifest["uniform"]], [tuned.get("uniform")]))
-    drawn = manifest["random"]
+        rows.append(_row(title, [uniform], [_tuned(run, uniform, "inherit")]))
     if drawn:
-        names = [f"random-{number}" for number in range(1, len(drawn) + 1)]
         title = f"Mean of {len(drawn)} random networks of the winner's size"
-        rows.append(_row(title, drawn, [tuned.get(name) for name in names]))
+        rows.append(_row(title, drawn, [_tuned(run, one, "inherit") for one in drawn]))
     return rows
 
 
@@ -126,7 +126,7 @@ def _mean(values: list[float], form: str) -> str:
     return f"{text} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else text
 
 
-def _curve(stage: Stage, run: Run) -> dict[str, Any]:
+def _curve(stage: Stage) -> dict[str, Any]:
     title = STAGE_WORDS[stage.name]
     if stage.name == "finetune":
         title = f"{title}: {stage.folder.name}"

@@ -18,10 +18,10 @@ from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Bar, Console
 from masktas.data.store import ImageStore
 from masktas.errors import MasktasError
+from masktas.evolve import Candidate, Evolution, journal
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.rating import ConsistencyRating, Relation
 from masktas.nn.supernet import Supernet
-from masktas.search import Candidate, Evolution, journal
 from masktas.seeding import seed_for
 from masktas.space import (
     Architecture,
@@ -97,11 +97,15 @@ def search(
     visible = visible_patches(space.largest, settings.mask_ratio, least=3)
     images.source()
     stage = context.run.search(name)
-    if not context.begin(stage, settings, images=images.to_dict()):
+    parents = {
+        "teacher": context.run.teacher.folder / WEIGHTS,
+        "supernet": context.run.supernet.folder / WEIGHTS,
+    }
+    store = context.open_images(images, allowed=("search",))
+    if not context.begin(stage, settings, parents=parents, images=images.to_dict()):
         return stage.manifest()
 
     began = time.monotonic()
-    store = context.open_images(images, allowed=("search",))
     rate = _rating(context, shared, settings, store, visible)
     evolution = Evolution(
         candidates,
@@ -127,10 +131,7 @@ def search(
             "seconds": seconds,
             "images": rated * min(settings.num_images, len(store.images("search"))),
         },
-        parents={
-            "teacher": context.run.teacher.folder / WEIGHTS,
-            "supernet": context.run.supernet.folder / WEIGHTS,
-        },
+        parents=parents,
         budget=candidates.budget.to_dict(),
         space=space.to_dict(),
         feasible=candidates.size(),
@@ -155,16 +156,22 @@ def _rating(
     device = context.runtime.device
     rng = np.random.default_rng(seed_for(context.seed, "rating"))
     chosen = np.sort(rng.permutation(len(batches.images))[:count])
-    patches = patchify(batches.plain(chosen), shared.space.patch_size)
-    noise = masking_noise(count, patches.shape[1], seed_for(context.seed, "rating", "mask"))
+    noise = masking_noise(
+        count, shared.space.largest.num_patches, seed_for(context.seed, "rating", "mask")
+    )
     ids_keep, _ = random_masking(noise.to(device), visible)
+    # part by part: whole images take many times the memory of their visible patches
+    parts = zip(np.split(chosen, range(256, count, 256)), ids_keep.split(256), strict=True)
+    seen = torch.cat(
+        [take(patchify(batches.plain(n), shared.space.patch_size), ids) for n, ids in parts]
+    )
     teacher = load_teacher(context.run)
     teacher.encoder.to(device)
     shared.to(device)
     with context.runtime.autocast():
         consistency = ConsistencyRating(
             teacher,
-            take(patches, ids_keep),
+            seen,
             ids_keep,
             relation=Relation(settings.temperature, settings.rows, settings.include_self),
             batch_size=settings.batch_size,
@@ -228,7 +235,12 @@ def _baselines(
     )
     alike = BudgetedSpace(candidates.space, band)
     rng = random.Random(seed_for(seed, "baselines"))
-    chosen = {f"random-{number}": alike.sample(rng) for number in range(1, count + 1)}
+    drawn: list[Architecture] = []
+    for _ in range(20 * count):
+        one = alike.sample(rng)
+        if len(drawn) < count and one != winner and one not in drawn:
+            drawn.append(one)
+    chosen = {f"random-{number}": one for number, one in enumerate(drawn, start=1)}
     uniform = candidates.largest_uniform()
     if uniform is not None:
         chosen["uniform"] = uniform

@@ -66,12 +66,15 @@ def supernet(
     frozen = load_teacher(context.run)
     require_same_patches(frozen.encoder.architecture, space)
     stage = context.run.supernet
-    if not context.begin(stage, settings, images=images.to_dict(), space=space.to_dict()):
+    parents = {"teacher": context.run.teacher.folder / WEIGHTS}
+    store = context.open_images(images, allowed=("supernet", "validation"))
+    batches = context.batches(store, "supernet", settings=settings)
+    if not context.begin(
+        stage, settings, parents=parents, images=images.to_dict(), space=space.to_dict()
+    ):
         return stage.manifest()
 
     device = context.runtime.device
-    store = context.open_images(images, allowed=("supernet", "validation"))
-    batches = context.batches(store, "supernet", settings=settings)
     frozen.encoder.to(device)
     shared = Supernet(
         space, StudentShape(settings.decoder_dim, settings.decoder_depth, frozen.embed_dim)
@@ -101,7 +104,7 @@ def supernet(
             predicted, projected = student(patches, ids_keep, ids_masked)
         pixel = pixel_loss(predicted, patches, ids_masked)
         feature = feature_loss(projected, target)
-        loss = pixel + settings.beta * feature  # (9)
+        loss = pixel + settings.beta * feature if settings.beta else pixel  # (9)
         loss.backward()
         optimizer.step_slices(dict(student.named_parameters()))
         return {
@@ -121,5 +124,4 @@ def supernet(
         visible=visible,
         seed=context.seed,
     )
-    teacher_weights = context.run.teacher.folder / WEIGHTS
-    return context.finish(stage, store, cost, parents={"teacher": teacher_weights})
+    return context.finish(stage, store, cost, parents=parents)

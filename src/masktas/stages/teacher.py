@@ -54,13 +54,13 @@ def teacher(
     shape = teacher_architecture(settings, images.image_size, images.in_channels)
     require_decoder_dim(settings.decoder_dim)
     visible = visible_patches(shape, settings.mask_ratio, least=1)
-    images.source()  # a wrong path is refused before anything is written
+    images.source()  # a wrong path is refused before a folder is made
     stage = context.run.teacher
-    if not context.begin(stage, settings, images=images.to_dict()):
-        return stage.manifest()
-
     store = context.open_images(images, allowed=("supernet",))
     batches = context.batches(store, "supernet", settings=settings)
+    if not context.begin(stage, settings, parents={}, images=images.to_dict()):
+        return stage.manifest()
+
     model = MaskedAutoencoder(
         shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
     )

@@ -29,8 +29,9 @@ def accuracy(
     network.eval()
     ranks, losses = [], []
     for numbers in torch.arange(len(labels)).split(EVALUATION_BATCH):
+        images = batches.plain(numbers.numpy())
         with runtime.autocast():
-            logits = network(batches.plain(numbers.numpy())).float()
+            logits = network(images).float()
         target = labels[numbers].to(logits.device)
         right = logits.gather(1, target[:, None])
         before = torch.arange(logits.shape[1], device=logits.device) < target[:, None]

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from masktas.config import SearchSettings
-from masktas.search import Evolution
+from masktas.evolve import Evolution
 from masktas.space import Budget, BudgetedSpace, SearchSpace
 
 TINY = BudgetedSpace(SearchSpace.preset("tiny"), Budget(max_params=6_500_000))
@@ -212,7 +212,7 @@ def test_another_process_draws_the_same():
     # Hashes of strings differ between processes; a resumed search must not notice.
     code = (
         "import random\n"
-        "from masktas.search import Evolution\n"
+        "from masktas.evolve import Evolution\n"
         "from masktas.space import Budget, BudgetedSpace, SearchSpace\n"
         "space = BudgetedSpace(SearchSpace.preset('micro'), Budget(max_params=10**6))\n"
         "search = Evolution(space, population=8, generations=4)\n"

@@ -1,5 +1,5 @@
 """Search over architectures: evolution by ask and tell, and its journal. No torch here."""
 
-from masktas.search.evolution import Candidate, Evolution, Rated
+from masktas.evolve.evolution import Candidate, Evolution, Rated
 
 __all__ = ["Candidate", "Evolution", "Rated"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from masktas.artifacts import append_lines, read_lines
 from masktas.errors import ArtifactError, SpaceError
-from masktas.search.evolution import Candidate, Evolution
+from masktas.evolve.evolution import Candidate, Evolution
 from masktas.space import Architecture, macs, params
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from masktas.artifacts import append_lines
 from masktas.errors import ArtifactError
-from masktas.search import Evolution, journal
+from masktas.evolve import Evolution, journal
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 
 SPACE = BudgetedSpace(SearchSpace.preset("demo"), Budget(max_params=200_000))
