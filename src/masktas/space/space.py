@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 import tomllib
 from collections.abc import Iterator
@@ -216,10 +215,6 @@ class SearchSpace:
                 f"The architecture is not of space {self.name}: {reason}. "
                 f"`masktas show {self.name}` prints the choices."
             )
-
-    def orders_of_magnitude(self) -> float:
-        """Return log10 of the size."""
-        return math.log10(self.size())
 
 
 def _listed(choices: tuple[float, ...]) -> str:
