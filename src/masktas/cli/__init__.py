@@ -145,7 +145,17 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
     except OSError as error:  # a full disk, a file that may not be read
         _fail(f"{error}.")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
+            raise
+        _fail("There is not enough memory: choose a smaller network, --batch-size or image_size.")
     sys.exit(0)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether torch could not allocate: its CPU has no exception of its own for that."""
+    text = str(error).lower()
+    return "allocate memory" in text or "out of memory" in text
 
 
 def _fail(sentence: str) -> NoReturn:
