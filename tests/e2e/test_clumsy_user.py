@@ -197,8 +197,10 @@ def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(out.glob("teacher/checkpoints/*.safetensors")):
         time.sleep(0.01)
-    # while it works there, nobody else does
+    process.send_signal(signal.SIGSTOP)
+    # while it works there, or sleeps, nobody else does
     code, _, said = masktas(*tokens)
+    process.send_signal(signal.SIGCONT)
     assert code == 2
     assert "another masktas is at work there" in said
     process.send_signal(signal.SIGINT)
