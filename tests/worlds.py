@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def start(*tokens: object, errors: Path | None = None) -> subprocess.Popen[bytes
             [sys.executable, "-m", "masktas", *map(str, tokens)],
             stdout=subprocess.DEVNULL,
             stderr=said,
+            # a shell starts its background jobs, a test run among them, with SIGINT ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -117,12 +117,6 @@ def test_size_is_the_number_of_different_architectures(space):
     assert all(space.check(one) is None for one in every)
 
 
-def test_orders_of_magnitude():
-    assert SMALL.replace(depth=(1,), embed_dim=(16,)).orders_of_magnitude() == pytest.approx(
-        0.778, abs=1e-3
-    )
-
-
 # --- the user's own
 
 
