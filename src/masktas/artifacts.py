@@ -173,7 +173,11 @@ class Stage:
         """
         recorded = self.folder / SETTINGS
         if overwrite and (recorded.exists() or self.finished):
-            shutil.rmtree(self.folder)
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:  # it is ours while we hold it
+                    path.unlink()
         if recorded.exists() and self._anything_made():
             there = read_json(recorded)
             settings = json.loads(json.dumps(settings))

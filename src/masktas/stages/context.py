@@ -117,9 +117,9 @@ class Context:
             "seed": self.seed,
             "precision": self.runtime.describe()["precision"],
         }
-        todo = stage.begin(recorded, overwrite=self.overwrite)
-        # held until the stage is finished, or has failed and this object is gone
+        # before anything is dropped; held until the stage is finished, or this object is gone
         self._unlock = weakref.finalize(self, os.close, stage.lock())
+        todo = stage.begin(recorded, overwrite=self.overwrite)
         if not todo:
             self.console.say(f"{stage.folder} is finished: nothing to do.")
         return todo
