@@ -11,14 +11,21 @@ import masktas
 
 SRC = Path(masktas.__file__).parent
 FLOORS = {
-    "errors": 0, "seeding": 0, "space": 0,
+    "errors": 0, "seeding": 0, "launch": 0, "stopping": 0, "space": 0,
     "evolve": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
     "train": 3,
     "stages": 4,
     "pipeline": 5, "cli": 5, "__main__": 5, "": 5,
 }  # fmt: skip
-SHARED_BY_STAGES = {"stages.charts", "stages.context", "stages.inputs", "stages.pictures"}
+SHARED_BY_STAGES = {
+    "stages.build",
+    "stages.charts",
+    "stages.context",
+    "stages.inputs",
+    "stages.pictures",
+    "stages.probes",
+}
 TORCH = {"torch", "torchvision", "timm"}
 
 

@@ -15,6 +15,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from masktas import launch
+
 LINE_SECONDS = 10.0
 
 
@@ -70,13 +72,22 @@ class Bar:
 
 
 class Console:
-    """The one way to talk to the person; `quiet` says nothing but warnings."""
+    """The one way to talk to the person; `quiet` says nothing but warnings.
+
+    Of several processes at one job only the first one talks.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
+        silent = launch.rank() > 0
         self._out = RichConsole(
-            stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False
+            stderr=True,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+            quiet=silent,
         )
-        self._quiet = RichConsole(quiet=True) if quiet else None
+        self._quiet = RichConsole(quiet=True) if quiet or silent else None
 
     @property
     def _talk(self) -> RichConsole:
@@ -111,6 +122,11 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._talk.print(table)
+
+
+def format_bytes(size: float) -> str:
+    """Write a number of bytes as people read it: 512 MB, 3.1 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def format_seconds(seconds: float) -> str:

@@ -29,3 +29,23 @@ class LabelError(DataError):
 
 class ArtifactError(MasktasError):
     """A run folder, checkpoint or manifest that is missing, damaged or of something else."""
+
+
+class Stopped(MasktasError):
+    """Stopped before the end because it was asked to; the same command goes on.
+
+    Attributes:
+        exit_code: what the process exits with.
+    """
+
+    def __init__(self, text: str, *, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class LostProcess(Stopped):
+    """Another process of the same job has ended."""
+
+
+class ToldElsewhere(MasktasError):
+    """What another process of the same job has already told the user."""

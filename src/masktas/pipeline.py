@@ -27,6 +27,8 @@ from masktas.stages.report import report
 from masktas.stages.search import search
 from masktas.stages.supernet import supernet
 from masktas.stages.teacher import teacher
+from masktas.stopping import Stopping
+from masktas.train.ranks import Ranks
 
 TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
@@ -62,6 +64,8 @@ def run(
     """
     settings = settings or AllSettings()
     console = console or Console()
+    ranks = Ranks.join()
+    stopping = Stopping(settings.runtime.max_time)
     space = SearchSpace.load(settings.supernet.space)
     budget = settings.search.budget()
     if settings.search.num_classes is not None:
@@ -72,24 +76,31 @@ def run(
         {"image_size": space.image_size[0], "in_channels": space.in_channels},
         settings.data,
     )
-    common: dict[str, Any] = {
-        "out": out,
-        "runtime": settings.runtime,
-        "console": console,
-        "overwrite": overwrite,
-    }
+
+    def common(before: str) -> dict[str, Any]:
+        left = stopping.seconds_left
+        if stopping.asked():
+            raise stopping.error(f"Stopped before the {before}")
+        rest = {"max_time": None if left is None else f"{max(left, 0.001):.3f}s"}
+        return {
+            "out": out,
+            "runtime": settings.runtime.model_copy(update=rest),
+            "console": console,
+            "overwrite": overwrite,
+        }
+
     made: dict[str, Any] = {}
     console.say(f"1/4 teacher: a masked autoencoder on {data}")
     made["teacher"] = teacher(
         data,
         settings=teacher_for(space, settings.teacher),
         data_settings=data_settings,
-        **common,
+        **common("teacher"),
     )
     console.say(f"2/4 supernet: {space.size():,} networks of space {space.name} share weights")
-    made["supernet"] = supernet(settings=settings.supernet, **common)
+    made["supernet"] = supernet(settings=settings.supernet, **common("supernet"))
     console.say(f"3/4 search: {budget}")
-    made["search"] = search(settings=settings.search, **common)
+    made["search"] = search(settings=settings.search, **common("search"))
     console.say("4/4 finetune")
     try:
         for name, architecture, recipe in _networks(
@@ -97,11 +108,11 @@ def run(
         ):
             console.say(f"finetune/{name}")
             made[f"finetune/{name}"] = finetune(
-                name=name, architecture=architecture, settings=recipe, **common
+                name=name, architecture=architecture, settings=recipe, **common("fine-tuning")
             )
     except LabelError as error:
         console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
-    page = report(out)
+    page = ranks.first(lambda: str(report(out)))
     summarize(made, budget, console)
     console.say(f"Report: {page}")
     return made
@@ -161,8 +172,12 @@ def demo(
 ) -> dict[str, Any]:
     """Go the whole way on the 5,000 handwritten digits that come with the installation."""
     images = Path(out) / "digits.parquet"
-    if not images.exists():
-        write_demo_images(images)
+
+    def write() -> None:
+        if not images.exists():
+            write_demo_images(images)
+
+    Ranks.join().first(write)
     # Few images and minutes: small batches, for many steps. And a mirrored 2 is no digit.
     quick = {"batch_size": 32, "warmup_share": 0.1, "flip": False, "crop_scale": (0.8, 1.0)}
     masked = quick | {"epochs": 9, "lr": 12e-3, "mask_ratio": 0.6, "decoder_dim": 64}

@@ -9,7 +9,10 @@ import pytest
 
 from masktas.cli import COMMANDS, build_app
 
-MACHINE = {"--seed", "--device", "--precision", "--checkpoint-seconds"}
+MACHINE = {
+    "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
+    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard",
+}  # fmt: skip
 IMAGES = {
     "--image-size", "--in-channels", "--limit",
     "--search-share", "--validation-share", "--test-share",
@@ -17,7 +20,7 @@ IMAGES = {
 COMMON = MACHINE | {"--out", "--overwrite", "--quiet", "--json"}
 TRAIN = {
     "--epochs", "--batch-size", "--lr", "--weight-decay", "--warmup-share",
-    "--crop-scale", "--flip", "--no-flip",
+    "--clip-grad", "--crop-scale", "--flip", "--no-flip",
 }  # fmt: skip
 MASKED = TRAIN | {"--mask-ratio", "--decoder-dim", "--decoder-depth"}
 BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
@@ -28,7 +31,8 @@ FLAGS = {
         "--baselines"},
     "teacher": COMMON | IMAGES | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
         "--num-heads", "--mlp-ratio"},
-    "supernet": COMMON | IMAGES | MASKED | {"--config", "--space", "--beta"},
+    "supernet": COMMON | IMAGES | MASKED | {"--config", "--space", "--beta", "--sampler",
+        "--probes", "--probe-images"},
     "search": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-classes", "--population",
         "--generations", "--parents", "--depth-probability", "--block-probability",
         "--num-images", "--batch-size", "--mask-ratio", "--temperature", "--rows",

@@ -185,7 +185,7 @@ def test_normalize_gives_mean_zero_and_deviation_one():
     pixels = torch.from_numpy(rng.normal([100, 150, 50], [20, 40, 10], (8, 16, 16, 3))).float()
     images = pixels.permute(0, 3, 1, 2)
     std, mean = torch.std_mean(images / 255, dim=(0, 2, 3))
-    result = normalize(images, mean.tolist(), std.tolist())
+    result = normalize(images, mean, std)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(result.std((0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
@@ -193,5 +193,5 @@ def test_normalize_gives_mean_zero_and_deviation_one():
 
 def test_normalize_takes_each_channel_by_its_own_numbers():
     images = torch.tensor([0.0, 127.5, 255.0])[None, :, None, None].expand(1, 3, 2, 2)
-    result = normalize(images, [0.0, 0.5, 0.0], [1.0, 0.25, 0.5])
+    result = normalize(images, torch.tensor([0.0, 0.5, 0.0]), torch.tensor([1.0, 0.25, 0.5]))
     torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([0.0, 0.0, 2.0]))

@@ -92,7 +92,7 @@ def test_teacher_returns_its_patch_tokens(randomize, random_patches):
 
 
 def test_teacher_is_frozen_even_where_its_encoder_was_in_training(random_patches):
-    encoder = ViT(TEACHER, drop_path=0.9).train()
+    encoder = ViT(TEACHER).train()
     teacher = EncoderTeacher(encoder)
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(parameter.requires_grad for parameter in teacher.encoder.parameters())

@@ -4,11 +4,12 @@ import random
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.nn.patches import patchify, sincos_positions, take
-from masktas.nn.vit import Attention, Block, ViT, attend
+from masktas.nn.vit import Attention, Block, ViT, attend, stochastic_depth
 from masktas.space import Architecture, SearchSpace, macs, params
 
 NARROW = SearchSpace(
@@ -307,16 +308,55 @@ def test_starting_weights_hang_on_the_generator_alone():
     assert not torch.equal(one.patch_embed.weight, third.patch_embed.weight)
 
 
-def test_drop_path_grows_with_depth_and_is_off_in_evaluation(randomize):
-    network = randomize(ViT(ONE, drop_path=0.8), 11)
-    assert [block.drop_path.drop_prob for block in network.blocks] == pytest.approx([0, 0.4, 0.8])
-    plain = ViT(ONE)
-    plain.load_state_dict(network.state_dict())
-    images = torch.randn(4, 3, 8, 12)
-    assert torch.equal(network.eval()(images), plain(images))
-    assert not torch.equal(network.train()(images), plain(images))
-    single = ViT(ONE.replace(num_heads=(1,), mlp_ratio=(1,)), drop_path=0.8)
-    assert single.blocks[0].drop_path.drop_prob == 0
+def test_stochastic_depth_grows_with_depth_and_keeps_the_expectation():
+    scales = stochastic_depth(3, 0.8, 40_000, seed=1)
+    assert scales.shape == (3, 2, 40_000)
+    for block, rate in enumerate((0, 0.4, 0.8)):
+        assert scales[block].unique().tolist() == pytest.approx(
+            [1] if rate == 0 else [0, 1 / (1 - rate)]
+        )
+        torch.testing.assert_close(scales[block].mean(1), torch.ones(2), atol=0.03, rtol=0)
+    assert not torch.equal(scales[1, 0], scales[1, 1])
+    assert torch.equal(scales, stochastic_depth(3, 0.8, 40_000, seed=1))
+    assert not torch.equal(scales, stochastic_depth(3, 0.8, 40_000, seed=2))
+    assert torch.equal(stochastic_depth(1, 0.8, 5, seed=1), torch.ones(1, 2, 5))
+
+
+def test_branches_scale_attention_and_mlp_of_each_image(randomize):
+    network = randomize(ViT(ONE), 11)
+    images = torch.randn(2, 3, 8, 12)
+    depth = len(network.blocks)
+    assert torch.equal(network(images, torch.ones(depth, 2, 2)), network(images))
+    scales = torch.rand(depth, 2, 2)
+    mixed = network(images, scales)
+    for image in (0, 1):  # an image's scales are its own
+        alone = network(images[image : image + 1], scales[..., image : image + 1])
+        torch.testing.assert_close(mixed[image : image + 1], alone)
+    x = torch.randn(2, 5, ONE.embed_dim)
+    block = network.blocks[0]
+    by_hand = x + 0.5 * block.attn(block.norm1(x))
+    by_hand = by_hand + 3 * block.fc2(F.gelu(block.fc1(block.norm2(by_hand))))
+    torch.testing.assert_close(block(x, torch.tensor([[0.5, 0.5], [3.0, 3.0]])), by_hand)
+
+
+def test_recomputing_changes_memory_not_numbers(randomize):
+    images, scales = torch.randn(4, 3, 8, 12), stochastic_depth(3, 0.5, 4, seed=3)
+    gradients, kept = [], []
+    for recompute in (False, True):
+        network = randomize(ViT(ONE), 13)
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = network(images, scales, recompute=recompute).square().sum()
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert kept[1] < 0.5 * kept[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -143,7 +143,7 @@ def test_the_newest_two_are_kept(kept):
     assert checkpoints.newest() is None
     for step in (5, 10, 1000, 20_000):  # by number, not by name alone
         checkpoints.save(step, {"a": torch.full((2,), float(step))}, {"seconds": step / 2})
-        tensors, meta = checkpoints.newest()
+        tensors, meta = checkpoints.load(checkpoints.newest())
         assert tensors["a"].tolist() == [step, step]
         assert meta == {"step": step, "seconds": step / 2}
     names = sorted(path.name for path in checkpoints.folder.iterdir())
@@ -157,13 +157,13 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(kept):
         checkpoints.save(step, {"a": torch.tensor([float(step)])}, {})
     torn = checkpoints.folder / "step-000000002.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
-    tensors, meta = checkpoints.newest()
+    tensors, meta = checkpoints.load(checkpoints.newest())
     assert tensors["a"].item() == 1
     assert meta["step"] == 1
     assert len(warnings) == 1
     assert "step-000000002.safetensors" in warnings[0]
     checkpoints.save(3, {"a": torch.tensor([3.0])}, {})
-    assert checkpoints.newest()[1]["step"] == 3
+    assert checkpoints.newest() == 3
     assert (checkpoints.folder / "step-000000001.safetensors").exists()
 
 
@@ -182,9 +182,13 @@ def test_with_every_checkpoint_damaged_there_is_none(kept):
 def test_a_write_cut_short_is_no_checkpoint(kept):
     checkpoints, warnings = kept
     checkpoints.save(1, {"a": torch.tensor([1.0])}, {})
-    (checkpoints.folder / ".step-000000002.safetensors.123.tmp").write_bytes(b"half")
-    assert checkpoints.newest()[1]["step"] == 1
+    half = checkpoints.folder / ".step-000000002.safetensors.123.tmp"
+    half.write_bytes(b"half")
+    assert checkpoints.newest() == 1
     assert not warnings
+    checkpoints.sweep()
+    assert not half.exists()
+    assert checkpoints.steps() == [1]
 
 
 def test_clear_removes_them(kept):

@@ -18,7 +18,7 @@ SHAPE = Architecture(
 @pytest.fixture
 def saved(tmp_path: Path, randomize) -> tuple[Path, ViT]:
     """A folder with a network, and the network."""
-    network = randomize(ViT(SHAPE, drop_path=0.5), 0)
+    network = randomize(ViT(SHAPE), 0)
     save_network(tmp_path / "net", network)
     return tmp_path / "net", network
 

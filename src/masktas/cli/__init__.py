@@ -6,6 +6,7 @@ neither torch nor a second.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from inspect import cleandoc
@@ -15,7 +16,8 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 from cyclopts import ValidationError as ArgumentError
 
-from masktas.errors import MasktasError
+from masktas import launch, stopping
+from masktas.errors import LostProcess, MasktasError, Stopped, ToldElsewhere
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -130,9 +132,18 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted."""
     if isinstance(sys.stdout, TextIOWrapper):  # a name that is not UTF-8 is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
+    if launch.rank() > 0:  # the first process of a job talks
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    stopping.install()
     try:
         build_app()(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
+    except ToldElsewhere:
+        sys.exit(USAGE_ERROR)
+    except Stopped as error:
+        if launch.rank() == 0 or isinstance(error, LostProcess):
+            print(f"masktas: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except MasktasError as error:
         _fail(str(error))
     except CycloptsError as error:
@@ -148,7 +159,13 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
             raise
-        _fail("There is not enough memory: choose a smaller network, --batch-size or image_size.")
+        _fail(
+            "There is not enough memory: choose --accumulate 2 or more, --recompute, a smaller "
+            "--batch-size, image_size or network."
+        )
+    finally:
+        if "masktas.train.ranks" in sys.modules:
+            sys.modules["masktas.train.ranks"].leave()
     sys.exit(0)
 
 
@@ -159,7 +176,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"masktas: {sentence}", file=sys.stderr)
+    who = f"masktas (process {launch.rank()})" if launch.rank() else "masktas"
+    print(f"{who}: {sentence}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import time
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -30,7 +29,7 @@ def examine() -> dict[str, Any]:
     """Return versions and devices with measured matrix speed; MasktasError if a step fails."""
     import torch
 
-    from masktas.train.runtime import Runtime
+    from masktas.train.runtime import Runtime, matmul_flops
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     devices = []
@@ -40,31 +39,13 @@ def examine() -> dict[str, Any]:
             {
                 **runtime.describe(),
                 "gflops": {
-                    "fp32": _matmul_gflops(runtime.device, torch.float32),
-                    "bf16": _matmul_gflops(runtime.device, torch.bfloat16),
+                    "fp32": matmul_flops(runtime.device, torch.float32) / 1e9,
+                    "bf16": matmul_flops(runtime.device, torch.bfloat16) / 1e9,
                 },
             }
         )
         _try_step(runtime.device)
     return {"versions": versions(), "devices": devices}
-
-
-def _matmul_gflops(device: Any, dtype: Any, side: int = 1024, seconds: float = 0.5) -> float:
-    import torch
-
-    a = torch.randn(side, side, device=device).to(dtype)
-
-    def product() -> None:
-        _ = a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    product()
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        product()
-        count += 1
-    return 2 * side**3 * count / (time.perf_counter() - began) / 1e9
 
 
 def _try_step(device: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from masktas.errors import BudgetError
+from masktas.errors import BudgetError, ConfigError
 from masktas.space import Budget, parse_quantity
+from masktas.stopping import parse_duration
 
 
 class Settings(BaseModel):
@@ -37,6 +38,14 @@ def _quantity(value: object) -> str:
     return str(value)
 
 
+def _duration(value: object) -> str:
+    try:
+        parse_duration(str(value))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return str(value)
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("input should be a whole number")
@@ -53,6 +62,7 @@ Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
 Quantity = Annotated[str, BeforeValidator(_quantity)]
+Duration = Annotated[str, BeforeValidator(_duration)]
 
 
 class DataSettings(Settings):
@@ -76,7 +86,7 @@ class DataSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where and how a stage runs; on a CPU only seed and precision change what is learnt."""
+    """Where and how a stage runs; only seed and precision change what is learnt."""
 
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Names every random number: same seed, same run (on a CPU)."
@@ -88,13 +98,26 @@ class RuntimeSettings(Settings):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         60.0, description="Seconds between checkpoints; 0 for one after every step."
     )
+    max_time: Duration | None = Field(
+        None, description="Stop cleanly, at a checkpoint, before this time is over: 9m, 1h30m."
+    )
+    accumulate: Count = Field(
+        1, description="Parts that a batch is computed in, one after the other, to save memory."
+    )
+    recompute: bool = Field(
+        False,
+        description="Compute activations again instead of keeping them: less memory, more time.",
+    )
+    tensorboard: bool = Field(True, description="Write what is logged for TensorBoard too.")
 
 
 class TrainSettings(Settings):
     """What every training stage has."""
 
     epochs: Count = Field(100, description="Passes over the images.")
-    batch_size: Count = Field(256, description="Images of a step.")
+    batch_size: Count = Field(
+        256, description="Images of a step, over all processes and accumulated parts."
+    )
     lr: Annotated[float, Field(gt=0)] = Field(
         1e-3, description="Peak learning rate for a batch of 256; scaled to the batch size."
     )
@@ -103,6 +126,9 @@ class TrainSettings(Settings):
     )
     warmup_share: Share = Field(
         0.2, description="Share of the epochs in which the rate rises linearly, before its cosine."
+    )
+    clip_grad: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Scale gradients down to this norm; not at all if unset."
     )
     crop_scale: CropScale = Field(
         (0.2, 1.0), description="Least and most of an image's area that a random crop keeps."
@@ -140,6 +166,15 @@ class SupernetSettings(MaskedSettings):
     beta: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
     )
+    sampler: Literal["uniform", "sandwich", "budget"] = Field(
+        "uniform",
+        description="What a step trains: one network, each choice drawn uniformly (the paper's); "
+        "the largest, the smallest and two such; or one, all sizes equally likely.",
+    )
+    probes: Annotated[int, Field(ge=0)] = Field(
+        10, description="Times, evenly over the epochs, that fixed networks are watched."
+    )
+    probe_images: Count = Field(512, description="Validation images they are watched on.")
 
 
 class SearchSettings(Settings):

@@ -73,8 +73,6 @@ def crop(images: Tensor, boxes: Tensor, flips: Tensor | None, size: int) -> Tens
     return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]
 
 
-def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """Scale `[B, C, O, O]` in [0, 255] to mean 0 and standard deviation 1 of each channel."""
-    mean_255 = torch.tensor(mean, device=images.device)[:, None, None] * 255
-    std_255 = torch.tensor(std, device=images.device)[:, None, None] * 255
-    return (images - mean_255) / std_255
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Scale `[B, C, O, O]` in [0, 255] to mean 0 and standard deviation 1 of each channel `[C]`."""
+    return (images - mean[:, None, None] * 255) / (std[:, None, None] * 255)

@@ -51,6 +51,7 @@ class Batches:
         self.images = images
         self.image_size = image_size
         self.mean, self.std = mean, std
+        self._scale = [torch.tensor(values, device=device) for values in (mean, std)]
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -71,13 +72,18 @@ class Batches:
             self._order = (epoch, rng.permutation(len(self.images)))
         return self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
 
-    def train(self, step: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Return the batch of a step, randomly cut, `[B, C, H, W]`, and which images it holds."""
+    def train(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the batch of a step, randomly cut, `[B, C, H, W]`, and which images it holds.
+
+        `rows` of it, if that is what this process computes: drawn with the whole batch, they are
+        the same images and crops however the batch is divided.
+        """
         indices = self.indices(step)
         rng = np.random.default_rng(seed_for(self.seed, "crops", step))
         boxes = random_boxes(rng, len(indices), self.images.pixels.shape[1], self.crop_scale)
         flips = rng.uniform(size=len(indices)) < 0.5 if self.flip else None
-        return self._cut(indices, boxes, flips), indices
+        flips = None if flips is None else flips[rows]
+        return self._cut(indices[rows], boxes[rows], flips), indices[rows]
 
     def plain(self, indices: NDArray[np.int64]) -> Tensor:
         """Return images by number, the middle of each, without any randomness, `[B, C, H, W]`."""
@@ -90,11 +96,17 @@ class Batches:
         boxes: NDArray[np.float64],
         flips: NDArray[np.bool_] | None,
     ) -> Tensor:
-        pixels = torch.from_numpy(self.images.read(indices)).to(self.device)
         images = crop(
-            pixels,
-            torch.from_numpy(boxes).float().to(self.device),
-            None if flips is None else torch.from_numpy(flips).to(self.device),
+            to_device(torch.from_numpy(self.images.read(indices)), self.device),
+            to_device(torch.from_numpy(boxes).float(), self.device),
+            None if flips is None else to_device(torch.from_numpy(flips), self.device),
             self.image_size,
         )
-        return normalize(images, self.mean, self.std)
+        return normalize(images, *self._scale)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to a device; the host does not wait for a GPU to have taken it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -66,6 +66,11 @@ class Projection(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
 
 
+def projection_macs(embed_dim: int, teacher_dim: int) -> int:
+    """Count the multiply-accumulates of projecting one token."""
+    return embed_dim * teacher_dim + teacher_dim * teacher_dim
+
+
 @dataclass(frozen=True, slots=True)
 class StudentShape:
     """What a student needs beyond its architecture: decoder and teacher width."""
@@ -88,11 +93,13 @@ class MaskedStudent(nn.Module):
         self.projection = Projection(architecture.embed_dim, shape.teacher_dim)
 
     def forward(
-        self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor
+        self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return the predicted masked patches `[B, M, S]` and teacher tokens `[B, V, D_t]` (8)."""
-        tokens = self.encoder.forward_features(take(patches, ids_keep), ids_keep)
-        return self.decoder(tokens, ids_keep, ids_masked), self.projection(tokens[:, 1:])
+        visible = take(patches, ids_keep)
+        tokens = self.encoder.forward_features(visible, ids_keep, recompute=recompute)
+        predicted = self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)
+        return predicted, self.projection(tokens[:, 1:])
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw starting weights."""

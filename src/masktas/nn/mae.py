@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from masktas.errors import ConfigError
 from masktas.nn.patches import sincos_positions, take
-from masktas.nn.vit import NORM_EPS, Block, ViT, init_linears
-from masktas.space import Architecture
+from masktas.nn.vit import NORM_EPS, Block, ViT, init_linears, run_blocks
+from masktas.space import Architecture, cost
 
 DECODER_HEAD_DIM = 32
 DECODER_MLP_RATIO = 4
@@ -32,6 +32,7 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture, *, decoder_dim: int, decoder_depth: int) -> None:
         super().__init__()
         require_decoder_dim(decoder_dim)
+        self.dim = decoder_dim
         self.embed = nn.Linear(architecture.embed_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.register_buffer("positions", sincos_positions(decoder_dim, architecture.grid))
@@ -48,7 +49,9 @@ class Decoder(nn.Module):
         pixels = architecture.patch_size**2 * architecture.in_channels
         self.pred = nn.Linear(decoder_dim, pixels)
 
-    def forward(self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
+    ) -> Tensor:
         """Predict the masked patches `[B, M, S]` from encoder tokens `[B, 1 + V, D]`.
 
         Positions tell tokens apart, so they need not be put back in the image's order; and only
@@ -58,8 +61,7 @@ class Decoder(nn.Module):
         visible = x[:, 1:] + take(self.positions, ids_keep)
         masked = self.mask_token + take(self.positions, ids_masked)  # [B, M, E]
         x = torch.cat([x[:, :1], visible.to(x.dtype), masked.to(x.dtype)], dim=1)  # [B, 1 + N, E]
-        for block in self.blocks:
-            x = block(x)
+        x = run_blocks(self.blocks, x, recompute=recompute)
         return self.pred(self.norm(x[:, -ids_masked.shape[1] :]))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -67,6 +69,19 @@ class Decoder(nn.Module):
         """Draw starting weights as MAE does."""
         init_linears(self, generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+
+
+def decoder_macs(
+    architecture: Architecture, visible: int, *, decoder_dim: int, decoder_depth: int
+) -> int:
+    """Count a decoder's multiply-accumulates for one image of which `visible` patches are seen."""
+    patches = architecture.num_patches
+    pixels = architecture.patch_size**2 * architecture.in_channels
+    hidden = DECODER_MLP_RATIO * decoder_dim
+    block = cost.attention_macs(patches + 1, decoder_dim, decoder_dim)
+    block += cost.mlp_macs(patches + 1, decoder_dim, hidden)
+    embedding = (visible + 1) * architecture.embed_dim * decoder_dim
+    return embedding + decoder_depth * block + (patches - visible) * decoder_dim * pixels
 
 
 def require_decoder_dim(decoder_dim: int) -> None:
@@ -84,10 +99,13 @@ class MaskedAutoencoder(nn.Module):
         self.encoder.pos_embed.requires_grad_(False)
         self.decoder = Decoder(architecture, decoder_dim=decoder_dim, decoder_depth=decoder_depth)
 
-    def forward(self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor) -> Tensor:
+    def forward(
+        self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
+    ) -> Tensor:
         """Predict the masked patches `[B, M, S]` of images given as patches `[B, N, S]` (4, 5)."""
-        tokens = self.encoder.forward_features(take(patches, ids_keep), ids_keep)
-        return self.decoder(tokens, ids_keep, ids_masked)  # type: ignore[no-any-return]
+        visible = take(patches, ids_keep)
+        tokens = self.encoder.forward_features(visible, ids_keep, recompute=recompute)
+        return self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)  # type: ignore[no-any-return]
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw starting weights."""
@@ -109,5 +127,13 @@ def pixel_loss(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor
         patches: `[B, N, S]`, the whole image.
         ids_masked: `[B, M]`.
     """
-    target = normalize_patches(take(patches, ids_masked))
-    return (predicted.float() - target).square().mean()
+    return _squared_errors(predicted, patches, ids_masked).mean()
+
+
+def pixel_losses(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor:
+    """`L_reg` (10) of each image by itself, `[B]`; their mean is `pixel_loss`."""
+    return _squared_errors(predicted, patches, ids_masked).mean(dim=(1, 2))
+
+
+def _squared_errors(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor:
+    return (predicted.float() - normalize_patches(take(patches, ids_masked))).square()

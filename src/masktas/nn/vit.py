@@ -6,10 +6,12 @@ token, D width, h heads of d channels, S = P*P*C numbers of a patch, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from masktas.nn.patches import patchify, sincos_positions, take
 from masktas.space import Architecture
@@ -55,21 +57,58 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, head_dim: int, mlp_dim: int, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.attn = Attention(embed_dim, num_heads, head_dim)
         self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.fc1 = nn.Linear(embed_dim, mlp_dim)
         self.fc2 = nn.Linear(mlp_dim, embed_dim)
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine tokens `[B, T, D]`."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
+        """Refine tokens `[B, T, D]`; `branches [2, B]` scales attention and MLP of each image."""
+        attended = self.attn(self.norm1(x))
+        x = x + (attended if branches is None else _scaled(attended, branches[0]))
+        refined = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + (refined if branches is None else _scaled(refined, branches[1]))
+
+
+def _scaled(x: Tensor, by: Tensor) -> Tensor:
+    return x * by.to(x.dtype)[:, None, None]
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, branches: Tensor | None = None, *, recompute: bool
+) -> Tensor:
+    """Send tokens `[B, T, D]` through blocks.
+
+    Args:
+        blocks: one after the other.
+        x: the tokens.
+        branches: `[L, 2, B]`, see `stochastic_depth`.
+        recompute: keep only what enters a block and compute the rest again in the backward
+            pass: much less memory for a third more arithmetic.
+    """
+    for index, block in enumerate(blocks):
+        scales = None if branches is None else branches[index]
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(block, x, scales, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = block(x, scales)
+    return x
+
+
+def stochastic_depth(depth: int, drop_path: float, batch: int, seed: int) -> Tensor:
+    """Draw which branches of which blocks are left out for which image: `[L, 2, B]`.
+
+    The chance rises linearly from 0 in the first block to `drop_path` in the last. What stays is
+    scaled up, so that its expectation is the whole. Drawn on the CPU for a whole batch, it is the
+    same for every device and however the batch is divided.
+    """
+    rates = drop_path * torch.arange(depth) / max(1, depth - 1)
+    keep = (1 - rates)[:, None, None]
+    noise = torch.rand(depth, 2, batch, generator=torch.Generator().manual_seed(seed))
+    return (noise < keep) / keep
 
 
 class ViT(nn.Module):
@@ -77,48 +116,52 @@ class ViT(nn.Module):
 
     Args:
         architecture: its shape; a head is there if `num_classes` is above 0.
-        drop_path: chance that the last block is left out in training; earlier ones
-            proportionally less (0 for the first).
 
     The weights are torch's own until `init_weights` is called or a state is loaded.
     """
 
-    def __init__(self, architecture: Architecture, *, drop_path: float = 0.0) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        width, depth = architecture.embed_dim, architecture.depth
+        width = architecture.embed_dim
         pixels = architecture.patch_size**2 * architecture.in_channels
         self.patch_embed = nn.Linear(pixels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, architecture.num_patches + 1, width))
         self.blocks = nn.ModuleList(
-            Block(
-                width, heads, architecture.head_dim, hidden, drop_path * index / max(1, depth - 1)
-            )
-            for index, (heads, hidden) in enumerate(
-                zip(architecture.num_heads, architecture.mlp_dim, strict=True)
-            )
+            Block(width, heads, architecture.head_dim, hidden)
+            for heads, hidden in zip(architecture.num_heads, architecture.mlp_dim, strict=True)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         classes = architecture.num_classes
         self.head = nn.Linear(width, classes) if classes else None
 
-    def forward_features(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward_features(
+        self,
+        patches: Tensor,
+        ids: Tensor | None = None,
+        branches: Tensor | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
         """Encode patches `[B, V, S]` to normalised tokens `[B, 1 + V, D]`, the class token first.
 
-        `ids [B, V]` says which patches they are; None means all of them, in order.
+        `ids [B, V]` says which patches they are; None means all of them, in order. See
+        `run_blocks` for `branches [L, 2, B]` and `recompute`.
         """
         positions = self.pos_embed[:, 1:]  # [1, N, D]
         x = self.patch_embed(patches) + (positions if ids is None else take(positions, ids))
         token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         x = torch.cat([token.to(x.dtype), x], dim=1)  # [B, 1 + V, D]
-        for block in self.blocks:
-            x = block(x)
+        x = run_blocks(self.blocks, x, branches, recompute=recompute)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Tensor, branches: Tensor | None = None, *, recompute: bool = False
+    ) -> Tensor:
         """Classify images `[B, C, H, W]`: logits `[B, K]`; without a head, features `[B, D]`."""
-        tokens = self.forward_features(patchify(images, self.architecture.patch_size))
+        patches = patchify(images, self.architecture.patch_size)
+        tokens = self.forward_features(patches, None, branches, recompute=recompute)
         x = tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
         return x if self.head is None else self.head(x)
 

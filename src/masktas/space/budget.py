@@ -125,6 +125,8 @@ class BudgetedSpace:
         # P(cell) when each dimension is drawn uniformly, times block**max_depth: whole numbers.
         weights = [cell.count * block ** (max(space.depth) - cell.depth) for cell in self.cells]
         self._cumulative = list(itertools.accumulate(weights))
+        self._by_size: list[Cell] = []
+        self._sizes: list[int] = []
 
     def size(self) -> int:
         """Return the exact number of architectures within the budget."""
@@ -144,7 +146,10 @@ class BudgetedSpace:
     def sample(self, rng: random.Random) -> Architecture:
         """Draw one as `SearchSpace.sample` would, given that it meets the budget."""
         at = rng.randrange(self._cumulative[-1])
-        cell = self.cells[bisect.bisect_right(self._cumulative, at)]
+        return self._draw_from(self.cells[bisect.bisect_right(self._cumulative, at)], rng)
+
+    def _draw_from(self, cell: Cell, rng: random.Random) -> Architecture:
+        """Draw one of a cell's architectures, all equally likely."""
         ratios = self.space.mlp_ratio
         widths = [int(cell.embed_dim * ratio) for ratio in ratios]
         heads = _draw(self.space.num_heads, self._head_ways, cell.depth, cell.heads, rng)
@@ -154,6 +159,20 @@ class BudgetedSpace:
             tuple(self.space.num_heads[choice] for choice in heads),
             tuple(ratios[choice] for choice in hidden),
         )
+
+    def sample_evenly(self, rng: random.Random) -> Architecture:
+        """Draw a number of parameters uniformly, then an architecture of about that many.
+
+        `sample` draws most from the middle of the range, where most architectures are.
+        """
+        if not self._by_size:
+            self._by_size = sorted(self.cells, key=lambda cell: (cell.params, cell.macs))
+            self._sizes = [cell.params for cell in self._by_size]
+        wanted = rng.uniform(self._sizes[0], self._sizes[-1])
+        after = bisect.bisect_left(self._sizes, wanted)
+        before = max(0, after - 1)
+        nearest = min(before, after, key=lambda at: abs(self._sizes[at] - wanted))
+        return self._draw_from(self._by_size[nearest], rng)
 
     def largest_uniform(self) -> Architecture | None:
         """Return the largest network within the budget whose blocks are all alike, if any."""

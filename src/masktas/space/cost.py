@@ -30,10 +30,16 @@ def macs(architecture: Architecture) -> int:
     The whole image is seen (`N` patches and the class token), the head by one token. What the
     field prints as "FLOPs" is this number; FLOPs proper are twice as many.
     """
+    head = counted_classes(architecture) * architecture.embed_dim
+    return encoder_macs(architecture, architecture.num_patches) + head
+
+
+def encoder_macs(architecture: Architecture, patches: int) -> int:
+    """Count the products of encoding that many patches and the class token, without a head."""
     width, inner = architecture.embed_dim, architecture.head_dim
-    tokens = architecture.num_patches + 1
+    tokens = patches + 1
     return (
-        stem_macs(architecture)
+        embedding_macs(architecture, patches)
         + sum(attention_macs(tokens, width, inner * heads) for heads in architecture.num_heads)
         + sum(mlp_macs(tokens, width, hidden) for hidden in architecture.mlp_dim)
     )
@@ -57,9 +63,14 @@ def stem_params(architecture: Architecture) -> int:
 
 def stem_macs(architecture: Architecture) -> int:
     """Count the products of the patch embedding and of the head."""
-    width, classes = architecture.embed_dim, counted_classes(architecture)
+    head = counted_classes(architecture) * architecture.embed_dim
+    return embedding_macs(architecture, architecture.num_patches) + head
+
+
+def embedding_macs(architecture: Architecture, patches: int) -> int:
+    """Count the products of embedding that many patches."""
     pixels = architecture.patch_size**2 * architecture.in_channels
-    return architecture.num_patches * pixels * width + classes * width
+    return patches * pixels * architecture.embed_dim
 
 
 def attention_params(width: int, inner: int) -> int:

@@ -185,6 +185,12 @@ class SearchSpace:
         return self.uniform(*(getattr(self, field)[0] for field in CHOICES))
 
     @property
+    def middle(self) -> Architecture:
+        """The architecture with the middle choice everywhere; of two the larger."""
+        choices = [getattr(self, field) for field in CHOICES]
+        return self.uniform(*(values[len(values) // 2] for values in choices))
+
+    @property
     def largest(self) -> Architecture:
         """The architecture with the largest choice everywhere: its weights hold all others'."""
         return self.uniform(*(getattr(self, field)[-1] for field in CHOICES))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from masktas import launch
 from masktas.artifacts import Run, Stage, file_digest
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
@@ -18,11 +18,16 @@ from masktas.data.sources import Source, open_source
 from masktas.data.store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError
 from masktas.nn.patches import num_visible
-from masktas.seeding import seed_for
 from masktas.space import Architecture
+from masktas.stages.build import Setup
+from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
-from masktas.train.loop import Plan
+from masktas.train.log import Ledger
+from masktas.train.loop import Machine, Plan, Training
+from masktas.train.optim import scaled_lr
+from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
+from masktas.train.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +93,14 @@ class Context:
     ) -> None:
         self.run = Run(Path(out))
         self.settings = runtime or RuntimeSettings()
-        self.runtime = Runtime.choose(self.settings.device, self.settings.precision)
+        self.ranks = Ranks.join()
+        self.runtime = Runtime.choose(
+            self.settings.device, self.settings.precision, recompute=self.settings.recompute
+        )
         self.console = console or Console()
-        self.overwrite = overwrite
+        self.stopping = Stopping(self.settings.max_time)
+        # a job that torchrun starts again goes on with what it was overwriting with
+        self.overwrite = overwrite and not launch.restarted()
 
     @property
     def seed(self) -> int:
@@ -117,10 +127,16 @@ class Context:
             "seed": self.seed,
             "precision": self.runtime.describe()["precision"],
         }
-        # before anything is dropped; held until the stage is finished, or this object is gone
-        self._unlock = weakref.finalize(self, os.close, stage.lock())
-        todo = stage.begin(recorded, overwrite=self.overwrite)
-        if not todo:
+
+        def claim() -> bool:
+            # before anything is dropped; held until the stage is finished, or this object is gone
+            self._unlock = weakref.finalize(self, os.close, stage.lock())
+            return stage.begin(recorded, overwrite=self.overwrite)
+
+        todo = self.ranks.first(claim)
+        if todo:
+            self.ledger = Ledger(stage.folder, writes=self.ranks.is_first)
+        else:
             self.console.say(f"{stage.folder} is finished: nothing to do.")
         return todo
 
@@ -160,18 +176,24 @@ class Context:
                 "search_share, validation_share and test_share leave no images to train on: "
                 "their sum must be below 1."
             )
-        return open_store(
-            images.source(),
-            images.location,
-            self.run.folder / "data",
-            image_size=images.image_size,
-            in_channels=images.in_channels,
-            shares=shares,
-            allowed=allowed,
-            track=self.console.track,
-            warn=self.console.warn,
-            limit=images.settings.limit,
-        )
+
+        def store() -> ImageStore:
+            return open_store(
+                images.source(),
+                images.location,
+                self.run.folder / "data",
+                image_size=images.image_size,
+                in_channels=images.in_channels,
+                shares=shares,
+                allowed=allowed,
+                track=self.console.track,
+                warn=self.console.warn,
+                limit=images.settings.limit,
+            )
+
+        if self.ranks.size > 1:
+            self.ranks.first(lambda: store() and None)  # one decodes; then it is there for all
+        return store()
 
     def batches(
         self, store: ImageStore, *splits: str, settings: TrainSettings | None = None
@@ -189,36 +211,69 @@ class Context:
             flip=settings.flip if settings else False,
         )
 
-    def plan(self, label: str, settings: TrainSettings, steps_per_epoch: int) -> Plan:
-        """Return how long to train."""
-        return Plan(
-            label=label,
+    @property
+    def setup(self) -> Setup:
+        """Where tasks are at home."""
+        return Setup(self.seed, self.runtime, self.ranks)
+
+    def train(
+        self,
+        stage: Stage,
+        task: Task[Any],
+        settings: TrainSettings,
+        batches: Batches,
+        after_epoch: Callable[[int], dict[str, float]] | None = None,
+    ) -> dict[str, Any]:
+        """Train a task to the end and return what it took."""
+        plan = Plan(
+            label=stage.name,
             epochs=settings.epochs,
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=batches.steps_per_epoch,
             batch_size=settings.batch_size,
-            seed=self.seed,
             checkpoint_seconds=self.settings.checkpoint_seconds,
+            accumulate=self.settings.accumulate,
+            clip_grad=settings.clip_grad,
+            tensorboard=self.settings.tensorboard,
         )
+        self.ranks.rows(plan.batch_size, plan.accumulate)  # refused before anything else
+        processes = "process" if self.ranks.size == 1 else "processes"
+        self.console.say(
+            f"{plan.label}: {plan.total_steps:,} steps of {plan.batch_size} images "
+            f"({self.ranks.size} {processes}, accumulate {plan.accumulate}); learning rate "
+            f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, plan.batch_size):.3g}"
+        )
+        machine = Machine(self.runtime, self.ranks, self.stopping, self.console, self.ledger)
+        return Training(task, plan, stage.folder, machine, after_epoch=after_epoch).run()
 
     def finish(
         self,
         stage: Stage,
         store: ImageStore,
-        cost: dict[str, float],
+        cost: dict[str, Any],
         parents: dict[str, Path],
         **results: Any,
     ) -> dict[str, Any]:
-        """Write a stage's manifest, drop its checkpoints, and return the manifest."""
-        manifest = stage.finish(
-            {"images": store.summary(), "cost": cost | self.runtime.describe(), **results}, parents
-        )
+        """Write a stage's manifest, drop its checkpoints, and return the manifest.
+
+        `cost` has the `images` seen and the `flops` of their matrix products; here the ledger's
+        seconds are added, and what share of this machine's best the products came to.
+        """
+        seconds = self.ledger.seconds
+        peak = self.runtime.peak_flops() * self.ranks.size
+        of_cost = {
+            "seconds": round(seconds, 3),
+            **cost,
+            "peak_flops": peak,
+            "share_of_peak": cost["flops"] / seconds / peak,
+            "memory_bytes": self.runtime.memory(),
+            "attempts": self.ledger.attempt,
+            "processes": self.ranks.size,
+            **self.runtime.describe(),
+        }
+        manifest = stage.finish({"images": store.summary(), "cost": of_cost, **results}, parents)
         Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
         self._unlock()
         return manifest
-
-    def generator(self, *key: str | int) -> torch.Generator:
-        """Return a CPU generator for one purpose."""
-        return torch.Generator().manual_seed(seed_for(self.seed, *key))
 
 
 def visible_patches(architecture: Architecture, mask_ratio: float, least: int) -> int:

@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.errors import LabelError
-from masktas.nn.supernet import Supernet
-from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
+from masktas.stages.build import classifier_task
 from masktas.stages.context import Context
 from masktas.stages.inputs import load_supernet
-from masktas.train.checkpoint import TrainingState
-from masktas.train.loop import fit
 from masktas.train.metrics import accuracy
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
-from masktas.train.optim import adamw, scaled_lr, warmup_cosine
 
 
 def finetune(
@@ -78,50 +72,43 @@ def finetune(
     ):
         return stage.manifest()
 
-    target_of = label_of[batches.images.positions]
-    network = _network(context, shape, settings, shared).to(context.runtime.device)
-    plan = context.plan("finetune", settings, batches.steps_per_epoch)
-    lr = scaled_lr(settings.lr, settings.batch_size)
-    optimizer = adamw(network, lr=lr, weight_decay=settings.weight_decay)
-    schedule = warmup_cosine(
-        optimizer, total_steps=plan.total_steps, warmup_share=settings.warmup_share
+    network, task = classifier_task(
+        settings,
+        shape,
+        shared if settings.init == "inherit" else None,
+        batches,
+        label_of[batches.images.positions],
+        context.setup,
     )
-
-    def step(index: int) -> dict[str, Tensor]:
-        schedule.step_update(index)
-        pixels, numbers = batches.train(index)
-        target = target_of[numbers].to(pixels.device)
-        with context.runtime.autocast():
-            logits = network(pixels)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return {"loss": loss.detach()}
+    validation: dict[str, float] = {}
 
     def measure(split: str) -> dict[str, float]:
         of_split = context.batches(store, split)
-        return accuracy(network, of_split, label_of[of_split.images.positions], context.runtime)
+        labels = label_of[of_split.images.positions]
+        return accuracy(network, of_split, labels, context.runtime, context.ranks)
 
     def watch(_: int) -> dict[str, float]:
-        return {f"validation_{key}": value for key, value in measure("validation").items()}
+        validation.update(measure("validation"))
+        return {f"validation_{key}": value for key, value in validation.items()}
 
-    network.train()
-    state = TrainingState(network, optimizer)
-    cost = fit(step, plan, state, stage.folder, context.console, after_epoch=watch)
-    save_network(stage.folder, network.cpu())
-    network.to(context.runtime.device)
-    return context.finish(
-        stage,
-        store,
-        cost,
-        parents=parents,
-        classes=classes,
-        params=params(shape),
-        macs=macs(shape),
-        validation=measure("validation"),
-        test=measure("test"),
-    )
+    cost = context.train(stage, task, settings, batches, after_epoch=watch)
+    test = measure("test")
+
+    def results() -> dict[str, Any]:
+        save_network(stage.folder, network)
+        return context.finish(
+            stage,
+            store,
+            cost,
+            parents=parents,
+            classes=classes,
+            params=params(shape),
+            macs=macs(shape),
+            validation=validation,
+            test=test,
+        )
+
+    return context.ranks.first(results)
 
 
 def _wanted(
@@ -135,14 +122,3 @@ def _wanted(
     if path.is_dir():
         path /= ARCHITECTURE
     return Architecture.load(path), {"architecture": path}
-
-
-def _network(
-    context: Context, shape: Architecture, settings: FinetuneSettings, shared: Supernet
-) -> ViT:
-    """Build the network and give it the supernet's slice, or random weights."""
-    network = ViT(shape, drop_path=settings.drop_path)
-    network.init_weights(context.generator("finetune"))
-    if settings.init == "inherit":
-        network.load_state_dict(shared.extract(shape).state_dict())
-    return network

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masktas.artifacts import Run
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Bar, Console
 from masktas.data.store import ImageStore
@@ -27,13 +28,14 @@ from masktas.space import (
     Architecture,
     Budget,
     BudgetedSpace,
+    cost,
     format_quantity,
     macs,
     params,
 )
 from masktas.stages.context import Context, visible_patches
 from masktas.stages.inputs import load_supernet, load_teacher
-from masktas.train.networks import WEIGHTS, save_architecture, save_network
+from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_architecture, save_network
 
 Rate = Callable[[Architecture], Tensor]
 HISTORY = "history.jsonl"
@@ -105,7 +107,6 @@ def search(
     if not context.begin(stage, settings, parents=parents, images=images.to_dict()):
         return stage.manifest()
 
-    began = time.monotonic()
     rate = _rating(context, shared, settings, store, visible)
     evolution = Evolution(
         candidates,
@@ -116,30 +117,41 @@ def search(
         block_probability=settings.block_probability,
         seed=seed_for(context.seed, "search"),
     )
-    _evolve(evolution, rate, stage.folder / HISTORY, context.console)
-    winner = evolution.best.candidate.architecture
-    save_network(stage.folder, shared.extract(winner).cpu(), rating=evolution.best.rating)
-    baselines = _baselines(winner, candidates, rate, settings.baselines, context.seed)
-    for label, one in baselines.items():
-        save_architecture(stage.folder / f"{label}.json", one.architecture, rating=one.rating)
-    seconds = round(time.monotonic() - began, 3)
-    rated = len(evolution.history)
-    return context.finish(
-        stage,
-        store,
-        {
-            "seconds": seconds,
-            "images": rated * min(settings.num_images, len(store.images("search"))),
-        },
-        parents=parents,
-        budget=candidates.budget.to_dict(),
-        space=space.to_dict(),
-        feasible=candidates.size(),
-        rated=rated,
-        winner=RatedNetwork(winner, evolution.best.rating).to_dict(),
-        uniform=baselines["uniform"].to_dict() if "uniform" in baselines else None,
-        random=[one.to_dict() for label, one in baselines.items() if label != "uniform"],
+    _evolve(context, evolution, rate, stage.folder / HISTORY)
+    best = evolution.best
+    winner = best.candidate.architecture
+    baselines = _baselines(context, winner, candidates, rate, settings.baselines)
+    count = min(settings.num_images, len(store.images("search")))
+
+    def results() -> dict[str, Any]:
+        save_network(stage.folder, shared.extract(winner).cpu(), rating=best.rating)
+        for label, one in baselines.items():
+            save_architecture(stage.folder / f"{label}.json", one.architecture, rating=one.rating)
+        return context.finish(
+            stage,
+            store,
+            _cost(evolution, context.run, visible, count),
+            parents=parents,
+            budget=candidates.budget.to_dict(),
+            space=space.to_dict(),
+            feasible=candidates.size(),
+            rated=len(evolution.history),
+            winner=RatedNetwork(winner, best.rating).to_dict(),
+            uniform=baselines["uniform"].to_dict() if "uniform" in baselines else None,
+            random=[one.to_dict() for label, one in baselines.items() if label != "uniform"],
+        )
+
+    return context.ranks.first(results)
+
+
+def _cost(evolution: Evolution, run: Run, visible: int, count: int) -> dict[str, Any]:
+    """Count images, and the products of encoding them and relating their patches (16)."""
+    teacher = Architecture.load(run.teacher.folder / ARCHITECTURE)
+    networks = [teacher] + [rated.candidate.architecture for rated in evolution.history]
+    macs_of_image = sum(
+        cost.encoder_macs(one, visible) + visible * visible * one.embed_dim for one in networks
     )
+    return {"images": len(evolution.history) * count, "flops": 2 * macs_of_image * count}
 
 
 def _rating(
@@ -184,46 +196,67 @@ def _rating(
     return rate
 
 
-def _evolve(evolution: Evolution, rate: Rate, history: Path, console: Console) -> None:
+def _evolve(context: Context, evolution: Evolution, rate: Rate, history: Path) -> None:
     """Rate generation after generation, from where the journal ends."""
+    ranks = context.ranks
     known = journal.replay(history, evolution)
+    ranks.any()  # nobody writes before all have read
     total = min(evolution.population * evolution.generations, evolution.candidates.size())
     start = len(evolution.history) + len(known)
     if start:
-        console.say(f"Going on after {start} candidates.")
-    with console.bar("search", total, start) as bar:
+        context.console.say(f"Going on after {start} candidates.")
+    with context.console.bar("search", total, start) as bar, context.stopping.listening():
         while not evolution.done:
-            asked = evolution.ask()
-            fresh = asked[len(known) :]
-            ratings = _rate_all(fresh, rate, bar, len(evolution.history) + len(known))
-            journal.write(history, fresh, ratings, start=len(evolution.history) + len(known))
+            fresh = evolution.ask()[len(known) :]
+            ratings, stopped = _rate_all(context, fresh, rate, bar, start)
+            if ranks.is_first:
+                journal.write(history, fresh[: len(ratings)], ratings, start=start)
+                context.ledger.write(start + len(ratings))
+            start += len(ratings)
+            if stopped:
+                raise context.stopping.error(f"Stopped after {start} of {total} candidates")
             evolution.tell(known + ratings)
             known = []
             best = evolution.best
             bar.update(
-                len(evolution.history),
+                start,
                 f"best {best.rating:.4f} "
                 f"({format_quantity(params(best.candidate.architecture))} params)",
             )
 
 
-def _rate_all(candidates: list[Candidate], rate: Rate, bar: Bar, done: int) -> list[float]:
-    """Rate a generation; its numbers are read from the device together."""
-    ratings = []
-    for number, candidate in enumerate(candidates, start=1):
-        ratings.append(rate(candidate.architecture))
-        bar.update(done + number)
-    numbers: list[float] = torch.stack(ratings).tolist() if ratings else []
+def _rate_all(
+    context: Context, candidates: list[Candidate], rate: Rate, bar: Bar, done: int
+) -> tuple[list[float], bool]:
+    """Rate a generation, each process its share; numbers are read from the device together.
+
+    Returns:
+        The ratings, and whether it was asked to stop before all were rated.
+    """
+    ranks = context.ranks
+    ratings: list[Tensor] = []
+    rated, longest = 0, 0.0
+    while rated < len(candidates):
+        began = time.monotonic()
+        for candidate in ranks.mine(candidates[rated : rated + ranks.size]):
+            ratings.append(rate(candidate.architecture))
+        rated = min(rated + ranks.size, len(candidates))
+        bar.update(done + rated)
+        longest = max(longest, time.monotonic() - began)
+        if ranks.any(context.stopping.asked(2 * longest))[0]:
+            break
+    mine = torch.stack(ratings).tolist() if ratings else []
+    numbers = ranks.gather(mine, rated)
     if not all(math.isfinite(number) for number in numbers):
         raise MasktasError(
             "A rating is not a finite number: choose a higher --temperature, or train the supernet "
             "again if its losses are not finite either."
         )
-    return numbers
+    return numbers, rated < len(candidates)
 
 
 def _baselines(
-    winner: Architecture, candidates: BudgetedSpace, rate: Rate, count: int, seed: int
+    context: Context, winner: Architecture, candidates: BudgetedSpace, rate: Rate, count: int
 ) -> dict[str, RatedNetwork]:
     """Rate random architectures of the winner's size, and the largest uniform one that fits."""
     size, limits = params(winner), candidates.budget
@@ -234,7 +267,7 @@ def _baselines(
         max_macs=limits.max_macs,
     )
     alike = BudgetedSpace(candidates.space, band)
-    rng = random.Random(seed_for(seed, "baselines"))
+    rng = random.Random(seed_for(context.seed, "baselines"))
     drawn: list[Architecture] = []
     for _ in range(20 * count):
         one = alike.sample(rng)
@@ -244,4 +277,9 @@ def _baselines(
     uniform = candidates.largest_uniform()
     if uniform is not None:
         chosen["uniform"] = uniform
-    return {name: RatedNetwork(one, rate(one).item()) for name, one in chosen.items()}
+    mine = [rate(one).item() for one in context.ranks.mine(list(chosen.values()))]
+    ratings = context.ranks.gather(mine, len(chosen))
+    return {
+        name: RatedNetwork(one, rating)
+        for (name, one), rating in zip(chosen.items(), ratings, strict=True)
+    }

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
-from masktas.nn.distill import StudentShape, feature_loss
-from masktas.nn.mae import pixel_loss, require_decoder_dim
-from masktas.nn.patches import masking_noise, patchify, random_masking, take
-from masktas.nn.supernet import Supernet
-from masktas.seeding import seed_for
+from masktas.nn.mae import require_decoder_dim
+from masktas.nn.rating import Relation
 from masktas.space import SearchSpace
+from masktas.stages.build import supernet_task
 from masktas.stages.context import Context, visible_patches
 from masktas.stages.inputs import (
     load_masked_autoencoder,
@@ -24,10 +19,8 @@ from masktas.stages.inputs import (
     save_supernet,
 )
 from masktas.stages.pictures import draw_reconstructions
-from masktas.train.checkpoint import TrainingState
-from masktas.train.loop import fit
+from masktas.stages.probes import Probes, probe_epochs
 from masktas.train.networks import WEIGHTS
-from masktas.train.optim import SlicedAdamW, scaled_lr, warmup_cosine
 
 
 def supernet(
@@ -74,54 +67,40 @@ def supernet(
     ):
         return stage.manifest()
 
-    device = context.runtime.device
-    frozen.encoder.to(device)
-    shared = Supernet(
-        space, StudentShape(settings.decoder_dim, settings.decoder_depth, frozen.embed_dim)
-    )
-    shared.init_weights(context.generator("supernet"))
-    shared.to(device)
-    plan = context.plan("supernet", settings, batches.steps_per_epoch)
-    lr = scaled_lr(settings.lr, settings.batch_size)
-    optimizer = SlicedAdamW(
-        shared.student, shared.edges(), lr=lr, weight_decay=settings.weight_decay
-    )
-    schedule = warmup_cosine(
-        optimizer, total_steps=plan.total_steps, warmup_share=settings.warmup_share
-    )
-
-    def step(index: int) -> dict[str, Tensor]:
-        """Do lines 5 to 9 of Algorithm 1."""
-        schedule.step_update(index)
-        pixels, _ = batches.train(index)
-        patches = patchify(pixels, space.patch_size)
-        noise = masking_noise(len(pixels), patches.shape[1], seed_for(context.seed, "mask", index))
-        ids_keep, ids_masked = random_masking(noise.to(device), visible)
-        architecture = space.sample(random.Random(seed_for(context.seed, "sample", index)))
-        student = shared.subnet(architecture).train()
-        with context.runtime.autocast():
-            target = frozen(take(patches, ids_keep), ids_keep)
-            predicted, projected = student(patches, ids_keep, ids_masked)
-        pixel = pixel_loss(predicted, patches, ids_masked)
-        feature = feature_loss(projected, target)
-        loss = pixel + settings.beta * feature if settings.beta else pixel  # (9)
-        loss.backward()
-        optimizer.step_slices(dict(student.named_parameters()))
-        return {
-            "loss": loss.detach(),
-            "pixel_loss": pixel.detach(),
-            "feature_loss": feature.detach(),
-        }
-
-    state = TrainingState(shared.student, optimizer)
-    cost = fit(step, plan, state, stage.folder, context.console)
-    save_supernet(stage.folder, shared)
-    draw_reconstructions(
-        stage.folder / "reconstructions.png",
-        batches=context.batches(store, "validation"),
-        teacher=load_masked_autoencoder(context.run).to(device),
-        student=shared.subnet(space.largest).eval(),
+    shared, task = supernet_task(settings, space, frozen, batches, context.setup)
+    held_out = context.batches(store, "validation")
+    probes = Probes(
+        shared,
+        frozen,
+        held_out,
         visible=visible,
+        count=settings.probe_images,
+        relation=Relation(),
         seed=context.seed,
+        runtime=context.runtime,
+        ranks=context.ranks,
+        warn=context.console.warn,
     )
-    return context.finish(stage, store, cost, parents=parents)
+    watched = probe_epochs(settings.epochs, settings.probes)
+    cost = context.train(
+        stage,
+        task,
+        settings,
+        batches,
+        after_epoch=lambda epoch: probes.measure(epoch) if epoch in watched else {},
+    )
+
+    def results() -> dict[str, Any]:
+        save_supernet(stage.folder, shared)
+        draw_reconstructions(
+            stage.folder / "reconstructions.png",
+            batches=held_out,
+            teacher=load_masked_autoencoder(context.run).to(context.runtime.device),
+            student=shared.subnet(space.largest).eval(),
+            visible=visible,
+            seed=context.seed,
+        )
+        watching = probes.describe() if watched else {}
+        return context.finish(stage, store, cost, parents=parents, probes=watching)
+
+    return context.ranks.first(results)

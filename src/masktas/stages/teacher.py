@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.nn.mae import MaskedAutoencoder, pixel_loss, require_decoder_dim
-from masktas.nn.patches import masking_noise, patchify, random_masking
-from masktas.seeding import seed_for
+from masktas.nn.mae import require_decoder_dim
 from masktas.space import Architecture
+from masktas.stages.build import teacher_task
 from masktas.stages.context import Context, visible_patches
 from masktas.stages.inputs import DECODER
 from masktas.train import checkpoint
-from masktas.train.checkpoint import TrainingState
-from masktas.train.loop import fit
 from masktas.train.networks import save_network
-from masktas.train.optim import adamw, scaled_lr, warmup_cosine
 
 
 def teacher(
@@ -53,7 +47,7 @@ def teacher(
     images = context.images_given(data, data_settings, image_size=224, in_channels=3)
     shape = teacher_architecture(settings, images.image_size, images.in_channels)
     require_decoder_dim(settings.decoder_dim)
-    visible = visible_patches(shape, settings.mask_ratio, least=1)
+    visible_patches(shape, settings.mask_ratio, least=1)
     images.source()  # a wrong path is refused before a folder is made
     stage = context.run.teacher
     store = context.open_images(images, allowed=("supernet",))
@@ -61,37 +55,15 @@ def teacher(
     if not context.begin(stage, settings, parents={}, images=images.to_dict()):
         return stage.manifest()
 
-    model = MaskedAutoencoder(
-        shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
-    )
-    model.init_weights(context.generator("teacher"))
-    model.to(context.runtime.device)
-    plan = context.plan("teacher", settings, batches.steps_per_epoch)
-    lr = scaled_lr(settings.lr, settings.batch_size)
-    optimizer = adamw(model, lr=lr, weight_decay=settings.weight_decay)
-    schedule = warmup_cosine(
-        optimizer, total_steps=plan.total_steps, warmup_share=settings.warmup_share
-    )
+    model, task = teacher_task(settings, shape, batches, context.setup)
+    cost = context.train(stage, task, settings, batches)
 
-    def step(index: int) -> dict[str, Tensor]:
-        schedule.step_update(index)
-        pixels, _ = batches.train(index)
-        patches = patchify(pixels, shape.patch_size)
-        noise = masking_noise(len(pixels), shape.num_patches, seed_for(context.seed, "mask", index))
-        ids_keep, ids_masked = random_masking(noise.to(pixels.device), visible)
-        with context.runtime.autocast():
-            predicted = model(patches, ids_keep, ids_masked)
-        loss = pixel_loss(predicted, patches, ids_masked)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return {"pixel_loss": loss.detach()}
+    def results() -> dict[str, Any]:
+        save_network(stage.folder, model.encoder)
+        checkpoint.save(stage.folder / DECODER, model.decoder.state_dict(), {})
+        return context.finish(stage, store, cost, parents={})
 
-    state = TrainingState(model, optimizer)
-    cost = fit(step, plan, state, stage.folder, context.console)
-    save_network(stage.folder, model.encoder)
-    checkpoint.save(stage.folder / DECODER, model.decoder.state_dict(), {})
-    return context.finish(stage, store, cost, parents={})
+    return context.ranks.first(results)
 
 
 def teacher_architecture(

@@ -80,23 +80,48 @@ class Checkpoints:
         self.folder = folder
         self.warn = warn
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.safetensors"
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
-        """Write the checkpoint of a step, then drop all but the newest two."""
-        save(self.folder / f"step-{step:09d}.safetensors", tensors, {"step": step, **meta})
-        for path in self._paths()[KEEP:]:
+    def steps(self) -> list[int]:
+        """Return the steps there are checkpoints of, the newest first."""
+        paths = self.folder.glob("step-*.safetensors")
+        return sorted((int(path.stem.removeprefix("step-")) for path in paths), reverse=True)
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed while writing left behind."""
+        for path in self.folder.glob(".*.tmp"):
             path.unlink()
 
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Read the newest that is whole, or None if there is none."""
-        for path in self._paths():
+    def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read the checkpoint of a step; ArtifactError if it is damaged."""
+        return load(self._path(step))
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+        """Write the checkpoint of a step, then drop all but the newest two.
+
+        Raises:
+            ArtifactError: if it cannot be written (a full disk), saying which one is left.
+        """
+        try:
+            save(self._path(step), tensors, {"step": step, **meta})
+        except ArtifactError as error:
+            left = self.steps()
+            good = f" The checkpoint of step {left[0]} is whole." if left else ""
+            raise ArtifactError(f"{error}{good}") from None
+        for older in self.steps()[KEEP:]:
+            self._path(older).unlink()
+
+    def newest(self) -> int | None:
+        """Return the step of the newest that is whole, or None; drop those that are not."""
+        for step in self.steps():
             try:
-                return load(path)
+                self.load(step)
             except ArtifactError as error:
                 self.warn(f"{error} Going on from the checkpoint before it.")
-                path.unlink()
+                self._path(step).unlink()
+            else:
+                return step
         return None
 
     def clear(self) -> None:
@@ -137,14 +162,15 @@ class TrainingState:
                 parts.setdefault(parameter, {})[key] = tensor
         load_strict(self.module, parts.pop("module", {}), where="checkpoint")
         by_name = dict(self.module.named_parameters())
+        for name in by_name.keys() - parts.keys():
+            self.optimizer.state.pop(by_name[name], None)  # there was none yet
         for name, entries in parts.items():
             state = self.optimizer.state[by_name[name]]
             for key, tensor in entries.items():
                 if key in state:
                     state[key].copy_(tensor)
                 else:  # torch's own optimisers make their state at their first step
-                    device = "cpu" if tensor.ndim == 0 and by_name[name].is_cpu else None
-                    state[key] = tensor.to(device or by_name[name].device)
+                    state[key] = tensor.to(by_name[name].device)
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:

@@ -1,44 +1,57 @@
-"""The one training loop. What a step does is the stage's affair; when to log and save is ours."""
+"""The one training loop. What a step learns is the task's affair; all the rest is ours.
+
+Losses stay on the device until a line is logged. A checkpoint can be made after any step: it
+holds the losses since the last line too, so a resumed run also writes the same lines.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from masktas.artifacts import append_lines, read_lines, write_text
-from masktas.console import Console, format_seconds
+from masktas.console import Bar, Console, format_bytes
 from masktas.errors import MasktasError
-from masktas.seeding import seed_for
+from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
+from masktas.train.log import Ledger, Metrics
+from masktas.train.ranks import Ranks, told
+from masktas.train.runtime import Runtime
+from masktas.train.step import train_step
+from masktas.train.task import Task
 
-Step = Callable[[int], dict[str, Tensor]]
+RECOVERIES = 3
+WINDOW = "log.losses"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to train and how often to look up.
+    """How long to train, and how.
 
     Attributes:
         label: of the progress bar.
         epochs, steps_per_epoch: their product is the number of steps.
-        batch_size: images of a step.
-        seed: names the random numbers that library layers draw (drop path).
+        batch_size: images of a step, over all processes.
         checkpoint_seconds: time between checkpoints.
+        accumulate: parts in which a process computes its share of a batch.
+        clip_grad: norm that gradients are scaled down to, if any.
+        tensorboard: whether to write for it.
     """
 
     label: str
     epochs: int
     steps_per_epoch: int
     batch_size: int
-    seed: int
     checkpoint_seconds: float
+    accumulate: int = 1
+    clip_grad: float | None = None
+    tensorboard: bool = False
 
     @property
     def total_steps(self) -> int:
@@ -50,91 +63,246 @@ class Plan:
         """Steps between log lines, about ten an epoch."""
         return max(1, min(50, self.steps_per_epoch // 10))
 
+    def is_line(self, done: int) -> bool:
+        """Say whether a line is logged after `done` steps."""
+        return done % self.log_every == 0 or self.ends_epoch(done)
 
-def fit(
-    step: Step,
-    plan: Plan,
-    state: TrainingState,
-    folder: Path,
-    console: Console,
-    *,
-    after_epoch: Callable[[int], dict[str, float]] | None = None,
-) -> dict[str, float]:
-    """Call `step(0)`, `step(1)`, ... to the end, from the last checkpoint where there is one.
+    def ends_epoch(self, done: int) -> bool:
+        """Say whether an epoch is over after `done` steps."""
+        return done % self.steps_per_epoch == 0
 
-    Losses are averaged between log lines and read from the device there only. Checkpoints are
-    made at log lines, so that a resumed run writes the same lines as an uninterrupted one.
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a training runs on, and who watches it.
+
+    Attributes:
+        runtime: device and precision.
+        ranks: the processes of the job.
+        stopping: when to stop before the end.
+        console: shows the bar.
+        ledger: counts the seconds.
+    """
+
+    runtime: Runtime
+    ranks: Ranks
+    stopping: Stopping
+    console: Console
+    ledger: Ledger
+
+
+class Window:
+    """The losses of the steps since the last log line, on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.steps: list[int] = []
+        self._values: list[Tensor] = []
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Take what a step returned."""
+        self.names = list(losses)
+        self.steps.append(step)
+        self._values.append(torch.stack(list(losses.values())))
+
+    def tensor(self, ranks: Ranks) -> Tensor:
+        """Return the losses of the whole job, `[steps, names]`; the first process keeps them."""
+        if not self._values:
+            return torch.zeros(0, len(self.names), dtype=torch.float64)
+        values = ranks.sum(torch.stack(self._values))
+        self._values = list(values if ranks.is_first else torch.zeros_like(values))
+        return values
+
+    def fill(self, names: list[str], steps: list[int], values: Tensor) -> None:
+        """Take back what a checkpoint held."""
+        self.names, self.steps, self._values = list(names), list(steps), list(values)
+
+
+class Training:
+    """A training under way: from the last checkpoint, where there is one, to the end.
 
     Args:
-        step: does one optimisation step and returns its losses, scalars on the device.
+        task: what is learnt.
         plan: how long.
-        state: what a checkpoint holds.
-        folder: of the stage; gets `metrics.jsonl` and `checkpoints/`.
-        console: shows the bar.
+        folder: of the stage; gets `metrics.jsonl`, `ledger.jsonl` and `checkpoints/`.
+        machine: where, and who watches.
         after_epoch: is called with the number of the epoch that has ended; its numbers are logged.
-
-    Returns:
-        The cost: `seconds` of all attempts together and `images` seen.
-
-    Raises:
-        MasktasError: if a loss is no longer a finite number.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", console.warn)
-    metrics = folder / "metrics.jsonl"
-    first, spent = _resume(checkpoints, state, metrics, console)
-    began = saved = time.monotonic()
-    losses: dict[str, Tensor] = {}
-    since = 0
-    with console.bar(plan.label, plan.total_steps, first) as bar:
-        for index in range(first, plan.total_steps):
-            torch.manual_seed(seed_for(plan.seed, "layers", index))
-            for name, value in step(index).items():
-                losses[name] = losses[name] + value if name in losses else value
-            since += 1
-            done = index + 1
-            ended = done % plan.steps_per_epoch == 0
-            if not (ended or done % plan.log_every == 0):
-                continue
-            line: dict[str, float] = {name: value.item() / since for name, value in losses.items()}
-            _require_finite(line, done, plan.label)
-            losses, since = {}, 0
-            now = time.monotonic()
-            pace = (done - first) * plan.batch_size / max(1e-9, now - began)
-            words = " ".join(f"{name} {value:.4g}" for name, value in line.items())
-            if ended and after_epoch:
-                line |= after_epoch(done // plan.steps_per_epoch)
-            append_lines(
-                metrics, [json.dumps({"step": done, "epoch": done / plan.steps_per_epoch, **line})]
+
+    def __init__(
+        self,
+        task: Task[Any],
+        plan: Plan,
+        folder: Path,
+        machine: Machine,
+        *,
+        after_epoch: Callable[[int], dict[str, float]] | None = None,
+    ) -> None:
+        self.task, self.plan, self.machine = task, plan, machine
+        self.after_epoch = after_epoch
+        self.state = TrainingState(task.module, task.optimizer)
+        self.metrics = Metrics(folder, tensorboard=plan.tensorboard)
+        self.checkpoints = Checkpoints(folder / "checkpoints", machine.console.warn)
+        self.window = Window()
+        self.skipped: list[int] = []
+        self._first = 0
+        self._began = self._saved = time.monotonic()
+        self._reserve = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            What it took: `images` seen, `flops` of the matrix products, `skipped_steps`.
+
+        Raises:
+            Stopped: if it was asked to stop; a checkpoint has been made.
+            MasktasError: if losses are not finite again and again.
+        """
+        plan, stopping = self.plan, self.machine.stopping
+        step = self._first = self._start()
+        with (
+            self.machine.console.bar(plan.label, plan.total_steps, step) as bar,
+            stopping.listening(),
+            told(),
+        ):
+            while step < plan.total_steps:
+                self._do(step)
+                step += 1
+                stop, save = self.machine.ranks.any(
+                    stopping.asked(self._reserve), self._checkpoint_is_due()
+                )
+                if not (stop or save or plan.is_line(step)):
+                    continue
+                values = self.window.tensor(self.machine.ranks).tolist()  # the device is read
+                bad = next(self._not_finite(values), None)
+                if bad:
+                    step = self._recover(*bad)
+                    continue
+                if plan.is_line(step):
+                    self._log(step, values, bar)
+                if step < plan.total_steps and (stop or save):
+                    self._save(step)
+                    if stop:
+                        raise stopping.error(f"Stopped at step {step} of {plan.total_steps}")
+        if self.machine.ranks.is_first:
+            self.metrics.close()
+        return self._cost()
+
+    def _do(self, step: int) -> None:
+        """Do a step, unless it is one that is left out."""
+        if step not in self.skipped:
+            began = time.monotonic()
+            losses = train_step(
+                self.task,
+                step,
+                self.machine.ranks,
+                accumulate=self.plan.accumulate,
+                clip_grad=self.plan.clip_grad,
             )
-            bar.update(done, f"{words} | {pace:.0f} images/s")
-            if now - saved >= plan.checkpoint_seconds and done < plan.total_steps:
-                checkpoints.save(done, state.tensors(), {"seconds": spent + now - began})
-                saved = now
-    seconds = spent + time.monotonic() - began
-    return {"seconds": round(seconds, 3), "images": plan.total_steps * plan.batch_size}
+            self.window.add(step, losses)
+            self._reserve = max(self._reserve, 2 * (time.monotonic() - began))
 
+    def _start(self) -> int:
+        """Go on from the newest checkpoint, or make the first; return the step to do next."""
+        if self.machine.ranks.is_first:
+            self.checkpoints.sweep()
+        step = self._restore()
+        if step is None:
+            if self.machine.ranks.is_first:
+                self.metrics.cut(-1)
+            self._save(0)  # also shows that there is room for one
+            return 0
+        self.machine.console.say(f"Going on from step {step}.")
+        return step
 
-def _resume(
-    checkpoints: Checkpoints, state: TrainingState, metrics: Path, console: Console
-) -> tuple[int, float]:
-    """Fill the state from the newest checkpoint; cut the log to it. Return step and seconds."""
-    found = checkpoints.newest()
-    if found is None:
-        metrics.unlink(missing_ok=True)
-        return 0, 0.0
-    tensors, meta = found
-    state.fill(tensors)
-    kept = [line for line in read_lines(metrics) if line["step"] <= meta["step"]]
-    write_text(metrics, "".join(json.dumps(line) + "\n" for line in kept))
-    spent = format_seconds(meta["seconds"])
-    console.say(f"Going on from step {meta['step']} ({spent} in).")
-    return int(meta["step"]), float(meta["seconds"])
+    def _restore(self) -> int | None:
+        """Fill everything from the newest checkpoint that is whole and return its step."""
+        ranks = self.machine.ranks
+        step = ranks.first(self.checkpoints.newest)
+        if step is None:
+            return None
+        tensors, meta = self.checkpoints.load(step)
+        values = tensors.pop(WINDOW)
+        if not ranks.is_first:
+            values.zero_()
+        self.state.fill(tensors)
+        self.window.fill(meta["names"], meta["steps"], values.to(self.machine.runtime.device))
+        self.skipped = sorted({*self.skipped, *meta["skipped"]})
+        if ranks.is_first:
+            self.metrics.cut(step)
+        return step
 
+    def _save(self, step: int) -> None:
+        """Make a checkpoint."""
+        began = time.monotonic()
+        values = self.window.tensor(self.machine.ranks)
+        meta = {"names": self.window.names, "steps": self.window.steps, "skipped": self.skipped}
+        if self.machine.ranks.is_first:
+            self.checkpoints.save(step, {**self.state.tensors(), WINDOW: values}, meta)
+        self._saved = time.monotonic()
+        self._reserve = max(self._reserve, 2 * (self._saved - began))
 
-def _require_finite(line: dict[str, float], step: int, label: str) -> None:
-    for name, value in line.items():
-        if not math.isfinite(value):
+    def _checkpoint_is_due(self) -> bool:
+        waited = time.monotonic() - self._saved
+        return self.machine.ranks.is_first and waited >= self.plan.checkpoint_seconds
+
+    def _not_finite(self, values: list[list[float]]) -> Iterator[tuple[int, str, float]]:
+        """Yield step, name and value of every loss that is not a finite number."""
+        for step, row in zip(self.window.steps, values, strict=True):
+            for name, value in zip(self.window.names, row, strict=True):
+                if not math.isfinite(value):
+                    yield step, name, value
+
+    def _recover(self, step: int, name: str, value: float) -> int:
+        """Go back to the newest checkpoint, to leave the step out; return the step to do next.
+
+        What is drawn hangs on the step's number, so all others will be what they were.
+        """
+        about = self.task.about(step)
+        what = f"{name} is {value} at step {step}{f' ({about})' if about else ''}."
+        if len(self.skipped) >= RECOVERIES:
             raise MasktasError(
-                f"{label}: {name} is {value} by step {step}. The last checkpoint is kept; start "
-                "afresh with --overwrite and a lower --lr."
+                f"{self.plan.label}: {what} {RECOVERIES} steps have been left out for such a thing "
+                "before. The last checkpoint is kept; start afresh with --overwrite and a lower "
+                "--lr, or with --clip-grad 1."
             )
+        self.skipped.append(step)
+        good = self._restore()
+        assert good is not None
+        times = f"{len(self.skipped)} of {RECOVERIES}"
+        self.machine.console.warn(
+            f"{what} Going back to step {good}; step {step} will be left out ({times})."
+        )
+        return good
+
+    def _log(self, step: int, values: list[list[float]], bar: Bar) -> None:
+        """Write a line, after what an epoch's end asks for."""
+        plan, machine = self.plan, self.machine
+        now = time.monotonic()
+        pace = (step - self._first) * plan.batch_size / max(1e-9, now - self._began)
+        left = (plan.total_steps - step) * plan.batch_size / max(1e-9, pace)
+        memory = machine.runtime.memory()
+        columns = zip(self.window.names, zip(*values, strict=True), strict=False)
+        line = {name: math.fsum(column) / len(column) for name, column in columns}
+        self.window = Window()
+        words = " ".join(f"{name} {value:.4g}" for name, value in line.items())
+        line["lr"] = self.task.optimizer.param_groups[0]["lr"]
+        if self.after_epoch and plan.ends_epoch(step):
+            line |= self.after_epoch(step // plan.steps_per_epoch)
+        if machine.ranks.is_first:
+            speed = {"images_per_second": round(pace, 2), "memory_bytes": memory}
+            line = {"step": step, "epoch": step / plan.steps_per_epoch, **line}
+            self.metrics.write(line, speed)
+            machine.ledger.write(step, seconds_left=round(left, 1), **speed)
+        bar.update(step, f"{words} | {pace:.0f} images/s, {format_bytes(memory)}")
+
+    def _cost(self) -> dict[str, Any]:
+        """Count what the whole training took."""
+        done = [step for step in range(self.plan.total_steps) if step not in self.skipped]
+        macs = sum(self.task.macs(step) for step in done)
+        return {
+            "images": len(done) * self.plan.batch_size,
+            "flops": 2 * macs * self.plan.batch_size,
+            "skipped_steps": self.skipped,
+        }

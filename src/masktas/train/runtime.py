@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import platform
+import resource
+import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from masktas import launch
 from masktas.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A device, and whether matrix products are done in bfloat16 there."""
+    """A device, and how it is used.
+
+    Attributes:
+        device: where networks are.
+        bf16: whether matrix products are done in bfloat16; losses, the statistics of norms and
+            softmax are in float32 either way.
+        recompute: whether activations are computed again in the backward pass.
+    """
 
     device: torch.device
     bf16: bool
+    recompute: bool = False
 
     @classmethod
-    def choose(cls, device: str, precision: str) -> Runtime:
+    def choose(cls, device: str, precision: str, *, recompute: bool = False) -> Runtime:
         """Resolve `auto`: CUDA where there is one, bf16 on CUDA and fp32 on CPU.
+
+        Of several processes on one machine each takes the GPU of its number.
 
         Raises:
             ConfigError: if the device is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and launch.world_size() > 1:
+            device = f"cuda:{launch.local_rank()}"
         try:
             chosen = torch.device(device)
         except RuntimeError:
@@ -39,11 +56,25 @@ class Runtime:
                 f"--device {device}: torch can use {torch.cuda.device_count()} CUDA devices here "
                 "(`masktas doctor` shows what there is). --device cpu works everywhere."
             )
-        return cls(chosen, precision == "bf16" or (precision == "auto" and chosen.type == "cuda"))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
+        return cls(chosen, bf16, recompute)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products have the chosen precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def memory(self) -> int:
+        """Return the bytes that were in use at most so far: of the GPU, or of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def peak_flops(self) -> float:
+        """Measure matrix products at their best here: FLOPs a second, in the chosen precision."""
+        return matmul_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32)
 
     def describe(self) -> dict[str, object]:
         """Return device, precision and threads for manifests."""
@@ -55,6 +86,21 @@ class Runtime:
             "precision": "bf16" if self.bf16 else "fp32",
             "threads": torch.get_num_threads(),
         }
+
+
+@functools.cache
+def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
+    """Measure the FLOPs a second of a large square matrix product: the best of several runs."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device).to(dtype)
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until or best == float("inf"):
+        began = time.perf_counter()
+        _ = a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return float(2 * side**3 / best)
 
 
 def processor_name() -> str:

@@ -1,0 +1,132 @@
+"""Build what is trained, from settings: for the stages, and for `plan`, which tries it first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from masktas.config import (
+    FinetuneSettings,
+    SupernetSettings,
+    TeacherSettings,
+    TrainSettings,
+)
+from masktas.data.batches import Batches
+from masktas.nn.distill import EncoderTeacher, StudentShape
+from masktas.nn.mae import MaskedAutoencoder
+from masktas.nn.patches import num_visible
+from masktas.nn.supernet import Supernet
+from masktas.nn.vit import ViT
+from masktas.seeding import seed_for
+from masktas.space import Architecture, SearchSpace
+from masktas.train.optim import scaled_lr
+from masktas.train.ranks import Ranks
+from masktas.train.runtime import Runtime
+from masktas.train.task import Recipe
+from masktas.train.tasks.classified import Classification
+from masktas.train.tasks.distilled import MaskedDistillation, sampler
+from masktas.train.tasks.masked import MaskedAutoencoding, MaskedBatches
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where a task is at home: the seed that names its draws, the device, the processes."""
+
+    seed: int
+    runtime: Runtime
+    ranks: Ranks
+
+    def generator(self, *key: str | int) -> torch.Generator:
+        """Return a CPU generator for one purpose."""
+        return torch.Generator().manual_seed(seed_for(self.seed, *key))
+
+
+def teacher_task(
+    settings: TeacherSettings, shape: Architecture, batches: Batches, setup: Setup
+) -> tuple[MaskedAutoencoder, MaskedAutoencoding]:
+    """Return a masked autoencoder in its starting state, and its training."""
+    model = MaskedAutoencoder(
+        shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
+    )
+    model.init_weights(setup.generator("teacher"))
+    task = MaskedAutoencoding(
+        model.to(setup.runtime.device),
+        _masked(batches, shape, settings.mask_ratio, setup),
+        recipe(settings, batches),
+        setup.runtime,
+        setup.ranks,
+    )
+    return model, task
+
+
+def supernet_task(
+    settings: SupernetSettings,
+    space: SearchSpace,
+    teacher: EncoderTeacher,
+    batches: Batches,
+    setup: Setup,
+) -> tuple[Supernet, MaskedDistillation]:
+    """Return a supernet in its starting state, and its training; the teacher moves beside it."""
+    device = setup.runtime.device
+    teacher.encoder.to(device)
+    supernet = Supernet(
+        space, StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim)
+    )
+    supernet.init_weights(setup.generator("supernet"))
+    task = MaskedDistillation(
+        supernet.to(device),
+        teacher,
+        _masked(batches, space.largest, settings.mask_ratio, setup),
+        recipe(settings, batches),
+        setup.runtime,
+        beta=settings.beta,
+        draw=sampler(settings.sampler, space),
+        seed=setup.seed,
+    )
+    return supernet, task
+
+
+def classifier_task(
+    settings: FinetuneSettings,
+    shape: Architecture,
+    supernet: Supernet | None,
+    batches: Batches,
+    target: Tensor,
+    setup: Setup,
+) -> tuple[ViT, Classification]:
+    """Return a network with the supernet's slice, or random weights, and its fine-tuning."""
+    network = ViT(shape)
+    network.init_weights(setup.generator("finetune"))
+    if supernet is not None:
+        network.load_state_dict(supernet.extract(shape).state_dict())
+    task = Classification(
+        network.to(setup.runtime.device),
+        batches,
+        target,
+        recipe(settings, batches),
+        setup.runtime,
+        drop_path=settings.drop_path,
+        label_smoothing=settings.label_smoothing,
+        seed=setup.seed,
+        ranks=setup.ranks,
+    )
+    return network, task
+
+
+def recipe(settings: TrainSettings, batches: Batches) -> Recipe:
+    """Return how fast to learn: the settings' rate, for 256 images, scaled to the batch."""
+    return Recipe(
+        lr=scaled_lr(settings.lr, settings.batch_size),
+        weight_decay=settings.weight_decay,
+        total_steps=settings.epochs * batches.steps_per_epoch,
+        warmup_share=settings.warmup_share,
+    )
+
+
+def _masked(
+    batches: Batches, shape: Architecture, mask_ratio: float, setup: Setup
+) -> MaskedBatches:
+    visible = num_visible(shape.num_patches, mask_ratio)
+    return MaskedBatches(batches, shape.patch_size, visible, setup.seed)

@@ -1,0 +1,85 @@
+"""What a training leaves to look at: metrics, a ledger of what it cost, TensorBoard.
+
+`metrics.jsonl` holds what was learnt and is the same for every run of the same seed.
+`ledger.jsonl` holds when and how fast it was, of every attempt at it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from masktas.artifacts import append_lines, read_lines, write_text
+
+METRICS = "metrics.jsonl"
+LEDGER = "ledger.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class Ledger:
+    """Seconds spent on a stage, also by processes that were killed over it.
+
+    Args:
+        folder: of the stage.
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._path = folder / LEDGER
+        self._writes = writes
+        spent: Counter[int] = Counter()
+        for line in read_lines(self._path) if writes else []:
+            spent[line["attempt"]] = line["seconds"]
+        self.attempt = max(spent, default=0) + 1
+        self._before = sum(spent.values())
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all attempts."""
+        return self._before + time.monotonic() - self._began
+
+    def write(self, step: int, **figures: float | None) -> None:
+        """Append a line: how far this attempt is after how long, and how fast it goes."""
+        if self._writes:
+            seconds = round(time.monotonic() - self._began, 3)
+            line = {"attempt": self.attempt, "step": step, "seconds": seconds, **figures}
+            append_lines(self._path, [json.dumps(line)])
+
+
+class Metrics:
+    """`metrics.jsonl`, and TensorBoard beside it if wanted."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self._path = folder / METRICS
+        self._events = folder / TENSORBOARD if tensorboard else None
+        self._writer: Any = None
+
+    def cut(self, step: int) -> None:
+        """Drop the lines after a step: they are written again."""
+        kept = [line for line in read_lines(self._path) if line["step"] <= step]
+        if kept or self._path.exists():
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self._events:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.close()
+            self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
+
+    def write(self, line: dict[str, float], speed: dict[str, float]) -> None:
+        """Append a line of `step`, `epoch` and numbers; `speed` goes to TensorBoard only."""
+        append_lines(self._path, [json.dumps(line)])
+        if self._writer:
+            for name, value in {**line, **speed}.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, int(line["step"]))
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._writer:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,183 @@
+"""Several processes at one job: started by torchrun, one for each device, on one machine or many.
+
+All of them draw the same step, each computes its rows of the batch. The first talks, logs and
+writes files. A run folder is on storage that every machine sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from masktas import launch
+from masktas.errors import ConfigError, LostProcess, Stopped, ToldElsewhere
+from masktas.stopping import TIME_IS_UP
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+# The others wait while the first decodes images. A process that died is noticed at once, by its
+# closed connection; only one that hangs takes this long.
+PATIENCE = timedelta(hours=6)
+
+
+class Ranks:
+    """The processes of a job, as one of them sees them.
+
+    Args:
+        rank: which one this is.
+        size: how many there are; 1 is alone, and then nothing here costs anything.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """Return the job this process was started for, meeting the others the first time."""
+        size = launch.world_size()
+        if size > 1 and not dist.is_initialized():
+            cuda = torch.cuda.is_available()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        return cls(launch.rank(), size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that talks and writes."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int, parts: int = 1) -> list[slice]:
+        """Return this process's rows of a batch, in `parts` nearly equal parts.
+
+        Raises:
+            ConfigError: if there are not rows enough.
+        """
+        if batch_size < self.size * parts:
+            raise ConfigError(
+                f"A batch of {batch_size} does not divide into {parts} parts for each of "
+                f"{self.size} processes: choose a larger --batch-size or fewer of them."
+            )
+        first, last = (batch_size * at // self.size for at in (self.rank, self.rank + 1))
+        edges = [first + (last - first) * part // parts for part in range(parts + 1)]
+        return [slice(start, end) for start, end in pairwise(edges)]
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module, averaging its gradients over the job in its backward pass."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether any process raised it; on the host, no device waits.
+
+        All meet here: without a flag it is just that.
+        """
+        if self.size == 1:
+            return list(flags)
+        raised = torch.tensor([*flags, False], dtype=torch.int32)
+        with told():
+            dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()[: len(flags)]]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add a tensor up over all processes, in place."""
+        if self.size > 1:
+            with told():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def sum_flat(self, tensors: Sequence[Tensor]) -> None:
+        """Add tensors up over all processes, in place, as one flat buffer."""
+        if self.size > 1:
+            flat = self.sum(torch.cat([tensor.flatten() for tensor in tensors]))
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            shaped = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+            torch._foreach_copy_(list(tensors), shaped)
+
+    def mine(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's share of a list: every `size`-th item."""
+        return items[self.rank :: self.size]
+
+    def gather(self, numbers: Sequence[float], total: int) -> list[float]:
+        """Return a number for each of `total` items, where each process has those of `mine`."""
+        if self.size == 1:
+            return list(numbers)
+        everyone = torch.zeros(total, dtype=torch.float64)
+        everyone[self.rank :: self.size] = torch.tensor(numbers, dtype=torch.float64)
+        return [float(number) for number in self.sum(everyone).tolist()]
+
+    def first(self, do: Callable[[], T]) -> T:
+        """Let the first process do something while the others wait; all get what it returns.
+
+        Its value is JSON (the others get it as that). What it fails with, it tells the user; the
+        others fail with it too, silently.
+        """
+        if self.size == 1:
+            return do()
+        if not self.is_first:
+            outcome = json.loads(self._broadcast(""))
+            if "error" in outcome:
+                raise ToldElsewhere(outcome["error"])
+            if "stopped" in outcome:
+                raise Stopped(outcome["stopped"], exit_code=outcome["exit_code"])
+            return outcome["value"]  # type: ignore[no-any-return]
+        try:
+            value = do()
+        except Stopped as error:
+            self._broadcast(json.dumps({"stopped": str(error), "exit_code": error.exit_code}))
+            raise
+        except BaseException as error:
+            self._broadcast(json.dumps({"error": str(error)}))
+            raise
+        self._broadcast(json.dumps({"value": value}))
+        return value
+
+    def _broadcast(self, text: str) -> str:
+        """Send a text of the first process to all."""
+        with told():
+            length = torch.tensor(len(text.encode()))
+            dist.broadcast(length, 0)
+            content = torch.zeros(int(length), dtype=torch.uint8)
+            if self.is_first:
+                content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            dist.broadcast(content, 0)
+        return bytes(content.tolist()).decode()
+
+
+ALONE = Ranks()
+
+
+def leave() -> None:
+    """Say goodbye to the job, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say in a sentence that another process has ended, where torch gives pages of C++.
+
+    Raises:
+        LostProcess: instead of what an exchange with a process that is gone raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("closed by peer", "Connection reset", "Broken pipe", "NCCL", "gloo", "Gloo")
+        if not dist.is_initialized() or not any(word in str(error) for word in words):
+            raise
+        raise LostProcess(
+            f"Process {launch.rank()} stops: another one of the {launch.world_size()} has ended; "
+            "its own message, if it had time for one, says why. Give the same command again to go "
+            "on from the last checkpoint.",
+            exit_code=TIME_IS_UP,
+        ) from None

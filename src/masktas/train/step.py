@@ -1,0 +1,80 @@
+"""One optimisation step, for every task: its rows, its parts, gradients over the whole job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from masktas.nn.supernet import leading
+from masktas.train.ranks import Ranks
+from masktas.train.task import Task
+
+GRAD_NORM = "grad_norm"
+
+
+def train_step(
+    task: Task[Any], step: int, ranks: Ranks, *, accumulate: int = 1, clip_grad: float | None = None
+) -> dict[str, Tensor]:
+    """Do one step of a task.
+
+    Args:
+        task: what is learnt.
+        step: its number.
+        ranks: the processes that share the batch.
+        accumulate: parts that this process's rows are computed in, one after the other.
+        clip_grad: gradients are scaled down to this norm.
+
+    Returns:
+        Scalars in float64 on the device: this process's share of the losses, which add up to the
+        means over the batch, and `grad_norm` before clipping (with the first process).
+    """
+    task.schedule.step_update(step)
+    networks = task.networks(step)
+    parts = ranks.rows(task.batch_size, accumulate)
+    losses: dict[str, Tensor] = {}
+    for rows in parts:
+        inputs = task.inputs(step, rows)
+        share = (rows.stop - rows.start) / task.batch_size / len(networks)
+        for network in networks:
+            averaged = isinstance(network, DistributedDataParallel)
+            with _exchange(network, now=rows is parts[-1]):
+                of_rows = task.losses(network, inputs)
+                # what is averaged over the job is made a sum: parts may be of unequal size
+                (of_rows["loss"] * (share * ranks.size if averaged else share)).backward()
+            for name, value in of_rows.items():
+                value = value.detach().double() * share
+                losses[name] = losses[name] + value if name in losses else value
+    gradients = _gather(networks)
+    if not isinstance(networks[0], DistributedDataParallel):
+        ranks.sum_flat(gradients)
+    norm = get_total_norm(gradients)
+    if clip_grad is not None:
+        clip_grads_with_norm_(networks[0].parameters(), clip_grad, norm)
+    task.update(networks[0])
+    losses[GRAD_NORM] = norm.double() * ranks.is_first
+    return losses
+
+
+def _exchange(network: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+    """Have the backward pass average gradients over the job with the last part only."""
+    if isinstance(network, DistributedDataParallel) and not now:
+        return network.no_sync()
+    return nullcontext()
+
+
+@torch.no_grad()
+def _gather(networks: Sequence[nn.Module]) -> list[Tensor]:
+    """Add all gradients to those of the first network, and return them."""
+    first = dict(networks[0].named_parameters())
+    for network in networks[1:]:
+        for name, parameter in network.named_parameters():
+            whole = first[name].grad
+            if whole is not None and parameter.grad is not None:
+                leading(whole, parameter.grad.shape).add_(parameter.grad)
+    return [parameter.grad for parameter in first.values() if parameter.grad is not None]

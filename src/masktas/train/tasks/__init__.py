@@ -1,0 +1,1 @@
+"""The three trainings: masked autoencoder, supernet, classifier."""
