@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from masktas.pipeline import demo, run
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
     from masktas.stages.finetune import finetune
+    from masktas.stages.plan import plan
     from masktas.stages.report import report
     from masktas.stages.search import search
     from masktas.stages.supernet import supernet
@@ -45,6 +46,7 @@ _HOMES = {
     "load": "masktas.train.networks:load_network",
     "macs": "masktas.space",
     "params": "masktas.space",
+    "plan": "masktas.stages.plan",
     "report": "masktas.stages.report",
     "run": "masktas.pipeline",
     "search": "masktas.stages.search",
@@ -69,6 +71,7 @@ __all__ = [
     "load",
     "macs",
     "params",
+    "plan",
     "report",
     "run",
     "search",

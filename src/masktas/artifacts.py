@@ -28,6 +28,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 LOCK = ".lock"
+METRICS = "metrics.jsonl"  # what was learnt: the same for every run of a seed
+LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 OUTCOME = {"search": "winner", "finetune": "test"}
 
 

@@ -129,6 +129,14 @@ def format_bytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
+def format_flops(count: float) -> str:
+    """Write a number of operations as people read it: 2.5 PFLOP."""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}FLOP"
+    return f"{count / 1e9:.3g} GFLOP"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration as people read it: 45 s, 3:20 min, 2:05 h."""
     if seconds < 100:

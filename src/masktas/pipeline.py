@@ -21,6 +21,7 @@ from masktas.data.demo import write_demo_images
 from masktas.data.sources import open_source
 from masktas.errors import LabelError, SpaceError
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
+from masktas.stages.build import teacher_for
 from masktas.stages.context import visible_patches
 from masktas.stages.finetune import finetune
 from masktas.stages.report import report
@@ -29,8 +30,6 @@ from masktas.stages.supernet import supernet
 from masktas.stages.teacher import teacher
 from masktas.stopping import Stopping
 from masktas.train.ranks import Ranks
-
-TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
 
 def run(
@@ -133,18 +132,6 @@ def _check_first(data: str | Path, space: SearchSpace, settings: AllSettings) ->
     visible_patches(space.largest, settings.search.mask_ratio, least=3)
 
 
-def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
-    """Return the teacher's settings with the shape that suits the space, where it was not said."""
-    heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
-    shape = {
-        "patch_size": space.patch_size,
-        "embed_dim": heads * space.head_dim,
-        "num_heads": heads,
-        "depth": max(space.depth),
-    }
-    return resolve(TeacherSettings, shape, said)
-
-
 def _networks(
     searched: Stage, found: dict[str, Any], recipe: FinetuneSettings, baselines: bool
 ) -> list[tuple[str, Path, FinetuneSettings]]:
@@ -185,7 +172,7 @@ def demo(
         runtime=runtime or RuntimeSettings(),
         data=DataSettings(search_share=0.1),
         teacher=TeacherSettings.model_validate(masked),
-        supernet=SupernetSettings.model_validate(masked | {"space": "demo"}),
+        supernet=SupernetSettings.model_validate(masked | {"space": "demo", "probes": 3}),
         search=SearchSettings(max_params="200K", population=30, generations=10, mask_ratio=0.6),
         finetune=FinetuneSettings.model_validate(
             quick | {"epochs": 4, "lr": 16e-3, "drop_path": 0.0, "label_smoothing": 0.0}

@@ -39,7 +39,9 @@ FLAGS = {
         "--include-self", "--no-include-self", "--baselines"},
     "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
         "--pool", "--drop-path", "--label-smoothing"},
-    "report": set(),
+    "report": {"--beside"},
+    "plan": MACHINE | IMAGES | BUDGET | {"--num-images", "--space", "--epochs", "--batch-size",
+        "--devices", "--tflops", "--share", "--seconds", "--config", "--quiet", "--json"},
     "show": {"--json"},
     "doctor": {"--json"},
 }  # fmt: skip

@@ -25,7 +25,17 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
     common = {
         "schema": 1,
         "settings": {"images": {"location": "<photos & more>"}, "seed": 3},
-        "cost": {"seconds": 200.0, "images": 1234, "name": "cpu", "precision": "fp32"},
+        "cost": {
+            "seconds": 200.0,
+            "images": 1234,
+            "name": "cpu",
+            "precision": "fp32",
+            "flops": 4.2e15,
+            "peak_flops": 1.5e14,
+            "share_of_peak": 0.14,
+            "processes": 2,
+            "attempts": 3,
+        },
         "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
         "versions": {"masktas": "0.1.0"},
         "parents": {},
@@ -112,6 +122,51 @@ def test_accuracies_of_another_network_are_not_claimed(run: Path) -> None:
     page = report(run).read_text()
     assert "90.00" not in page
     assert "80.00" in page
+
+
+def probed(offset: float) -> list[dict[str, Any]]:
+    """Return the log of a supernet with probes at two epochs."""
+    networks = ("smallest", "middle", "largest", "random-1")
+    return [
+        {"step": epoch, "epoch": float(epoch), "loss": 1.0}
+        | {
+            f"probe/{network}/{measure}": offset + number / epoch
+            for number, network in enumerate(networks)
+            for measure in ("pixel_loss", "feature_loss", "rating")
+        }
+        for epoch in (1, 2)
+    ]
+
+
+def write_supernet(run: Path, offset: float) -> None:
+    networks = {name: {"params": 1_500_000} for name in ("smallest", "middle", "largest")}
+    write_stage(run / "supernet", {"probes": networks}, probed(offset))
+
+
+def test_report_draws_how_the_supernet_converges(run: Path) -> None:
+    assert "How the supernet converges" not in report(run).read_text()
+    write_supernet(run, 0.5)
+    page = report(run).read_text()
+    assert "How the supernet converges" in page
+    assert "smallest (1.5M parameters)" in page
+    assert ">pixel loss</text>" in page.replace("\n", "")
+
+
+def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other & run $x^{"
+    with pytest.raises(ArtifactError, match="no finished supernet with probes"):
+        report(run, beside=other)
+    write_supernet(run, 0.5)
+    write_supernet(other, 0.7)
+    page = report(run, beside=other).read_text()
+    assert "dashed: other &amp; run $x^{" in page
+    assert "largest, other &amp; run $x^{" in page  # the chart's legend
+
+
+def test_report_tells_what_it_took(run: Path) -> None:
+    page = report(run).read_text()
+    for words in ("3:20 min in 3 attempts", "4.2 PFLOP", "14.0%", "2 x cpu (fp32)"):
+        assert words in page, words
 
 
 def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:

@@ -90,6 +90,14 @@ COMMANDS = {
         baselines: OUT/report.html. It needs no network.
         """,
     ),
+    "plan": (
+        "masktas.cli.plan:plan",
+        """Estimate hours and memory of a run before starting it.
+
+        Takes what `run` takes. Measures a minute of real steps on images of noise on the machine
+        at hand, or takes figures of another one, and counts operations exactly.
+        """,
+    ),
     "show": (
         "masktas.cli.show:show",
         """Print what is in a file, a run folder or a preset.

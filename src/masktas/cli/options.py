@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.config import DataSettings, RuntimeSettings, load, resolve
+from masktas.config import AllSettings, DataSettings, RuntimeSettings, load, resolve, validate
 from masktas.console import Console
 
 Out = Annotated[Path, Parameter(help="The run folder; made if it is not there.")]
@@ -20,6 +20,15 @@ Overwrite = Annotated[
 ]
 Quiet = Annotated[bool, Parameter(negative="", help="Print warnings and errors only.")]
 Json = Annotated[bool, Parameter(negative="", help="Print the result as JSON on standard output.")]
+Space = Annotated[
+    str | None, Parameter(help="tiny, small, base, micro, demo, or a .toml or .json file.")
+]
+MaxParams = Annotated[str | None, Parameter(help="At most this many parameters: 6M.")]
+MinParams = Annotated[str | None, Parameter(help="At least this many parameters.")]
+MaxMacs = Annotated[str | None, Parameter(help="At most this many multiply-accumulates: 1.3G.")]
+MinMacs = Annotated[str | None, Parameter(help="At least this many multiply-accumulates.")]
+Epochs = Annotated[int | None, Parameter(help="Of every training stage at once.")]
+BatchSize = Annotated[int | None, Parameter(help="Images of a step, in every training stage.")]
 Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
@@ -40,3 +49,31 @@ def common(
         "console": Console(quiet=quiet),
         "overwrite": overwrite,
     }
+
+
+def settings_of_all(
+    config: Path | None,
+    images: DataSettings | None,
+    machine: RuntimeSettings | None,
+    *,
+    training: dict[str, Any],
+    space: dict[str, Any],
+    limits: dict[str, Any],
+) -> AllSettings:
+    """Return every stage's settings: from the file, with the flags of a whole run over it."""
+    said = load(config)
+    layers: dict[str, dict[str, Any]] = {
+        "data": images.model_dump(exclude_unset=True) if images else {},
+        "runtime": machine.model_dump(exclude_unset=True) if machine else {},
+        "teacher": training,
+        "supernet": training | space,
+        "search": limits,
+        "finetune": training,
+    }
+    merged = {name: said.get(name, {}) | flags for name, flags in layers.items()}
+    return validate(AllSettings, merged)
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """Return the flags that were given."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet
+from masktas.cli.options import (
+    BatchSize,
+    Config,
+    Data,
+    Epochs,
+    Json,
+    Machine,
+    MaxMacs,
+    MaxParams,
+    MinMacs,
+    MinParams,
+    Out,
+    Overwrite,
+    Quiet,
+    Space,
+    settings_of_all,
+    without_none,
+)
 from masktas.cli.stages import Images
-from masktas.config import AllSettings, load, validate
 from masktas.console import Console
 
 
@@ -19,22 +35,13 @@ def run(
     /,
     *,
     out: Out,
-    space: Annotated[
-        str | None,
-        Parameter(help="tiny, small, base, micro, demo, or a .toml or .json file."),
-    ] = None,
-    max_params: Annotated[str | None, Parameter(help="At most this many parameters: 6M.")] = None,
-    min_params: Annotated[str | None, Parameter(help="At least this many parameters.")] = None,
-    max_macs: Annotated[
-        str | None, Parameter(help="At most this many multiply-accumulates: 1.3G.")
-    ] = None,
-    min_macs: Annotated[
-        str | None, Parameter(help="At least this many multiply-accumulates.")
-    ] = None,
-    epochs: Annotated[int | None, Parameter(help="Of every training stage at once.")] = None,
-    batch_size: Annotated[
-        int | None, Parameter(help="Images of a step, in every training stage.")
-    ] = None,
+    space: Space = None,
+    max_params: MaxParams = None,
+    min_params: MinParams = None,
+    max_macs: MaxMacs = None,
+    min_macs: MinMacs = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     baselines: Annotated[
         bool,
         Parameter(
@@ -53,24 +60,20 @@ def run(
     """Go the whole way on images of the user."""
     from masktas.pipeline import run as whole
 
-    said = load(config)
-    training = _without_none(epochs=epochs, batch_size=batch_size)
-    limits = _without_none(
-        max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
+    settings = settings_of_all(
+        config,
+        images,
+        machine,
+        training=without_none(epochs=epochs, batch_size=batch_size),
+        space=without_none(space=space),
+        limits=without_none(
+            max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
+        ),
     )
-    layers: dict[str, dict[str, Any]] = {
-        "data": images.model_dump(exclude_unset=True) if images else {},
-        "runtime": machine.model_dump(exclude_unset=True) if machine else {},
-        "teacher": training,
-        "supernet": training | _without_none(space=space),
-        "search": limits,
-        "finetune": training,
-    }
-    merged = {name: said.get(name, {}) | flags for name, flags in layers.items()}
     made = whole(
         data,
         out=out,
-        settings=validate(AllSettings, merged),
+        settings=settings,
         baselines=baselines,
         console=Console(quiet=quiet),
         overwrite=overwrite,
@@ -98,7 +101,3 @@ def demo(
     )
     if json:
         print(json_module.dumps(made, indent=2))
-
-
-def _without_none(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

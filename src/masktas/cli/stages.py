@@ -161,11 +161,16 @@ def finetune(
 def report(
     out: Annotated[Path, Parameter(help="The run folder.")],
     /,
+    *,
+    beside: Annotated[
+        Path | None,
+        Parameter(help="Another run: its supernet's convergence is drawn beside this one's."),
+    ] = None,
 ) -> None:
     """Write the report."""
     from masktas.stages.report import report as stage
 
-    print(stage(out))
+    print(stage(out, beside=beside))
 
 
 def _print(manifest: dict[str, Any], json: bool, sentence: str) -> None:

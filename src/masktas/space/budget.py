@@ -174,6 +174,10 @@ class BudgetedSpace:
         nearest = min(before, after, key=lambda at: abs(self._sizes[at] - wanted))
         return self._draw_from(self._by_size[nearest], rng)
 
+    def costliest(self, rng: random.Random) -> Architecture:
+        """Draw one of those with the most multiply-accumulates within the budget."""
+        return self._draw_from(max(self.cells, key=lambda cell: (cell.macs, cell.params)), rng)
+
     def largest_uniform(self) -> Architecture | None:
         """Return the largest network within the budget whose blocks are all alike, if any."""
         fitting = (one for one in self.space.uniforms() if self.contains(one))

@@ -12,8 +12,10 @@ from masktas.config import (
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
+    resolve,
 )
 from masktas.data.batches import Batches
+from masktas.errors import ConfigError
 from masktas.nn.distill import EncoderTeacher, StudentShape
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
@@ -29,6 +31,8 @@ from masktas.train.tasks.classified import Classification
 from masktas.train.tasks.distilled import MaskedDistillation, sampler
 from masktas.train.tasks.masked import MaskedAutoencoding, MaskedBatches
 
+TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -41,6 +45,39 @@ class Setup:
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a CPU generator for one purpose."""
         return torch.Generator().manual_seed(seed_for(self.seed, *key))
+
+
+def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
+    """Return the teacher's settings with the shape that suits the space, where it was not said."""
+    heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
+    shape = {
+        "patch_size": space.patch_size,
+        "embed_dim": heads * space.head_dim,
+        "num_heads": heads,
+        "depth": max(space.depth),
+    }
+    return resolve(TeacherSettings, shape, said)
+
+
+def teacher_architecture(
+    settings: TeacherSettings, image_size: int, in_channels: int
+) -> Architecture:
+    """Return the teacher's shape, all blocks alike, without a head."""
+    if settings.embed_dim % settings.num_heads:
+        raise ConfigError(
+            f"The teacher's embed_dim {settings.embed_dim} does not divide into "
+            f"{settings.num_heads} heads: choose a num_heads that divides it."
+        )
+    return Architecture(
+        embed_dim=settings.embed_dim,
+        num_heads=(settings.num_heads,) * settings.depth,
+        mlp_ratio=(settings.mlp_ratio,) * settings.depth,
+        head_dim=settings.embed_dim // settings.num_heads,
+        image_size=(image_size, image_size),
+        patch_size=settings.patch_size,
+        in_channels=in_channels,
+        num_classes=0,
+    )
 
 
 def teacher_task(

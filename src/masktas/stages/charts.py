@@ -14,12 +14,20 @@ from masktas.space import Architecture
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
 PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
 
+NO_LOSS = ("step", "epoch", "lr", "grad_norm")
+PROBED = (("smallest", "#0f766e"), ("middle", "#4338ca"), ("largest", ACCENT))
+MEASURES = (
+    ("pixel_loss", "pixel loss"),
+    ("feature_loss", "feature loss"),
+    ("rating", "rating (higher is better)"),
+)
+
 
 def losses(lines: list[dict[str, Any]]) -> str:
     """Draw every logged number against epochs; shares (accuracies) on an axis of their own."""
     figure, axes = _figure()
     names = dict.fromkeys(key for line in lines for key in line)
-    curves = [name for name in names if name not in ("step", "epoch")]
+    curves = [name for name in names if name not in NO_LOSS and "/" not in name]
     shares = [name for name in curves if name.endswith(("top1", "top5"))]
     other = axes.twinx() if shares else axes
     for color, name in zip(PALETTE * 3, curves, strict=False):
@@ -42,6 +50,47 @@ def losses(lines: list[dict[str, Any]]) -> str:
     axes.set_ylabel("loss")
     _legend(figure)
     return _save(figure)
+
+
+def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:
+    """Draw how fixed networks of a supernet come on: a panel a measure, a line a network.
+
+    Args:
+        runs: name and logged lines of one run, or of several to compare: the first one drawn
+            through, the others dashed. Random networks (thin, grey) are drawn of the first only.
+    """
+    figure = Figure(figsize=(10.8, 3.4), layout="constrained")
+    for panel, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
+        _dress(panel)
+        for number, (name, lines) in enumerate(runs):
+            watched = [line for line in lines if f"probe/largest/{measure}" in line]
+            epochs = [line["epoch"] for line in watched]
+            randoms = {key for line in watched for key in line if key.startswith("probe/random-")}
+            for key in sorted(randoms) if not number else []:
+                if key.endswith(f"/{measure}"):
+                    panel.plot(epochs, [line[key] for line in watched], color=FAINT, linewidth=0.7)
+            for network, color in PROBED:
+                panel.plot(
+                    epochs,
+                    [line[f"probe/{network}/{measure}"] for line in watched],
+                    color=color,
+                    linewidth=1.7,
+                    linestyle="--" if number else "-",
+                    marker="o",
+                    markersize=2.5,
+                    label=_plain(f"{network}, {name}") if len(runs) > 1 else network,
+                )
+        panel.set_xlabel("epoch")
+        panel.set_title(title, fontsize="medium", color=INK)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=6, frameon=False, fontsize="small"
+    )
+    return _save(figure)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # no mathematics in the names of folders
 
 
 def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
@@ -143,10 +192,14 @@ def blocks(one: Architecture) -> str:
 def _figure(width: float = 5.4, height: float = 3.2) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _legend(figure: Figure) -> None:

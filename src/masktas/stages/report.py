@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from masktas.artifacts import Run, Stage, read_lines, write_text
-from masktas.console import format_seconds
+from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
+from masktas.console import format_flops, format_seconds
 from masktas.errors import ArtifactError
 from masktas.space import Architecture, Budget, format_quantity
 from masktas.stages import charts
@@ -25,11 +25,12 @@ STAGE_WORDS = {
 }
 
 
-def report(run: str | Path) -> Path:
+def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     """Write `report.html` of a run folder: one file that needs no network.
 
     Args:
         run: the run folder; what is not finished yet is left out.
+        beside: another run, whose supernet's probes are drawn beside this one's.
 
     Returns:
         The path of the report.
@@ -42,12 +43,17 @@ def report(run: str | Path) -> Path:
     if not stages:
         raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"quantity": format_quantity, "duration": format_seconds}
+    environment.filters |= {
+        "quantity": format_quantity,
+        "duration": format_seconds,
+        "operations": format_flops,
+    }
     template = resources.files("masktas.stages").joinpath("report.html").read_text("utf-8")
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
         searches=[_search(stage, folder) for stage in folder.named("search")],
         curves=[_curve(stage) for stage in stages if stage.name in STAGE_WORDS],
+        probes=_probes(folder, None if beside is None else Run(Path(beside))),
         reconstructions=_picture(folder.supernet.folder / "reconstructions.png"),
         costs=[_cost(stage, folder) for stage in stages],
         images=stages[0].manifest()["images"],
@@ -73,6 +79,29 @@ def _search(stage: Stage, run: Run) -> dict[str, Any]:
         "blocks": _svg(charts.blocks(Architecture.from_dict(winner["architecture"]))),
         "architecture": winner["architecture"],
         "rows": _block_rows(Architecture.from_dict(winner["architecture"])),
+    }
+
+
+def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
+    """Return the picture of the supernet's probes, if there were any, and its legend."""
+    runs = []
+    for one in (run, beside):
+        if one is not None and one.supernet.finished:
+            lines = read_lines(one.supernet.folder / METRICS)
+            if any("probe/largest/rating" in line for line in lines):
+                runs.append((one.folder.resolve().name, lines))
+    if beside is not None and len(runs) < 2:
+        raise ArtifactError(
+            f"{beside.folder}: no finished supernet with probes there to put beside that of "
+            f"{run.folder} (or none here)."
+        )
+    if not runs:
+        return None
+    networks = run.supernet.manifest()["probes"]
+    return {
+        "picture": _svg(charts.probes(runs)),
+        "sizes": [(name, networks[name]["params"]) for name in ("smallest", "middle", "largest")],
+        "names": [name for name, _ in runs],
     }
 
 
@@ -130,7 +159,7 @@ def _curve(stage: Stage) -> dict[str, Any]:
     title = STAGE_WORDS[stage.name]
     if stage.name == "finetune":
         title = f"{title}: {stage.folder.name}"
-    lines = read_lines(stage.folder / "metrics.jsonl")
+    lines = read_lines(stage.folder / METRICS)
     return {"title": title, "picture": _svg(charts.losses(lines))}
 
 
@@ -140,6 +169,11 @@ def _cost(stage: Stage, run: Run) -> dict[str, Any]:
         "stage": str(stage.folder.relative_to(run.folder)),
         "seconds": manifest["cost"]["seconds"],
         "images": manifest["cost"]["images"],
+        "flops": manifest["cost"]["flops"],
+        "share": manifest["cost"]["share_of_peak"],
+        "peak": manifest["cost"]["peak_flops"],
+        "processes": manifest["cost"]["processes"],
+        "attempts": manifest["cost"]["attempts"],
         "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
         "seed": manifest["settings"]["seed"],
         "labels": "yes" if stage.name == "finetune" else "no",
@@ -161,4 +195,4 @@ def _picture(path: Path) -> str | None:
 
 
 def _svg(text: str) -> Markup:
-    return Markup(text)  # made by us from numbers: no text of the user's is in it
+    return Markup(text)  # made by us; matplotlib has escaped what text is in it

@@ -7,10 +7,8 @@ from typing import Any
 
 from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
-from masktas.errors import ConfigError
 from masktas.nn.mae import require_decoder_dim
-from masktas.space import Architecture
-from masktas.stages.build import teacher_task
+from masktas.stages.build import teacher_architecture, teacher_task
 from masktas.stages.context import Context, visible_patches
 from masktas.stages.inputs import DECODER
 from masktas.train import checkpoint
@@ -64,24 +62,3 @@ def teacher(
         return context.finish(stage, store, cost, parents={})
 
     return context.ranks.first(results)
-
-
-def teacher_architecture(
-    settings: TeacherSettings, image_size: int, in_channels: int
-) -> Architecture:
-    """Return the teacher's shape, all blocks alike, without a head."""
-    if settings.embed_dim % settings.num_heads:
-        raise ConfigError(
-            f"The teacher's embed_dim {settings.embed_dim} does not divide into "
-            f"{settings.num_heads} heads: choose a num_heads that divides it."
-        )
-    return Architecture(
-        embed_dim=settings.embed_dim,
-        num_heads=(settings.num_heads,) * settings.depth,
-        mlp_ratio=(settings.mlp_ratio,) * settings.depth,
-        head_dim=settings.embed_dim // settings.num_heads,
-        image_size=(image_size, image_size),
-        patch_size=settings.patch_size,
-        in_channels=in_channels,
-        num_classes=0,
-    )

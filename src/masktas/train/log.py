@@ -12,10 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import append_lines, read_lines, write_text
+from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
 
-METRICS = "metrics.jsonl"
-LEDGER = "ledger.jsonl"
 TENSORBOARD = "tensorboard"
 
 

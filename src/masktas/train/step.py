@@ -46,7 +46,8 @@ def train_step(
             with _exchange(network, now=rows is parts[-1]):
                 of_rows = task.losses(network, inputs)
                 # what is averaged over the job is made a sum: parts may be of unequal size
-                (of_rows["loss"] * (share * ranks.size if averaged else share)).backward()
+                minimised = next(iter(of_rows.values()))
+                (minimised * (share * ranks.size if averaged else share)).backward()
             for name, value in of_rows.items():
                 value = value.detach().double() * share
                 losses[name] = losses[name] + value if name in losses else value

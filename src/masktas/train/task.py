@@ -74,7 +74,7 @@ class Task(Protocol[Inputs]):
         ...
 
     def losses(self, network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-        """Return means over the rows: `loss`, which is minimised, and others to watch."""
+        """Return means over the rows: the first is minimised, the others are watched."""
         ...
 
     def update(self, network: nn.Module) -> None:

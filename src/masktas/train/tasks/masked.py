@@ -96,8 +96,7 @@ class MaskedAutoencoding:
         patches, ids_keep, ids_masked = inputs
         with self._runtime.autocast():
             predicted = network(patches, ids_keep, ids_masked, recompute=self._runtime.recompute)
-        loss = pixel_loss(predicted, patches, ids_masked)
-        return {"loss": loss}
+        return {"pixel_loss": pixel_loss(predicted, patches, ids_masked)}
 
     def update(self, _: nn.Module) -> None:
         """Do a step of AdamW."""

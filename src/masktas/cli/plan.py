@@ -1,0 +1,126 @@
+"""`masktas plan`: hours, memory and operations of a run before it is started."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from masktas.cli.options import (
+    BatchSize,
+    Config,
+    Data,
+    Epochs,
+    Json,
+    Machine,
+    MaxMacs,
+    MaxParams,
+    MinMacs,
+    MinParams,
+    Quiet,
+    Space,
+    settings_of_all,
+    without_none,
+)
+from masktas.console import Console, format_bytes, format_flops, format_seconds
+from masktas.errors import ConfigError
+
+
+def plan(
+    data: Annotated[
+        Path | None, Parameter(help="Images as for `run`; only their number is looked at.")
+    ] = None,
+    /,
+    *,
+    num_images: Annotated[
+        int | None, Parameter(help="How many images there will be, instead of DATA.")
+    ] = None,
+    space: Space = None,
+    max_params: MaxParams = None,
+    min_params: MinParams = None,
+    max_macs: MaxMacs = None,
+    min_macs: MinMacs = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    devices: Annotated[int, Parameter(help="How many share each batch.")] = 1,
+    tflops: Annotated[
+        float | None,
+        Parameter(
+            help="Of another device than the one at hand: its measured matrix-product speed "
+            "(`masktas doctor` there), in 10^12 FLOPs a second."
+        ),
+    ] = None,
+    share: Annotated[
+        float,
+        Parameter(help="With --tflops: share of it that training comes to (manifests tell)."),
+    ] = 0.3,
+    seconds: Annotated[float, Parameter(help="To measure for, on the machine at hand.")] = 60.0,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Estimate a run."""
+    settings = settings_of_all(
+        config,
+        images,
+        machine,
+        training=without_none(epochs=epochs, batch_size=batch_size),
+        space=without_none(space=space),
+        limits=without_none(
+            max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
+        ),
+    )
+    if (data is None) == (num_images is None):
+        raise ConfigError("Give either DATA or --num-images.")
+    if devices < 1 or seconds <= 0 or (num_images is not None and num_images < 1):
+        raise ConfigError("--devices, --num-images and --seconds are above 0.")
+    if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
+        raise ConfigError("--tflops is above 0, and --share above 0 and at most 1.")
+    from masktas.data.sources import open_source
+    from masktas.stages.plan import Device
+    from masktas.stages.plan import plan as stage
+
+    if data is not None:
+        num_images = min(len(open_source(data)), settings.data.limit or 10**12)
+    assert num_images is not None
+    device = Device(tflops * 1e12, share) if tflops else None
+    console = Console(quiet=quiet)
+    found = stage(
+        num_images, settings, devices=devices, device=device, seconds=seconds, console=console
+    )
+    if json:
+        print(json_module.dumps([one.to_dict() for one in found], indent=2))
+        return
+    rows = [
+        (
+            one.stage,
+            f"{one.images:,}",
+            f"{one.images_per_second:,.0f}",
+            format_seconds(one.seconds),
+            format_bytes(one.memory_bytes),
+            format_flops(one.flops),
+        )
+        for one in found
+    ]
+    total = sum(one.seconds for one in found), sum(one.flops for one in found)
+    rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
+    where = f"{devices} x " if devices > 1 else ""
+    figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
+    print(f"{num_images:,} images, space {settings.supernet.space}, {where}{figures}")
+    widths = (10, 15, 12, 12, 10, 13)
+    for row in [("stage", "images seen", "images/s", "time", "memory", "operations"), *rows]:
+        print("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    print(
+        "Time is that of the steps; memory is weights, optimiser and activations of one device. "
+        "Fine-tuning is that of the costliest network the budget allows."
+    )
+    if devices > 1:
+        exchanged = max(one.gradient_bytes for one in found)
+        print(
+            "Devices are taken to share the work evenly; exchanging up to "
+            f"{format_bytes(exchanged)} of gradients in a step is not counted."
+        )

@@ -1,0 +1,298 @@
+"""settings -> hours and memory of every stage, before anything is started.
+
+Operations are counted in closed form, as the ledger of a run counts them. How fast this machine
+does them is tried out on images of noise; for other machines the user gives figures.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from masktas.config import AllSettings, TrainSettings
+from masktas.console import Console
+from masktas.data.batches import Batches
+from masktas.data.store import Images
+from masktas.errors import ConfigError
+from masktas.nn.distill import EncoderTeacher
+from masktas.nn.patches import num_visible
+from masktas.nn.vit import ViT
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
+from masktas.stages.build import (
+    Setup,
+    classifier_task,
+    supernet_task,
+    teacher_architecture,
+    teacher_for,
+    teacher_task,
+)
+from masktas.train.ranks import ALONE
+from masktas.train.runtime import Runtime
+from masktas.train.step import GRAD_NORM, train_step
+from masktas.train.task import Task
+
+SAMPLED_STEPS = 200  # to average over architectures
+MEMORY_IMAGES = 4  # activations are measured on so many, and grow with the batch
+STATE_BYTES = 16  # of a parameter: itself, gradient and two moments, float32
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Figures of a machine that is not at hand.
+
+    Attributes:
+        flops: of its matrix products at their best, a second.
+        share: of it that training comes to.
+    """
+
+    flops: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a stage will take.
+
+    Attributes:
+        stage: its name.
+        images: seen in all, over all epochs or candidates.
+        flops: of matrix products, for all of them.
+        images_per_second: of all devices together.
+        seconds: in all.
+        memory_bytes: on each device.
+        gradient_bytes: exchanged in every step where there are several devices.
+    """
+
+    stage: str
+    images: int
+    flops: float
+    images_per_second: float
+    seconds: float
+    memory_bytes: float
+    gradient_bytes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def plan(
+    num_images: int,
+    settings: AllSettings,
+    *,
+    devices: int = 1,
+    device: Device | None = None,
+    seconds: float = 60.0,
+    console: Console | None = None,
+) -> list[Estimate]:
+    """Estimate a whole run: teacher, supernet, search, fine-tuning of one network.
+
+    Args:
+        num_images: that the run is for.
+        settings: of every stage, as `run` takes them.
+        devices: that share each batch.
+        device: figures of one of them; None measures this machine.
+        seconds: to measure for, in all.
+        console: where progress is shown.
+
+    Raises:
+        ConfigError: if there are fewer images than one batch, or than devices.
+    """
+    console = console or Console()
+    space = SearchSpace.load(settings.supernet.space)
+    runtime = Runtime.choose(
+        settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
+    )
+    settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
+    setup = Setup(settings.runtime.seed, runtime, ALONE)
+    trials = [
+        Trial(*part, space=space, settings=settings, setup=setup)
+        for part in _parts(num_images, settings)
+    ]
+    estimates = []
+    with console.bar("measuring", len(trials) if device is None else 0) as bar:
+        for number, trial in enumerate(trials, start=1):
+            estimates.append(trial.estimate(devices, device, seconds / len(trials)))
+            bar.update(number, trial.stage)
+    return estimates
+
+
+def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
+    """Return each stage's name and how many images it reads."""
+    data = settings.data
+    held_out = data.search_share + data.validation_share + data.test_share
+    searched = min(settings.search.num_images, round(num_images * data.search_share))
+    trained = round(num_images * (1 - held_out))
+    return [
+        ("teacher", trained),
+        ("supernet", trained),
+        ("search", searched),
+        ("finetune", trained + round(num_images * data.search_share)),
+    ]
+
+
+class Trial:
+    """A stage in small: the same networks and steps on images of noise."""
+
+    def __init__(
+        self, stage: str, images: int, *, space: SearchSpace, settings: AllSettings, setup: Setup
+    ) -> None:
+        self.stage, self.images = stage, images
+        self._space, self._settings, self._setup = space, settings, setup
+        self._teacher = teacher_architecture(
+            settings.teacher, space.image_size[0], space.in_channels
+        )
+        self._candidates = BudgetedSpace(space, settings.search.budget())
+
+    def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
+        """Measure or compute what the stage takes on so many devices."""
+        if self.stage == "search":
+            return self._search(devices, device, seconds)
+        settings: TrainSettings = getattr(self._settings, self.stage)
+        steps = settings.epochs * (self.images // settings.batch_size)
+        if not steps:
+            raise ConfigError(
+                f"{self.stage}: {self.images} images are fewer than one batch of "
+                f"{settings.batch_size}: choose a smaller --batch-size."
+            )
+        share = settings.batch_size / devices / self._settings.runtime.accumulate
+        if share < 1:
+            raise ConfigError(
+                f"{self.stage}: a batch of {settings.batch_size} does not divide over {devices} "
+                f"devices x {self._settings.runtime.accumulate} parts."
+            )
+        task = self._task(settings, settings.batch_size)
+        macs = [task.macs(step) for step in range(min(steps, SAMPLED_STEPS))]
+        flops = 2.0 * sum(macs) / len(macs)  # of an image
+        if device:
+            pace = device.flops * device.share / flops * devices
+        else:
+            pace = self._pace(settings, max(1, int(share)), seconds) * devices
+        images = steps * settings.batch_size
+        trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
+        frozen = cost.params(self._teacher) if self.stage == "supernet" else 0
+        memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
+        return Estimate(
+            self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
+        )
+
+    def _search(self, devices: int, device: Device | None, seconds: float) -> Estimate:
+        """Estimate a search: every candidate sees every image, forward only."""
+        search = self._settings.search
+        visible = num_visible(self._space.largest.num_patches, search.mask_ratio)
+        networks = min(search.population * search.generations, self._candidates.size())
+        rng = random.Random(0)
+        drawn = [self._candidates.sample(rng) for _ in range(50)]
+        macs = [cost.encoder_macs(one, visible) + visible**2 * one.embed_dim for one in drawn]
+        flops = 2.0 * sum(macs) / len(macs)
+        batch = min(search.batch_size, self.images)
+        images = networks * self.images
+        if device:
+            pace = device.flops * device.share / flops * devices
+        else:
+            pace = self._rating_pace(drawn, batch, visible, seconds) * devices
+        largest = max(drawn, key=cost.params)
+        tokens = batch * (visible + 1)
+        memory = 4.0 * cost.params(self._space.largest)
+        memory += 4.0 * tokens * (3 * max(largest.mlp_dim) + 4 * largest.embed_dim)
+        return Estimate("search", images, flops * images, pace, images / pace, memory, 0.0)
+
+    def _task(self, settings: TrainSettings, batch_size: int) -> Task[Any]:
+        """Build the stage's task on as many images of noise as one batch has."""
+        all_settings, setup = self._settings, self._setup
+        batches = self._noise(settings, batch_size)
+        if self.stage == "teacher":
+            return teacher_task(all_settings.teacher, self._teacher, batches, setup)[1]
+        if self.stage == "supernet":
+            teacher = EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
+            return supernet_task(all_settings.supernet, self._space, teacher, batches, setup)[1]
+        # the costliest network that fits: what is found takes no longer
+        shape = self._candidates.costliest(random.Random(0))
+        shape = shape.replace(num_classes=cost.counted_classes(shape))
+        target = torch.zeros(batch_size, dtype=torch.long)
+        return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
+
+    def _noise(self, settings: TrainSettings, batch_size: int) -> Batches:
+        side, channels = self._space.image_size[0], self._space.in_channels
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (batch_size, side, side, channels), dtype=np.uint8)
+        rows = np.arange(batch_size)
+        return Batches(
+            Images(pixels, rows, rows, "noise"),
+            image_size=side,
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+            batch_size=batch_size,
+            seed=0,
+            device=self._setup.runtime.device,
+            crop_scale=settings.crop_scale,
+            flip=settings.flip,
+        )
+
+    def _pace(self, settings: TrainSettings, batch_size: int, seconds: float) -> float:
+        """Measure images a second of real steps, at the largest batch the time allows."""
+        until = time.monotonic() + seconds
+        tried, pace = min(8, batch_size), 0.0
+        while True:
+            task = self._task(settings.model_copy(update={"batch_size": tried}), tried)
+            self._step(task, 0)  # what is slow the first time only
+            times = [self._step(task, 1)]
+            while time.monotonic() < until and tried == batch_size:
+                times.append(self._step(task, 1 + len(times)))
+            pace = tried / float(np.median(times))
+            left = until - time.monotonic()
+            if tried == batch_size or left < 12 * times[0]:  # four times as many, and again
+                return pace
+            tried = min(4 * tried, batch_size)
+
+    def _step(self, task: Task[Any], step: int) -> float:
+        """Do a step and return its seconds."""
+        began = time.perf_counter()
+        losses = train_step(task, step, ALONE, accumulate=1)
+        losses[GRAD_NORM].item()  # waits for the device
+        return time.perf_counter() - began
+
+    @torch.no_grad()
+    def _rating_pace(
+        self, networks: list[Architecture], batch: int, visible: int, seconds: float
+    ) -> float:
+        """Measure images a second that candidates encode."""
+        runtime, space = self._setup.runtime, self._space
+        shape = self._settings.supernet
+        pixels = space.patch_size**2 * space.in_channels
+        patches = torch.randn(batch, visible, pixels, device=runtime.device)
+        ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
+        teacher = EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
+        supernet = supernet_task(shape, space, teacher, self._noise(shape, 1), self._setup)[0]
+        times, until = [], time.monotonic() + seconds
+        for one in networks:
+            began = time.perf_counter()
+            with runtime.autocast():
+                tokens = supernet.encoder(one).eval().forward_features(patches, ids)
+            tokens.sum().item()
+            times.append(time.perf_counter() - began)
+            if time.monotonic() > until:
+                break
+        return batch / float(np.median(times[1:] or times))
+
+    def _activations(self, settings: TrainSettings) -> float:
+        """Measure the bytes that a forward pass keeps for the backward pass, for each image."""
+        few = settings.model_copy(update={"batch_size": MEMORY_IMAGES})
+        task = self._task(few, MEMORY_IMAGES)
+        own = {parameter.data_ptr() for parameter in task.module.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in own:
+                kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        inputs = task.inputs(0, slice(0, MEMORY_IMAGES))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            task.losses(task.module, inputs)  # of a supernet: the largest network
+        return sum(kept.values()) / MEMORY_IMAGES
