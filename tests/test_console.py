@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console as RichConsole
 
 from masktas import console as console_module
-from masktas.console import Bar, Console, format_seconds
+from masktas.console import Bar, Console
+from masktas.formats import format_seconds
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from masktas import launch
+from masktas.formats import format_seconds
 
 LINE_SECONDS = 10.0
 
@@ -122,26 +123,3 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._talk.print(table)
-
-
-def format_bytes(size: float) -> str:
-    """Write a number of bytes as people read it: 512 MB, 3.1 GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def format_flops(count: float) -> str:
-    """Write a number of operations as people read it: 2.5 PFLOP."""
-    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}FLOP"
-    return f"{count / 1e9:.3g} GFLOP"
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration as people read it: 45 s, 3:20 min, 2:05 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 100:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"

@@ -16,10 +16,11 @@ from masktas.config import (
     TeacherSettings,
     resolve,
 )
-from masktas.console import Console, format_seconds
+from masktas.console import Console
 from masktas.data.demo import write_demo_images
 from masktas.data.sources import open_source
 from masktas.errors import LabelError, SpaceError
+from masktas.formats import format_seconds
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
 from masktas.stages.build import teacher_for
 from masktas.stages.context import visible_patches

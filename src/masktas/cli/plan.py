@@ -24,8 +24,9 @@ from masktas.cli.options import (
     settings_of_all,
     without_none,
 )
-from masktas.console import Console, format_bytes, format_flops, format_seconds
+from masktas.console import Console
 from masktas.errors import ConfigError
+from masktas.formats import format_bytes, format_flops, format_seconds
 
 
 def plan(

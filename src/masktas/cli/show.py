@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.artifacts import SETTINGS, Run, read_json
+from masktas.artifacts import LEDGER, SETTINGS, Run, Stage, read_json, read_lines
 from masktas.errors import MasktasError
+from masktas.formats import format_seconds
 from masktas.space import (
     PRESETS,
     Architecture,
@@ -110,11 +111,20 @@ def _run(run: Run) -> dict[str, Any]:
             {
                 "stage": str(stage.folder.relative_to(run.folder)),
                 "finished": stage.finished,
-                **(_outcome(stage.manifest()) if stage.finished else {}),
+                **(_outcome(stage.manifest()) if stage.finished else _progress(stage)),
             }
             for stage in begun
         ],
     }
+
+
+def _progress(stage: Stage) -> dict[str, Any]:
+    """Return how far an unfinished stage has come, as its ledger says."""
+    lines = read_lines(stage.folder / LEDGER)
+    if not lines:
+        return {}
+    keys = ("attempt", "step", "images_per_second", "seconds_left")
+    return {key: lines[-1][key] for key in keys if key in lines[-1]}
 
 
 def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +167,13 @@ def _lines(content: dict[str, Any]) -> list[str]:
 
 def _stage_line(stage: dict[str, Any]) -> str:
     words = [f"{stage['stage']:24}", "finished" if stage["finished"] else "begun"]
+    if "step" in stage:
+        words.append(f"step {stage['step']:,} in attempt {stage['attempt']}")
+    if "seconds_left" in stage:
+        words.append(
+            f"{stage['images_per_second']:,.0f} images/s, "
+            f"{format_seconds(stage['seconds_left'])} left"
+        )
     if "seconds" in stage:
         words.append(f"{stage['seconds']:.0f} s")
     if "params" in stage:

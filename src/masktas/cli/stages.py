@@ -26,7 +26,7 @@ from masktas.config import (
     load,
     resolve,
 )
-from masktas.console import format_seconds
+from masktas.formats import format_seconds
 from masktas.space import format_quantity
 
 Images = Annotated[Path, Parameter(help="A folder of images, or parquet: one file or a folder.")]

@@ -12,8 +12,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
-from masktas.console import format_flops, format_seconds
 from masktas.errors import ArtifactError
+from masktas.formats import format_flops, format_seconds
 from masktas.space import Architecture, Budget, format_quantity
 from masktas.stages import charts
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktas.console import Bar, Console, format_bytes
+from masktas.console import Bar, Console
 from masktas.errors import MasktasError
+from masktas.formats import format_bytes
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
 from masktas.train.log import Ledger, Metrics
