@@ -81,14 +81,18 @@ class Stopping:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Have SIGTERM wait until the loop within has looked at `asked()`."""
+        """Have SIGTERM wait until the loop within has looked at `asked()`.
+
+        One that comes too late for the loop is left to whoever asks next.
+        """
         _Process.listeners += 1
         try:
             yield
+        except Stopped:
+            _Process.terminated = False  # heard
+            raise
         finally:
             _Process.listeners -= 1
-            if not _Process.listeners:
-                _Process.terminated = False
 
     def asked(self, reserve: float = 0.0) -> bool:
         """Say whether to stop now: `reserve` seconds are needed for what is done before that."""

@@ -12,6 +12,7 @@ from masktas.nn.distill import (
     Projection,
     StudentShape,
     feature_loss,
+    projection_macs,
 )
 from masktas.nn.mae import pixel_loss
 from masktas.nn.patches import take
@@ -170,3 +171,10 @@ def test_starting_weights_are_drawn_for_all_parts(randomize):
         assert torch.equal(tensor, other.state_dict()[name]), name
     assert one.projection.fc1.weight.any()
     assert not F.relu(one.projection.fc1.bias.abs()).any()
+
+
+@pytest.mark.parametrize(("width", "teacher"), [(18, 20), (64, 7), (1, 1)])
+def test_projection_macs_are_its_weights(width: int, teacher: int):
+    projection = Projection(width, teacher)
+    weights = sum(parameter.numel() for parameter in projection.parameters() if parameter.ndim == 2)
+    assert projection_macs(width, teacher) == weights

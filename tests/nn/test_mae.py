@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from masktas.errors import ConfigError
-from masktas.nn.mae import Decoder, MaskedAutoencoder, normalize_patches, pixel_loss
+from masktas.nn.mae import (
+    Decoder,
+    MaskedAutoencoder,
+    decoder_macs,
+    normalize_patches,
+    pixel_loss,
+    pixel_losses,
+)
 from masktas.nn.patches import sincos_positions, take
 from masktas.space import Architecture
 
@@ -189,3 +196,47 @@ def test_a_few_steps_lower_the_loss(random_patches):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_pixel_losses_are_those_of_each_image_by_itself(random_patches):
+    patches, _, masked = random_patches((5, 24, 12), 6, 1)
+    predicted = torch.randn(5, 18, 12)
+    losses = pixel_losses(predicted, patches, masked)
+    assert losses.shape == (5,)
+    assert losses.dtype == torch.float32
+    for image in range(5):
+        one = slice(image, image + 1)
+        alone = pixel_loss(predicted[one], patches[one], masked[one])
+        assert losses[image].item() == pytest.approx(alone.item(), rel=1e-6)
+    assert losses.mean().item() == pytest.approx(
+        pixel_loss(predicted, patches, masked).item(), rel=1e-6
+    )
+    assert len(set(losses.tolist())) == 5
+
+
+def test_pixel_losses_in_bfloat16_are_summed_finely(random_patches):
+    patches, _, masked = random_patches((3, 24, 12), 6, 1)
+    predicted = torch.randn(3, 18, 12).bfloat16()
+    rough = pixel_losses(predicted, patches, masked)
+    assert rough.dtype == torch.float32
+    assert torch.equal(rough, pixel_losses(predicted.float(), patches, masked))
+
+
+@pytest.mark.parametrize("visible", [1, 6, 23])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_decoder_macs_are_the_sum_over_all_layers(random_patches, visible: int, depth: int):
+    """Every product is counted where it is done: layers by hooks, attention by its shapes."""
+    decoder = Decoder(SHAPE, decoder_dim=64, decoder_depth=depth)
+    counted = 0
+
+    def count(layer: torch.nn.Linear, given: tuple[Tensor], _: Tensor) -> None:
+        nonlocal counted
+        counted += given[0].numel() // layer.in_features * layer.in_features * layer.out_features
+
+    for part in decoder.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_hook(count)
+    _, keep, masked = random_patches((1, 24, 12), visible, 1)
+    decoder(torch.randn(1, 1 + visible, 18), keep, masked)
+    counted += depth * 2 * 25 * 25 * 64  # queries with keys, weights with values, 1 + N tokens
+    assert decoder_macs(SHAPE, visible, decoder_dim=64, decoder_depth=depth) == counted

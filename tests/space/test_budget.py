@@ -314,3 +314,50 @@ def test_there_may_be_no_uniform_network_within_a_budget():
     alike = {params(one) for one in SMALL.uniforms()}
     assert params(uneven) not in alike
     assert BudgetedSpace(SMALL, budget).largest_uniform() is None
+
+
+# --- all sizes alike
+
+
+@pytest.mark.parametrize("name", ["tiny", "demo"])
+@pytest.mark.parametrize("budget", [Budget(), "half"], ids=str)
+def test_sampling_evenly_spreads_parameters_over_the_whole_range(name, budget):
+    space = PRESETS[name]
+    low, high = BudgetedSpace(space, Budget()).cost_range("params")
+    if budget == "half":
+        low = (low + high) // 2
+        budget = Budget(min_params=low)
+    candidates = BudgetedSpace(space, budget)
+    low, high = candidates.cost_range("params")
+    for sample, even in ((candidates.sample_evenly, True), (candidates.sample, False)):
+        rng = random.Random(0)
+        drawn = [sample(rng) for _ in range(2000)]
+        assert all(candidates.contains(one) for one in drawn)
+        tenths = Counter(min(9, int(10 * (params(one) - low) / (high - low))) for one in drawn)
+        chi_square = sum((tenths[tenth] - 200) ** 2 / 200 for tenth in range(10))
+        assert (chi_square < 28) is even, tenths  # 1 in 1,000 at 9 degrees of freedom
+
+
+def test_evenly_every_architecture_can_be_drawn():
+    candidates = BudgetedSpace(SMALL, Budget())
+    rng = random.Random(0)
+    drawn = {candidates.sample_evenly(rng) for _ in range(20_000)}
+    assert len({cell.params for cell in candidates.cells}) > 20
+    assert drawn == set(enumerate_all(SMALL))
+
+
+def test_evenly_too_the_draw_depends_on_the_seed_alone():
+    def draw(seed):
+        rng = random.Random(seed)
+        candidates = BudgetedSpace(PRESETS["tiny"], Budget(max_params=6_000_000))
+        return [candidates.sample_evenly(rng) for _ in range(20)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_evenly_from_a_budget_of_exactly_one_cost():
+    one = SMALL.build(9, (1, 2), (1.2, 2))
+    candidates = BudgetedSpace(SMALL, Budget(min_params=params(one), max_params=params(one)))
+    rng = random.Random(0)
+    assert {params(candidates.sample_evenly(rng)) for _ in range(20)} == {params(one)}

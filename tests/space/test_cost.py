@@ -3,7 +3,7 @@
 import pytest
 
 from masktas.space import Architecture, macs, params
-from masktas.space.cost import counted_classes
+from masktas.space.cost import counted_classes, embedding_macs, encoder_macs
 
 # SPEC 1: width, heads, MLP ratios, parameters, MACs; 224 px, P = 16, 1,000 classes.
 PUBLISHED = {
@@ -103,3 +103,26 @@ def test_what_the_head_looks_at_costs_nothing():
     mean = Architecture(16, (1,), (2,), pool="mean")
     assert params(mean) == params(mean.replace(pool="cls"))
     assert macs(mean) == macs(mean.replace(pool="cls"))
+
+
+@pytest.mark.parametrize("patches", [1, 5, 24])
+def test_encoder_macs_are_those_of_the_patches_that_are_seen(patches):
+    one = Architecture(
+        33, (2, 5), (1.1, 3), head_dim=8, image_size=(32, 48), patch_size=8, num_classes=7
+    )
+    tokens = patches + 1
+    expected = patches * 192 * 33
+    for heads, hidden in ((2, 36), (5, 99)):
+        expected += tokens * (3 * 33 * 8 * heads + 8 * heads * 33 + 2 * 33 * hidden)
+        expected += 2 * tokens**2 * 8 * heads
+    assert encoder_macs(one, patches) == expected
+    assert embedding_macs(one, patches) == patches * 192 * 33
+    assert encoder_macs(one.replace(num_classes=1000), patches) == expected  # no head
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_macs_are_the_encoders_of_the_whole_image_and_the_head(name):
+    width, heads, ratios, _, expected = PUBLISHED[name]
+    network = Architecture(width, heads, ratios)
+    assert encoder_macs(network, 196) == expected - 1000 * width
+    assert encoder_macs(network, 19) < expected / 9  # of a tenth of the patches

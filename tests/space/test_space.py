@@ -242,6 +242,15 @@ def test_smallest_and_largest():
     assert SMALL.largest == SMALL.build(24, (3, 3), (2, 2))
 
 
+def test_middle_is_the_middle_choice_everywhere_and_of_two_the_larger():
+    assert SMALL.middle == SMALL.build(24, (2, 2), (2, 2))
+    assert PRESETS["tiny"].middle == PRESETS["tiny"].build(216, (4,) * 13, (4,) * 13)
+    single = SMALL.replace(embed_dim=(16,), depth=(2,), num_heads=(3,), mlp_ratio=(1.5,))
+    assert single.middle == single.smallest == single.largest
+    for space in PRESETS.values():
+        assert space.check(space.middle) is None
+
+
 def test_uniforms_are_all_those_whose_blocks_are_alike():
     alike = {
         one

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from masktas.errors import ConfigError
-from masktas.train.runtime import Runtime, processor_name
+from masktas.train.runtime import Runtime, matmul_flops, processor_name
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,37 @@ def test_the_processor_has_a_name():
 
 def test_tests_use_one_thread():
     assert torch.get_num_threads() == 1
+
+
+def test_of_several_processes_each_would_take_its_own_gpu(monkeypatch):
+    """What is refused here names the GPU that this process of its machine was to take."""
+    missing = torch.cuda.device_count() + 7
+    monkeypatch.setenv("WORLD_SIZE", "99")
+    monkeypatch.setenv("RANK", "50")
+    monkeypatch.setenv("LOCAL_RANK", str(missing))
+    with pytest.raises(ConfigError, match=f"--device cuda:{missing}"):
+        Runtime.choose("cuda", "auto")
+    assert Runtime.choose("cpu", "auto").device == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device cuda: "):
+            Runtime.choose("cuda", "auto")
+
+
+def test_activations_are_kept_unless_asked_otherwise():
+    assert not Runtime.choose("cpu", "auto").recompute
+    assert Runtime.choose("cpu", "auto", recompute=True).recompute
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_memory_is_the_most_that_was_in_use_in_bytes():
+    measured = Runtime.choose("cpu", "auto").memory()
+    status = Path("/proc/self/status").read_text()
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    assert measured == pytest.approx(int(peak) * 1024, rel=0.05)
+
+
+def test_the_best_of_matrix_products_is_measured_once():
+    found = matmul_flops(torch.device("cpu"), torch.float32, 0.02)
+    assert 1e8 < found < 1e15
+    assert matmul_flops(torch.device("cpu"), torch.float32, 0.02) == found

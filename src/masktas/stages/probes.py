@@ -130,6 +130,8 @@ class Probes:
 
     def _compare(self, epoch: int, pixel_loss: dict[str, Tensor]) -> None:
         """Warn if the largest network predicts clearly worse than the middle one."""
+        if self._count < 2:
+            return  # one image has no spread to tell chance from
         behind = pixel_loss["largest"] - pixel_loss["middle"]
         error = behind.std() / len(behind) ** 0.5
         if behind.mean() > CLEARLY * error:

@@ -88,6 +88,13 @@ class Checkpoints:
         paths = self.folder.glob("step-*.safetensors")
         return sorted((int(path.stem.removeprefix("step-")) for path in paths), reverse=True)
 
+    def with_newest(self, error: ArtifactError) -> ArtifactError:
+        """Add to an error of writing which checkpoint there is to go on from."""
+        steps = self.steps()
+        return ArtifactError(
+            f"{error} The checkpoint of step {steps[0]} is whole." if steps else error
+        )
+
     def sweep(self) -> None:
         """Remove what a process that was killed while writing left behind."""
         for path in self.folder.glob(".*.tmp"):
@@ -106,9 +113,7 @@ class Checkpoints:
         try:
             save(self._path(step), tensors, {"step": step, **meta})
         except ArtifactError as error:
-            left = self.steps()
-            good = f" The checkpoint of step {left[0]} is whole." if left else ""
-            raise ArtifactError(f"{error}{good}") from None
+            raise self.with_newest(error) from None
         for older in self.steps()[KEEP:]:
             self._path(older).unlink()
 

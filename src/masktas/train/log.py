@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,33 +53,48 @@ class Ledger:
 class Metrics:
     """`metrics.jsonl`, and TensorBoard beside it if wanted."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, *, tensorboard: bool, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._path = folder / METRICS
         self._events = folder / TENSORBOARD if tensorboard else None
         self._writer: Any = None
+        self._warn = warn
 
     def cut(self, step: int) -> None:
         """Drop the lines after a step: they are written again."""
         kept = [line for line in read_lines(self._path) if line["step"] <= step]
         if kept or self._path.exists():
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.close()
         if self._events:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.close()
-            self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
+            with self._spared():
+                self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def write(self, line: dict[str, float], speed: dict[str, float]) -> None:
         """Append a line of `step`, `epoch` and numbers; `speed` goes to TensorBoard only."""
         append_lines(self._path, [json.dumps(line)])
-        if self._writer:
-            for name, value in {**line, **speed}.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, int(line["step"]))
-            self._writer.flush()
+        with self._spared():
+            if self._writer:
+                for name, value in {**line, **speed}.items():
+                    if name != "step":
+                        self._writer.add_scalar(name, value, int(line["step"]))
+                self._writer.flush()
 
     def close(self) -> None:
         """Close what is open."""
-        if self._writer:
-            self._writer.close()
-            self._writer = None
+        with self._spared():
+            if self._writer:
+                self._writer.close()
+        self._writer = None
+
+    @contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Go on without TensorBoard where its files cannot be written: ours are what counts."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = self._events = None
+            self._warn(f"TensorBoard's files cannot be written ({error}): going on without.")

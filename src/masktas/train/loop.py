@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from masktas.console import Bar, Console
-from masktas.errors import MasktasError
+from masktas.errors import ArtifactError, MasktasError
 from masktas.formats import format_bytes
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
@@ -142,13 +143,14 @@ class Training:
         self.task, self.plan, self.machine = task, plan, machine
         self.after_epoch = after_epoch
         self.state = TrainingState(task.module, task.optimizer)
-        self.metrics = Metrics(folder, tensorboard=plan.tensorboard)
+        self.metrics = Metrics(folder, tensorboard=plan.tensorboard, warn=machine.console.warn)
         self.checkpoints = Checkpoints(folder / "checkpoints", machine.console.warn)
         self.window = Window()
         self.skipped: list[int] = []
         self._first = 0
         self._began = self._saved = time.monotonic()
-        self._reserve = 0.0
+        self._owed = False  # a line that a checkpoint was made before
+        self._step_seconds = self._save_seconds = self._epoch_seconds = 0.0
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
@@ -168,24 +170,30 @@ class Training:
             told(),
         ):
             while step < plan.total_steps:
+                if self._owed:
+                    self._log(step, self._losses(), bar)
+                began = time.monotonic()
                 self._do(step)
+                self._step_seconds = max(self._step_seconds, time.monotonic() - began)
                 step += 1
                 stop, save = self.machine.ranks.any(
-                    stopping.asked(self._reserve), self._checkpoint_is_due()
+                    stopping.asked(self._reserve(step)), self._checkpoint_is_due()
                 )
                 if not (stop or save or plan.is_line(step)):
                     continue
-                values = self.window.tensor(self.machine.ranks).tolist()  # the device is read
+                values = self._losses()  # the device is read
+                self._step_seconds = max(self._step_seconds, time.monotonic() - began)
                 bad = next(self._not_finite(values), None)
                 if bad:
                     step = self._recover(*bad)
                     continue
+                if stop and step < plan.total_steps:
+                    self._save(step, owed=plan.is_line(step))
+                    raise stopping.error(f"Stopped at step {step} of {plan.total_steps}")
                 if plan.is_line(step):
                     self._log(step, values, bar)
-                if step < plan.total_steps and (stop or save):
+                if save and step < plan.total_steps:
                     self._save(step)
-                    if stop:
-                        raise stopping.error(f"Stopped at step {step} of {plan.total_steps}")
         if self.machine.ranks.is_first:
             self.metrics.close()
         return self._cost()
@@ -193,7 +201,6 @@ class Training:
     def _do(self, step: int) -> None:
         """Do a step, unless it is one that is left out."""
         if step not in self.skipped:
-            began = time.monotonic()
             losses = train_step(
                 self.task,
                 step,
@@ -202,7 +209,16 @@ class Training:
                 clip_grad=self.plan.clip_grad,
             )
             self.window.add(step, losses)
-            self._reserve = max(self._reserve, 2 * (time.monotonic() - began))
+
+    def _losses(self) -> list[list[float]]:
+        """Read the window from the device: a row a step."""
+        values: list[list[float]] = self.window.tensor(self.machine.ranks).tolist()
+        return values
+
+    def _reserve(self, done: int) -> float:
+        """Return the seconds to keep for what comes before the next chance to stop."""
+        after = self._epoch_seconds if self.plan.ends_epoch(done) else 0.0
+        return 2 * (self._step_seconds + self._save_seconds) + after
 
     def _start(self) -> int:
         """Go on from the newest checkpoint, or make the first; return the step to do next."""
@@ -230,19 +246,23 @@ class Training:
         self.state.fill(tensors)
         self.window.fill(meta["names"], meta["steps"], values.to(self.machine.runtime.device))
         self.skipped = sorted({*self.skipped, *meta["skipped"]})
+        self._owed = meta["owed"]
         if ranks.is_first:
-            self.metrics.cut(step)
+            self.metrics.cut(step - self._owed)
         return step
 
-    def _save(self, step: int) -> None:
-        """Make a checkpoint."""
+    def _save(self, step: int, *, owed: bool = False) -> None:
+        """Make a checkpoint; `owed` if the line after this step has not been logged."""
         began = time.monotonic()
         values = self.window.tensor(self.machine.ranks)
-        meta = {"names": self.window.names, "steps": self.window.steps, "skipped": self.skipped}
+        window = {"names": self.window.names, "steps": self.window.steps, "owed": owed}
         if self.machine.ranks.is_first:
-            self.checkpoints.save(step, {**self.state.tensors(), WINDOW: values}, meta)
+            tensors = {**self.state.tensors(), WINDOW: values}
+            self.checkpoints.save(step, tensors, {**window, "skipped": self.skipped})
+            with self._room():
+                self.machine.ledger.write(step)
         self._saved = time.monotonic()
-        self._reserve = max(self._reserve, 2 * (self._saved - began))
+        self._save_seconds = max(self._save_seconds, self._saved - began)
 
     def _checkpoint_is_due(self) -> bool:
         waited = time.monotonic() - self._saved
@@ -270,7 +290,11 @@ class Training:
             )
         self.skipped.append(step)
         good = self._restore()
-        assert good is not None
+        if good is None:
+            raise MasktasError(
+                f"{self.plan.label}: {what} There is no whole checkpoint to go back to. Give the "
+                "same command again to start afresh."
+            )
         times = f"{len(self.skipped)} of {RECOVERIES}"
         self.machine.console.warn(
             f"{what} Going back to step {good}; step {step} will be left out ({times})."
@@ -286,17 +310,28 @@ class Training:
         memory = machine.runtime.memory()
         columns = zip(self.window.names, zip(*values, strict=True), strict=False)
         line = {name: math.fsum(column) / len(column) for name, column in columns}
-        self.window = Window()
+        self.window, self._owed = Window(), False
         words = " ".join(f"{name} {value:.4g}" for name, value in line.items())
+        self.task.schedule.step_update(step - 1)  # also if that step was left out
         line["lr"] = self.task.optimizer.param_groups[0]["lr"]
         if self.after_epoch and plan.ends_epoch(step):
             line |= self.after_epoch(step // plan.steps_per_epoch)
+            self._epoch_seconds = max(self._epoch_seconds, time.monotonic() - now)
         if machine.ranks.is_first:
             speed = {"images_per_second": round(pace, 2), "memory_bytes": memory}
             line = {"step": step, "epoch": step / plan.steps_per_epoch, **line}
-            self.metrics.write(line, speed)
-            machine.ledger.write(step, seconds_left=round(left, 1), **speed)
+            with self._room():
+                self.metrics.write(line, speed)
+                machine.ledger.write(step, seconds_left=round(left, 1), **speed)
         bar.update(step, f"{words} | {pace:.0f} images/s, {format_bytes(memory)}")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Where there is no room to write, say what there is to go on from."""
+        try:
+            yield
+        except ArtifactError as error:
+            raise self.checkpoints.with_newest(error) from None
 
     def _cost(self) -> dict[str, Any]:
         """Count what the whole training took."""

@@ -1,0 +1,58 @@
+"""How a process was started, read from what torchrun puts into the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from masktas import launch
+
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return a function that sets what torchrun would, and nothing else."""
+
+    def start(**variables: int) -> None:
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return start
+
+
+def test_alone(started):
+    started()
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (0, 0, 1)
+    assert not launch.restarted()
+
+
+def test_one_of_several(started):
+    started(RANK=11, LOCAL_RANK=3, WORLD_SIZE=16, TORCHELASTIC_RESTART_COUNT=0)
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (11, 3, 16)
+    assert not launch.restarted()
+
+
+def test_the_only_one_of_a_job_of_one_is_alone(started):
+    started(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1)
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (0, 0, 1)
+
+
+def test_a_rank_without_a_job_means_nothing(started):
+    """Other tools set RANK too: only with WORLD_SIZE is it torchrun's."""
+    started(RANK=5, LOCAL_RANK=5)
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_started_again(started, count: int):
+    started(RANK=0, LOCAL_RANK=0, WORLD_SIZE=2, TORCHELASTIC_RESTART_COUNT=count)
+    assert launch.restarted()
+
+
+def test_it_is_read_when_asked_not_when_imported(started):
+    started(WORLD_SIZE=2, RANK=1)
+    assert launch.rank() == 1
+    started(WORLD_SIZE=4, RANK=2)
+    assert (launch.rank(), launch.world_size()) == (2, 4)
