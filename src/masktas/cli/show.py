@@ -123,7 +123,7 @@ def _progress(stage: Stage) -> dict[str, Any]:
     lines = read_lines(stage.folder / LEDGER)
     if not lines:
         return {}
-    figures = next((line for line in reversed(lines) if "seconds_left" in line), {})
+    figures: dict[str, Any] = next((line for line in reversed(lines) if "seconds_left" in line), {})
     keys = ("attempt", "step", "images_per_second", "seconds_left")
     return {key: value for key, value in {**figures, **lines[-1]}.items() if key in keys}
 
