@@ -6,16 +6,28 @@ Algorithm 1, line 9): a step touches the sampled slices and their moments, nothi
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
+from masktas.train.sliced import (
+    BETAS,
+    EPS,
+    Job,
+    Piece,
+    fill,
+    fused_step,
+    job_of,
+    native,
+    native_step,
+)
+
 NO_DECAY = ("cls_token", "pos_embed", "mask_token")
-BETAS = (0.9, 0.95)
-EPS = 1e-8
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -51,16 +63,20 @@ class SlicedAdamW(torch.optim.Optimizer):
         weight_decay: decoupled, of matrices only.
     """
 
+    _native = True  # False: torch only, as on a GPU or without a compiler
+
     def __init__(self, module: nn.Module, edges: Edges, *, lr: float, weight_decay: float) -> None:
         groups = decay_groups(module, weight_decay)
         super().__init__(groups, {"lr": lr, "betas": BETAS, "eps": EPS})
         self._names = {id(p): name for name, p in module.named_parameters()}
         self._edges = edges
+        self._parameters: list[tuple[str, dict[str, Any], Piece, Job]] = []
+        self._jobs: ctypes.Array[Job] | None = None
         for group in self.param_groups:
             for parameter in group["params"]:
                 tiles = [len(sizes) for sizes in edges[self._names[id(parameter)]]]
                 self.state[parameter] = {
-                    "step": torch.zeros(tiles),
+                    "step": torch.zeros(tiles),  # on the CPU: no device is asked for a count
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
@@ -73,58 +89,41 @@ class SlicedAdamW(torch.optim.Optimizer):
             slices: by name, leaf tensors that are views of the store's leading entries, with
                 their gradients. What has no gradient, or is not named, is left as it is.
         """
-        for group in self.param_groups:
+        library = native() if self._native else None
+        if self._jobs is None:
+            self._describe()
+        pieces: list[Piece] = []
+        for name, group, whole, job in self._parameters:
+            job.rows = 0
+            weight = slices.get(name)
+            grad = None if weight is None else weight.grad
+            if weight is None or grad is None:
+                continue
             lr, decay = group["lr"], group["weight_decay"]
+            in_c = library is not None and job.step is not None
+            if not in_c or not fill(job, whole.weight, weight, grad, lr=lr, decay=decay):
+                pieces.append(whole._replace(weight=weight, grad=grad, lr=lr, decay=decay))
+        if library is not None and self._jobs is not None:
+            native_step(self._jobs, library)
+        fused_step(pieces)
+
+    def _describe(self) -> None:
+        """Note once what does not change from step to step, above all for C."""
+        self._parameters = []
+        jobs = (Job * sum(len(group["params"]) for group in self.param_groups))()
+        for group in self.param_groups:
             for parameter in group["params"]:
-                name = self._names[id(parameter)]
-                weight = slices.get(name)
-                if weight is not None and weight.grad is not None:
-                    state = self.state[parameter]
-                    _update(weight, weight.grad, state, self._edges[name], lr=lr, decay=decay)
+                name, state = self._names[id(parameter)], self.state[parameter]
+                moments = state["exp_avg"], state["exp_avg_sq"], state["step"]
+                whole = Piece(parameter, parameter, *moments, self._edges[name], 0.0, 0.0)
+                index = len(self._parameters)
+                jobs[index] = job_of(whole) or Job()
+                self._parameters.append((name, group, whole, jobs[index]))
+        self._jobs = jobs
 
-
-def _update(
-    weight: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    edges: tuple[tuple[int, ...], ...],
-    *,
-    lr: float,
-    decay: float,
-) -> None:
-    """Do one AdamW step on a slice, in place."""
-    beta1, beta2 = BETAS
-    tiles = tuple(
-        slice(0, sizes.index(size) + 1) for sizes, size in zip(edges, grad.shape, strict=True)
-    )
-    within = tuple(slice(0, size) for size in grad.shape)
-    counts = state["step"][tiles]
-    counts += 1
-    times = counts.double()  # 1 - beta^t is near 0 at first: float32 would lose half its digits
-    exp_avg, exp_avg_sq = state["exp_avg"][within], state["exp_avg_sq"][within]
-    weight.mul_(1 - lr * decay)
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    # m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps), t the count of each tile
-    correction1 = _spread(1 - beta1**times, edges, grad)
-    correction2 = _spread((1 - beta2**times).sqrt(), edges, grad)
-    denominator = exp_avg_sq.sqrt().div_(correction2).add_(EPS).mul_(correction1)
-    weight.addcdiv_(exp_avg, denominator, value=-lr)
-
-
-def _spread(per_tile: Tensor, edges: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
-    """Give every entry of a slice the number of its tile; a single number where all agree."""
-    per_tile = per_tile.to(like.dtype)
-    first = per_tile.flatten()[0]
-    if bool((per_tile == first).all()):  # counts live on the CPU: this waits for no device
-        return first
-    per_tile = per_tile.to(like.device)
-    for dim, sizes in enumerate(edges):
-        if per_tile.shape[dim] > 1:
-            lengths = torch.tensor(sizes).diff(prepend=torch.zeros(1, dtype=torch.long))
-            repeats = lengths[: per_tile.shape[dim]].to(like.device)
-            per_tile = per_tile.repeat_interleave(repeats, dim=dim, output_size=like.shape[dim])
-    return per_tile
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._jobs = None  # moments and groups are other objects now
 
 
 def warmup_cosine(

@@ -1,0 +1,243 @@
+"""How long one step of the supernet's optimiser takes, next to torch's.
+
+    .venv/bin/python benchmarks/optimizer.py --spaces micro tiny small base --steps 40 --threads 2
+
+Every step draws an architecture as training does and times, in rotating order:
+
+- ours: `SlicedAdamW` on its slices;
+- torch only: the same without its C part, as on a GPU or without a compiler;
+- fused: `torch.optim.AdamW(fused=True)` on the full tensors, which does not freeze: what to beat;
+- foreach: torch's foreach AdamW on the slices, moments being views of full ones. It freezes, with
+  one count a tensor.
+
+After each step of ours every entry outside the slices (weights, moments, counts) is compared bit
+for bit with what it was; the script fails if one differs. `fresh` starts with counts of 0, where
+neighbouring tiles differ in their bias correction; `settled` with counts so high that it is 1.
+
+Limits: gradients are random numbers and lie ready; there is no forward or backward pass, whose
+traces in the caches would help nobody's optimiser. Every contender has a store of its own, which
+for `micro` nearly fits into a large last-level cache. Times hang on what else the machine does:
+compare within a row. GB/s counts 28 bytes an entry that is updated; `triad` is `a += s * b` over
+256 MB tensors, 12 bytes an entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as functional_adamw
+
+from masktas.nn.distill import StudentShape
+from masktas.nn.supernet import Supernet, leading
+from masktas.space import SearchSpace
+from masktas.train.optim import BETAS, EPS, SlicedAdamW, adamw, decay_groups
+from masktas.train.sliced import SETTLED, native
+
+LR, DECAY = 1e-3, 0.05
+BYTES = 7 * 4  # weight and two moments read and written, gradient read
+Slices = dict[str, nn.Parameter]
+
+
+def milliseconds(function: Callable[[], object], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    function()
+    wait()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def triad(device: torch.device, entries: int = 1 << 26) -> float:
+    """Return the bandwidth of `a += s * b` in GB/s."""
+    a, b = torch.ones(entries, device=device), torch.ones(entries, device=device)
+    times = [milliseconds(lambda: a.add_(b, alpha=0.5), device) for _ in range(9)]
+    return 12 * entries / statistics.median(times) / 1e6
+
+
+class Sliced:
+    """`SlicedAdamW` on a store of its own, with a copy that knows what must not change."""
+
+    def __init__(self, supernet: Supernet, *, use_native: bool, count: int) -> None:
+        self.supernet = copy.deepcopy(supernet)
+        self.optimizer = SlicedAdamW(
+            self.supernet.student, supernet.edges(), lr=LR, weight_decay=DECAY
+        )
+        self.optimizer._native = use_native
+        for state in self.optimizer.state.values():
+            state["step"].fill_(count)
+        self.shadow = [[t.clone() for t in tensors] for tensors in self.tensors().values()]
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        named = self.supernet.student.named_parameters()
+        return {name: [p.detach(), *self.optimizer.state[p].values()] for name, p in named}
+
+    def step(self, slices: Slices) -> None:
+        self.optimizer.step_slices(slices)
+
+    def check(self, slices: Slices, edges: dict[str, tuple[tuple[int, ...], ...]]) -> None:
+        """Fail unless all outside the slices has the bits of the step before."""
+        for (name, tensors), shadows in zip(self.tensors().items(), self.shadow, strict=True):
+            counts = tensors[1]
+            for tensor, shadow in zip(tensors, shadows, strict=True):
+                if name in slices:
+                    shape = slices[name].shape
+                    if tensor is counts:
+                        sizes = zip(edges[name], shape, strict=True)
+                        shape = torch.Size([every.index(size) + 1 for every, size in sizes])
+                    leading(shadow, shape).copy_(leading(tensor, shape))
+                same = torch.equal(tensor.view(torch.int32), shadow.view(torch.int32))
+                assert same, f"{name} has changed outside its slice"
+
+
+class Foreach:
+    """Torch's foreach AdamW on views of the weights and of full moments."""
+
+    def __init__(self, supernet: Supernet, *, count: int) -> None:
+        self.supernet = copy.deepcopy(supernet)
+        groups = decay_groups(self.supernet.student, DECAY)
+        decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        self.state = {
+            name: (
+                p.detach(), torch.zeros_like(p), torch.zeros_like(p),
+                torch.tensor(float(count)), decays[id(p)],
+            )
+            for name, p in self.supernet.student.named_parameters() if id(p) in decays
+        }  # fmt: skip
+
+    def step(self, slices: Slices) -> None:
+        for decay in (0.0, DECAY):
+            lists: tuple[list[Tensor], ...] = ([], [], [], [], [])
+            for name, one in slices.items():
+                if name in self.state and self.state[name][4] == decay:
+                    *full, step, _ = self.state[name]
+                    views = [leading(tensor, one.shape) for tensor in full]
+                    for column, tensor in zip(lists, (one.grad, *views, step), strict=True):
+                        column.append(tensor)
+            grads, weights, exp_avgs, exp_avg_sqs, steps = lists
+            functional_adamw(
+                weights, grads, exp_avgs, exp_avg_sqs, [], steps, foreach=True, amsgrad=False,
+                beta1=BETAS[0], beta2=BETAS[1], lr=LR, weight_decay=decay, eps=EPS, maximize=False,
+            )  # fmt: skip
+
+
+class Fused:
+    """Torch's fused AdamW over all of the store."""
+
+    def __init__(self, supernet: Supernet, gradients: dict[str, Tensor]) -> None:
+        self.student = copy.deepcopy(supernet.student)
+        self.optimizer = adamw(self.student, lr=LR, weight_decay=DECAY)
+        for name, parameter in self.student.named_parameters():
+            if parameter.requires_grad:
+                parameter.grad = gradients[name].clone()
+        self.optimizer.step()  # makes its state
+
+    def refresh(self, gradients: dict[str, Tensor]) -> None:
+        for name, parameter in self.student.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(gradients[name])
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+def measure(name: str, *, steps: int, device: torch.device, count: int) -> dict[str, list[float]]:
+    """Return the milliseconds of every step by contender, the share sampled, and the size."""
+    space = SearchSpace.load(name)
+    shape = StudentShape(
+        decoder_dim=128, decoder_depth=2, teacher_dim=192 if "micro" in name else 768
+    )
+    supernet = Supernet(space, shape)
+    supernet.init_weights(torch.Generator().manual_seed(0))
+    supernet.to(device)
+    named = list(supernet.student.named_parameters())
+    gradients = {name: 0.01 * torch.randn_like(parameter) for name, parameter in named}
+    total, edges, rng = sum(p.numel() for _, p in named), supernet.edges(), random.Random(0)
+    ours = Sliced(supernet, use_native=True, count=count)
+    plain = Sliced(supernet, use_native=False, count=count)
+    foreach, fused = Foreach(supernet, count=count), Fused(supernet, gradients)
+    found: dict[str, list[float]] = {"share": [], "total": [total]}
+    for index in range(steps + 3):
+        architecture = space.sample(rng)
+        drawn = [dict(s.supernet.subnet(architecture).named_parameters()) for s in (ours, plain)]
+        for slices in drawn:
+            for key, one in slices.items():
+                one.grad = leading(gradients[key], one.shape).clone()
+        fused.refresh(gradients)
+        contenders: dict[str, Callable[[], None]] = {
+            "ours": lambda: ours.step(drawn[0]),  # noqa: B023
+            "torch only": lambda: plain.step(drawn[1]),  # noqa: B023
+            "fused": fused.step,
+            "foreach": lambda: foreach.step(drawn[0]),  # noqa: B023
+        }
+        order = list(contenders)
+        for key in order[index % 4 :] + order[: index % 4]:
+            spent = milliseconds(contenders[key], device)
+            if index >= 3:  # the first are for warming up
+                found.setdefault(key, []).append(spent)
+        ours.check(drawn[0], edges)
+        plain.check(drawn[1], edges)
+        found["share"].append(sum(one.numel() for one in drawn[0].values()) / total)
+    return found
+
+
+def spread(times: list[float]) -> str:
+    low, middle, high = statistics.quantiles(times, n=4)
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def row(name: str, kind: str, found: dict[str, list[float]]) -> str:
+    (total,), share = found["total"], statistics.mean(found["share"][3:])
+    mean = {key: statistics.mean(found[key]) for key in ("ours", "fused")}
+    ratio = {
+        key: statistics.median(f / o for f, o in zip(found[key], found["ours"], strict=True))
+        for key in ("fused", "foreach")
+    }
+    speed = [BYTES * total * s / mean[key] / 1e6 for key, s in (("ours", share), ("fused", 1))]
+    cells = (
+        name, kind, f"{total / 1e6:.2f} M", f"{share:.3f}",
+        *(spread(found[key]) for key in ("ours", "fused", "foreach", "torch only")),
+        f"**{ratio['fused']:.2f}** ({mean['fused'] / mean['ours']:.2f})", f"{ratio['foreach']:.1f}",
+        f"{BYTES * total * share / 1e6:.0f} / {BYTES * total / 1e6:.0f}",
+        f"{speed[0]:.0f} / {speed[1]:.0f}",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = (
+    "space", "counts", "params", "share", "ours, ms", "fused full, ms", "foreach views, ms",
+    "torch only, ms", "fused / ours (of means)", "foreach / ours", "MB ours / fused",
+    "GB/s ours / fused",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--spaces", nargs="+", default=["micro", "tiny", "small", "base"])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    print(
+        f"torch {torch.__version__}, {device}, {arguments.threads} threads, C part: "
+        f"{'yes' if native() and device.type == 'cpu' else 'no'}, {arguments.steps} steps, "
+        f"triad {triad(device):.0f} GB/s before; milliseconds are medians (quartiles)\n"
+    )
+    print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
+    for name in arguments.spaces:
+        for kind, count in (("fresh", 0), ("settled", SETTLED)):
+            found = measure(name, steps=arguments.steps, device=device, count=count)
+            print(row(name, kind, found), flush=True)
+    print(f"\ntriad {triad(device):.0f} GB/s after; no entry outside a slice changed")
+
+
+if __name__ == "__main__":
+    main()
