@@ -26,6 +26,7 @@ from masktas.train.sliced import (
     native,
     native_step,
 )
+from masktas.train.sliced_triton import OneLaunch, available
 
 NO_DECAY = ("cls_token", "pos_embed", "mask_token")
 
@@ -63,7 +64,7 @@ class SlicedAdamW(torch.optim.Optimizer):
         weight_decay: decoupled, of matrices only.
     """
 
-    _native = True  # False: torch only, as on a GPU or without a compiler
+    _native = True  # False: torch only, as where there is no compiler
 
     def __init__(self, module: nn.Module, edges: Edges, *, lr: float, weight_decay: float) -> None:
         groups = decay_groups(module, weight_decay)
@@ -72,6 +73,7 @@ class SlicedAdamW(torch.optim.Optimizer):
         self._edges = edges
         self._parameters: list[tuple[str, dict[str, Any], Piece, Job]] = []
         self._jobs: ctypes.Array[Job] | None = None
+        self._one_launch: OneLaunch | None = None
         for group in self.param_groups:
             for parameter in group["params"]:
                 tiles = [len(sizes) for sizes in edges[self._names[id(parameter)]]]
@@ -105,6 +107,8 @@ class SlicedAdamW(torch.optim.Optimizer):
                 pieces.append(whole._replace(weight=weight, grad=grad, lr=lr, decay=decay))
         if library is not None and self._jobs is not None:
             native_step(self._jobs, library)
+        if self._one_launch is not None:
+            pieces = self._one_launch.update(pieces)
         fused_step(pieces)
 
     def _describe(self) -> None:
@@ -120,6 +124,9 @@ class SlicedAdamW(torch.optim.Optimizer):
                 jobs[index] = job_of(whole) or Job()
                 self._parameters.append((name, group, whole, jobs[index]))
         self._jobs = jobs
+        wholes = [whole for _, _, whole, _ in self._parameters]
+        on_gpu = self._native and available(wholes[0].weight.device)
+        self._one_launch = OneLaunch(wholes) if on_gpu else None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
