@@ -97,7 +97,7 @@ def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
         )
     if not runs:
         return None
-    networks = run.supernet.manifest()["probes"]
+    networks = run.supernet.manifest().get("probes", {})
     return {
         "picture": _svg(charts.probes(runs)),
         "sizes": [(name, networks[name]["params"]) for name in ("smallest", "middle", "largest")],
@@ -169,11 +169,12 @@ def _cost(stage: Stage, run: Run) -> dict[str, Any]:
         "stage": str(stage.folder.relative_to(run.folder)),
         "seconds": manifest["cost"]["seconds"],
         "images": manifest["cost"]["images"],
-        "flops": manifest["cost"]["flops"],
-        "share": manifest["cost"]["share_of_peak"],
-        "peak": manifest["cost"]["peak_flops"],
-        "processes": manifest["cost"]["processes"],
-        "attempts": manifest["cost"]["attempts"],
+        # what manifests of the first days did not have
+        "flops": manifest["cost"].get("flops"),
+        "share": manifest["cost"].get("share_of_peak", 0),
+        "peak": manifest["cost"].get("peak_flops", 0),
+        "processes": manifest["cost"].get("processes", 1),
+        "attempts": manifest["cost"].get("attempts", 1),
         "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
         "seed": manifest["settings"]["seed"],
         "labels": "yes" if stage.name == "finetune" else "no",
