@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+Found = TypeVar("Found")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+PATIENCE = 120.0  # seconds: a job that takes longer hangs
 SPACE = {
     "name": "small-world",
     "embed_dim": [16, 24],
@@ -100,16 +108,98 @@ def draw_images(folder: Path, count: int) -> None:
         image.save(path)
 
 
-def start(*tokens: object, errors: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start the command line as a process of its own; its standard error may go to a file."""
-    with open(errors or "/dev/null", "wb") as said:
+def environment() -> dict[str, str]:
+    """Return the environment of a process: its imports are compiled once, not by each again."""
+    bytecode = Path(tempfile.gettempdir()) / f"masktas-bytecode-{os.getuid()}"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {"PYTHONPYCACHEPREFIX": str(bytecode), **kept}
+
+
+def start(
+    *tokens: object,
+    errors: Path | None = None,
+    output: Path | None = None,
+    launcher: tuple[object, ...] = (sys.executable,),
+    preexec: Callable[[], None] = lambda: None,
+) -> subprocess.Popen[bytes]:
+    """Start the command line as a process of its own.
+
+    Args:
+        tokens: what comes after `masktas`.
+        errors, output: files for its standard error and standard output.
+        launcher: what runs the module: Python, or torchrun.
+        preexec: is called in the process before it becomes masktas.
+    """
+
+    def prepare() -> None:
+        # a shell starts its background jobs, a test run among them, with SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        preexec()
+
+    with open(errors or "/dev/null", "wb") as said, open(output or "/dev/null", "wb") as printed:
         return subprocess.Popen(
-            [sys.executable, "-m", "masktas", *map(str, tokens)],
-            stdout=subprocess.DEVNULL,
+            [*map(str, launcher), "-m", "masktas", *map(str, tokens)],
+            stdout=printed,
             stderr=said,
-            # a shell starts its background jobs, a test run among them, with SIGINT ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            env=environment(),
+            preexec_fn=prepare,
         )
+
+
+@contextmanager
+def started(*tokens: object, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the command line; whatever happens, nothing of it is left behind."""
+    process = start(*tokens, **more)
+    try:
+        yield process
+    finally:
+        for pid in [*descendants(process.pid), process.pid]:
+            if process.poll() is None or pid != process.pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
+    return [one for child in children for one in (*descendants(child), child)]
+
+
+def worker(job: subprocess.Popen[bytes], rank: int) -> int:
+    """Return the process of a job of torchrun that has a rank."""
+    for pid in descendants(job.pid):
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            return pid
+    raise AssertionError(f"the job has no rank {rank}")
+
+
+def until(found: Callable[[], Found], process: subprocess.Popen[bytes]) -> Found:
+    """Wait until something is true while a process is at work, and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        result = found()
+        if result:
+            return result
+        assert process.poll() is None, f"ended by itself with {process.returncode}"
+        time.sleep(0.002)
+    raise AssertionError("it did not happen in time")
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a process that comes to its end now."""
+    return process.wait(PATIENCE)
+
+
+def count_lines(log: Path) -> int:
+    """Count the lines of a file, 0 where there is none."""
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""A short one of `benchmarks/torture.py`: killed at random moments, not a byte is different."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+SCRIPT = Path(__file__).parents[2] / "benchmarks/torture.py"
+
+
+@pytest.fixture(scope="module")
+def torture() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("torture", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_killed_at_random_moments_not_a_byte_is_different(
+    torture: ModuleType, tmp_path: Path
+) -> None:
+    world = torture.World(tmp_path, images=150, epochs=8, generations=40)
+    heard: list[str] = []
+    outcome = torture.torture(world, kills=6, terms=0, seed=1, say=heard.append)
+    assert not outcome.problems, "\n".join([*heard, *outcome.problems])
+    assert len(outcome.kills(signal.SIGKILL)) >= 6
+    assert any(hit.kept for hit in outcome.hits), "some fell into the work"
+
+
+@pytest.mark.parametrize("damage", ["more", "less", "other"])
+def test_a_difference_is_seen(damage: str, torture: ModuleType, tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name / "teacher").mkdir(parents=True)
+        (tmp_path / name / "teacher/metrics.jsonl").write_text('{"step": 1}\n')
+        (tmp_path / name / "teacher/ledger.jsonl").write_text(name)
+    assert torture.differences(tmp_path / "whole", tmp_path / "killed") == []
+    there = tmp_path / "killed/teacher"
+    if damage == "more":
+        (there / ".weights.safetensors.7.tmp").write_bytes(b"")
+    elif damage == "less":
+        (there / "metrics.jsonl").unlink()
+    else:
+        (there / "metrics.jsonl").write_text('{"step": 2}\n')
+    assert len(torture.differences(tmp_path / "whole", tmp_path / "killed")) == 1
