@@ -258,8 +258,9 @@ def moments(count: int, verb: str, rng: random.Random) -> list[str]:
         return ["decoding"] * early + moments(count - early, "", rng)
     late = ["weights", "manifest", "manifest is there"]
     last = rng.sample(late, min(count // 3, len(late)))
+    often = 0.0 if verb == "search" else 0.25  # its journal is appended to, nothing is half written
     return [
-        "writing" if rng.random() < 0.25 else "any time" for _ in range(count - len(last))
+        "writing" if rng.random() < often else "any time" for _ in range(count - len(last))
     ] + sorted(last, key=late.index)
 
 

@@ -28,6 +28,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 LOCK = ".lock"
+OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
 METRICS = "metrics.jsonl"  # what was learnt: the same for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 OUTCOME = {"search": "winner", "finetune": "test"}
@@ -197,7 +198,21 @@ class Stage:
 
     def _anything_made(self) -> bool:
         """Say whether there is more than a claim: settings that came to nothing bind nobody."""
-        return any(path.name not in (SETTINGS, LOCK) for path in self.folder.iterdir())
+        return any(path.name not in (SETTINGS, LOCK, OVERWRITTEN) for path in self.folder.iterdir())
+
+    def sweep(self) -> None:
+        """Remove files that a killed process left half written; for who holds the lock."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
+
+    def overwritten_by(self) -> str | None:
+        """Return the job that has begun this stage with --overwrite, if one has."""
+        path = self.folder / OVERWRITTEN
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def note_overwritten(self, job: str) -> None:
+        """Note the job that has begun this stage with --overwrite."""
+        write_text(self.folder / OVERWRITTEN, job)
 
     def lock(self) -> int:
         """Keep other processes out of the folder while the returned file descriptor is open.

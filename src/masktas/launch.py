@@ -23,6 +23,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def restarts() -> int:
+    """Return how often torchrun has started the job again after a process of it died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def restarted() -> bool:
-    """Say whether torchrun has started the job again after a process of it died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Say whether torchrun has started the job again."""
+    return restarts() > 0
+
+
+def job() -> str:
+    """Name the job, the same each time torchrun starts it again."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {os.getppid()}"

@@ -61,6 +61,11 @@ def install() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
+def leaving() -> None:
+    """Take no notice of SIGTERM any more: torchrun sends it when the first process has gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Stopping:
     """When to stop.
 

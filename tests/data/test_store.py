@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -49,10 +50,9 @@ class Source(FolderSource):
 """
 WAITING = """
 class Source(FolderSource):
-    def read(self, index):  # no process builds before both have begun to
+    def read(self, index):
         Path(folder, f"began-{name}").touch()
-        while len(list(Path(folder).glob("began-*"))) < 2:
-            time.sleep(0.01)
+        time.sleep(0.01)
         return super().read(index)
 """
 
@@ -519,29 +519,31 @@ def test_place_that_cannot_be_written_is_a_data_error(tmp_path, numbered, memory
         opened(source, tmp_path / "cache")
 
 
-def test_two_threads_may_build_at_once(tmp_path, numbered, memory_source):
+def test_of_two_threads_that_want_it_one_builds(tmp_path, numbered, memory_source):
     contents = [numbered(number) for number in range(100)]
-    together = threading.Barrier(2, timeout=10)
+    building = threading.Event()
+    readers = set()
 
-    class Waiting(memory_source):
-        began = False
-
+    class Slow(memory_source):
         def read(self, index):
-            if not self.began:  # both have found no store by now, and begin to build
-                self.began = True
-                together.wait()
+            building.set()
+            readers.add(id(self))
+            time.sleep(0.002)
             return super().read(index)
 
     with ThreadPoolExecutor(2) as pool:
-        pending = [pool.submit(opened, Waiting(contents), tmp_path / "cache") for _ in range(2)]
-        stores = [future.result() for future in pending]
+        first = pool.submit(opened, Slow(contents), tmp_path / "cache")
+        assert building.wait(10)  # the other one comes while it is at it
+        second = pool.submit(opened, Slow(contents), tmp_path / "cache")
+        stores = [first.result(), second.result()]
+    assert len(readers) == 1
     assert stores[0].folder == stores[1].folder
     for store in stores:
         np.testing.assert_array_equal(numbers(store.images(*SPLITS)), np.arange(100))
     assert os.listdir(tmp_path / "cache") == [stores[0].folder.name]
 
 
-def test_two_processes_may_build_at_once(tmp_path, photos):
+def test_of_two_processes_that_want_it_one_builds(tmp_path, photos):
     cache = tmp_path / "cache"
     cache.mkdir()
     program = [sys.executable, "-c", PROGRAM.replace("SOURCE", WAITING), photos, cache]
@@ -552,7 +554,9 @@ def test_two_processes_may_build_at_once(tmp_path, photos):
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert said[0] == said[1] != ""
-    left = [name for name in os.listdir(cache) if not name.startswith("began-")]
+    names = os.listdir(cache)
+    assert len([name for name in names if name.startswith("began-")]) == 1
+    left = [name for name in names if not name.startswith("began-")]
     assert left == [said[0].split()[0]]
     store = opened(open_source(photos), cache)
     np.testing.assert_array_equal(numbers(store.images(*SPLITS)), np.arange(60))

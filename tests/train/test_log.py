@@ -170,14 +170,11 @@ def test_cut_drops_what_will_be_written_again(tmp_path: Path, tensorboard: bool)
     metrics.cut(-1)
     for step in (5, 10, 15):
         metrics.write({"step": step, "epoch": step / 10, "loss": 1 / step}, SPEED)
-    metrics.close()
     metrics = Metrics(tmp_path, tensorboard=tensorboard)
     metrics.cut(10)
     assert [line["step"] for line in lines_of(tmp_path)] == [5, 10]
     assert [line["loss"] for line in lines_of(tmp_path)] == [1 / 5, 1 / 10]
-    metrics.write({"step": 12, "epoch": 1.2, "loss": 0.5}, SPEED)
-    metrics.close()
-    metrics.close()  # again does nothing
+    metrics.write({"step": 12, "epoch": 1.2, "loss": 0.5}, SPEED)  # again does nothing
     assert [line["step"] for line in lines_of(tmp_path)] == [5, 10, 12]
     if tensorboard:
         assert_shows_the_lines(tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from inspect import cleandoc
 from io import TextIOWrapper
@@ -21,6 +22,7 @@ from masktas.errors import LostProcess, MasktasError, Stopped, ToldElsewhere
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+TELLING = 3.0
 
 HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
 
@@ -149,6 +151,7 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     except ToldElsewhere:
         sys.exit(USAGE_ERROR)
     except Stopped as error:
+        stopping.leaving()
         if launch.rank() == 0 or isinstance(error, LostProcess):
             print(f"masktas: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -184,6 +187,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _fail(sentence: str) -> NoReturn:
+    if launch.rank():
+        time.sleep(TELLING)  # the first process tells what is its affair too; then all end
     who = f"masktas (process {launch.rank()})" if launch.rank() else "masktas"
     print(f"{who}: {sentence}", file=sys.stderr)
     sys.exit(USAGE_ERROR)

@@ -7,6 +7,7 @@ named by what it was made from, so another source or size makes another one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -14,8 +15,9 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,23 +142,16 @@ def open_store(
     target = folder / key
     if not (target / "store.json").exists():
         # Built beside its name and moved there whole: a kill leaves nothing that looks finished.
-        partial = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder))
-            _build(source, location, partial, settings, track)
-            if target.exists() and not (target / "store.json").exists():
-                shutil.rmtree(target)
-            try:
-                os.rename(partial, target)
-            except OSError:  # another run was faster: its store is the same
+            with _alone(folder):
                 if not (target / "store.json").exists():
-                    raise
+                    shutil.rmtree(target, ignore_errors=True)
+                    name = tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder)
+                    _build(source, location, Path(name), settings, track)
+                    os.rename(name, target)
         except OSError as error:
             raise DataError(f"{folder}: images cannot be cached ({error.strerror}).") from None
-        finally:
-            if partial:
-                shutil.rmtree(partial, ignore_errors=True)
     try:
         store = ImageStore(target, allowed)
         store.summary()
@@ -178,6 +173,29 @@ def open_store(
             f"All are listed in {target / 'store.json'}."
         )
     return store
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let runs that decode to one folder take turns; leave nothing half decoded behind.
+
+    What a killed process left is removed too, since nobody else is at work here.
+    """
+
+    def sweep() -> None:
+        for path in folder.glob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        sweep()
+        try:
+            yield
+        finally:
+            sweep()
+    finally:
+        os.close(descriptor)
 
 
 def _build(

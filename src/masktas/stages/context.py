@@ -99,8 +99,7 @@ class Context:
         )
         self.console = console or Console()
         self.stopping = Stopping(self.settings.max_time)
-        # a job that torchrun starts again goes on with what it was overwriting with
-        self.overwrite = overwrite and not launch.restarted()
+        self.overwrite = overwrite
 
     @property
     def seed(self) -> int:
@@ -131,7 +130,15 @@ class Context:
         def claim() -> bool:
             # before anything is dropped; held until the stage is finished, or this object is gone
             self._unlock = weakref.finalize(self, os.close, stage.lock())
-            return stage.begin(recorded, overwrite=self.overwrite)
+            stage.sweep()
+            # a job that torchrun starts again goes on with what it was overwriting with
+            again = launch.restarted() and stage.overwritten_by() == launch.job()
+            todo = stage.begin(recorded, overwrite=self.overwrite and not again)
+            if self.overwrite:
+                stage.note_overwritten(launch.job())
+            if not todo:  # a process may have been killed after its manifest
+                Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
+            return todo
 
         todo = self.ranks.first(claim)
         if todo:

@@ -66,12 +66,11 @@ class Metrics:
         kept = [line for line in read_lines(self._path) if line["step"] <= step]
         if kept or self._path.exists():
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.close()
         if self._events:
-            from torch.utils.tensorboard import SummaryWriter
+            from masktas.train.events import Events
 
             with self._spared():
-                self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
+                self._writer = Events(self._events, purge_step=step + 1)
 
     def write(self, line: dict[str, float], speed: dict[str, float]) -> None:
         """Append a line of `step`, `epoch` and numbers; `speed` goes to TensorBoard only."""
@@ -81,14 +80,6 @@ class Metrics:
                 for name, value in {**line, **speed}.items():
                     if name != "step":
                         self._writer.add_scalar(name, value, int(line["step"]))
-                self._writer.flush()
-
-    def close(self) -> None:
-        """Close what is open."""
-        with self._spared():
-            if self._writer:
-                self._writer.close()
-        self._writer = None
 
     @contextmanager
     def _spared(self) -> Iterator[None]:

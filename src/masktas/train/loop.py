@@ -160,13 +160,12 @@ class Training:
                     continue
                 if stop and step < plan.total_steps:
                     self._save(step, owed=plan.is_line(step))
+                    self.machine.ranks.any()  # torchrun ends all when the first one leaves
                     raise stopping.error(f"Stopped at step {step} of {plan.total_steps}")
                 if plan.is_line(step):
                     self._log(step, values, bar)
                 if save and step < plan.total_steps:
                     self._save(step)
-        if self.machine.ranks.is_first:
-            self.metrics.close()
         return self._cost()
 
     def _do(self, step: int) -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from masktas import launch
@@ -47,7 +48,16 @@ class Ranks:
         size = launch.world_size()
         if size > 1 and not dist.is_initialized():
             cuda = torch.cuda.is_available()
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+            # torchrun keeps its store when it starts the job again: without a name of their own
+            # processes would find the addresses of those that have died
+            store, rank, size = next(rendezvous("env://"))
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=PrefixStore(f"masktas/{launch.restarts()}", store),
+                rank=rank,
+                world_size=size,
+                timeout=PATIENCE,
+            )
         return cls(launch.rank(), size)
 
     @property
