@@ -34,7 +34,8 @@ def names(folder):
 def on_a_disk_of(size, code):
     """Run code in a process whose files cannot grow beyond `size` bytes."""
     limited = (
-        "import resource\n"
+        "import resource, sys\n"
+        "sys.dont_write_bytecode = True\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
         "from pathlib import Path\n"
         "from masktas import artifacts\n"

@@ -250,4 +250,4 @@ def test_what_is_wrong_is_told_once(
     ours = [line for line in said.splitlines() if line.startswith("masktas") and ": " in line]
     assert len(ours) == 1, said
     assert words in ours[0]
-    assert not re.search(r'File ".*masktas/.*", line', said), "no traceback but torchrun's own"
+    assert not re.search(r'File ".*src/masktas/.*", line', said), "no traceback but torchrun's own"

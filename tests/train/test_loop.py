@@ -770,6 +770,7 @@ def run_out_of_room(folder: Path, plan: Plan, limit: int, task: type[Tiny] = Tin
 
     def no_room(step: int) -> None:
         if step == 4:
+            sys.dont_write_bytecode = True  # a cut .pyc would stay in the installation
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def train() -> None:
@@ -809,6 +810,7 @@ def test_without_room_for_a_first_checkpoint_no_step_is_done(tmp_path: Path):
     folder, said = tmp_path / "run", tmp_path / "said"
 
     def train() -> None:
+        sys.dont_write_bytecode = True  # a cut .pyc would stay in the installation
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
         one = training(folder, SELDOM)
         try:
