@@ -141,7 +141,8 @@ def start(
             [*map(str, launcher), "-m", "masktas", *map(str, tokens)],
             stdout=printed,
             stderr=said,
-            env=environment(),
+            # with little room Python would leave cut .pyc files in the installation
+            env=environment() | ({"PYTHONDONTWRITEBYTECODE": "1"} if preexec else {}),
             preexec_fn=prepare,
         )
 

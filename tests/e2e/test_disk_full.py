@@ -107,8 +107,6 @@ def test_a_quota_on_files_is_told_too(world: World, tmp_path: Path, masktas: Cal
     out, said = tmp_path / "run", tmp_path / "said"
 
     def few_bytes() -> None:
-        # Python would put cut .pyc files into the installation: it does not see short writes
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
     tokens = command("teacher", world, out)
