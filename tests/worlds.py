@@ -120,7 +120,7 @@ def start(
     errors: Path | None = None,
     output: Path | None = None,
     launcher: tuple[object, ...] = (sys.executable,),
-    preexec: Callable[[], None] = lambda: None,
+    preexec: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the command line as a process of its own.
 
@@ -134,15 +134,16 @@ def start(
     def prepare() -> None:
         # a shell starts its background jobs, a test run among them, with SIGINT ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        preexec()
+        if preexec is not None:
+            preexec()
 
     with open(errors or "/dev/null", "wb") as said, open(output or "/dev/null", "wb") as printed:
         return subprocess.Popen(
             [*map(str, launcher), "-m", "masktas", *map(str, tokens)],
             stdout=printed,
             stderr=said,
-            # with little room Python would leave cut .pyc files in the installation
-            env=environment() | ({"PYTHONDONTWRITEBYTECODE": "1"} if preexec else {}),
+            # with little room Python would leave cut .pyc files for all that come later
+            env=environment() | ({} if preexec is None else {"PYTHONDONTWRITEBYTECODE": "1"}),
             preexec_fn=prepare,
         )
 
