@@ -24,7 +24,7 @@ LINE_SECONDS = 10.0
 class Bar:
     """Progress of one long loop; use as a context manager."""
 
-    def __init__(self, console: RichConsole, label: str, total: int, start: int = 0) -> None:
+    def __init__(self, console: RichConsole, label: str, total: int | None, start: int = 0) -> None:
         self._console, self._label, self._total = console, label, total
         self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
         self._rich: Progress | None = None
@@ -63,13 +63,18 @@ class Bar:
         now = time.monotonic()
         if now - self._printed >= LINE_SECONDS or completed == self._total:
             self._printed = now
-            pace = (now - self._began) / max(1, completed - self._start)
-            left = format_seconds(pace * (self._total - completed))
             print(
-                f"{self._label}: {completed}/{self._total} {text} ({left} left)",
+                f"{self._label}: {self._how_far(completed, now, text)}",
                 file=self._console.file,
                 flush=True,
             )
+
+    def _how_far(self, completed: int, now: float, text: str) -> str:
+        if self._total is None:
+            return f"{completed} {text}"
+        pace = (now - self._began) / max(1, completed - self._start)
+        left = format_seconds(pace * (self._total - completed))
+        return f"{completed}/{self._total} {text} ({left} left)"
 
 
 class Console:
@@ -103,17 +108,10 @@ class Console:
         self._out.print(f"Warning: {text}", style="yellow", markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: int, start: int = 0) -> Iterator[Bar]:
-        """Show progress of a loop."""
+    def bar(self, label: str, total: int | None, start: int = 0) -> Iterator[Bar]:
+        """Show progress of a loop; `total` is None where its end is not known."""
         with Bar(self._talk, label, total, start) as bar:
             yield bar
-
-    def track(self, items: Iterable[int], total: int, label: str) -> Iterator[int]:
-        """Yield the items while showing how many are done."""
-        with self.bar(label, total) as bar:
-            for done, item in enumerate(items, start=1):
-                yield item
-                bar.update(done)
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table, numbers right-aligned, the first column left."""

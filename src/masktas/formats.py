@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def format_bytes(size: float) -> str:
     """Write a number of bytes as people read it: 512 MB, 3.1 GB."""
@@ -24,3 +26,38 @@ def format_seconds(seconds: float) -> str:
     if minutes < 100:
         return f"{minutes}:{rest:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size as people write it: `20MB`, `1.5 GB`, `4GiB`.
+
+    Raises:
+        ValueError: if it is not a number with a unit of bytes, or below 0.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a size: write it with a unit, 20GB or 512MB"
+        )
+    base = 1024 if match[3] else 1000
+    power: int = " KMGT".index(match[2].upper() or " ")
+    return round(float(match[1]) * float(base) ** power)
+
+
+def format_size(size: tuple[int, int]) -> int | str:
+    """Write (height, width) as settings and flags do: 224 for squares, or 96x160."""
+    height, width = size
+    return height if height == width else f"{height}x{width}"
+
+
+def parse_size(text: int | str) -> tuple[int, int]:
+    """Read (height, width) from 224 or 96x160.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,6})(?:\s*x\s*([0-9]{1,6}))?\s*", str(text))
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if 0 in size:
+        raise ValueError("give pixels above 0: 224 for squares, or height x width: 96x160")
+    return size

@@ -23,6 +23,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_world_size() -> int:
+    """Return how many of the job's processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
+
+
 def restarts() -> int:
     """Return how often torchrun has started the job again after a process of it died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

@@ -18,12 +18,11 @@ from masktas.config import (
 )
 from masktas.console import Console
 from masktas.data.demo import write_demo_images
-from masktas.data.sources import open_source
-from masktas.errors import LabelError, SpaceError
-from masktas.formats import format_seconds
+from masktas.errors import LabelError
+from masktas.formats import format_seconds, format_size
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
 from masktas.stages.build import teacher_for
-from masktas.stages.context import visible_patches
+from masktas.stages.context import Data, ImageInput, visible_patches
 from masktas.stages.finetune import finetune
 from masktas.stages.report import report
 from masktas.stages.search import search
@@ -34,7 +33,7 @@ from masktas.train.ranks import Ranks
 
 
 def run(
-    data: str | Path,
+    data: Data,
     *,
     out: str | Path,
     settings: AllSettings | None = None,
@@ -48,7 +47,8 @@ def run(
     it is not set: as deep as the deepest student and 1.2 times as wide as the widest.
 
     Args:
-        data: images; fine-tuning is left out if they have no labels.
+        data: where the images are (docs/data.md), or a Python data set of them; fine-tuning is
+            left out if they have no labels.
         out: the run folder.
         settings: of every stage.
         baselines: fine-tune the winner from scratch, the largest uniform network that fits and
@@ -70,12 +70,13 @@ def run(
     budget = settings.search.budget()
     if settings.search.num_classes is not None:
         space = space.replace(num_classes=settings.search.num_classes)
-    _check_first(data, space, settings)
     data_settings = resolve(
         DataSettings,
-        {"image_size": space.image_size[0], "in_channels": space.in_channels},
+        {"image_size": format_size(space.image_size), "in_channels": space.in_channels},
         settings.data,
     )
+    images = ImageInput.of(data, data_settings)
+    _check_first(images, space, settings)
 
     def common(before: str) -> dict[str, Any]:
         left = stopping.seconds_left
@@ -90,7 +91,7 @@ def run(
         }
 
     made: dict[str, Any] = {}
-    console.say(f"1/4 teacher: a masked autoencoder on {data}")
+    console.say(f"1/4 teacher: a masked autoencoder on {images.location}")
     made["teacher"] = teacher(
         data,
         settings=teacher_for(space, settings.teacher),
@@ -98,9 +99,9 @@ def run(
         **common("teacher"),
     )
     console.say(f"2/4 supernet: {space.size():,} networks of space {space.name} share weights")
-    made["supernet"] = supernet(settings=settings.supernet, **common("supernet"))
+    made["supernet"] = supernet(images.given, settings=settings.supernet, **common("supernet"))
     console.say(f"3/4 search: {budget}")
-    made["search"] = search(settings=settings.search, **common("search"))
+    made["search"] = search(images.given, settings=settings.search, **common("search"))
     console.say("4/4 finetune")
     try:
         for name, architecture, recipe in _networks(
@@ -108,7 +109,11 @@ def run(
         ):
             console.say(f"finetune/{name}")
             made[f"finetune/{name}"] = finetune(
-                name=name, architecture=architecture, settings=recipe, **common("fine-tuning")
+                images.given,
+                name=name,
+                architecture=architecture,
+                settings=recipe,
+                **common("fine-tuning"),
             )
     except LabelError as error:
         console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
@@ -118,16 +123,10 @@ def run(
     return made
 
 
-def _check_first(data: str | Path, space: SearchSpace, settings: AllSettings) -> None:
+def _check_first(images: ImageInput, space: SearchSpace, settings: AllSettings) -> None:
     """Refuse what a later stage would refuse before hours are spent."""
-    open_source(data)
+    images.source(download=settings.runtime.download)
     BudgetedSpace(space, settings.search.budget())
-    height, width = space.image_size
-    if height != width:
-        raise SpaceError(
-            f"Space {space.name} has images of {height} x {width} pixels, but images are read as "
-            "squares so far: choose a space with one image_size."
-        )
     visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
     visible_patches(space.largest, settings.supernet.mask_ratio, least=1)
     visible_patches(space.largest, settings.search.mask_ratio, least=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from zlib import compress, crc32
@@ -15,7 +15,8 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from masktas.errors import DataError, LabelError
+from masktas.data.sources import Item
+from masktas.errors import LabelError
 
 
 @pytest.fixture(scope="session")
@@ -94,43 +95,55 @@ class MemorySource:
         reads: the positions that were read, in the order they were.
     """
 
+    location = "photos"
+
     def __init__(
         self,
-        contents: list[bytes | BaseException | None],
+        contents: list[Any],
         *,
         labels: list[int] | None = None,
         test: set[int] = frozenset(),  # type: ignore[assignment]
         version: str = "1",
+        shard: int = 256,
+        counted: bool = True,
     ) -> None:
         self.contents = contents
         self.reads: list[int] = []
         self._labels, self._test, self._version = labels, test, version
+        self._shard, self._counted = shard, counted
 
-    def __len__(self) -> int:
-        return len(self.contents)
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.contents) // self._shard)
 
-    def read(self, index: int) -> bytes:
-        self.reads.append(index)
-        content = self.contents[index]
-        if content is None:
-            raise DataError(f"{self.name(index)}: gone")
+    def sizes(self) -> list[int] | None:
+        total, shard = len(self.contents), self._shard
+        sizes = [min(shard, total - start) for start in range(0, total, shard)]
+        return sizes if self._counted else None
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        for index in range(len(self.contents[shard * self._shard :][: self._shard])):
+            yield self.read(shard, index)
+
+    def read(self, shard: int, index: int) -> Item:
+        position = shard * self._shard + index
+        self.reads.append(position)
+        content = self.contents[position]
         if isinstance(content, BaseException):
             raise content
-        return content
-
-    def name(self, index: int) -> str:
-        return f"memory/{index}"
-
-    def is_test(self, index: int) -> bool:
-        return index in self._test
+        problem = "gone" if content is None else ""
+        return Item(f"memory/{position}", content, position in self._test, problem)
 
     def fingerprint(self) -> list[str]:
-        return [f"{self._version} {len(self.contents)}"]
+        return [f"{self._version} {len(self.contents)} {self._shard}"]
 
-    def labels(self) -> tuple[list[int], list[str]]:
+    def labels(self, shard: int) -> list[int]:
         if self._labels is None:
             raise LabelError("memory: no labels")
-        return self._labels, [str(label) for label in sorted(set(self._labels))]
+        return self._labels[shard * self._shard :][: self._shard]
+
+    def spec(self) -> None:
+        return None
 
 
 @pytest.fixture(scope="session")

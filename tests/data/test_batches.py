@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.errors import DataError
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -20,20 +20,20 @@ def split_of(count: int, side: int = 8, channels: int = 3) -> Images:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2 * count, side, side, channels), dtype=np.uint8)
     rows = np.arange(0, 2 * count, 2)
-    return Images(pixels, rows, rows, "supernet")
+    return Images(InMemory(pixels), rows, "supernet")
 
 
 def batches_of(images: Images, **changes) -> Batches:
-    channels = images.pixels.shape[3]
+    channels = images.pool.shape[2]
+    varied = {name: changes.pop(name) for name in ("crop_scale", "flip") if name in changes}
     options = {
-        "image_size": 8,
+        "image_size": (8, 8),
         "mean": MEAN[:channels],
         "std": STD[:channels],
         "batch_size": 4,
         "seed": 0,
         "device": torch.device("cpu"),
-        "crop_scale": (0.2, 1.0),
-        "flip": True,
+        "augment": Augment(**{"crop_scale": (0.2, 1.0), "flip": True, **varied}),
     }
     return Batches(images, **{**options, **changes})
 
@@ -108,14 +108,14 @@ def test_same_image_is_cut_anew_in_every_epoch():
 
 def test_images_of_a_batch_are_cut_each_by_itself():
     images = split_of(32, side=16)
-    images.pixels[:] = images.pixels[0]
-    batch, _ = batches_of(images, batch_size=32, image_size=16, flip=False).train(0)
+    images.pool.pixels[:] = images.pool.pixels[0]
+    batch, _ = batches_of(images, batch_size=32, image_size=(16, 16), flip=False).train(0)
     assert len(torch.unique(batch.flatten(1), dim=0)) == 32
 
 
 def test_train_says_which_images_it_holds():
     images = split_of(24)
-    images.pixels[:] = np.arange(48, dtype=np.uint8)[:, None, None, None]  # whatever the crop
+    images.pool.pixels[:] = np.arange(48, dtype=np.uint8)[:, None, None, None]  # whatever the crop
     batch, indices = batches_of(images, mean=[0.0] * 3, std=[1.0] * 3).train(3)
     colors = (batch * 255).round()
     expected = torch.from_numpy(images.rows[indices]).float()
@@ -124,7 +124,7 @@ def test_train_says_which_images_it_holds():
 
 def test_flips_happen_about_half_the_time_and_not_when_turned_off():
     images = split_of(200)
-    images.pixels[:, :, :4], images.pixels[:, :, 4:] = 0, 255  # dark left, bright right
+    images.pool.pixels[:, :, :4], images.pool.pixels[:, :, 4:] = 0, 255  # dark left, bright right
     changes = {"batch_size": 200, "crop_scale": (1.0, 1.0)}
     flipped, _ = batches_of(images, **changes).train(0)
     share = (flipped[:, 0, 0, 0] > flipped[:, 0, 0, -1]).float().mean()
@@ -136,17 +136,17 @@ def test_flips_happen_about_half_the_time_and_not_when_turned_off():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_are_channels_first_float32_and_normalised(channels):
     images = split_of(64, side=16, channels=channels)
-    pixels = images.pixels[images.rows] / 255
+    pixels = images.pool.pixels[images.rows] / 255
     mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
     changes = {"mean": mean, "std": std, "batch_size": 64}
-    plain = batches_of(images, image_size=16, **changes).plain(np.arange(64))
+    plain = batches_of(images, image_size=(16, 16), **changes).plain(np.arange(64))
     assert plain.shape == (64, channels, 16, 16)
     assert plain.dtype == torch.float32
     torch.testing.assert_close(plain.mean((0, 2, 3)), torch.zeros(channels), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         plain.std((0, 2, 3), correction=0), torch.ones(channels), atol=1e-4, rtol=0
     )
-    train, _ = batches_of(images, image_size=12, **changes).train(0)
+    train, _ = batches_of(images, image_size=(12, 12), **changes).train(0)
     assert train.shape == (64, channels, 12, 12)
     assert train.dtype == torch.float32
     assert train.mean().abs() < 0.1
@@ -156,7 +156,7 @@ def test_plain_is_the_normalised_middle_of_the_images_asked_for():
     images = split_of(10, side=12)
     indices = np.array([7, 2, 7])
     plain = batches_of(images).plain(indices)
-    middle = images.pixels[images.rows[indices], 2:10, 2:10] / 255
+    middle = images.pool.pixels[images.rows[indices], 2:10, 2:10] / 255
     expected = ((middle - MEAN) / STD).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
@@ -165,7 +165,7 @@ def test_plain_is_the_normalised_middle_of_the_images_asked_for():
 def test_plain_shows_pixels_as_they_are_stored(side):
     images = split_of(4, side=side)
     plain = batches_of(images, mean=[0.0] * 3, std=[1.0] * 3).plain(np.arange(4))
-    pixels = images.pixels[images.rows].transpose(0, 3, 1, 2)
+    pixels = images.pool.pixels[images.rows].transpose(0, 3, 1, 2)
     edges = ((side - 8) // 2, (side - 7) // 2)
     slices = [pixels[:, :, edge : edge + 8, edge : edge + 8] for edge in edges]
     assert any(np.allclose(plain * 255, middle, atol=0.01) for middle in slices)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss, pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
@@ -43,9 +43,9 @@ NAMES = ["smallest", "middle", "largest", *(f"random-{number}" for number in ran
 def held_out() -> Batches:
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 9, 3), dtype=np.uint8)
     return Batches(
-        Images(pixels, np.arange(IMAGES), np.arange(IMAGES), "validation"), image_size=8,
+        Images(InMemory(pixels), np.arange(IMAGES), "validation"), image_size=(8, 8),
         mean=[0.5] * 3, std=[0.25] * 3, batch_size=1, seed=0, device=CPU.device,
-        crop_scale=(1.0, 1.0), flip=False,
+        augment=Augment((1.0, 1.0), False),
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from masktas.config import FinetuneSettings, SupernetSettings, TeacherSettings
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.nn.distill import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import SearchSpace
@@ -35,8 +35,8 @@ def task(stage: str, runtime: Runtime):
     rows = np.arange(16)
     batches = Batches(
         Images(rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8), rows, rows, "noise"),
-        image_size=32, mean=[0.5] * 3, std=[0.25] * 3, batch_size=8, seed=0,
-        device=runtime.device, crop_scale=(0.5, 1.0), flip=True,
+        image_size=(32, 32), mean=[0.5] * 3, std=[0.25] * 3, batch_size=8, seed=0,
+        device=runtime.device, augment=Augment((0.5, 1.0), True),
     )  # fmt: skip
     setup = Setup(0, runtime, ALONE)
     shape = teacher_architecture(TeacherSettings(**SHAPE), 32, 3)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.train.metrics import EVALUATION_BATCH, accuracy
 from masktas.train.runtime import Runtime
 
@@ -17,8 +17,8 @@ def logits_as_images(logits: Tensor) -> Batches:
     pixels = logits.to(torch.uint8).reshape(-1, 3, 3, 1).numpy()
     rows = np.arange(len(pixels))
     return Batches(
-        Images(pixels, rows, rows, "test"), image_size=3, mean=[0.0], std=[1 / 255],
-        batch_size=1, seed=0, device=CPU.device, crop_scale=(1.0, 1.0), flip=True,
+        Images(InMemory(pixels), rows, "test"), image_size=(3, 3), mean=[0.0], std=[1 / 255],
+        batch_size=1, seed=0, device=CPU.device, augment=Augment((1.0, 1.0), True),
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss
@@ -141,8 +141,8 @@ def distillation(kind: str, randomize, beta: float = 1.0, batch: int = 6) -> tup
     randomize(shared.student, 0)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     batches = Batches(
-        Images(pixels, np.arange(12), np.arange(12), "supernet"), image_size=8, mean=[0.5] * 3,
-        std=[0.25] * 3, batch_size=batch, seed=0, device=CPU.device, crop_scale=(0.2, 1), flip=True,
+        Images(InMemory(pixels), np.arange(12), "supernet"), image_size=(8, 8), mean=[0.5] * 3,
+        std=[0.25] * 3, batch_size=batch, seed=0, device=CPU.device, augment=Augment((0.2, 1), True),
     )  # fmt: skip
     teacher = EncoderTeacher(randomize(ViT(TEACHER), 1))
     task = Kept(

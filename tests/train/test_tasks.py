@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.console import Console
-from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.batches import Augment, Batches
+from masktas.data.store import Images, InMemory
 from masktas.nn.distill import EncoderTeacher, StudentShape
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import patchify
@@ -58,9 +58,8 @@ VISIBLE = 5
 def batches_of(seed: int = 0) -> Batches:
     pixels = np.random.default_rng(0).integers(0, 256, (15, 10, 10, 3), dtype=np.uint8)
     return Batches(
-        Images(pixels, np.arange(15), np.arange(15), "supernet"), image_size=8, mean=[0.5] * 3,
-        std=[0.25] * 3, batch_size=BATCH, seed=seed, device=CPU.device, crop_scale=(0.2, 1),
-        flip=True,
+        Images(InMemory(pixels), np.arange(15), "supernet"), image_size=(8, 8), mean=[0.5] * 3,
+        std=[0.25] * 3, batch_size=BATCH, seed=seed, device=CPU.device, augment=Augment((0.2, 1), True),
     )  # fmt: skip
 
 

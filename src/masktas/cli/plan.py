@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,7 +30,7 @@ from masktas.formats import format_bytes, format_flops, format_seconds
 
 def plan(
     data: Annotated[
-        Path | None, Parameter(help="Images as for `run`; only their number is looked at.")
+        str | None, Parameter(help="Images as for `run`; only their number is looked at.")
     ] = None,
     /,
     *,
@@ -81,12 +80,18 @@ def plan(
         raise ConfigError("--devices, --num-images and --seconds are above 0.")
     if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
         raise ConfigError("--tflops is above 0, and --share above 0 and at most 1.")
-    from masktas.data.sources import open_source
+    from masktas.stages.context import ImageInput
     from masktas.stages.plan import Device
     from masktas.stages.plan import plan as stage
 
     if data is not None:
-        num_images = min(len(open_source(data)), settings.data.limit or 10**12)
+        source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
+        sizes = source.sizes()
+        if sizes is None:
+            raise ConfigError(
+                f"{source.location} does not tell how many images it holds: give --num-images."
+            )
+        num_images = min(sum(sizes), settings.data.limit or 10**12)
     assert num_images is not None
     device = Device(tflops * 1e12, share) if tflops else None
     console = Console(quiet=quiet)

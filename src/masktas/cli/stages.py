@@ -29,10 +29,14 @@ from masktas.config import (
 from masktas.formats import format_seconds
 from masktas.space import format_quantity
 
-Images = Annotated[Path, Parameter(help="A folder of images, or parquet: one file or a folder.")]
-SameImages = Annotated[
-    Path | None, Parameter(help="Images; those of the stage before if left out.")
+Images = Annotated[
+    str,
+    Parameter(
+        help="A folder of images, a list, a glob, zip, tar or parquet files, WebDataset shards "
+        "(shard-{000..009}.tar), a name (cifar10, hf:owner/name), or an address (s3://...)."
+    ),
 ]
+SameImages = Annotated[str | None, Parameter(help="Images; those of the stage before if left out.")]
 Name = Annotated[str, Parameter(help="What to call the result; one run can hold many.")]
 
 

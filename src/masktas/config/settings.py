@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from masktas.errors import BudgetError, ConfigError
+from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.space import Budget, parse_quantity
 from masktas.stopping import parse_duration
 
@@ -46,20 +47,40 @@ def _duration(value: object) -> str:
     return str(value)
 
 
+def _image_size(value: object) -> int | str:
+    return format_size(parse_size("" if isinstance(value, bool) else str(value)))
+
+
+def _per_channel(value: object) -> object:
+    """Read numbers between commas, or a list of them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        numbers = [float(part) for part in parts]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ValueError("give a number for each channel: 0.5,0.5,0.5") from None
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ValueError("give numbers in [0, 1], where 1 is white")
+    return ",".join(f"{number:.10g}" for number in numbers)
+
+
+def _bytes(value: object) -> str:
+    parse_bytes(str(value))
+    return str(value)
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("input should be a whole number")
     return value
 
 
-def _digit(value: object) -> object:
-    """Read what the command line gives as text: a literal takes numbers only."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+ImageSize = Annotated[int | str, BeforeValidator(_image_size)]
+Channels = Annotated[int, BeforeValidator(_not_bool), Field(gt=0, le=1024)]
+PerChannel = Annotated[str, BeforeValidator(_per_channel)]
+Bytes = Annotated[str, BeforeValidator(_bytes)]
 CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
 Quantity = Annotated[str, BeforeValidator(_quantity)]
 Duration = Annotated[str, BeforeValidator(_duration)]
@@ -68,12 +89,35 @@ Duration = Annotated[str, BeforeValidator(_duration)]
 class DataSettings(Settings):
     """Which images, how large, and how they are divided."""
 
-    image_size: Count | None = Field(
+    image_size: ImageSize | None = Field(
         None,
-        description="Side of the square images trained on, in pixels; from the space if unset.",
+        description="Pixels of the images trained on: 224, or height x width: 96x160; from the "
+        "space if unset.",
     )
-    in_channels: Annotated[Literal[1, 3], BeforeValidator(_digit)] | None = Field(
-        None, description="1 for grey images, 3 for colour; from the space if unset."
+    in_channels: Channels | None = Field(
+        None,
+        description="1 for grey images, 3 for colour, 4 with transparency, or what the files "
+        "have; from the space if unset.",
+    )
+    white: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="The value that is white, for files that use less than their type holds: 4095 "
+        "for 12 bits in 16.",
+    )
+    mean: PerChannel | None = Field(
+        None, description="Mean of each channel in [0, 1]: 0.5,0.5,0.5; measured if unset."
+    )
+    std: PerChannel | None = Field(
+        None, description="Standard deviation of each channel; measured if unset."
+    )
+    root: str | None = Field(
+        None, description="Folder of torchvision's files, for DATA such as cifar10 or imagenet."
+    )
+    image_column: str | None = Field(
+        None, description="Column of a table that holds the images; found if unset."
+    )
+    label_column: str | None = Field(
+        None, description="Column of a table that holds the labels; found if unset."
     )
     limit: Count | None = Field(
         None, description="Use this many images, evenly spread over the source; all if unset."
@@ -109,6 +153,21 @@ class RuntimeSettings(Settings):
         description="Compute activations again instead of keeping them: less memory, more time.",
     )
     tensorboard: bool = Field(True, description="Write what is logged for TensorBoard too.")
+    cache: bool = Field(
+        True, description="Keep images decoded; else they are decoded in every epoch."
+    )
+    cache_size: Bytes | None = Field(
+        None, description="Bytes of decoded images to keep, at most: 20GB; all if unset."
+    )
+    cache_dir: str | None = Field(
+        None, description="Where decoded images are kept, for several runs; OUT/data if unset."
+    )
+    strict: bool = Field(
+        False, description="Stop at an image that cannot be decoded, instead of skipping it."
+    )
+    download: bool = Field(
+        False, description="Let torchvision download a data set that is not in --root."
+    )
 
 
 class TrainSettings(Settings):
@@ -134,6 +193,10 @@ class TrainSettings(Settings):
         (0.2, 1.0), description="Least and most of an image's area that a random crop keeps."
     )
     flip: bool = Field(True, description="Mirror images at random, left to right.")
+    color: Share = Field(
+        0.0,
+        description="Most by which brightness, contrast and saturation are changed at random: 0.4.",
+    )
 
 
 class MaskedSettings(TrainSettings):

@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.data.augment import center_boxes, crop, normalize, random_boxes
+from masktas.data.augment import (
+    center_boxes,
+    crop,
+    normalize,
+    random_boxes,
+    random_colors,
+    recolor,
+)
 from masktas.data.store import Images
 from masktas.errors import DataError
 from masktas.seeding import seed_for
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How images of a training batch are varied, each by itself.
+
+    Attributes:
+        crop_scale: least and most share of the area that a random crop keeps.
+        flip: whether to mirror at random, left to right.
+        color: most that brightness, contrast and saturation are changed by; 0 leaves them.
+    """
+
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    color: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What of a batch was drawn at random: images `[B]`, crops `[B, 4]`, flips, colours."""
+
+    indices: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    flips: NDArray[np.bool_] | None
+    colors: NDArray[np.float64] | None
+
+    def rows(self, rows: slice) -> Drawn:
+        """Return what was drawn for some of the images."""
+        return Drawn(
+            self.indices[rows],
+            self.boxes[rows],
+            None if self.flips is None else self.flips[rows],
+            None if self.colors is None else self.colors[rows],
+        )
 
 
 class Batches:
@@ -18,13 +62,12 @@ class Batches:
 
     Args:
         images: the split.
-        image_size: side of what networks see.
+        image_size: (height, width) of what networks see.
         mean, std: of each channel.
         batch_size: images of a training batch; an epoch leaves out what does not fill one.
-        seed: names order, crops and flips.
+        seed: names order, crops, flips and colours.
         device: where batches are made.
-        crop_scale: least and most share of the area that a random crop keeps.
-        flip: whether to mirror at random.
+        augment: how training batches are varied.
 
     Raises:
         DataError: if there are fewer images than one batch.
@@ -34,14 +77,13 @@ class Batches:
         self,
         images: Images,
         *,
-        image_size: int,
+        image_size: tuple[int, int],
         mean: list[float],
         std: list[float],
         batch_size: int,
         seed: int,
         device: torch.device,
-        crop_scale: tuple[float, float],
-        flip: bool,
+        augment: Augment,
     ) -> None:
         if len(images) < batch_size:
             raise DataError(
@@ -55,9 +97,9 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.crop_scale = crop_scale
-        self.flip = flip
+        self.augment = augment
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+        self._ahead = ReadAhead(images) if images.is_slow else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,37 +114,71 @@ class Batches:
             self._order = (epoch, rng.permutation(len(self.images)))
         return self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
 
+    def draw(self, step: int) -> Drawn:
+        """Draw images, crops, flips and colours of a step, for its whole batch."""
+        indices = self.indices(step)
+        rng = np.random.default_rng(seed_for(self.seed, "crops", step))
+        count = len(indices)
+        boxes = random_boxes(rng, count, self._stored, self.augment.crop_scale)
+        flips = rng.uniform(size=count) < 0.5 if self.augment.flip else None
+        strength = self.augment.color
+        colors = random_colors(rng, count, strength) if strength else None
+        return Drawn(indices, boxes, flips, colors)
+
     def train(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the batch of a step, randomly cut, `[B, C, H, W]`, and which images it holds.
 
         `rows` of it, if that is what this process computes: drawn with the whole batch, they are
         the same images and crops however the batch is divided.
         """
-        indices = self.indices(step)
-        rng = np.random.default_rng(seed_for(self.seed, "crops", step))
-        boxes = random_boxes(rng, len(indices), self.images.pixels.shape[1], self.crop_scale)
-        flips = rng.uniform(size=len(indices)) < 0.5 if self.flip else None
-        flips = None if flips is None else flips[rows]
-        return self._cut(indices[rows], boxes[rows], flips), indices[rows]
+        drawn = self.draw(step).rows(rows)
+        if self._ahead is None:
+            pixels = self.images.read(drawn.indices)
+        else:
+            following = self.indices(step + 1)[rows]
+            self.indices(step)  # the order of this epoch again, where the next step begins one
+            pixels = self._ahead.read(drawn.indices, following)
+        return self._cut(pixels, drawn), drawn.indices
 
     def plain(self, indices: NDArray[np.int64]) -> Tensor:
         """Return images by number, the middle of each, without any randomness, `[B, C, H, W]`."""
-        boxes = center_boxes(len(indices), self.images.pixels.shape[1], self.image_size)
-        return self._cut(indices, boxes, None)
+        boxes = center_boxes(len(indices), self._stored, self.image_size)
+        return self._cut(self.images.read(indices), Drawn(indices, boxes, None, None))
 
-    def _cut(
-        self,
-        indices: NDArray[np.int64],
-        boxes: NDArray[np.float64],
-        flips: NDArray[np.bool_] | None,
-    ) -> Tensor:
+    @property
+    def _stored(self) -> tuple[int, int]:
+        height, width, _ = self.images.pool.shape
+        return height, width
+
+    def _cut(self, pixels: NDArray[np.uint8], drawn: Drawn) -> Tensor:
         images = crop(
-            to_device(torch.from_numpy(self.images.read(indices)), self.device),
-            to_device(torch.from_numpy(boxes).float(), self.device),
-            None if flips is None else to_device(torch.from_numpy(flips), self.device),
+            to_device(torch.from_numpy(pixels), self.device),
+            to_device(torch.from_numpy(drawn.boxes).float(), self.device),
+            None if drawn.flips is None else to_device(torch.from_numpy(drawn.flips), self.device),
             self.image_size,
         )
+        if drawn.colors is not None:
+            factors = to_device(torch.from_numpy(drawn.colors).float(), self.device)
+            images = recolor(images, factors)
         return normalize(images, *self._scale)
+
+
+class ReadAhead:
+    """Reads the images of the next step while this one is computed, where they are decoded."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._next: tuple[bytes, Future[NDArray[np.uint8]]] | None = None
+
+    def read(self, indices: NDArray[np.int64], following: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images `[B, H, W, C]`, and begin to read those that will be asked for next."""
+        if self._next is not None and self._next[0] == indices.tobytes():
+            pixels = self._next[1].result()
+        else:
+            pixels = self._images.read(indices)
+        self._next = (following.tobytes(), self._thread.submit(self._images.read, following))
+        return pixels
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

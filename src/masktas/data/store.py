@@ -1,40 +1,75 @@
 """The decode-once cache: every image as bytes at one size, memory-mapped, with its split.
 
-A store is a folder: `images.npy` `[n, side, side, C]`, `digests.npy` `[n, 16]`, `positions.npy`
-(where in the source each image is), `splits.npy` and `store.json`, which is written last. It is
-named by what it was made from, so another source or size makes another one.
+A store is a folder: `parts/` (see `masktas.data.parts`), `digests.npy` `[n, 16]`, `places.npy`
+`[n, 2]` (shard of the source and number in it), `splits.npy` and `store.json`, which is written
+last. It is named by what it was made from, so another source or size makes another one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import os
 import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
-from masktas.data.decode import decode, short_side
+from masktas.data.building import Cache, ShowBar, Wish, build
+from masktas.data.decoders import Decoders, Pixels
+from masktas.data.parts import Parts, Refused
 from masktas.data.sources import Source
-from masktas.data.splits import SPLITS, split_by_content
+from masktas.data.splits import SPLITS
 from masktas.errors import ArtifactError, DataError
+from masktas.formats import parse_size
 
-VERSION = 1
-CROP_MARGIN = 8 / 7  # 256 over 224, as the field stores images it crops from
-CHUNK = 512
-Track = Callable[[Iterable[int], int, str], Iterable[int]]
+VERSION = 2
+MEASURED = 4096  # images that mean and standard deviation are measured on
+CHUNKS = 16  # that they are read in
+LISTED = 100  # skipped images in a manifest; all are in store.json
+
+
+class Pool(Protocol):
+    """Stored images by row.
+
+    Attributes:
+        shape: `[H, W, C]` of each.
+        places: `[n, 2]`, in which shard of the source each is, and which number in it.
+    """
+
+    shape: tuple[int, int, int]
+    places: NDArray[np.int64]
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images `[B, H, W, C]`."""
+        ...
+
+    def is_slow(self, rows: NDArray[np.int64]) -> bool:
+        """Say whether reading them takes more than copying."""
+        ...
+
+
+class InMemory:
+    """`Pool` of images in memory, `pixels [n, H, W, C]`."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self.shape = pixels.shape[1], pixels.shape[2], pixels.shape[3]
+        self.places = np.stack([np.zeros(len(pixels), int), np.arange(len(pixels))], axis=1)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images `[B, H, W, C]`."""
+        return self.pixels[rows]
+
+    def is_slow(self, _: NDArray[np.int64]) -> bool:
+        """Say no."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +77,84 @@ class Images:
     """The images of one split, or of several together.
 
     Attributes:
-        pixels: `[n, side, side, C]` bytes, memory-mapped.
-        rows: which of them are of this split.
-        positions: where in the source they are, for labels.
+        pool: they are in it.
+        rows: `[n]`, which of it they are.
         split: its name.
     """
 
-    pixels: NDArray[np.uint8]
+    pool: Pool
     rows: NDArray[np.int64]
-    positions: NDArray[np.int64]
     split: str
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Shard of the source and number in it of each image, `[n, 2]`, for labels."""
+        return self.pool.places[self.rows]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether some of them are decoded whenever they are read."""
+        return self.pool.is_slow(self.rows)
+
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return images `[B, side, side, C]` by their number within the split."""
-        return np.asarray(self.pixels[self.rows[indices]])
+        """Return images `[B, H, W, C]` by their number within the split."""
+        return self.pool.read(self.rows[indices])
 
 
 class ImageStore:
-    """An opened store, which hands out the splits that it was opened for and no other."""
+    """An opened store, which hands out the splits that it was opened for and no other.
 
-    def __init__(self, folder: Path, allowed: tuple[str, ...]) -> None:
-        self.folder = folder
-        self.allowed = allowed
+    Args:
+        folder: of the store.
+        allowed: the splits that may be read.
+        source: decodes what is not cached.
+        given: `mean` and `std` that are not to be measured.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        allowed: tuple[str, ...],
+        source: Source,
+        given: dict[str, list[float]],
+    ) -> None:
+        self.folder, self.allowed, self._source, self._given = folder, allowed, source, given
         self.info: dict[str, Any] = read_json(folder / "store.json")
-        self._pixels = np.load(folder / "images.npy", mmap_mode="r")
+        self.shape = (*self.info["stored"], self.info["in_channels"])
+        self.places = np.load(folder / "places.npy")
+        self._digests = np.load(folder / "digests.npy", mmap_mode="r")
         self._splits = np.load(folder / "splits.npy")
-        self._positions = np.load(folder / "positions.npy")
+        self._parts = Parts(folder / "parts", source.num_shards)
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._cached = np.array(self.info["cached"], dtype=np.int64)  # of each part
+        starts = np.searchsorted(self.places[:, 0], np.arange(source.num_shards))
+        self._in_part = np.arange(len(self.places)) - starts[self.places[:, 0]]
+        for number in np.flatnonzero(self._cached).tolist():
+            there = self._parts.pixels(number).stat().st_size
+            if there != self._cached[number] * math.prod(self.shape):
+                raise ValueError(f"part {number} has {there} bytes")
 
     @property
-    def mean(self) -> list[float]:
-        """Mean of each channel over the supernet split, in [0, 1]."""
-        return list(self.info["mean"])
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of what networks see."""
+        return parse_size(self.info["size"])
 
-    @property
-    def std(self) -> list[float]:
-        """Standard deviation of each channel over the supernet split."""
-        return list(self.info["std"])
+    @cached_property
+    def statistics(self) -> dict[str, list[float]]:
+        """`mean` and `std` of each channel, in [0, 1]: given, or those of the search split."""
+        if len(self._given) == 2:
+            return self._given
+        path = self.folder / "statistics.json"
+        if not path.exists():
+            rows = np.flatnonzero(self._splits == SPLITS.index("search"))
+            if len(rows) > MEASURED:
+                rows = rows[np.linspace(0, len(rows) - 1, num=MEASURED, dtype=np.int64)]
+            write_json(path, measure(self.read(some) for some in np.array_split(rows, CHUNKS)))
+        measured: dict[str, list[float]] = read_json(path)
+        return measured | self._given
 
     def images(self, *splits: str) -> Images:
         """Return the images of a split, or of several together.
@@ -93,244 +167,145 @@ class ImageStore:
             if split not in self.allowed:
                 raise PermissionError(f"this stage may read {self.allowed}, not {split!r}")
         rows = np.flatnonzero(np.isin(self._splits, [SPLITS.index(split) for split in splits]))
-        return Images(self._pixels, rows, self._positions[rows], "+".join(splits))
+        return Images(self, rows, "+".join(splits))
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images `[B, H, W, C]`; what is not cached is decoded."""
+        images = np.empty((len(rows), *self.shape), dtype=np.uint8)
+        numbers, places = self.places[rows, 0], self._in_part[rows]
+        cached = places < self._cached[numbers]
+        for to in np.flatnonzero(cached):
+            images[to] = self._map(int(numbers[to]))[places[to]]
+        if not cached.all():
+            self._decode(rows, np.flatnonzero(~cached), images)
+        return images
+
+    def is_slow(self, rows: NDArray[np.int64]) -> bool:
+        """Say whether any of them has to be decoded."""
+        return bool((self._in_part[rows] >= self._cached[self.places[rows, 0]]).any())
 
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of the data."""
-        keys = ("source", "size", "in_channels", "splits", "mean", "std", "skipped", "duplicates")
-        return {key: self.info[key] for key in keys}
+        keys = ("source", "size", "in_channels", "splits", "tried", "duplicates")
+        skipped = self.info["skipped"]
+        return {
+            **{key: self.info[key] for key in keys},
+            **self.statistics,
+            "num_skipped": len(skipped),
+            "skipped": skipped[:LISTED],
+        }
+
+    def _map(self, number: int) -> NDArray[np.uint8]:
+        if number not in self._maps:
+            shape = (int(self._cached[number]), *self.shape)
+            path = self._parts.pixels(number)
+            self._maps[number] = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+        return self._maps[number]
+
+    @cached_property
+    def _decoders(self) -> Decoders:
+        return Decoders()
+
+    def _decode(
+        self, rows: NDArray[np.int64], to: NDArray[np.intp], images: NDArray[np.uint8]
+    ) -> None:
+        """Decode images of those rows to their places in the result."""
+        items = (self._source.read(*map(int, self.places[row])) for row in rows[to])
+        height, width, channels = self.shape
+        pixels = Pixels((height, width), channels, self.info["white"])
+        for place, (item, decoded) in zip(to, self._decoders.each(items, pixels), strict=True):
+            if decoded.pixels is None:
+                raise DataError(f"{item.name}: {decoded.problem}, though it was decoded before.")
+            if bytes.fromhex(decoded.digest) != self._digests[rows[place]].tobytes():
+                raise DataError(f"{item.name}: has changed since the run looked at it.")
+            images[place] = decoded.pixels
 
 
 def open_store(
     source: Source,
-    location: str,
-    folder: Path,
+    wish: Wish,
+    cache: Cache,
     *,
-    image_size: int,
-    in_channels: int,
-    shares: dict[str, float],
     allowed: tuple[str, ...],
-    track: Track,
+    given: dict[str, list[float]],
+    bar: ShowBar,
     warn: Callable[[str], None],
-    limit: int | None = None,
-    repaired: bool = False,
 ) -> ImageStore:
-    """Open the store of a source below `folder`, building it first where it is not there.
+    """Open the store of a source, building it first where it is not there.
+
+    Processes that ask for the same store at the same time build it together.
 
     Args:
         source: the images.
-        location: where they came from, as the user wrote it.
-        folder: holds stores.
-        image_size: side that networks see; where most images are larger, the store keeps a margin.
-        in_channels: 1 or 3.
-        shares: arguments of `split_by_content`.
+        wish: what is wanted of it.
+        cache: where the store is, or goes.
         allowed: the splits that may be read.
-        track: wraps the loop over images to show progress.
-        warn: is told once about images that were skipped.
-        limit: use this many images only, evenly spread over the source.
-        repaired: whether a damaged store has just been dropped; a second one is an error.
+        given: `mean` and `std`, where they are not to be measured.
+        bar: shows progress, given a label and how many images there are, if that is known.
+        warn: is told about images that were skipped.
 
     Raises:
         DataError: if no image could be decoded, or a split is empty.
     """
-    count = min(len(source), limit or len(source))
-    settings = {
-        "version": VERSION, "image_size": image_size, "in_channels": in_channels,
-        "shares": shares, "count": count,
-    }  # fmt: skip
-    key = hashlib.sha256(json.dumps([settings, source.fingerprint()]).encode()).hexdigest()[:16]
-    target = folder / key
-    if not (target / "store.json").exists():
-        # Built beside its name and moved there whole: a kill leaves nothing that looks finished.
+    sizes = source.sizes()
+    if sizes is not None and wish.limit is not None and wish.limit >= sum(sizes):
+        wish = replace(wish, limit=None)
+    content = {"version": VERSION, **asdict(wish), "fingerprint": source.fingerprint()}
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder = cache.folder / key
+    store = _opened(folder, allowed, source, given, warn)
+    if store is None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
-                if not (target / "store.json").exists():
-                    shutil.rmtree(target, ignore_errors=True)
-                    name = tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder)
-                    _build(source, location, Path(name), settings, track)
-                    os.rename(name, target)
+            build(source, wish, cache, folder, bar)
         except OSError as error:
-            raise DataError(f"{folder}: images cannot be cached ({error.strerror}).") from None
-    try:
-        store = ImageStore(target, allowed)
-        store.summary()
-    except (OSError, ValueError, EOFError, KeyError, TypeError, ArtifactError):
-        if repaired:
-            raise
-        warn(f"{target} is damaged: the images are decoded again.")
-        shutil.rmtree(target, ignore_errors=True)
-        return open_store(
-            source, location, folder, image_size=image_size, in_channels=in_channels,
-            shares=shares, allowed=allowed, track=track, warn=warn, limit=limit, repaired=True,
-        )  # fmt: skip
+            raise DataError(
+                f"{cache.folder}: images cannot be cached ({error.strerror}). Make room, bound the "
+                "cache with --cache-size, or do without it: --no-cache."
+            ) from None
+        store = ImageStore(folder, allowed, source, given)
     skipped = store.info["skipped"]
+    if skipped and cache.strict:
+        raise Refused(skipped[0]["name"], skipped[0]["reason"])
     if skipped:
-        first = skipped[0]
         warn(
-            f"{len(skipped)} of {count} images could not be read and were skipped: "
-            f"{first['name']} ({first['reason']}){', ...' if len(skipped) > 1 else ''}. "
-            f"All are listed in {target / 'store.json'}."
+            f"{len(skipped)} of {store.info['tried']} images could not be read and were skipped: "
+            f"{skipped[0]['name']} ({skipped[0]['reason']}){', ...' if len(skipped) > 1 else ''}. "
+            f"All are listed in {folder / 'store.json'}."
         )
     return store
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let runs that decode to one folder take turns; leave nothing half decoded behind.
-
-    What a killed process left is removed too, since nobody else is at work here.
-    """
-
-    def sweep() -> None:
-        for path in folder.glob(".*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    descriptor = os.open(folder, os.O_RDONLY)
+def _opened(
+    target: Path,
+    allowed: tuple[str, ...],
+    source: Source,
+    given: dict[str, list[float]],
+    warn: Callable[[str], None],
+) -> ImageStore | None:
+    """Return the store if it is there and whole; drop a damaged one."""
+    if not (target / "store.json").exists():
+        return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        sweep()
-        try:
-            yield
-        finally:
-            sweep()
-    finally:
-        os.close(descriptor)
+        store = ImageStore(target, allowed, source, given)
+        store.summary()
+    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, ArtifactError):
+        warn(f"{target} is damaged: the images are decoded again.")
+        shutil.rmtree(target, ignore_errors=True)
+        return None
+    return store
 
 
-def _build(
-    source: Source, location: str, folder: Path, settings: dict[str, Any], track: Track
-) -> None:
-    count, in_channels = settings["count"], settings["in_channels"]
-    wanted = np.linspace(0, len(source) - 1, num=count).round().astype(np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        side = _side(source, wanted, settings["image_size"])
-    _require_room(folder, count * side * side * in_channels)
-    images: NDArray[np.uint8] = np.lib.format.open_memmap(
-        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, in_channels)
-    )
-    digests = np.zeros((count, 16), dtype=np.uint8)
-    skipped: dict[int, str] = {}
+def measure(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
+    """Return `mean` and `std` of each channel of images `[B, H, W, C]`, in [0, 1].
 
-    def one(index: int) -> None:
-        try:
-            content = source.read(int(wanted[index]))
-            images[index] = decode(content, size=side, in_channels=in_channels)
-            digests[index] = np.frombuffer(hashlib.sha256(content).digest()[:16], dtype=np.uint8)
-        except DataError as error:
-            skipped[index] = str(error)
-
-    chunks = range(0, count, CHUNK)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")
-        for start in track(chunks, len(chunks), "decoding"):
-            list(pool.map(one, range(start, min(start + CHUNK, count))))
-    problems = [
-        {"name": source.name(int(wanted[index])), "reason": reason}
-        for index, reason in sorted(skipped.items())
-    ]
-    if len(problems) == count:
-        raise DataError(
-            f"{location}: none of {count} images could be decoded; the first, "
-            f"{problems[0]['name']}: {problems[0]['reason']}."
-        )
-    kept = np.array([index for index in range(count) if index not in skipped], dtype=np.int64)
-    if skipped:
-        images = _compact(folder, images, kept)
-    digests, positions = digests[kept], wanted[kept]
-    declared = np.array([source.is_test(int(position)) for position in positions])
-    splits = split_by_content(digests, declared, **settings["shares"])
-    np.save(folder / "digests.npy", digests)
-    np.save(folder / "positions.npy", positions)
-    np.save(folder / "splits.npy", splits)
-    mean, std = _statistics(images, splits)
-    write_json(
-        folder / "store.json",
-        {
-            "source": location,
-            "size": settings["image_size"],
-            "in_channels": in_channels,
-            "side": side,
-            "shares": settings["shares"],
-            "declared_test": bool(declared.any()),
-            "splits": _describe(splits, digests, location),
-            "duplicates": int(len(kept) - len(np.unique(digests, axis=0))),
-            "mean": mean,
-            "std": std,
-            "skipped": problems,
-        },
-    )
-
-
-def _require_room(folder: Path, wanted: int) -> None:
-    """Raise DataError unless the disk holds that many bytes: a full one would kill the process."""
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise DataError(
-            f"{folder.parent}: the decoded images need {wanted / 1e9:.1f} GB, but the disk has "
-            f"{free / 1e9:.1f} GB left. Make room, choose another --out, or use fewer with --limit."
-        )
-
-
-def _side(source: Source, wanted: NDArray[np.int64], image_size: int) -> int:
-    """Keep a margin for crops where the images (a look at up to 32) have more pixels to give."""
-    larger, looked = 0, 0
-    with_margin = math.ceil(image_size * CROP_MARGIN)
-    for position in wanted[:: max(1, len(wanted) // 32)]:
-        try:
-            short = short_side(source.read(int(position)))
-        except DataError:
-            continue
-        looked += 1
-        larger += short >= with_margin
-    return with_margin if larger * 2 > looked else image_size
-
-
-def _compact(folder: Path, images: NDArray[np.uint8], kept: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Rewrite the images without the skipped ones, so that row i is image i."""
-    smaller = np.lib.format.open_memmap(
-        folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:])
-    )
-    for start in range(0, len(kept), CHUNK):
-        smaller[start : start + CHUNK] = images[kept[start : start + CHUNK]]
-    smaller.flush()
-    os.replace(folder / "kept.npy", folder / "images.npy")
-    return smaller
-
-
-def _statistics(
-    images: NDArray[np.uint8], splits: NDArray[np.int8]
-) -> tuple[list[float], list[float]]:
-    """Measure mean and standard deviation per channel on up to 4,096 supernet images."""
-    rows = np.flatnonzero(splits == SPLITS.index("supernet"))
-    if len(rows) > 4096:
-        rows = rows[np.linspace(0, len(rows) - 1, num=4096, dtype=np.int64)]
-    if not len(rows):
-        rows = np.arange(len(images))
+    Counted by value, so it is exact and takes no floats of all the images.
+    """
+    counts: NDArray[np.int64] = np.zeros((0, 256), dtype=np.int64)
+    for part in images:
+        channels = range(part.shape[3])
+        new = [np.bincount(part[..., c].reshape(-1), minlength=256) for c in channels]
+        counts = np.array(new) if not len(counts) else counts + np.array(new)
     levels = np.arange(256)
-    counts = np.zeros((images.shape[3], 256), dtype=np.int64)  # exact, and no floats of all images
-    for start in range(0, len(rows), CHUNK):
-        pixels = images[rows[start : start + CHUNK]]
-        for channel in range(images.shape[3]):
-            counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
     mean = counts @ levels / counts.sum(1) / 255
     std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(1) / 255**2 - mean**2, 0))
-    return mean.tolist(), np.maximum(std, 1e-3).tolist()
-
-
-def _describe(
-    splits: NDArray[np.int8], digests: NDArray[np.uint8], location: str
-) -> dict[str, dict[str, Any]]:
-    described = {}
-    for number, name in enumerate(SPLITS):
-        mine = digests[splits == number]
-        if not len(mine):
-            raise DataError(
-                f"{location}: of {len(splits)} images none falls into the {name} split. Give more "
-                f"images{'' if name == 'supernet' else f', or a larger --{name}-share'}."
-            )
-        ordered = mine[np.lexsort(mine.T[::-1])]
-        digest = hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
-        described[name] = {"images": len(mine), "digest": digest}
-    return described
+    return {"mean": mean.tolist(), "std": np.maximum(std, 1e-3).tolist()}

@@ -14,7 +14,7 @@ from masktas.config import (
     TrainSettings,
     resolve,
 )
-from masktas.data.batches import Batches
+from masktas.data.batches import Augment, Batches
 from masktas.errors import ConfigError
 from masktas.nn.distill import EncoderTeacher, StudentShape
 from masktas.nn.mae import MaskedAutoencoder
@@ -60,7 +60,7 @@ def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
 
 
 def teacher_architecture(
-    settings: TeacherSettings, image_size: int, in_channels: int
+    settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
 ) -> Architecture:
     """Return the teacher's shape, all blocks alike, without a head."""
     if settings.embed_dim % settings.num_heads:
@@ -73,7 +73,7 @@ def teacher_architecture(
         num_heads=(settings.num_heads,) * settings.depth,
         mlp_ratio=(settings.mlp_ratio,) * settings.depth,
         head_dim=settings.embed_dim // settings.num_heads,
-        image_size=(image_size, image_size),
+        image_size=image_size,
         patch_size=settings.patch_size,
         in_channels=in_channels,
         num_classes=0,
@@ -150,6 +150,11 @@ def classifier_task(
         ranks=setup.ranks,
     )
     return network, task
+
+
+def augment(settings: TrainSettings) -> Augment:
+    """Return how training batches are varied."""
+    return Augment(settings.crop_scale, settings.flip, settings.color)
 
 
 def recipe(settings: TrainSettings, batches: Batches) -> Recipe:

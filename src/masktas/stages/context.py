@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from masktas import launch
 from masktas.artifacts import Run, Stage, file_digest
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
-from masktas.data.batches import Batches
-from masktas.data.sources import Source, open_source
+from masktas.data.batches import Augment, Batches
+from masktas.data.building import Cache, Wish
+from masktas.data.sources import PYTHON, Source, canonical, open_source
 from masktas.data.store import ImageStore, open_store
-from masktas.errors import ConfigError, DataError
+from masktas.errors import ConfigError, DataError, MasktasError
+from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.nn.patches import num_visible
 from masktas.space import Architecture
-from masktas.stages.build import Setup
+from masktas.stages.build import Setup, augment
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
 from masktas.train.log import Ledger
@@ -29,34 +33,52 @@ from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task
 
+Data = str | Path | object  # where images are, or a Python data set of them
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
     """Where the images are and how they are read; `image_size` and `in_channels` are set.
 
     Attributes:
-        location: absolute path of the source.
+        location: what names the source, from any working directory.
         settings: sizes and shares.
+        given: the source itself, where it is a Python object.
     """
 
     location: str
     settings: DataSettings
+    given: object = None
+
+    @staticmethod
+    def of(data: Data, settings: DataSettings) -> ImageInput:
+        """Take what a user gave."""
+        if isinstance(data, str | Path):
+            return ImageInput(canonical(data), settings)
+        return ImageInput(open_source(data).location, settings, data)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square images that networks see."""
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of what networks see."""
         assert self.settings.image_size is not None
-        return self.settings.image_size
+        return parse_size(self.settings.image_size)
 
     @property
     def in_channels(self) -> int:
-        """1 for grey, 3 for colour."""
+        """1 for grey, 3 for colour, or any other number."""
         assert self.settings.in_channels is not None
         return self.settings.in_channels
 
-    def source(self) -> Source:
+    def source(self, *, download: bool = False) -> Source:
         """Open the source."""
-        return open_source(self.location)
+        settings = self.settings
+        return open_source(
+            self.location if self.given is None else self.given,
+            root=settings.root,
+            download=download,
+            image_column=settings.image_column,
+            label_column=settings.label_column,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a stage's settings record of the images."""
@@ -65,11 +87,11 @@ class ImageInput:
     def require_fit(self, architecture: Architecture, whose: str) -> None:
         """Raise DataError unless a network of that architecture sees images of this size."""
         size, channels = architecture.image_size, architecture.in_channels
-        if size != (self.image_size, self.image_size) or channels != self.in_channels:
+        if size != self.image_size or channels != self.in_channels:
             raise DataError(
-                f"The images are read as {self.image_size} x {self.image_size} pixels of "
+                f"The images are read as {self.image_size[0]} x {self.image_size[1]} pixels of "
                 f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
-                f"{channels}: give --image-size {size[0]} --in-channels {channels}."
+                f"{channels}: give --image-size {format_size(size)} --in-channels {channels}."
             )
 
 
@@ -148,15 +170,19 @@ class Context:
         return todo
 
     def images_given(
-        self, data: str | Path, settings: DataSettings | None, *, image_size: int, in_channels: int
+        self,
+        data: Data,
+        settings: DataSettings | None,
+        *,
+        image_size: tuple[int, int],
+        in_channels: int,
     ) -> ImageInput:
         """Resolve what the user gave; sizes that were not said are the ones given here."""
-        sizes = {"image_size": image_size, "in_channels": in_channels}
-        said = {} if settings is None else settings.model_dump(exclude_none=True)
-        return ImageInput(str(Path(data).resolve()), DataSettings.model_validate(sizes | said))
+        sizes = {"image_size": format_size(image_size), "in_channels": in_channels}
+        return ImageInput.of(data, resolve(DataSettings, sizes, settings))
 
     def images_recorded(
-        self, before: Stage, data: str | Path | None, settings: DataSettings | None
+        self, before: Stage, data: Data | None, settings: DataSettings | None
     ) -> ImageInput:
         """Take what an earlier stage read, with what the user says now laid over it."""
         recorded = dict(before.manifest()["settings"]["images"])
@@ -170,7 +196,14 @@ class Context:
                     f"images with {recorded[share]} and trained on the rest: leave it out, or "
                     "start a new --out."
                 )
-        return ImageInput(str(Path(data).resolve()) if data else location, resolved)
+        if data is not None:
+            return ImageInput.of(data, resolved)
+        if location.startswith(PYTHON):
+            raise DataError(
+                f"The images of {before.folder} were given as a Python object ({location}): give "
+                "it again."
+            )
+        return ImageInput(location, resolved)
 
     def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:
         """Open the store of the images, decoding them first where that has not been done."""
@@ -184,22 +217,34 @@ class Context:
                 "their sum must be below 1."
             )
 
+        of_run = self.settings
+        most = math.inf if of_run.cache_size is None else parse_bytes(of_run.cache_size)
+        cores = len(os.sched_getaffinity(0))
+        cache = Cache(
+            Path(of_run.cache_dir) if of_run.cache_dir else self.run.folder / "data",
+            most if of_run.cache else 0,
+            of_run.strict,
+            max(1, cores // launch.local_world_size()),
+        )
+        settings = images.settings
+        wish = Wish(images.image_size, images.in_channels, shares, settings.limit, settings.white)
+
         def store() -> ImageStore:
             return open_store(
                 images.source(),
-                images.location,
-                self.run.folder / "data",
-                image_size=images.image_size,
-                in_channels=images.in_channels,
-                shares=shares,
+                wish,
+                cache,
                 allowed=allowed,
-                track=self.console.track,
+                given=_given_statistics(settings, images.in_channels),
+                bar=self.console.bar,
                 warn=self.console.warn,
-                limit=images.settings.limit,
             )
 
         if self.ranks.size > 1:
-            self.ranks.first(lambda: store() and None)  # one decodes; then it is there for all
+            if not self.ranks.is_first:
+                with suppress(MasktasError):  # takes a share of the work; the first one tells
+                    store()
+            self.ranks.first(lambda: store() and None)
         return store()
 
     def batches(
@@ -208,14 +253,13 @@ class Context:
         """Return a split, or several together, as batches; to train on if there are settings."""
         return Batches(
             store.images(*splits),
-            image_size=store.info["size"],
-            mean=store.mean,
-            std=store.std,
+            image_size=store.image_size,
+            mean=store.statistics["mean"],
+            std=store.statistics["std"],
             seed=self.seed,
             device=self.runtime.device,
             batch_size=settings.batch_size if settings else 1,
-            crop_scale=settings.crop_scale if settings else (1.0, 1.0),
-            flip=settings.flip if settings else False,
+            augment=augment(settings) if settings else Augment(),
         )
 
     @property
@@ -281,6 +325,23 @@ class Context:
         Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
         self._unlock()
         return manifest
+
+
+def _given_statistics(settings: DataSettings, in_channels: int) -> dict[str, list[float]]:
+    """Return the `mean` and `std` that the user said, refusing another number of channels."""
+    given = {}
+    for name in ("mean", "std"):
+        said = getattr(settings, name)
+        if said is not None:
+            given[name] = [float(number) for number in said.split(",")]
+            if len(given[name]) != in_channels:
+                raise ConfigError(
+                    f"{name} has {len(given[name])} numbers, but the images have {in_channels} "
+                    "channels: give one for each."
+                )
+    if min(given.get("std", [1.0])) <= 0:
+        raise ConfigError("std is above 0 in every channel.")
+    return given
 
 
 def visible_patches(architecture: Architecture, mask_ratio: float, least: int) -> int:

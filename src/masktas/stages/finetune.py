@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
+from masktas.data.sources import Source, class_index
+from masktas.data.store import Images
 from masktas.errors import LabelError
 from masktas.space import Architecture, macs, params
 from masktas.stages.build import classifier_task
-from masktas.stages.context import Context
+from masktas.stages.context import Context, Data
 from masktas.stages.inputs import load_supernet
 from masktas.train.metrics import accuracy
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
 
 
 def finetune(
-    data: str | Path | None = None,
+    data: Data | None = None,
     *,
     out: str | Path,
     name: str = "main",
@@ -59,13 +63,12 @@ def finetune(
         shared.space.require(shape)
         parents["supernet"] = context.run.supernet.folder / WEIGHTS
     images.require_fit(shape, "the architecture")
-    labels, classes = images.source().labels()
+    labels, classes = read_labels(images.source())
     if len(classes) < 2:
         raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     stage = context.run.finetune(name)
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
-    label_of = torch.tensor(labels)
     batches = context.batches(store, "supernet", "search", settings=settings)
     if not context.begin(
         stage, settings, parents=parents, images=images.to_dict(), architecture=shape.to_dict()
@@ -77,15 +80,15 @@ def finetune(
         shape,
         shared if settings.init == "inherit" else None,
         batches,
-        label_of[batches.images.positions],
+        labels_of(labels, batches.images),
         context.setup,
     )
     validation: dict[str, float] = {}
 
     def measure(split: str) -> dict[str, float]:
         of_split = context.batches(store, split)
-        labels = label_of[of_split.images.positions]
-        return accuracy(network, of_split, labels, context.runtime, context.ranks)
+        target = labels_of(labels, of_split.images)
+        return accuracy(network, of_split, target, context.runtime, context.ranks)
 
     def watch(_: int) -> dict[str, float]:
         validation.update(measure("validation"))
@@ -109,6 +112,19 @@ def finetune(
         )
 
     return context.ranks.first(results)
+
+
+def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:
+    """Return the class index of every image, shard by shard, and the classes' names."""
+    values = [source.labels(number) for number in range(source.num_shards)]
+    indices, classes = class_index(list(itertools.chain.from_iterable(values)))
+    numbers = iter(indices)
+    return [list(itertools.islice(numbers, len(shard))) for shard in values], classes
+
+
+def labels_of(labels: list[list[int]], images: Images) -> Tensor:
+    """Return the class index of each image of a split, `[n]`."""
+    return torch.tensor([labels[shard][index] for shard, index in images.places])
 
 
 def _wanted(

@@ -17,7 +17,7 @@ import torch
 from masktas.config import AllSettings, TrainSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
-from masktas.data.store import Images
+from masktas.data.store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.distill import EncoderTeacher
 from masktas.nn.patches import num_visible
@@ -25,6 +25,7 @@ from masktas.nn.vit import ViT
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
 from masktas.stages.build import (
     Setup,
+    augment,
     classifier_task,
     supernet_task,
     teacher_architecture,
@@ -144,9 +145,7 @@ class Trial:
     ) -> None:
         self.stage, self.images = stage, images
         self._space, self._settings, self._setup = space, settings, setup
-        self._teacher = teacher_architecture(
-            settings.teacher, space.image_size[0], space.in_channels
-        )
+        self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._candidates = BudgetedSpace(space, settings.search.budget())
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
@@ -218,20 +217,18 @@ class Trial:
         return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
 
     def _noise(self, settings: TrainSettings, batch_size: int) -> Batches:
-        side, channels = self._space.image_size[0], self._space.in_channels
+        (height, width), channels = self._space.image_size, self._space.in_channels
         rng = np.random.default_rng(0)
-        pixels = rng.integers(0, 256, (batch_size, side, side, channels), dtype=np.uint8)
-        rows = np.arange(batch_size)
+        pixels = rng.integers(0, 256, (batch_size, height, width, channels), dtype=np.uint8)
         return Batches(
-            Images(pixels, rows, rows, "noise"),
-            image_size=side,
+            Images(InMemory(pixels), np.arange(batch_size), "noise"),
+            image_size=self._space.image_size,
             mean=[0.5] * channels,
             std=[0.25] * channels,
             batch_size=batch_size,
             seed=0,
             device=self._setup.runtime.device,
-            crop_scale=settings.crop_scale,
-            flip=settings.flip,
+            augment=augment(settings),
         )
 
     def _pace(self, settings: TrainSettings, batch_size: int, seconds: float) -> float:

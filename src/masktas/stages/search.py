@@ -33,7 +33,7 @@ from masktas.space import (
     macs,
     params,
 )
-from masktas.stages.context import Context, visible_patches
+from masktas.stages.context import Context, Data, visible_patches
 from masktas.stages.inputs import load_supernet, load_teacher
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_architecture, save_network
 
@@ -60,7 +60,7 @@ class RatedNetwork:
 
 
 def search(
-    data: str | Path | None = None,
+    data: Data | None = None,
     *,
     out: str | Path,
     name: str = "main",

@@ -11,7 +11,7 @@ from masktas.nn.mae import require_decoder_dim
 from masktas.nn.rating import Relation
 from masktas.space import SearchSpace
 from masktas.stages.build import supernet_task
-from masktas.stages.context import Context, visible_patches
+from masktas.stages.context import Context, Data, visible_patches
 from masktas.stages.inputs import (
     load_masked_autoencoder,
     load_teacher,
@@ -24,7 +24,7 @@ from masktas.train.networks import WEIGHTS
 
 
 def supernet(
-    data: str | Path | None = None,
+    data: Data | None = None,
     *,
     out: str | Path,
     settings: SupernetSettings | None = None,

@@ -9,14 +9,14 @@ from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
 from masktas.stages.build import teacher_architecture, teacher_task
-from masktas.stages.context import Context, visible_patches
+from masktas.stages.context import Context, Data, visible_patches
 from masktas.stages.inputs import DECODER
 from masktas.train import checkpoint
 from masktas.train.networks import save_network
 
 
 def teacher(
-    data: str | Path,
+    data: Data,
     *,
     out: str | Path,
     settings: TeacherSettings | None = None,
@@ -28,7 +28,7 @@ def teacher(
     """Pre-train a teacher on unlabelled images; goes on where a killed one stopped.
 
     Args:
-        data: a folder of images, or a parquet file or folder of them.
+        data: where the images are (docs/data.md), or a Python data set of them.
         out: the run folder; `teacher/` is written in it.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
@@ -42,11 +42,11 @@ def teacher(
     """
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or TeacherSettings()
-    images = context.images_given(data, data_settings, image_size=224, in_channels=3)
+    images = context.images_given(data, data_settings, image_size=(224, 224), in_channels=3)
     shape = teacher_architecture(settings, images.image_size, images.in_channels)
     require_decoder_dim(settings.decoder_dim)
     visible_patches(shape, settings.mask_ratio, least=1)
-    images.source()  # a wrong path is refused before a folder is made
+    images.source(download=context.settings.download)  # refused before a folder is made
     stage = context.run.teacher
     store = context.open_images(images, allowed=("supernet",))
     batches = context.batches(store, "supernet", settings=settings)
