@@ -43,17 +43,17 @@ print(store.folder.name, store.images("supernet").pixels.sum())
 """
 KILLED = """
 class Source(FolderSource):
-    def read(self, index):
-        if self.name(index).startswith("30"):
+    def read(self, shard, index):
+        if self.files[index].startswith("30"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(index)
+        return super().read(shard, index)
 """
 WAITING = """
 class Source(FolderSource):
-    def read(self, index):
+    def read(self, shard, index):
         Path(folder, f"began-{name}").touch()
         time.sleep(0.01)
-        return super().read(index)
+        return super().read(shard, index)
 """
 
 
@@ -348,7 +348,7 @@ def test_damaged_parquet_file_is_named(tmp_path, numbered, write_table, damage_c
 class NoLabels(FolderSource):
     """A source whose labels must not be asked for."""
 
-    def labels(self):
+    def labels(self, shard):
         raise AssertionError("labels were read")
 
 

@@ -86,7 +86,11 @@ def plan(
     from masktas.stages.plan import plan as stage
 
     if data is not None:
-        num_images = min(len(open_source(data)), settings.data.limit or 10**12)
+        source = open_source(data)
+        sizes = source.sizes()
+        if sizes is None:  # there is no other way to know than to look
+            sizes = [sum(1 for _ in source.stream(one)) for one in range(source.num_shards)]
+        num_images = min(sum(sizes), settings.data.limit or 10**12)
     assert num_images is not None
     device = Device(tflops * 1e12, share) if tflops else None
     console = Console(quiet=quiet)

@@ -7,8 +7,12 @@ named by what it was made from, so another source or size makes another one.
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import fcntl
 import hashlib
+import io
+import itertools
 import json
 import math
 import os
@@ -24,10 +28,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from masktas.artifacts import read_json, write_json
 from masktas.data.decode import decode, short_side
-from masktas.data.sources import Source
+from masktas.data.sources import Item, Source
 from masktas.data.splits import SPLITS, split_by_content
 from masktas.errors import ArtifactError, DataError
 
@@ -59,6 +64,46 @@ class Images:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images `[B, side, side, C]` by their number within the split."""
         return np.asarray(self.pixels[self.rows[indices]])
+
+
+class Listed:
+    """The images of all shards of a source, by one number."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        sizes = source.sizes()
+        if sizes is None:
+            sizes = [sum(1 for _ in source.stream(one)) for one in range(source.num_shards)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._seen: dict[int, Item] = {}  # without their content
+        self.fingerprint = source.fingerprint
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image; a DataError if it cannot be read."""
+        shard = bisect.bisect_right(self._starts, index) - 1
+        try:
+            item = self._source.read(shard, index - self._starts[shard])
+        except DataError as error:
+            item = Item(f"image {index}", None, problem=str(error))
+        self._seen[index] = dataclasses.replace(item, content=None)
+        if item.content is None:
+            raise DataError(item.problem)
+        if isinstance(item.content, bytes):
+            return item.content
+        buffer = io.BytesIO()
+        Image.fromarray(item.content.squeeze()).save(buffer, format="png")
+        return buffer.getvalue()
+
+    def name(self, index: int) -> str:
+        """Name an image that was read."""
+        return self._seen[index].name
+
+    def is_test(self, index: int) -> bool:
+        """Say whether the source has put an image that was read into its test split."""
+        return self._seen[index].is_test
 
 
 class ImageStore:
@@ -133,7 +178,8 @@ def open_store(
     Raises:
         DataError: if no image could be decoded, or a split is empty.
     """
-    count = min(len(source), limit or len(source))
+    images: Any = source if hasattr(source, "__len__") else Listed(source)
+    count = min(len(images), limit or len(images))
     settings = {
         "version": VERSION, "image_size": image_size, "in_channels": in_channels,
         "shares": shares, "count": count,
@@ -148,7 +194,7 @@ def open_store(
                 if not (target / "store.json").exists():
                     shutil.rmtree(target, ignore_errors=True)
                     name = tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder)
-                    _build(source, location, Path(name), settings, track)
+                    _build(images, location, Path(name), settings, track)
                     os.rename(name, target)
         except OSError as error:
             raise DataError(f"{folder}: images cannot be cached ({error.strerror}).") from None
@@ -199,7 +245,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _build(
-    source: Source, location: str, folder: Path, settings: dict[str, Any], track: Track
+    source: Listed, location: str, folder: Path, settings: dict[str, Any], track: Track
 ) -> None:
     count, in_channels = settings["count"], settings["in_channels"]
     wanted = np.linspace(0, len(source) - 1, num=count).round().astype(np.int64)
@@ -273,7 +319,7 @@ def _require_room(folder: Path, wanted: int) -> None:
         )
 
 
-def _side(source: Source, wanted: NDArray[np.int64], image_size: int) -> int:
+def _side(source: Listed, wanted: NDArray[np.int64], image_size: int) -> int:
     """Keep a margin for crops where the images (a look at up to 32) have more pixels to give."""
     larger, looked = 0, 0
     with_margin = math.ceil(image_size * CROP_MARGIN)

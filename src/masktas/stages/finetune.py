@@ -9,6 +9,7 @@ import torch
 
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
+from masktas.data.sources import class_index
 from masktas.errors import LabelError
 from masktas.space import Architecture, macs, params
 from masktas.stages.build import classifier_task
@@ -59,7 +60,10 @@ def finetune(
         shared.space.require(shape)
         parents["supernet"] = context.run.supernet.folder / WEIGHTS
     images.require_fit(shape, "the architecture")
-    labels, classes = images.source().labels()
+    source = images.source()
+    labels, classes = class_index(
+        [value for shard in range(source.num_shards) for value in source.labels(shard)]
+    )
     if len(classes) < 2:
         raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
