@@ -12,7 +12,7 @@ from PIL import Image
 
 from masktas.data.decode import decode
 from masktas.data.demo import write_demo_images
-from masktas.data.sources import open_source
+from masktas.data.sources import class_index, open_source
 
 
 def refuse(*_):
@@ -59,9 +59,12 @@ def test_labels_belong_to_their_images(rows):
 
 def test_file_is_a_source_with_labels(demo):
     source = open_source(demo)
-    assert len(source) == 5000
-    assert not any(source.is_test(index) for index in range(0, 5000, 100))
-    labels, names = source.labels()
+    assert sum(source.sizes()) == 5000
+    items = [item for shard in range(source.num_shards) for item in source.stream(shard)]
+    assert not any(item.is_test for item in items)
+    labels, names = class_index(
+        [value for shard in range(source.num_shards) for value in source.labels(shard)]
+    )
     assert names == [str(digit) for digit in range(10)]
     assert len(labels) == 5000
 

@@ -31,7 +31,7 @@ def test_labels_are_not_read_before_fine_tuning(
 ) -> None:
     """A data set whose labels raise goes through every stage but the last."""
 
-    def explode(_: object) -> None:
+    def explode(_: object, __: int) -> None:
         raise AssertionError("labels were read")
 
     monkeypatch.setattr(FolderSource, "labels", explode)

@@ -17,7 +17,7 @@ from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSetting
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.data.building import Cache, Wish
-from masktas.data.sources import PYTHON, Source, canonical, open_source
+from masktas.data.sources import Source, canonical, open_source
 from masktas.data.store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, parse_size
@@ -33,6 +33,7 @@ from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task
 
+PYTHON = "python:"  # begins the name of images that are a Python object
 Data = str | Path | object  # where images are, or a Python data set of them
 
 
@@ -55,7 +56,7 @@ class ImageInput:
         """Take what a user gave."""
         if isinstance(data, str | Path):
             return ImageInput(canonical(data), settings)
-        return ImageInput(open_source(data).location, settings, data)
+        return ImageInput(PYTHON + open_source(data).location, settings, data)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -200,8 +201,7 @@ class Context:
             return ImageInput.of(data, resolved)
         if location.startswith(PYTHON):
             raise DataError(
-                f"The images of {before.folder} were given as a Python object ({location}): give "
-                "it again."
+                f"The images of {before.folder} were given as a Python object ({location}): give it again."
             )
         return ImageInput(location, resolved)
 

@@ -1,0 +1,35 @@
+"""Where images come from: one small interface, whatever holds them. `docs/data.md` lists all."""
+
+from masktas.data.sources.base import (
+    IMAGE_SUFFIXES,
+    Item,
+    Source,
+    class_index,
+    shards_of,
+)
+from masktas.data.sources.files import FolderSource, ListSource
+from masktas.data.sources.hub import HubSource
+from masktas.data.sources.opening import canonical, open_source
+from masktas.data.sources.python import PythonSource
+from masktas.data.sources.tables import ParquetSource
+from masktas.data.sources.tars import TarSource
+from masktas.data.sources.vision import PixelSource
+from masktas.data.sources.zips import ZipSource
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FolderSource",
+    "HubSource",
+    "Item",
+    "ListSource",
+    "ParquetSource",
+    "PixelSource",
+    "PythonSource",
+    "Source",
+    "TarSource",
+    "ZipSource",
+    "canonical",
+    "class_index",
+    "open_source",
+    "shards_of",
+]

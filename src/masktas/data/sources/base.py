@@ -1,0 +1,209 @@
+"""What a source of images is: shards that are streamed in order, and labels only on request."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from masktas.errors import DataError, LabelError
+
+MAX_BYTES = 2**29  # a file, member or row that claims more is taken for an attack on memory
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "picture", "photo", "pixel_values")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "target", "fine_label")
+TEST_NAMES = ("test",)
+SPLIT_NAMES = ("train", "training", "val", "valid", "validation", *TEST_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image as its source gives it.
+
+    Attributes:
+        name: for messages: a path, `shard-3.tar: a/1.jpg`, `train.parquet row 7`.
+        content: the encoded file; or pixels `[H, W]` or `[H, W, C]`; None: unreadable.
+        is_test: whether the source itself says that it is a test image.
+        problem: why there is no content.
+    """
+
+    name: str
+    content: bytes | NDArray[Any] | None
+    is_test: bool = False
+    problem: str = ""
+
+
+class Source(Protocol):
+    """Images in shards: parts that can be read independently of each other, each in a fixed order.
+
+    How many images a shard holds need not be known before it is read. Nothing but `labels` ever
+    reads a label.
+
+    Attributes:
+        location: as shown to the user and recorded in manifests.
+    """
+
+    location: str
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        ...
+
+    def sizes(self) -> list[int] | None:
+        """Return the images of each shard, where they are known without reading them all."""
+        ...
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the images of a shard in order; a bad one is an item with a problem.
+
+        Raises:
+            DataError: if the shard cannot be opened or ends early, after what could be read.
+        """
+        ...
+
+    def read(self, shard: int, index: int) -> Item:
+        """Return one image by its place in the shard; any number of threads may.
+
+        Raises:
+            DataError: if the shard cannot be opened, or cannot be read but in order.
+        """
+        ...
+
+    def labels(self, shard: int) -> list[Any]:
+        """Return one value per streamed item, in order.
+
+        Raises:
+            LabelError: if there are none, saying what would give some.
+        """
+        ...
+
+    def fingerprint(self) -> list[str]:
+        """Return what changes when the source's content does, cheap to make."""
+        ...
+
+    def spec(self) -> dict[str, Any] | None:
+        """Return arguments of `open_source`, as JSON, that give this source in another process.
+
+        None if it lives in this one only.
+        """
+        ...
+
+
+def class_index(values: list[Any]) -> tuple[list[int], list[str]]:
+    """Number the classes in sorted order; return each value's class, and the classes' names."""
+    try:
+        classes = sorted(set(values))
+    except TypeError:
+        raise LabelError("labels must be one number, or one word, an image.") from None
+    number = {name: index for index, name in enumerate(classes)}
+    return [number[value] for value in values], [str(name) for name in classes]
+
+
+def shards_of(num_shards: int, rank: int, size: int) -> range:
+    """Return the shards that one of `size` readers takes: together all of them, each once."""
+    if not 0 <= rank < size:
+        raise ValueError(f"rank {rank} is not one of {size}")
+    return range(rank, num_shards, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """`total` images that are found by number, cut into shards of `step`."""
+
+    total: int
+    step: int
+
+    def __len__(self) -> int:
+        return math.ceil(self.total / self.step)
+
+    def __getitem__(self, shard: int) -> range:
+        if not 0 <= shard < len(self):
+            raise IndexError(f"shard {shard} of {len(self)}")
+        return range(shard * self.step, min((shard + 1) * self.step, self.total))
+
+    def sizes(self) -> list[int]:
+        """Return the images of each shard."""
+        return [len(self[shard]) for shard in range(len(self))]
+
+
+def shown(name: str) -> str:
+    """Make a name fit for one line of text: line breaks and broken characters are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in name
+    )
+
+
+def in_test_folder(name: str) -> bool:
+    """Say whether the topmost folder of a relative name is called `test`."""
+    top, slash, _ = name.partition("/")
+    return bool(slash) and top.lower() in TEST_NAMES
+
+
+def in_archived_test_folder(name: str) -> bool:
+    """As `in_test_folder`; in archives, all may lie in one more folder: `photos/test/1.jpg`."""
+    name = name.removeprefix("./")
+    top, _, rest = name.partition("/")
+    return in_test_folder(name) or (top.lower() not in SPLIT_NAMES and in_test_folder(rest))
+
+
+def is_test_file(name: str) -> bool:
+    """Say whether a file of many images is called test, or lies in a folder called so."""
+    *folders, file = name.lower().split("/")
+    return bool(re.match(r"test(?![a-z])", file)) or any(one in TEST_NAMES for one in folders)
+
+
+def folder_labels(location: str, names: list[str]) -> list[str]:
+    """Take the last folder above each image as its class.
+
+    Raises:
+        LabelError: if an image lies in none, or in one that is called like a split.
+    """
+    found = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    if any(one in ("", ".") or one.lower() in SPLIT_NAMES for one in found):
+        raise LabelError(
+            f"{location}: the images have no labels. Put each class into a folder of its own "
+            "(photos/cat/1.jpg, photos/dog/2.jpg), or give a .parquet file with a label column."
+        )
+    return found
+
+
+def named_classes(values: list[Any], names: list[str]) -> list[str]:
+    """Name classes that are known by number; of two with one name, each keeps its number.
+
+    Raises:
+        LabelError: if a value is no class: a hidden label is -1, by custom.
+    """
+    if any(not isinstance(value, int) or not 0 <= value < len(names) for value in values):
+        raise LabelError("some images have no label (None or -1).")
+    often = Counter(names)
+    unique = [name if often[name] == 1 else f"{name} ({n})" for n, name in enumerate(names)]
+    return [unique[value] for value in values]
+
+
+def require_labels(location: str, values: list[Any]) -> list[Any]:
+    """Return the values if none is missing."""
+    if any(value is None or value != value for value in values):
+        raise LabelError(f"{location}: some rows have no label.")
+    return values
+
+
+def require_size(size: int) -> None:
+    """Raise DataError for content that is too large to be one image."""
+    if size > MAX_BYTES:
+        raise DataError(f"{size:,} bytes are too many for one image")
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of another library says, in one line and without a full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return shown(lines[0]).rstrip(".") if lines else type(error).__name__

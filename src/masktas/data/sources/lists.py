@@ -1,0 +1,103 @@
+"""List files: a path a line, with a label beside it if there is one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from typing import Any
+
+from masktas.data.sources.base import IMAGE_SUFFIXES
+from masktas.data.sources.files import Listing, ListSource
+from masktas.data.sources.places import LocalPlace, Place, connect
+from masktas.errors import DataError
+
+HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}
+
+
+def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> ListSource:
+    """Open a list of image files; paths are relative to the list.
+
+    Raises:
+        DataError: if the list is empty, or none of its files is there.
+    """
+    try:
+        text = _text(place.read(path))
+    except DataError as error:
+        raise DataError(f"{location}: the list {error}.") from None
+    rows = [row for row in map(_row, _cells(text, path)) if row]
+    if rows and rows[0][0].lower() in HEADERS:
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{location}: the list is empty. It holds the path of one image a line.")
+    names = [name for name, _ in rows]
+    labels = [label for _, label in rows]
+    base = location if "://" in location else path
+    paths, place = _locate(names, base.rpartition("/")[0] or ".", place)
+    if isinstance(place, LocalPlace) and not any(os.path.lexists(one) for one in paths):
+        raise DataError(
+            f"{location}: none of its {len(paths):,} files is there, not even {paths[0]}. "
+            "Paths in a list are relative to the list, or absolute."
+        )
+    listing = Listing(names, paths, None if set(labels) == {None} else labels)
+    return ListSource(location, listing, place, spec)
+
+
+def _text(content: bytes) -> str:
+    """Decode as UTF-8, with or without a byte order mark, or UTF-16, which Windows writes."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _cells(text: str, path: str) -> list[list[str]]:
+    """Split into lines and cells, without comments and blank lines."""
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    lines = [line for line in lines if not line.lstrip().startswith("#")]
+    if path.lower().endswith(".csv"):
+        csv.field_size_limit(1 << 20)
+        try:
+            return list(csv.reader(lines))
+        except csv.Error as error:
+            raise DataError(f"{path}: not a list that can be read ({error}).") from None
+    return [_split(line) for line in lines]
+
+
+def _split(line: str) -> list[str]:
+    """Split at tabs; else keep a line that ends like an image whole; else cut the last word off."""
+    if "\t" in line:
+        return line.split("\t")
+    line = line.strip()
+    if line.lower().endswith(IMAGE_SUFFIXES):
+        return [line]
+    for pattern in (r"(.*?)\s*,\s*([^,]*)", r"(.*?)\s+(\S+)"):
+        found = re.fullmatch(pattern, line)
+        if found and found[1].lower().endswith(IMAGE_SUFFIXES):
+            return [found[1], found[2]]
+    return [line]
+
+
+def _row(cells: list[str]) -> tuple[str, str | None] | None:
+    """Find path and label among the cells; the label follows the path, or precedes it."""
+    cells = [cell.strip() for cell in cells]
+    if not any(cells):
+        return None
+    at = next((n for n, one in enumerate(cells) if one.lower().endswith(IMAGE_SUFFIXES)), 0)
+    beside = cells[at + 1] if at + 1 < len(cells) else cells[at - 1] if at else ""
+    return cells[at], beside or None
+
+
+def _locate(names: list[str], folder: str, place: Place) -> tuple[list[str], Place]:
+    """Return the files' paths, and the place where they lie.
+
+    Raises:
+        DataError: if they lie in different ones.
+    """
+    urls = [n if "://" in n or n.startswith("/") else f"{folder}/{n}" for n in names]
+    protocols = {url.partition("://")[0] if "://" in url else "" for url in urls}
+    if len(protocols) > 1:
+        raise DataError(f"{folder}: a list names files of one place, not of several.")
+    if protocols == {""}:
+        return urls, place
+    place, _ = connect(urls[0])
+    return [place.system._strip_protocol(url) for url in urls], place

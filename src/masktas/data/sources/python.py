@@ -1,0 +1,240 @@
+"""Data sets of the user's own program: images by number, or one after another."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktas.data.sources.base import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Item,
+    Ranges,
+    reason,
+    require_size,
+    shown,
+)
+from masktas.data.sources.places import LocalPlace
+from masktas.data.sources.tables import Columns
+from masktas.errors import DataError, LabelError
+
+ROWS_PER_SHARD = 1024
+SAMPLED = 8
+
+
+class PythonSource:
+    """An object with `__len__` and `__getitem__`, or one that can be iterated any number of times.
+
+    It gives, for each image: a Pillow image, an array `[H, W]` or `[H, W, C]`, a tensor
+    `[C, H, W]` of bytes or of floats in [0, 1], an encoded file, a path; or a tuple that begins
+    with one of these; or a dict that holds one, as `image`.
+
+    Args:
+        data: the object.
+        columns: the keys of image and label, where dicts have others.
+    """
+
+    def __init__(self, data: Any, columns: Columns) -> None:
+        kind = type(data)
+        self.location = f"{kind.__module__}.{kind.__qualname__}"
+        self._data = data
+        self._columns = columns
+        self._turn = threading.Lock()  # nothing says that the user's object takes threads
+        self._ranges: Ranges | None = None
+        if isinstance(data, bytes | bytearray | Mapping | set | frozenset):
+            raise DataError(f"{self.location}: not a data set. Give a list, or a torch Dataset.")
+        if hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+            self._ranges = Ranges(len(data), ROWS_PER_SHARD)
+            if not len(data):
+                raise DataError(f"{self.location}: the data set is empty.")
+        elif not hasattr(kind, "__iter__"):
+            raise DataError(
+                f"{self.location}: not a data set. It needs __len__ and __getitem__, or __iter__."
+            )
+        elif hasattr(kind, "__next__"):
+            raise DataError(
+                f"{self.location}: can be read only once, but images are read again. Give an "
+                "object whose __iter__ begins afresh."
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """How many times 1,024 images there are; one if nobody knows."""
+        return 1 if self._ranges is None else len(self._ranges)
+
+    def sizes(self) -> list[int] | None:
+        """Return the images of each shard, if the object has a length."""
+        return None if self._ranges is None else self._ranges.sizes()
+
+    def _values(self, shard: int) -> Iterator[tuple[str, Any]]:
+        """Yield what the object gives, or the exception that it raises instead."""
+        if self._ranges is not None:
+            for index in self._ranges[shard]:
+                yield f"image {index}", self._value(index)
+            return
+        try:
+            for index, value in enumerate(self._data):
+                yield f"image {index}", value
+        except Exception as error:
+            raise DataError(f"{self.location}: broke off ({_raised(error)}).") from None
+
+    def _value(self, index: int) -> Any:
+        with self._turn:
+            try:
+                return self._data[index]
+            except Exception as error:
+                return error
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the images in order."""
+        for name, value in self._values(shard):
+            yield self._item(name, value)
+
+    def read(self, shard: int, index: int) -> Item:
+        """Return one image, if the object finds images by number."""
+        if self._ranges is None:
+            raise DataError(
+                f"{self.location}: a stream gives no image by number, so it must fit the cache: "
+                "raise --cache-size, or give fewer images with --limit."
+            )
+        number = self._ranges[shard][index]
+        return self._item(f"image {number}", self._value(number))
+
+    def _item(self, name: str, value: Any) -> Item:
+        try:
+            if isinstance(value, Exception):
+                raise DataError(_raised(value))
+            return Item(name, _content(_part(value, self._columns.image, IMAGE_COLUMNS, 0)))
+        except DataError as error:
+            return Item(name, None, False, str(error))
+        except Exception as error:  # a Pillow image is read only now
+            return Item(name, None, False, _raised(error))
+
+    def labels(self, shard: int) -> list[Any]:
+        """Return what the object gives beside each image."""
+        found = []
+        for name, value in self._values(shard):
+            if isinstance(value, Exception):
+                raise LabelError(f"{self.location}: {name} has no label ({_raised(value)}).")
+            try:
+                label = _part(value, self._columns.label, LABEL_COLUMNS, 1)
+            except DataError:
+                raise LabelError(
+                    f"{self.location}: {name} comes without a label. Give tuples (image, label), "
+                    'or dicts {"image": ..., "label": ...}.'
+                ) from None
+            found.append(label.item() if getattr(label, "shape", None) == () else label)
+        return found
+
+    def fingerprint(self) -> list[str]:
+        """Return class and length, and digests of a few images."""
+        if self._ranges is None:
+            values = [value for _, value in zip(range(SAMPLED), self._data, strict=False)]
+            items = [self._item(f"image {n}", value) for n, value in enumerate(values)]
+            return [self.location, *map(_digest, items)]
+        total = self._ranges.total
+        numbers = sorted({number * (total - 1) // (SAMPLED - 1) for number in range(SAMPLED)})
+        items = [self._item(f"image {number}", self._value(number)) for number in numbers]
+        return [self.location, str(total), *map(_digest, items)]
+
+    def spec(self) -> None:
+        """Return None: no other process has the object."""
+        return
+
+
+def _part(value: Any, key: str | None, keys: tuple[str, ...], place: int) -> Any:
+    """Take the image, or the label, out of what a data set gives."""
+    if isinstance(value, Mapping):
+        if set(value) == {"bytes", "path"} and place == 0:  # an undecoded image of `datasets`
+            return value["bytes"] if value["bytes"] is not None else value["path"]
+        for name in (key,) if key else keys:
+            if name in value:
+                return value[name]
+        known = ", ".join(map(str, value))
+        raise DataError(f"no {key or keys[0]} among the keys {shown(known)}")
+    if isinstance(value, tuple | list):
+        if len(value) <= place:
+            raise DataError(f"a {type(value).__name__} of {len(value)}")
+        return value[place]
+    if place:
+        raise DataError("one value")
+    return value
+
+
+def _content(value: Any) -> bytes | NDArray[Any]:
+    """Return an encoded file or pixels, whatever an image is given as."""
+    if isinstance(value, Mapping):
+        value = _part(value, None, (), 0)
+    if isinstance(value, bytes | bytearray | memoryview):
+        require_size(len(value))
+        return bytes(value)
+    if isinstance(value, str | os.PathLike):
+        return LocalPlace().read(os.fspath(value))
+    if isinstance(value, np.ndarray):
+        return _pixels(value)
+    if type(value).__module__.partition(".")[0] == "PIL" or hasattr(value, "exif"):
+        return _of_pillow(value)
+    if hasattr(value, "detach") and hasattr(value, "numpy"):
+        return _of_tensor(value)
+    raise DataError(f"{type(value).__name__} is no image")
+
+
+def _of_pillow(image: Any) -> bytes | NDArray[Any]:
+    """Return pixels, upright; encoded where only a file says what transparency means."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        buffer = io.BytesIO()
+        image.convert("RGBA").save(buffer, format="png", compress_level=1)
+        return buffer.getvalue()
+    if image.mode not in ("L", "RGB", "F") and not image.mode.startswith("I"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return _pixels(np.asarray(image))
+
+
+def _of_tensor(value: Any) -> NDArray[Any]:
+    """Return `[H, W, C]` of a tensor `[C, H, W]`."""
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        value = value.float()
+    pixels: NDArray[Any] = value.numpy()
+    return _pixels(pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels)
+
+
+def _pixels(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Check pixels; floats in [0, 1] become bytes, as torchvision's own conversion has them."""
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise DataError(f"an array of shape {pixels.shape} is no image: [H, W, C] is expected")
+    require_size(pixels.nbytes)
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype.kind == "f":
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for what is no number
+            raise DataError(
+                "floats outside [0, 1]: give images before they are normalised, in [0, 1] or bytes"
+            )
+        return (pixels * 255).round().astype(np.uint8)
+    if pixels.dtype.kind not in "iu":
+        raise DataError(f"an array of {pixels.dtype} is no image")
+    return pixels
+
+
+def _digest(item: Item) -> str:
+    if item.content is None:
+        return item.problem
+    if isinstance(item.content, bytes):
+        return hashlib.sha256(item.content).hexdigest()[:16]
+    pixels = np.ascontiguousarray(item.content)
+    return f"{pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}"
+
+
+def _raised(error: Exception) -> str:
+    return f"{type(error).__name__}: {reason(error)}" if str(error) else type(error).__name__

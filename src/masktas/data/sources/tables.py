@@ -1,0 +1,289 @@
+"""Parquet files in the Hugging Face layout, or any others with a column of encoded images."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet as parquet
+
+from masktas.data.sources.base import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Item,
+    is_test_file,
+    named_classes,
+    reason,
+    require_labels,
+    require_size,
+    shown,
+)
+from masktas.data.sources.places import Place
+from masktas.errors import DataError, LabelError
+
+ROWS_PER_SHARD = 1024
+ROWS_AT_ONCE = 16
+KEPT_BYTES = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns that the user named, if any."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A shard: row groups of one file that follow each other; `first` is its first row."""
+
+    file: int
+    numbers: list[int]
+    first: int
+    rows: int
+
+
+class ParquetSource:
+    """Rows of parquet files: `image: {bytes, path}` or plain bytes; and labels, when asked for.
+
+    A file that is called test, or lies in a folder called so, is the source's own test split.
+    Shards are row groups, the smallest part of a file that can be read alone.
+
+    Args:
+        location: as the user wrote it.
+        files: name and path of each file.
+        place: where they lie.
+        columns: which columns are meant.
+        spec: arguments that open it again.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        files: list[tuple[str, str]],
+        place: Place,
+        columns: Columns,
+        spec: dict[str, Any],
+    ) -> None:
+        self.location = location
+        self._files = files
+        self._place = place
+        self._wanted = columns
+        self._spec = spec
+        self._turn = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._metadata: list[Any] = []
+        self._columns: list[str] = []
+        self._shards: list[Groups] = []
+        for number, (name, _) in enumerate(files):
+            with self._open(number) as file:
+                self._metadata.append(file.metadata)
+                self._columns.append(_image_column(shown(name), file.schema_arrow, columns.image))
+            self._shards += _groups(number, self._metadata[-1])
+        if not self._shards:
+            raise DataError(f"{location}: the parquet files hold no rows.")
+
+    @contextmanager
+    def _open(self, number: int) -> Iterator[Any]:
+        name, path = self._files[number]
+        known = self._metadata[number] if number < len(self._metadata) else None
+        try:
+            stream = self._place.open(path)
+        except DataError as error:
+            raise DataError(f"{shown(name)}: {error}.") from None
+        with closing(stream):
+            try:  # a buffer: a column of a huge row group is never in memory as a whole
+                file = parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
+            except Exception as error:
+                raise DataError(
+                    f"{shown(name)}: not a parquet file that can be read ({reason(error)})."
+                ) from None
+            yield file
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return len(self._shards)
+
+    def sizes(self) -> list[int]:
+        """Return the images of each shard."""
+        return [shard.rows for shard in self._shards]
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the rows in order; labels are not touched."""
+        mine = self._shards[shard]
+        with self._open(mine.file) as file:
+            yield from (
+                self._item(mine.file, mine.first + row, content)
+                for row, content in enumerate(self._contents(file, mine.file, mine.numbers))
+            )
+
+    def _contents(self, file: Any, number: int, groups: list[int]) -> Iterator[Any]:
+        """Yield the cells of the image column, a few in memory at a time."""
+        try:
+            for batch in file.iter_batches(
+                ROWS_AT_ONCE, row_groups=groups, columns=self._leaf(number), use_threads=False
+            ):
+                yield from batch.column(0)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            name = shown(self._files[number][0])
+            raise DataError(f"{name}: damaged ({reason(error)}).") from None
+
+    def _leaf(self, number: int) -> list[str]:
+        """Name the stored column: of a struct, the bytes alone."""
+        column = self._columns[number]
+        kind = self._metadata[number].schema.to_arrow_schema().field(column).type
+        return [f"{column}.bytes" if pyarrow.types.is_struct(kind) else column]
+
+    def _item(self, file: int, row: int, cell: Any) -> Item:
+        archive = self._files[file][0]
+        name, is_test = shown(f"{archive} row {row}"), is_test_file(archive)
+        content = cell.as_py()
+        if isinstance(content, dict):
+            content = content["bytes"]
+        if not content:
+            return Item(name, None, is_test, "the row holds no image")
+        try:
+            require_size(len(content))
+        except DataError as error:
+            return Item(name, None, is_test, str(error))
+        return Item(name, bytes(content), is_test)
+
+    def read(self, shard: int, index: int) -> Item:
+        """Return one row. The row groups read last are kept, as far as memory allows."""
+        mine = self._shards[shard]
+        row = range(mine.rows)[index]
+        wanted = mine.first + row
+        for group in mine.numbers:
+            rows = self._metadata[mine.file].row_group(group).num_rows
+            if row < rows:
+                return self._item(mine.file, wanted, self._cell(mine.file, group, row))
+            row -= rows
+        raise IndexError(f"row {wanted} of {self._files[mine.file][0]}")
+
+    def _cell(self, number: int, group: int, row: int) -> Any:
+        with self._turn:
+            kept = self._kept.get((number, group))
+        if kept is not None:
+            return kept[row]
+        with self._open(number) as file:
+            size = self._metadata[number].row_group(group).total_byte_size
+            if size > KEPT_BYTES // 2:  # read up to the row; too much to keep
+                for at, cell in enumerate(self._contents(file, number, [group])):
+                    if at == row:
+                        return cell
+            try:
+                found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
+            except (OSError, ValueError, pyarrow.ArrowException) as error:
+                name = shown(self._files[number][0])
+                raise DataError(f"{name}: damaged ({reason(error)}).") from None
+        with self._turn:
+            self._kept[number, group] = found.column(0)
+            while sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return found.column(0)[row]
+
+    def labels(self, shard: int) -> list[Any]:
+        """Read the label column; classes that the file's own data set card names, by name."""
+        mine = self._shards[shard]
+        name = shown(self._files[mine.file][0])
+        with self._open(mine.file) as file:
+            schema = file.schema_arrow
+            column = self._wanted.label or next(
+                (one for one in LABEL_COLUMNS if one in schema.names), None
+            )
+            if column is None or column not in schema.names:
+                raise LabelError(
+                    f"{name}: no column {column or 'label'}, which fine-tuning needs. "
+                    f"There are: {', '.join(schema.names)}."
+                )
+            try:
+                found = file.read_row_groups(mine.numbers, columns=[column])[column].to_pylist()
+            except (OSError, ValueError, pyarrow.ArrowException) as error:
+                raise LabelError(f"{name}: the labels cannot be read ({reason(error)}).") from None
+        names = _class_names(schema, column)
+        try:
+            return named_classes(found, names) if names else require_labels(self.location, found)
+        except LabelError as error:
+            raise LabelError(f"{self.location}: {str(error).split(': ')[-1]}") from None
+
+    def fingerprint(self) -> list[str]:
+        """Return each file's name, size and time of change, and the column."""
+        return [
+            f"{name} {self._place.state(path)} {column}"
+            for (name, path), column in zip(self._files, self._columns, strict=True)
+        ]
+
+    def spec(self) -> dict[str, Any]:
+        """Return what the user gave."""
+        return self._spec
+
+
+def _groups(number: int, metadata: Any) -> list[Groups]:
+    """Join small row groups up to 1,024 rows; a large one is a shard of its own."""
+    found: list[Groups] = []
+    first = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if rows and found and found[-1].rows + rows <= ROWS_PER_SHARD:
+            last = found[-1]
+            found[-1] = Groups(number, [*last.numbers, group], last.first, last.rows + rows)
+        elif rows:
+            found.append(Groups(number, [group], first, rows))
+        first += rows
+    return found
+
+
+def _image_column(name: str, schema: Any, wanted: str | None) -> str:
+    """Find the column of images.
+
+    Raises:
+        DataError: if there is none, or not the one that was named.
+    """
+    fitting: list[str] = [field.name for field in schema if _holds_images(field.type)]
+    if wanted is not None:
+        if wanted in fitting:
+            return wanted
+        near = difflib.get_close_matches(wanted, fitting, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise DataError(f"{name}: no column {wanted} that holds encoded images.{hint}")
+    for column in IMAGE_COLUMNS:
+        if column in fitting:
+            return column
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{name}: several columns may be the images: {', '.join(fitting)}. "
+            "Say which with image_column."
+        )
+    raise DataError(
+        f"{name}: no column of images among {', '.join(map(shown, schema.names)) or 'none'}. The "
+        "Hugging Face layout is expected: image (bytes, path), or image (encoded bytes), and, "
+        "for fine-tuning, label."
+    )
+
+
+def _holds_images(kind: Any) -> bool:
+    if pyarrow.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and _holds_images(kind.field(at).type)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _class_names(schema: Any, column: str) -> list[str] | None:
+    """Read the names of classes from what `datasets` writes into a parquet file."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]
+        names = info["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) and names else None

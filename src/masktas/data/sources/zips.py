@@ -1,0 +1,137 @@
+"""Zip archives. Nothing is ever extracted to disk: members are read where they are."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from masktas.data.sources.base import (
+    IMAGE_SUFFIXES,
+    Item,
+    folder_labels,
+    in_archived_test_folder,
+    is_test_file,
+    reason,
+    require_size,
+    shown,
+)
+from masktas.data.sources.places import Place
+from masktas.errors import DataError
+
+MEMBERS_PER_SHARD = 512
+OPEN_AT_ONCE = 32
+ENCRYPTED = 0x1
+
+
+class ZipSource:
+    """Images in zip archives. The folder an image lies in, within the archive, is its class.
+
+    Args:
+        location: as the user wrote it.
+        files: name and path of each archive.
+        place: where they lie.
+        spec: arguments that open it again.
+    """
+
+    def __init__(
+        self, location: str, files: list[tuple[str, str]], place: Place, spec: dict[str, Any]
+    ) -> None:
+        self.location = location
+        self._files = files
+        self._place = place
+        self._spec = spec
+        self._turn = threading.Lock()  # an archive is one open file, which one thread reads
+        self._archives: OrderedDict[int, zipfile.ZipFile] = OrderedDict()
+        self._shards: list[tuple[int, list[zipfile.ZipInfo]]] = []
+        for number in range(len(files)):
+            members = [one for one in self._archive(number).infolist() if _is_image(one)]
+            for start in range(0, len(members), MEMBERS_PER_SHARD):
+                self._shards.append((number, members[start : start + MEMBERS_PER_SHARD]))
+        if not self._shards:
+            raise DataError(f"{location}: no images in it. {_looked()}")
+
+    def _archive(self, number: int) -> zipfile.ZipFile:
+        """Return an open archive; only the last few stay open."""
+        if number not in self._archives:
+            name, path = self._files[number]
+            try:
+                opened = zipfile.ZipFile(self._place.open(path))
+            except DataError as error:
+                raise DataError(f"{shown(name)}: {error}.") from None
+            except Exception as error:  # zipfile raises anything from struct.error to OSError
+                raise DataError(
+                    f"{shown(name)}: not a zip archive that can be read ({reason(error)})."
+                ) from None
+            self._archives[number] = opened
+            if len(self._archives) > OPEN_AT_ONCE:
+                _, oldest = self._archives.popitem(last=False)
+                _close(oldest)
+        self._archives.move_to_end(number)
+        return self._archives[number]
+
+    @property
+    def num_shards(self) -> int:
+        """How many times 512 members there are."""
+        return len(self._shards)
+
+    def sizes(self) -> list[int]:
+        """Return the images of each shard."""
+        return [len(members) for _, members in self._shards]
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the members in the archive's order."""
+        for index in range(len(self._shards[shard][1])):
+            yield self.read(shard, index)
+
+    def read(self, shard: int, index: int) -> Item:
+        """Read one member; zipfile checks its sum and reads no more than it declares."""
+        number, members = self._shards[shard]
+        member, archive = members[index], self._files[number][0]
+        name = shown(f"{archive}: {member.filename}")
+        is_test = is_test_file(archive) or in_archived_test_folder(member.filename)
+        try:
+            require_size(member.file_size)
+            if member.flag_bits & ENCRYPTED:
+                raise DataError("encrypted")
+            with self._turn:
+                return Item(name, self._archive(number).read(member), is_test)
+        except DataError as error:
+            return Item(name, None, is_test, str(error))
+        except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, EOFError ...
+            return Item(name, None, is_test, f"damaged ({reason(error)})")
+
+    def labels(self, shard: int) -> list[Any]:
+        """Take the last folder above each image as its class."""
+        return folder_labels(self.location, [one.filename for one in self._shards[shard][1]])
+
+    def fingerprint(self) -> list[str]:
+        """Return each archive's name, size and time of change."""
+        return [f"{name} {self._place.state(path)}" for name, path in self._files]
+
+    def spec(self) -> dict[str, Any]:
+        """Return what the user gave."""
+        return self._spec
+
+    def __del__(self) -> None:
+        for archive in getattr(self, "_archives", {}).values():
+            _close(archive)
+
+
+def _close(archive: zipfile.ZipFile) -> None:
+    file = archive.fp
+    archive.close()
+    if file is not None:  # zipfile leaves open what it was given open
+        file.close()
+
+
+def _is_image(member: zipfile.ZipInfo) -> bool:
+    parts = member.filename.split("/")
+    hidden = any(part.startswith(".") and part != "." for part in parts)
+    return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES)
+
+
+def _looked() -> str:
+    return f"Looked in all folders of the archive for files ending in {', '.join(IMAGE_SUFFIXES)}."
