@@ -11,16 +11,18 @@ from masktas.cli import COMMANDS, build_app
 
 MACHINE = {
     "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
-    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard",
+    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard", "--cache", "--no-cache",
+    "--cache-size", "--cache-dir", "--strict", "--no-strict", "--download", "--no-download",
 }  # fmt: skip
 IMAGES = {
-    "--image-size", "--in-channels", "--limit",
+    "--image-size", "--in-channels", "--limit", "--white", "--mean", "--std", "--root",
+    "--image-column", "--label-column",
     "--search-share", "--validation-share", "--test-share",
 }  # fmt: skip
 COMMON = MACHINE | {"--out", "--overwrite", "--quiet", "--json"}
 TRAIN = {
     "--epochs", "--batch-size", "--lr", "--weight-decay", "--warmup-share",
-    "--clip-grad", "--crop-scale", "--flip", "--no-flip",
+    "--clip-grad", "--crop-scale", "--flip", "--no-flip", "--color",
 }  # fmt: skip
 MASKED = TRAIN | {"--mask-ratio", "--decoder-dim", "--decoder-depth"}
 BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
