@@ -58,7 +58,7 @@ class HubSource:
     def __init__(self, location: str, columns: Columns, spec: dict[str, Any]) -> None:
         self.location = location
         self._spec = spec
-        self._parts: list[tuple[str, Any]] = []
+        self._parts: list[tuple[str, Any, str]] = []
         self._labels: list[Any] = []
         self._prints: list[str] = []
         self._shards: list[tuple[int, range]] = []
@@ -73,7 +73,7 @@ class HubSource:
                 only = only.cast_column(column, datasets.Image(decode=False))
             ranges = Ranges(len(rows), ROWS_PER_SHARD)
             self._shards += [(len(self._parts), ranges[n]) for n in range(len(ranges))]
-            self._parts.append((name, only.rename_column(column, "image")))
+            self._parts.append((name, only, column))
             self._labels.append(rows)
         if not self._shards:
             raise DataError(f"{location}: the data set holds no rows.")
@@ -92,26 +92,23 @@ class HubSource:
         part, rows = self._shards[shard]
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
-            try:
-                cells = self._parts[part][1][some.start : some.stop]["image"]
-            except Exception as error:
-                raise DataError(
-                    f"{self.location}: {self._parts[part][0]} cannot be read ({reason(error)})."
-                ) from None
-            for row, cell in zip(some, cells, strict=True):
+            for row, cell in zip(
+                some, self._cells(part, slice(some.start, some.stop)), strict=True
+            ):
                 yield self._item(part, row, cell)
 
     def read(self, shard: int, index: int) -> Item:
         """Return one row."""
         part, rows = self._shards[shard]
         row = rows[index]
+        return self._item(part, row, self._cells(part, slice(row, row + 1))[0])
+
+    def _cells(self, part: int, rows: slice) -> list[Any]:
+        split, images, column = self._parts[part]
         try:
-            cell = self._parts[part][1][row]["image"]
-        except Exception as error:
-            raise DataError(
-                f"{self.location}: {self._parts[part][0]} cannot be read ({reason(error)})."
-            ) from None
-        return self._item(part, row, cell)
+            return list(images[rows][column])
+        except Exception as error:  # of pyarrow, or of the file system below
+            raise DataError(f"{self.location}: {split} cannot be read ({reason(error)}).") from None
 
     def _item(self, part: int, row: int, cell: Any) -> Item:
         split = self._parts[part][0]

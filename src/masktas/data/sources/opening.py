@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Source
+from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
 from masktas.data.sources.files import FolderSource, Listing, ListSource, walk
 from masktas.data.sources.hub import HubSource, has_card, is_saved
 from masktas.data.sources.lists import open_list
@@ -70,8 +70,8 @@ def open_source(
             return open_vision(text, root, download=download)
         if is_glob(text) or expand_braces(text) != [text]:
             return _open_pattern(text, columns, spec)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{text!r}: cannot be opened ({error}).") from None
+    except OSError as error:
+        raise DataError(f"{text}: cannot be opened ({reason(error)}).") from None
     raise _nothing(text)
 
 

@@ -126,16 +126,23 @@ class ParquetSource:
                 for row, content in enumerate(self._contents(file, mine.file, mine.numbers))
             )
 
+    def _damaged(self, number: int, what: str) -> DataError:
+        return DataError(f"{shown(self._files[number][0])}: damaged ({what}).")
+
     def _contents(self, file: Any, number: int, groups: list[int]) -> Iterator[Any]:
         """Yield the cells of the image column, a few in memory at a time."""
+        claimed = sum(self._metadata[number].row_group(group).num_rows for group in groups)
+        found = 0
         try:
             for batch in file.iter_batches(
                 ROWS_AT_ONCE, row_groups=groups, columns=self._leaf(number), use_threads=False
             ):
+                found += batch.num_rows
                 yield from batch.column(0)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
-            name = shown(self._files[number][0])
-            raise DataError(f"{name}: damaged ({reason(error)}).") from None
+            raise self._damaged(number, reason(error)) from None
+        if found != claimed:
+            raise self._damaged(number, f"{found} rows instead of {claimed}")
 
     def _leaf(self, number: int) -> list[str]:
         """Name the stored column: of a struct, the bytes alone."""
@@ -183,8 +190,9 @@ class ParquetSource:
             try:
                 found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                name = shown(self._files[number][0])
-                raise DataError(f"{name}: damaged ({reason(error)}).") from None
+                raise self._damaged(number, reason(error)) from None
+        if row >= found.num_rows:
+            raise self._damaged(number, f"{found.num_rows} rows only")
         with self._turn:
             self._kept[number, group] = found.column(0)
             while sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES:

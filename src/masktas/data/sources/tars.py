@@ -76,11 +76,12 @@ class TarSource:
 
     def stream(self, shard: int) -> Iterator[Item]:
         """Yield the images of an archive in its order."""
-        for member, reader in self._members(shard, IMAGE_SUFFIXES):
-            content = None
-            if not member.problem:
-                content = reader.take(member.start, member.size)
-            yield self._item(shard, member, content)
+        with self._named(shard):
+            for member, reader in self._members(shard, IMAGE_SUFFIXES):
+                content = None
+                if not member.problem:
+                    content = reader.take(member.start, member.size)
+                yield self._item(shard, member, content)
 
     def read(self, shard: int, index: int) -> Item:
         """Read one image; of a compressed archive, all before it are read too."""
@@ -97,6 +98,19 @@ class TarSource:
             raise DataError(f"{self._files[shard][0]}: has changed while it was read.")
         return self._item(shard, member, content)
 
+    @contextmanager
+    def _named(self, shard: int) -> Iterator[None]:
+        """Make whatever goes wrong in an archive a DataError that names it."""
+        archive = shown(self._files[shard][0])
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{archive}: {error}.") from None
+        except Exception as error:  # tarfile, gzip, lzma, remote files: each raises its own
+            raise DataError(
+                f"{archive}: not a tar archive that can be read to its end ({reason(error)})."
+            ) from None
+
     def _item(self, shard: int, member: Member, content: bytes | None) -> Item:
         archive = self._files[shard][0]
         is_test = is_test_file(archive) or in_archived_test_folder(member.name)
@@ -109,11 +123,13 @@ class TarSource:
                 found: list[Member] = []
                 compressed = False
                 try:
-                    for member, reader in self._members(shard, IMAGE_SUFFIXES):
-                        compressed = reader.compressed
-                        if compressed:
-                            break
-                        found.append(member)
+                    with self._named(shard):
+                        for member, reader in self._members(shard, IMAGE_SUFFIXES):
+                            compressed = reader.compressed
+                            if compressed:
+                                break
+                            reader.reach(member)
+                            found.append(member)
                 except DataError:
                     if not found:
                         raise
@@ -126,13 +142,15 @@ class TarSource:
         names: list[str] = []
         beside: dict[str, Any] = {}
         try:
-            for member, reader in self._members(shard, IMAGE_SUFFIXES + LABEL_SUFFIXES):
-                if member.name.lower().endswith(IMAGE_SUFFIXES):
-                    names.append(member.name)
-                elif not member.problem and member.size <= MAX_LABEL_BYTES:
-                    value = _label(member.name, reader.take(member.start, member.size))
-                    if value is not None:
-                        beside[_key(member.name)] = value
+            with self._named(shard):
+                for member, reader in self._members(shard, IMAGE_SUFFIXES + LABEL_SUFFIXES):
+                    if member.name.lower().endswith(IMAGE_SUFFIXES):
+                        reader.reach(member)
+                        names.append(member.name)
+                    elif not member.problem and member.size <= MAX_LABEL_BYTES:
+                        value = _label(member.name, reader.take(member.start, member.size))
+                        if value is not None:
+                            beside[_key(member.name)] = value
         except DataError:
             if not names:  # an archive that ends early has labels for what could be read
                 raise
@@ -144,29 +162,19 @@ class TarSource:
         return [beside[_key(name)] for name in names]
 
     def _members(self, shard: int, suffixes: tuple[str, ...]) -> Iterator[tuple[Member, Reader]]:
-        """Yield the files with one of the suffixes, hidden ones left out.
-
-        Raises:
-            DataError: if the archive ends early or is damaged, after what could be read.
-        """
-        archive, path = self._files[shard]
-        try:
-            with _reader(self._place, path) as reader, tarfile.open(fileobj=reader, mode="r:") as tar:  # type: ignore[call-overload]  # fmt: skip  # noqa: E501
-                while (info := tar.next()) is not None:
-                    tar.members.clear()  # tarfile would keep them all
-                    if _is_wanted(info.name, suffixes):
-                        yield Member(info.name, info.offset_data, info.size, _problem(info)), reader
-                    if reader.compressed and info.size > MAX_BYTES:
-                        raise DataError(f"a member claims {info.size:,} bytes")
-                if reader.last.strip(b"\0"):
-                    raise DataError("it ends early or is damaged")
-        except DataError as error:
-            raise DataError(f"{shown(archive)}: {error}.") from None
-        except Exception as error:  # tarfile, gzip, lzma, remote files: each raises its own
-            raise DataError(
-                f"{shown(archive)}: not a tar archive that can be read to its end "
-                f"({reason(error)})."
-            ) from None
+        """Yield the files with one of the suffixes, hidden ones left out; then raise anything."""
+        with (
+            _reader(self._place, self._files[shard][1]) as reader,
+            tarfile.TarFile(fileobj=reader) as tar,  # type: ignore[arg-type]
+        ):
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+                if _is_wanted(info.name, suffixes):
+                    yield Member(info.name, info.offset_data, info.size, _problem(info)), reader
+                if reader.compressed and info.size > MAX_BYTES:
+                    raise DataError(f"a member claims {info.size:,} bytes")
+            if reader.last.strip(b"\0"):
+                raise DataError("it ends early or is damaged")
 
     def fingerprint(self) -> list[str]:
         """Return each archive's name, size and time of change."""
@@ -231,6 +239,11 @@ class Reader:
         if len(content) < size:
             raise DataError("it ends early")
         return content
+
+    def reach(self, member: Member) -> None:
+        """Raise DataError unless the archive holds all of a member, without reading it."""
+        if member.size and not member.problem:
+            self.take(member.start + member.size - 1, 1)
 
 
 @contextmanager
