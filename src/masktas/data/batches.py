@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.data.augment import center_boxes, crop, normalize, random_boxes
+from masktas.data.augment import center_boxes, crop, random_boxes
 from masktas.data.store import Images
 from masktas.errors import DataError
 from masktas.seeding import seed_for
@@ -80,29 +80,42 @@ class Batches:
         """
         indices = self.indices(step)
         rng = np.random.default_rng(seed_for(self.seed, "crops", step))
-        boxes = random_boxes(rng, len(indices), self.images.pixels.shape[1], self.crop_scale)
+        boxes = random_boxes(rng, len(indices), self._stored, self.crop_scale)
         flips = rng.uniform(size=len(indices)) < 0.5 if self.flip else None
         flips = None if flips is None else flips[rows]
         return self._cut(indices[rows], boxes[rows], flips), indices[rows]
 
     def plain(self, indices: NDArray[np.int64]) -> Tensor:
         """Return images by number, the middle of each, without any randomness, `[B, C, H, W]`."""
-        boxes = center_boxes(len(indices), self.images.pixels.shape[1], self.image_size)
+        boxes = center_boxes(len(indices), self._stored, (self.image_size, self.image_size))
         return self._cut(indices, boxes, None)
+
+    @property
+    def _stored(self) -> tuple[int, int]:
+        height, width = self.images.pixels.shape[1:3]
+        return height, width
 
     def _cut(
         self,
         indices: NDArray[np.int64],
-        boxes: NDArray[np.float64],
+        boxes: NDArray[np.int64],
         flips: NDArray[np.bool_] | None,
     ) -> Tensor:
-        images = crop(
+        size = (self.image_size, self.image_size)
+        mean, std = self._scale
+        if self.device.type == "cpu":  # read where they lie
+            return crop(
+                self.images.pixels, boxes, flips, size,
+                numbers=self.images.rows[indices], mean=mean, std=std,
+            )  # fmt: skip
+        return crop(
             to_device(torch.from_numpy(self.images.read(indices)), self.device),
-            to_device(torch.from_numpy(boxes).float(), self.device),
+            to_device(torch.from_numpy(boxes), self.device),
             None if flips is None else to_device(torch.from_numpy(flips), self.device),
-            self.image_size,
+            size,
+            mean=mean,
+            std=std,
         )
-        return normalize(images, *self._scale)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
