@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
-from masktas.data.decode import decode, short_side
+from masktas.data.decode import decode, dimensions
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, split_by_content
 from masktas.errors import ArtifactError, DataError
@@ -216,7 +216,7 @@ def _build(
     def one(index: int) -> None:
         try:
             content = source.read(int(wanted[index]))
-            images[index] = decode(content, size=side, in_channels=in_channels)
+            images[index] = decode(content, size=(side, side), in_channels=in_channels)
             digests[index] = np.frombuffer(hashlib.sha256(content).digest()[:16], dtype=np.uint8)
         except DataError as error:
             skipped[index] = str(error)
@@ -279,7 +279,7 @@ def _side(source: Source, wanted: NDArray[np.int64], image_size: int) -> int:
     with_margin = math.ceil(image_size * CROP_MARGIN)
     for position in wanted[:: max(1, len(wanted) // 32)]:
         try:
-            short = short_side(source.read(int(position)))
+            short = min(dimensions(source.read(int(position))))
         except DataError:
             continue
         looked += 1
