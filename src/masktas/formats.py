@@ -36,9 +36,7 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
     if match is None:
-        raise ValueError(
-            f"{text!r} is not a size: write it with a unit, 20GB or 512MB"
-        )
+        raise ValueError(f"{text!r} is not a size: write it with a unit, 20GB or 512MB")
     base = 1024 if match[3] else 1000
     power: int = " KMGT".index(match[2].upper() or " ")
     return round(float(match[1]) * float(base) ** power)

@@ -8,110 +8,262 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional as vision
 
-from masktas.data.augment import ASPECT, center_boxes, crop, normalize, random_boxes
+from masktas.data import augment, resample
+from masktas.data.augment import (
+    ASPECT,
+    center_boxes,
+    crop,
+    normalize,
+    random_boxes,
+    random_colors,
+    recolor,
+)
+
+WAYS = ["C", "torch", "dense"]
 
 
-def random_images(batch: int, side: int, channels: int = 3, seed: int = 0) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy(rng.integers(0, 256, (batch, side, side, channels), dtype=np.uint8))
+@pytest.fixture(params=WAYS)
+def cut(request, monkeypatch):
+    """The three ways of `crop`: whatever holds must hold for each."""
+    if request.param == "C":
+        if resample.native() is None:
+            pytest.skip("needs a C compiler")
+        return crop
+    if request.param == "torch":
+        monkeypatch.setattr(augment, "native", lambda: None)
+        return crop
+
+    def dense(images, boxes, flips, size):
+        flips = None if flips is None else torch.as_tensor(flips)
+        return resample.dense(images, torch.as_tensor(boxes), flips, size)
+
+    return dense
+
+
+def random_images(batch: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
+    return torch.from_numpy(pixels)
 
 
 def channels_first(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).float()
 
 
-def as_tensor(boxes) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(boxes), dtype=torch.float32)
+def pillow(image: torch.Tensor, box, size: tuple[int, int]) -> np.ndarray:
+    """Cut and resize in Pillow, channel by channel, `[C, h, w]`."""
+    top, left, height, width = box.tolist()
+    box = (left, top, left + width, top + height)
+    resized = [
+        Image.fromarray(plane).crop(box).resize(size[::-1], Image.Resampling.BILINEAR)
+        for plane in np.ascontiguousarray(image.permute(2, 0, 1).numpy())
+    ]
+    return np.stack(resized).astype(float)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [1, 7, 32])
-def test_full_box_at_the_same_size_changes_nothing(side, channels):
-    images = random_images(4, side, channels)
-    cut = crop(images, as_tensor([[0, 0, side, side]] * 4), None, side)
-    assert cut.dtype == torch.float32
-    assert torch.equal(cut, channels_first(images))
+# Resizing
 
 
-def test_box_on_whole_pixels_at_the_same_size_is_a_slice():
-    images = random_images(2, 20)
-    cut = crop(images, as_tensor([[3, 5, 8, 8], [12, 0, 8, 8]]), None, 8)
-    assert torch.equal(cut[0], channels_first(images)[0, :, 3:11, 5:13])
-    assert torch.equal(cut[1], channels_first(images)[1, :, 12:20, 0:8])
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (32, 20), (16, 33)])
+def test_full_box_at_the_same_size_changes_nothing(cut, size, channels):
+    images = random_images(4, *size, channels)
+    result = cut(images, np.array([[0, 0, *size]] * 4), None, size)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, channels_first(images))
+
+
+def test_box_at_the_same_size_is_a_slice(cut):
+    images = random_images(2, 20, 22)
+    result = cut(images, np.array([[3, 5, 8, 9], [12, 0, 8, 9]]), None, (8, 9))
+    assert torch.equal(result[0], channels_first(images)[0, :, 3:11, 5:14])
+    assert torch.equal(result[1], channels_first(images)[1, :, 12:20, 0:9])
 
 
 @pytest.mark.parametrize(
-    ("side", "size", "scale"),
+    ("stored", "size", "scale", "channels"),
     [
-        (37, 32, (0.05, 1.0)),
-        (64, 16, (0.2, 1.0)),
-        (20, 48, (0.05, 1.0)),
-        (32, 32, (0.9, 1.0)),
-        (96, 24, (1.0, 1.0)),
-        (40, 64, (0.01, 0.05)),
+        ((37, 37), (32, 32), (0.05, 1.0), 3),
+        ((64, 64), (16, 16), (0.2, 1.0), 3),
+        ((20, 20), (48, 48), (0.05, 1.0), 1),
+        ((32, 32), (32, 32), (0.9, 1.0), 4),
+        ((96, 96), (24, 24), (1.0, 1.0), 3),
+        ((40, 40), (64, 64), (0.01, 0.05), 5),
+        ((60, 30), (32, 16), (0.2, 1.0), 3),
+        ((25, 70), (19, 45), (0.05, 1.0), 2),
+        ((400, 9), (3, 40), (0.3, 1.0), 1),
+        ((256, 256), (224, 224), (0.2, 1.0), 3),
     ],
-    ids=["both ways", "down", "up", "same", "whole", "tiny boxes"],
+    ids=[
+        "both ways", "down", "up", "same", "whole", "tiny boxes", "tall", "wide", "extreme",
+        "training",
+    ],
+)  # fmt: skip
+def test_crops_agree_with_pillow(cut, stored, size, scale, channels):
+    images = random_images(12, *stored, channels)
+    rng = np.random.default_rng(1)
+    boxes = random_boxes(rng, 12, stored, scale)
+    flips = rng.uniform(size=12) < 0.5
+    result = cut(images, boxes, flips, size).numpy()
+    assert result.shape == (12, channels, *size)
+    for image, box, flip, mine in zip(images, boxes, flips, result, strict=True):
+        expected = pillow(image, box, size)
+        difference = np.abs(mine - (expected[:, :, ::-1] if flip else expected))
+        assert difference.mean() < 0.5  # Pillow rounds to bytes, twice
+        assert difference.max() < 1.01
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32),
+    stored=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    channels=st.integers(1, 5),
 )
-def test_crops_agree_with_pillow(side, size, scale):
-    images = random_images(24, side)
-    boxes = random_boxes(np.random.default_rng(side), 24, side, scale)
-    cut = crop(images, as_tensor(boxes), None, size).numpy()
-    for image, (top, left, height, width), mine in zip(images, boxes, cut, strict=True):
-        box = (left, top, left + width, top + height)
-        pillow = Image.fromarray(image.numpy()).resize(
-            (size, size), Image.Resampling.BILINEAR, box=box
-        )
-        difference = np.abs(mine - np.asarray(pillow).transpose(2, 0, 1))
-        assert difference.mean() < 1
-        assert difference.max() < 2
+def test_c_and_products_agree(seed, stored, size, channels):
+    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(rng.integers(0, 256, (3, *stored, channels), dtype=np.uint8))
+    boxes = random_boxes(rng, 3, stored, (0.01, 1.0))
+    flips = rng.uniform(size=3) < 0.5
+    expected = resample.dense(images, torch.from_numpy(boxes), torch.from_numpy(flips), size)
+    torch.testing.assert_close(crop(images, boxes, flips, size), expected, atol=0.02, rtol=0)
 
 
-def test_rows_are_rows_and_columns_are_columns():
+def test_rows_are_rows_and_columns_are_columns(cut):
     image = torch.zeros(1, 16, 16, 1, dtype=torch.uint8)
     image[0, :4, 8:] = 200  # above, on the right
-    cut = crop(image, as_tensor([[0, 0, 4, 16]]), None, 8)[0, 0]
-    assert cut.shape == (8, 8)
-    assert (cut[:3, :3] == 0).all()
-    torch.testing.assert_close(cut[:3, 5:], torch.full((3, 3), 200.0))
+    result = cut(image, np.array([[0, 0, 4, 16]]), None, (8, 8))[0, 0]
+    assert result.shape == (8, 8)
+    assert (result[:3, :3] == 0).all()
+    torch.testing.assert_close(result[:3, 5:], torch.full((3, 3), 200.0))
 
 
-def test_grey_value_is_kept_wherever_the_box_lies():
-    images = torch.full((50, 24, 24, 1), 77, dtype=torch.uint8)
-    boxes = random_boxes(np.random.default_rng(0), 50, 24, (0.05, 1.0))
-    cut = crop(images, as_tensor(boxes), None, 16)
-    torch.testing.assert_close(cut, torch.full((50, 1, 16, 16), 77.0))
+def test_what_lies_outside_of_the_box_is_not_seen(cut):
+    image = torch.full((1, 40, 40, 1), 255, dtype=torch.uint8)
+    image[0, 8:24, 4:36] = 10
+    for size in ((5, 5), (16, 32), (50, 60)):
+        result = cut(image, np.array([[8, 4, 16, 32]]), None, size)
+        torch.testing.assert_close(result, torch.full_like(result, 10.0))
 
 
-def test_flip_mirrors_exactly_and_only_where_it_is_asked_for():
-    images = random_images(16, 24)
-    boxes = as_tensor(random_boxes(np.random.default_rng(0), 16, 24, (0.2, 1.0)))
-    flips = torch.arange(16) % 3 == 0
-    plain = crop(images, boxes, None, 16)
-    flipped = crop(images, boxes, flips, 16)
+def test_grey_value_is_kept_wherever_the_box_lies(cut):
+    images = torch.full((50, 24, 30, 1), 77, dtype=torch.uint8)
+    boxes = random_boxes(np.random.default_rng(0), 50, (24, 30), (0.05, 1.0))
+    result = cut(images, boxes, None, (16, 21))
+    torch.testing.assert_close(result, torch.full((50, 1, 16, 21), 77.0))
+
+
+@pytest.mark.parametrize(("stored", "size"), [((24, 24), (16, 16)), ((90, 70), (17, 23))])
+def test_flip_mirrors_exactly_and_only_where_it_is_asked_for(cut, stored, size):
+    images = random_images(16, *stored)
+    boxes = random_boxes(np.random.default_rng(0), 16, stored, (0.2, 1.0))
+    flips = np.arange(16) % 3 == 0
+    plain = cut(images, boxes, None, size)
+    flipped = cut(images, boxes, flips, size)
     assert torch.equal(flipped[flips], plain[flips].flip(3))
     assert torch.equal(flipped[~flips], plain[~flips])
     assert not torch.equal(flipped[flips], plain[flips])
+    mirrored = boxes.copy()  # the box of the mirrored image that shows the same
+    mirrored[:, 1] = stored[1] - boxes[:, 1] - boxes[:, 3]
+    twice = cut(images.flip(2), mirrored, np.ones(16, bool), size)
+    torch.testing.assert_close(twice, plain, atol=1e-3, rtol=0)
 
 
-def test_every_image_of_a_batch_is_cut_by_its_own_box():
-    one = random_images(1, 32)
+def test_every_image_of_a_batch_is_cut_by_its_own_box(cut):
+    one = random_images(1, 32, 32)
     images = one.expand(8, -1, -1, -1)
-    boxes = random_boxes(np.random.default_rng(0), 8, 32, (0.2, 1.0))
+    boxes = random_boxes(np.random.default_rng(0), 8, (32, 32), (0.2, 1.0))
     assert len(np.unique(boxes, axis=0)) == 8
-    cut = crop(images, as_tensor(boxes), None, 16)
+    result = cut(images, boxes, None, (16, 16))
     for number in range(8):
-        alone = crop(one, as_tensor(boxes[number : number + 1]), None, 16)
-        torch.testing.assert_close(cut[number], alone[0])
-        assert all(not torch.allclose(cut[number], cut[other]) for other in range(number))
+        alone = cut(one, boxes[number : number + 1], None, (16, 16))
+        torch.testing.assert_close(result[number], alone[0])
+        assert all(not torch.allclose(result[number], result[n]) for n in range(number))
 
 
-def test_pixels_stay_in_their_range():
-    images = random_images(8, 16)
-    boxes = random_boxes(np.random.default_rng(0), 8, 16, (0.01, 1.0))
-    cut = crop(images, as_tensor(boxes), None, 40)
-    assert cut.min() >= 0
-    assert cut.max() <= 255.001
+def test_pixels_stay_in_their_range(cut):
+    images = random_images(8, 16, 16)
+    boxes = random_boxes(np.random.default_rng(0), 8, (16, 16), (0.01, 1.0))
+    result = cut(images, boxes, None, (40, 40))
+    assert result.min() >= 0
+    assert result.max() <= 255.001
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_result_hangs_neither_on_the_split_of_a_batch_nor_on_threads(way, monkeypatch):
+    if way == "torch":
+        monkeypatch.setattr(augment, "native", lambda: None)
+    images = random_images(13, 40, 48)
+    boxes = random_boxes(np.random.default_rng(0), 13, (40, 48), (0.1, 1.0))
+    flips = np.arange(13) % 2 == 0
+    whole = crop(images, boxes, flips, (32, 32))
+    parts = [
+        crop(images[part], boxes[part], flips[part], (32, 32))
+        for part in (slice(0, 1), slice(1, 8), slice(8, 13))
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert torch.equal(crop(images, boxes, flips, (32, 32)), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_images_are_read_from_a_file_by_number_and_normalised(way, monkeypatch, tmp_path):
+    if way == "torch":
+        monkeypatch.setattr(augment, "native", lambda: None)
+    np.save(tmp_path / "images.npy", random_images(9, 20, 24).numpy())
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    numbers = np.array([8, 0, 3, 3])
+    boxes = random_boxes(np.random.default_rng(0), 4, (20, 24), (0.2, 1.0))
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
+    result = crop(stored, boxes, None, (16, 16), numbers=numbers, mean=mean, std=std)
+    copies = torch.from_numpy(np.array(stored[numbers]))
+    expected = normalize(crop(copies, boxes, None, (16, 16)), mean, std)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(resample.native() is None, reason="needs a C compiler")
+def test_memory_is_lent_again_only_when_no_tensor_lies_in_it():
+    images, boxes = random_images(4, 9, 9), center_boxes(4, (9, 9), (8, 8))
+    kept = [crop(images, boxes, None, (8, 8)) for _ in range(5)]
+    assert len({tensor.data_ptr() for tensor in kept}) == 5
+    view, place = kept[-1][1:3, 0], kept[-1].data_ptr()
+    before = view.clone()
+    kept.clear()
+    others = [crop(torch.zeros_like(images), boxes, None, (8, 8)) for _ in range(3)]
+    assert place not in {tensor.data_ptr() for tensor in others}  # the view holds it
+    assert torch.equal(view, before)
+    alone = crop(images, boxes, None, (5, 3))  # no other block has this size
+    place = alone.data_ptr()
+    del alone
+    assert crop(images, boxes, None, (5, 3)).data_ptr() == place
+
+
+@pytest.mark.parametrize(
+    ("box", "numbers"),
+    [
+        ([-1, 0, 4, 4], [0]),
+        ([0, 5, 4, 4], [0]),
+        ([0, 0, 9, 4], [0]),
+        ([0, 0, 0, 4], [0]),
+        ([0, 0, 4, 4], [2]),
+        ([0, 0, 4, 4], [-1]),
+        ([0, 0, 4], [0]),
+    ],
+)
+def test_nothing_outside_of_the_images_is_read(box, numbers):
+    with pytest.raises(ValueError, match="box"):
+        crop(random_images(2, 8, 8), np.array([box]), None, (4, 4), numbers=np.array(numbers))
+
+
+def test_only_bytes_are_cut():
+    with pytest.raises(ValueError, match="bytes"):
+        crop(torch.zeros(1, 8, 8, 3), np.array([[0, 0, 8, 8]]), None, (4, 4))
 
 
 # Boxes
@@ -120,61 +272,62 @@ def test_pixels_stay_in_their_range():
 @settings(deadline=None, max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
-    side=st.integers(8, 300),
+    size=st.tuples(st.integers(8, 300), st.integers(8, 300)),
     shares=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)).map(sorted),
 )
-def test_boxes_lie_inside_and_keep_area_and_aspect(seed, side, shares):
+def test_boxes_lie_inside_and_keep_area_and_aspect(seed, size, shares):
     least, most = shares
-    boxes = random_boxes(np.random.default_rng(seed), 64, side, (least, most))
+    boxes = random_boxes(np.random.default_rng(seed), 64, size, (least, most))
     assert boxes.shape == (64, 4)
-    top, left, height, width = boxes.T
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (top + height <= side + 1e-9).all()
-    assert (left + width <= side + 1e-9).all()
-    share = height * width / side**2
-    assert (share <= most + 1e-9).all()
-    assert (share >= min(least, ASPECT[0]) - 1e-9).all()  # a long box of a large area is clipped
-    assert (width / height >= ASPECT[0] - 1e-9).all()
-    assert (width / height <= ASPECT[1] + 1e-9).all()
+    assert boxes.dtype == np.int64
+    starts, lengths = boxes[:, :2], boxes[:, 2:]
+    assert (starts >= 0).all()
+    assert (lengths >= 1).all()
+    assert (starts + lengths <= size).all()
+    low, high = ((lengths + way) / size for way in (-0.5, 0.5))  # whole pixels: what was drawn
+    assert (low.prod(1) <= most).all()
+    assert (high.prod(1) >= min(least, ASPECT[0])).all()  # a long box of a large area is clipped
+    assert (high[:, 1] / low[:, 0].clip(1e-9) >= ASPECT[0]).all()
+    assert (low[:, 1] / high[:, 0] <= ASPECT[1]).all()
 
 
-def test_boxes_use_the_whole_range():
-    top, left, height, width = random_boxes(np.random.default_rng(0), 4000, 100, (0.2, 1.0)).T
-    share = height * width / 100**2
-    assert share.min() < 0.22
-    assert share.max() > 0.97
-    assert np.log(width / height).mean() == pytest.approx(0, abs=0.02)  # wide as often as tall
-    assert (width / height).min() < 0.77
-    assert (width / height).max() > 1.3
-    for start, length in ((top, height), (left, width)):
-        place = (start / (100 - length).clip(1e-9))[length < 99]
+@pytest.mark.parametrize("size", [(100, 100), (200, 50)])
+def test_boxes_use_the_whole_range(size):
+    boxes = random_boxes(np.random.default_rng(0), 4000, size, (0.2, 1.0))
+    shares = boxes[:, 2:] / size
+    area, aspect = shares.prod(1), shares[:, 1] / shares[:, 0]
+    assert area.min() < 0.22
+    assert area.max() > 0.97
+    assert np.log(aspect).mean() == pytest.approx(0, abs=0.02)  # wide as often as tall
+    assert aspect.min() < 0.77
+    assert aspect.max() > 1.3
+    for start, length, whole in zip(boxes.T[:2], boxes.T[2:], size, strict=True):
+        place = (start / (whole - length).clip(1))[length < 0.9 * whole]
         assert place.mean() == pytest.approx(0.5, abs=0.03)
-        assert place.min() < 0.02
-        assert place.max() > 0.98
+        assert place.min() == 0
+        assert place.max() == 1
 
 
 def test_boxes_hang_on_the_generator_alone():
-    first = random_boxes(np.random.default_rng(5), 8, 32, (0.2, 1.0))
-    again = random_boxes(np.random.default_rng(5), 8, 32, (0.2, 1.0))
-    other = random_boxes(np.random.default_rng(6), 8, 32, (0.2, 1.0))
+    first = random_boxes(np.random.default_rng(5), 8, (32, 40), (0.2, 1.0))
+    again = random_boxes(np.random.default_rng(5), 8, (32, 40), (0.2, 1.0))
+    other = random_boxes(np.random.default_rng(6), 8, (32, 40), (0.2, 1.0))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 def test_center_boxes_are_the_middle_pixels_of_every_image():
-    np.testing.assert_array_equal(center_boxes(3, 32, 28), [[2, 2, 28, 28]] * 3)
-    np.testing.assert_array_equal(center_boxes(1, 28, 28), [[0, 0, 28, 28]])
+    np.testing.assert_array_equal(center_boxes(3, (32, 40), (28, 30)), [[2, 5, 28, 30]] * 3)
+    np.testing.assert_array_equal(center_boxes(1, (28, 28), (28, 28)), [[0, 0, 28, 28]])
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 28), (37, 32), (147, 128), (19, 16), (9, 9)])
-def test_centre_crop_blurs_nothing(side, size):
-    images = random_images(2, side)
-    cut = crop(images, as_tensor(center_boxes(2, side, size)), None, size)
-    edges = {(side - size) // 2, (side - size + 1) // 2}
-    pixels = channels_first(images)
-    slices = [pixels[:, :, edge : edge + size, edge : edge + size] for edge in edges]
-    assert any(torch.equal(cut, middle) for middle in slices)
+def test_centre_crop_blurs_nothing(cut, side, size):
+    images = random_images(2, side, side + 3)
+    result = cut(images, center_boxes(2, (side, side + 3), (size, size)), None, (size, size))
+    top, left = (side - size) // 2, (side + 3 - size) // 2
+    middle = channels_first(images)[:, :, top : top + size, left : left + size]
+    assert torch.equal(result, middle)
 
 
 # Normalising
@@ -195,3 +348,57 @@ def test_normalize_takes_each_channel_by_its_own_numbers():
     images = torch.tensor([0.0, 127.5, 255.0])[None, :, None, None].expand(1, 3, 2, 2)
     result = normalize(images, torch.tensor([0.0, 0.5, 0.0]), torch.tensor([1.0, 0.25, 0.5]))
     torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([0.0, 0.0, 2.0]))
+
+
+# Colours
+
+
+def test_colours_are_torchvisions_for_each_image_by_itself():
+    images = channels_first(random_images(6, 9, 11))
+    factors = random_colors(np.random.default_rng(0), 6, 0.6)
+    result = recolor(images, torch.from_numpy(factors))
+    assert result.dtype == torch.float32
+    for image, mine, (brightness, contrast, saturation) in zip(
+        images, result, factors.tolist(), strict=True
+    ):
+        expected = vision.adjust_brightness(image / 255, brightness)
+        expected = vision.adjust_contrast(expected, contrast)
+        expected = vision.adjust_saturation(expected, saturation)
+        torch.testing.assert_close(mine, expected * 255, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 9])
+def test_factors_of_one_change_nothing(channels):
+    images = channels_first(random_images(3, 8, 8, channels))
+    torch.testing.assert_close(recolor(images, torch.ones(3, 3)), images, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_saturation_is_for_colours_alone(channels):
+    images = channels_first(random_images(3, 8, 8, channels))
+    changed = torch.tensor([[1.3, 0.7, 0.1]] * 3)
+    plain = torch.tensor([[1.3, 0.7, 1.0]] * 3)
+    assert torch.equal(recolor(images, changed), recolor(images, plain))
+    assert not torch.equal(recolor(images, plain), images)
+
+
+def test_colours_stay_in_their_range_and_hang_on_their_own_image():
+    images = channels_first(random_images(4, 8, 8))
+    factors = torch.from_numpy(random_colors(np.random.default_rng(3), 4, 1.0))
+    result = recolor(images, factors)
+    assert result.min() >= 0
+    assert result.max() <= 255
+    for number in range(4):
+        alone = recolor(images[number : number + 1], factors[number : number + 1])
+        torch.testing.assert_close(result[number], alone[0])
+
+
+def test_colours_are_drawn_around_one_and_hang_on_the_generator_alone():
+    first = random_colors(np.random.default_rng(0), 2000, 0.4)
+    assert first.shape == (2000, 3)
+    assert first.min() >= 0.6
+    assert first.max() <= 1.4
+    np.testing.assert_allclose(first.mean(0), 1, atol=0.02)
+    np.testing.assert_array_equal(first, random_colors(np.random.default_rng(0), 2000, 0.4))
+    np.testing.assert_array_equal(random_colors(np.random.default_rng(0), 5, 0.0), 1)
+    assert random_colors(np.random.default_rng(0), 2000, 2.0).min() >= 0

@@ -107,7 +107,7 @@ def test_same_image_is_cut_anew_in_every_epoch():
 
 
 def test_images_of_a_batch_are_cut_each_by_itself():
-    images = split_of(32, side=16)
+    images = split_of(32, side=64)
     images.pool.pixels[:] = images.pool.pixels[0]
     batch, _ = batches_of(images, batch_size=32, image_size=(16, 16), flip=False).train(0)
     assert len(torch.unique(batch.flatten(1), dim=0)) == 32

@@ -8,7 +8,7 @@ import torch
 
 from masktas.config import FinetuneSettings, SupernetSettings, TeacherSettings
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images, InMemory
+from masktas.data.store import Images
 from masktas.nn.distill import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import SearchSpace

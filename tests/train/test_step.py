@@ -142,7 +142,8 @@ def distillation(kind: str, randomize, beta: float = 1.0, batch: int = 6) -> tup
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     batches = Batches(
         Images(InMemory(pixels), np.arange(12), "supernet"), image_size=(8, 8), mean=[0.5] * 3,
-        std=[0.25] * 3, batch_size=batch, seed=0, device=CPU.device, augment=Augment((0.2, 1), True),
+        std=[0.25] * 3, batch_size=batch, seed=0, device=CPU.device,
+        augment=Augment((0.2, 1), True),
     )  # fmt: skip
     teacher = EncoderTeacher(randomize(ViT(TEACHER), 1))
     task = Kept(

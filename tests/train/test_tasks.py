@@ -59,7 +59,8 @@ def batches_of(seed: int = 0) -> Batches:
     pixels = np.random.default_rng(0).integers(0, 256, (15, 10, 10, 3), dtype=np.uint8)
     return Batches(
         Images(InMemory(pixels), np.arange(15), "supernet"), image_size=(8, 8), mean=[0.5] * 3,
-        std=[0.25] * 3, batch_size=BATCH, seed=seed, device=CPU.device, augment=Augment((0.2, 1), True),
+        std=[0.25] * 3, batch_size=BATCH, seed=seed, device=CPU.device,
+        augment=Augment((0.2, 1), True),
     )  # fmt: skip
 
 

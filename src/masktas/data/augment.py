@@ -1,7 +1,6 @@
-"""Crops and flips, drawn for each image by itself and done on the device in float32.
+"""Crops, flips and colours, drawn for each image by itself and done on the device in float32.
 
-Resampling is two small matrix products an image, `W_y x W_x^T`, with the weights of Pillow's
-antialiased bilinear filter. Shapes: B images, C channels, I x I stored side, O x O output.
+Shapes: B images, C channels, H x W stored, h x w output.
 """
 
 from __future__ import annotations
@@ -13,66 +12,164 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masktas.data.resample import dense, in_c, interpolated, native
+
 ASPECT = (3 / 4, 4 / 3)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and torchvision weigh red, green, blue
+
+# --- crops ---------------------------------------------------------------------------------------
 
 
 def random_boxes(
-    rng: np.random.Generator, batch: int, side: int, scale: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Draw crops `[B, 4]` (top, left, height, width): area and aspect as RandomResizedCrop does."""
-    area = rng.uniform(*scale, size=batch) * side * side
-    aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), size=batch))
-    height = np.minimum(np.sqrt(area / aspect), side)
-    width = np.minimum(np.sqrt(area * aspect), side)
-    top = rng.uniform(size=batch) * (side - height)
-    left = rng.uniform(size=batch) * (side - width)
-    return np.stack([top, left, height, width], axis=1)
-
-
-def center_boxes(batch: int, side: int, size: int) -> NDArray[np.float64]:
-    """Return the middle `size` pixels of every image as crops `[B, 4]`."""
-    edge = (side - size) // 2  # whole pixels: half of one would blur
-    return np.tile([edge, edge, size, size], (batch, 1)).astype(np.float64)
-
-
-def resample_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Return `[B, O, I]`: what each output pixel takes of each input pixel along one axis.
+    rng: np.random.Generator, batch: int, size: tuple[int, int], scale: tuple[float, float]
+) -> NDArray[np.int64]:
+    """Draw crops `[B, 4]` (top, left, height, width) as RandomResizedCrop does, in whole pixels.
 
     Args:
-        start, length: `[B]`, the crop along this axis, in input pixels.
-        side: I. size: O.
+        rng: what they hang on.
+        batch: B.
+        size: (H, W) of what is cropped. Aspects are relative to it: a crop is as much wider or
+            taller than the image as one of a square is than a square.
+        scale: least and most share of the area.
     """
-    scale = (length / size)[:, None, None]
-    support = scale.clamp(min=1.0)
-    centers = (
-        start[:, None, None] + (torch.arange(size, device=start.device) + 0.5)[:, None] * scale
-    )
-    distance = (torch.arange(side, device=start.device) + 0.5 - centers).abs() / support
-    weights = (1 - distance).clamp(min=0)  # the triangle filter
-    return weights / weights.sum(dim=2, keepdim=True)
+    share = rng.uniform(*scale, size=batch)
+    aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), size=batch))
+    shares = np.stack([np.sqrt(share / aspect), np.sqrt(share * aspect)], axis=1)
+    whole = np.array(size)
+    lengths = np.rint(whole * shares.clip(max=1)).clip(1, whole).astype(np.int64)
+    starts = (rng.uniform(size=(batch, 2)) * (whole - lengths + 1)).astype(np.int64)
+    return np.concatenate([starts, lengths], axis=1)
 
 
-def crop(images: Tensor, boxes: Tensor, flips: Tensor | None, size: int) -> Tensor:
+def center_boxes(batch: int, stored: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the middle `size` pixels of every image of size `stored` as crops `[B, 4]`."""
+    edges = [(large - small) // 2 for large, small in zip(stored, size, strict=True)]
+    return np.tile(np.array([*edges, *size], dtype=np.int64), (batch, 1))
+
+
+def crop(
+    images: Tensor | NDArray[np.uint8],
+    boxes: Tensor | NDArray[np.int64],
+    flips: Tensor | NDArray[np.bool_] | None,
+    size: tuple[int, int],
+    *,
+    numbers: NDArray[np.int64] | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> Tensor:
     """Cut, resize and mirror.
 
     Args:
-        images: bytes `[B, I, I, C]`.
-        boxes: `[B, 4]` (top, left, height, width) in pixels.
-        flips: `[B]` booleans, or None.
-        size: O.
+        images: bytes `[B, H, W, C]`, a tensor on the device where the result is wanted; an array
+            (a memory-mapped file) is one on the CPU.
+        boxes: `[B, 4]` (top, left, height, width), whole pixels inside the image.
+        flips: `[B]`, which are mirrored, left to right; None: none.
+        size: (h, w).
+        numbers: `[B]`, which of `images`, in what order; they are read where they lie.
+        mean, std: of each channel `[C]`; given, the result is that of `normalize` after it.
 
     Returns:
-        `[B, C, O, O]` float32 in [0, 255].
+        `[B, C, h, w]` float32 in [0, 255], or normalised.
     """
-    side = images.shape[1]
-    pixels = images.permute(0, 3, 1, 2).float()  # [B, C, I, I]
-    rows = resample_weights(boxes[:, 0], boxes[:, 2], side, size)
-    columns = resample_weights(boxes[:, 1], boxes[:, 3], side, size)
-    if flips is not None:
-        columns = torch.where(flips[:, None, None], columns.flip(1), columns)
-    return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]
+    on_device = isinstance(images, Tensor) and images.device.type != "cpu"
+    if on_device or (library := native()) is None:
+        cut = _in_torch(images, boxes, flips, size, numbers)
+        return cut if mean is None or std is None else normalize(cut, mean, std)
+    if numbers is None:
+        numbers = np.arange(len(images))
+    whole = np.asarray(boxes).astype(np.int64)
+    mirrored = np.zeros(len(numbers), np.bool_) if flips is None else np.asarray(flips)
+    _check(images, whole, mirrored, numbers)
+    images = images.contiguous() if isinstance(images, Tensor) else np.ascontiguousarray(images)
+    gain, bias = torch.ones(images.shape[3]), torch.zeros(images.shape[3])
+    if mean is not None and std is not None:
+        gain, bias = 1 / (255 * std), -mean / std
+    return in_c(library, images, numbers, whole, mirrored, size, gain, bias)
+
+
+def _in_torch(
+    images: Tensor | NDArray[np.uint8],
+    boxes: Tensor | NDArray[np.int64],
+    flips: Tensor | NDArray[np.bool_] | None,
+    size: tuple[int, int],
+    numbers: NDArray[np.int64] | None,
+) -> Tensor:
+    if numbers is not None:
+        images = images[numbers]
+    if not isinstance(images, Tensor):
+        images = torch.from_numpy(np.array(images))  # a copy: the file is not to be written to
+    if images.device.type != "cpu":
+        placed = [
+            None if one is None else torch.as_tensor(one, device=images.device)
+            for one in (boxes, flips)
+        ]
+        assert placed[0] is not None
+        return dense(images, placed[0], placed[1], size)
+    whole = np.asarray(boxes).astype(np.int64)
+    mirrored = np.zeros(len(images), np.bool_) if flips is None else np.asarray(flips)
+    _check(images, whole, mirrored, np.arange(len(images)))
+    return interpolated(images, whole, mirrored, size)
+
+
+def _check(
+    images: Tensor | NDArray[np.uint8],
+    boxes: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    numbers: NDArray[np.int64],
+) -> None:
+    """Raise ValueError for what would be read outside of the images."""
+    if images.dtype not in (torch.uint8, np.uint8) or len(images.shape) != 4:
+        raise ValueError(f"images are bytes [B, H, W, C], not {images.dtype} {images.shape}")
+    batch, (count, height, width, _) = len(numbers), images.shape
+    if boxes.shape != (batch, 4) or flips.shape != (batch,):
+        raise ValueError(f"{batch} images, boxes {boxes.shape}, flips {flips.shape}")
+    inside = (boxes[:, :2] >= 0) & (boxes[:, 2:] > 0)
+    inside &= boxes[:, :2] + boxes[:, 2:] <= (height, width)
+    if not inside.all() or not ((numbers >= 0) & (numbers < count)).all():
+        raise ValueError(f"a box or number lies outside of {count} images of {height} x {width}")
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Scale `[B, C, O, O]` in [0, 255] to mean 0 and standard deviation 1 of each channel `[C]`."""
+    """Scale `[B, C, h, w]` in [0, 255] to mean 0 and standard deviation 1 of each channel `[C]`."""
     return (images - mean[:, None, None] * 255) / (std[:, None, None] * 255)
+
+
+# --- colours -------------------------------------------------------------------------------------
+
+
+def random_colors(rng: np.random.Generator, batch: int, strength: float) -> NDArray[np.float32]:
+    """Draw factors of brightness, contrast and saturation, `[B, 3]`, in 1 +- strength.
+
+    As ColorJitter(strength, strength, strength) does, but always in this order. With strength 0
+    all are 1; whoever has no use for colours leaves `recolor` out.
+    """
+    least = max(0.0, 1 - strength)
+    return rng.uniform(least, 1 + strength, size=(batch, 3)).astype(np.float32)
+
+
+def recolor(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of each image, and stay in [0, 255].
+
+    Args:
+        images: `[B, C, h, w]` float32 in [0, 255]. Three channels are red, green and blue; of
+            others the saturation is left alone, and grey is the mean of all channels.
+        factors: `[B, 3]`, see `random_colors`.
+
+    Returns:
+        `[B, C, h, w]` float32.
+    """
+    brightness, contrast, saturation = factors.to(images)[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp(0, 255)
+    middle = _grey(images).mean(dim=(2, 3), keepdim=True)
+    images = torch.lerp(middle, images, contrast).clamp(0, 255)
+    if images.shape[1] != len(LUMA):
+        return images
+    return torch.lerp(_grey(images), images, saturation).clamp(0, 255)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the luminance, `[B, 1, h, w]`."""
+    if images.shape[1] != len(LUMA):
+        return images.mean(dim=1, keepdim=True)
+    shares = torch.tensor(LUMA, device=images.device)[:, None, None]
+    return (images * shares).sum(dim=1, keepdim=True)

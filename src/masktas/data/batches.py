@@ -43,9 +43,9 @@ class Drawn:
     """What of a batch was drawn at random: images `[B]`, crops `[B, 4]`, flips, colours."""
 
     indices: NDArray[np.int64]
-    boxes: NDArray[np.float64]
+    boxes: NDArray[np.int64]
     flips: NDArray[np.bool_] | None
-    colors: NDArray[np.float64] | None
+    colors: NDArray[np.float32] | None
 
     def rows(self, rows: slice) -> Drawn:
         """Return what was drawn for some of the images."""
@@ -151,16 +151,17 @@ class Batches:
         return height, width
 
     def _cut(self, pixels: NDArray[np.uint8], drawn: Drawn) -> Tensor:
-        images = crop(
-            to_device(torch.from_numpy(pixels), self.device),
-            to_device(torch.from_numpy(drawn.boxes).float(), self.device),
-            None if drawn.flips is None else to_device(torch.from_numpy(drawn.flips), self.device),
-            self.image_size,
+        mean, std = self._scale
+        images, boxes, flips = (
+            None if one is None else to_device(torch.from_numpy(one), self.device)
+            for one in (pixels, drawn.boxes, drawn.flips)
         )
-        if drawn.colors is not None:
-            factors = to_device(torch.from_numpy(drawn.colors).float(), self.device)
-            images = recolor(images, factors)
-        return normalize(images, *self._scale)
+        assert images is not None
+        assert boxes is not None
+        if drawn.colors is None:
+            return crop(images, boxes, flips, self.image_size, mean=mean, std=std)
+        factors = to_device(torch.from_numpy(drawn.colors), self.device)
+        return normalize(recolor(crop(images, boxes, flips, self.image_size), factors), mean, std)
 
 
 class ReadAhead:

@@ -1,61 +1,286 @@
-"""Decode an image file to the square of bytes that training reads."""
+"""Decode an image, a file's content or an array, to the bytes that training reads.
+
+Whatever a file holds, the result is an image or a DataError: only formats on a list are opened,
+sizes are checked before anything is allocated, and a damaged file is refused, not filled with
+grey. Decoding takes less than 1.2 GB beyond the interpreter and the file itself.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from masktas.data import tiff
+from masktas.data.pixels import (
+    LYING,
+    MAX_PIXELS,
+    MODES,
+    check_channels,
+    check_size,
+    fit_array,
+    fit_image,
+    npy_shape,
+    read_npy,
+    to_bytes,
+)
 from masktas.errors import DataError
 
-MODES = {1: "L", 3: "RGB"}
-MAX_PIXELS = 90_000_000  # a header that claims more is taken for an attack on memory
+# Neither formats that start programs (EPS) or only name other files, nor those without a mark of
+# their own, nor JPEG 2000, whose decoder takes memory by the header.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels
+MAX_COPIED_PIXELS = 40_000_000
+MAX_SCANNED_PIXELS = 3_000_000_000  # a progressive JPEG passes over its pixels once a scan
+TGA_MARK = b"TRUEVISION-XFILE.\0"
+NPY_MARK = b"\x93NUMPY"
+Content = bytes | NDArray[Any]
 
 
-def decode(content: bytes, *, size: int, in_channels: int) -> NDArray[np.uint8]:
-    """Decode to `[size, size, C]`: upright, short side scaled to `size`, the middle cut out.
+def decode(
+    content: Content, *, size: tuple[int, int], in_channels: int, white: float | None = None
+) -> NDArray[np.uint8]:
+    """Decode to `[H, W, C]`: upright, scaled to cover `size`, the middle cut out.
+
+    Grey becomes colour and colour grey (luminance); transparency is laid over white, or kept as
+    the fourth channel. Any other number of channels must be that of the file.
 
     Args:
-        content: an encoded image, any format, mode and size that Pillow reads.
-        size: side of the result in pixels.
-        in_channels: 1 for grey, 3 for colour; transparency is laid over white.
+        content: a file (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, TGA, AVIF, `.npy`) or an array
+            `[H, W]` or `[H, W, C]` of booleans, integers or floats. Of an animation the first
+            frame counts.
+        size: (H, W) of the result in pixels.
+        in_channels: C.
+        white: the value that becomes 255 where there are more than 8 bits, such as 4095 for 12
+            bits in a file of 16; otherwise see `pixels.to_bytes`.
 
     Raises:
-        DataError: if it cannot be decoded, with Pillow's reason.
+        DataError: if it cannot be decoded, with a short reason.
     """
+    with _reasons():
+        if isinstance(content, np.ndarray):
+            return fit_array(to_bytes(content, white), size, in_channels)
+        if content.startswith(NPY_MARK):
+            return fit_array(to_bytes(read_npy(content), white), size, in_channels)
+        if content.startswith(tiff.MAGIC):
+            page = tiff.read_header(content, in_channels)
+            if page.pages:
+                pixels = to_bytes(tiff.read_pages(content, page), white)
+                return fit_array(
+                    pixels, size, in_channels, alpha=page.alpha, orientation=page.orientation
+                )
+        if (values := _deep_ppm(content)) is not None:
+            array, full = values
+            return fit_array(to_bytes(array, white or full), size, in_channels)
+        return _decode_picture(content, size, in_channels, white)
+
+
+def dimensions(content: Content) -> tuple[int, int]:
+    """Return (height, width) of what `decode` would see upright, from the header.
+
+    Raises:
+        DataError: if it is no image, or one that is too large.
+    """
+    with _reasons():
+        if isinstance(content, np.ndarray):
+            to_bytes(content[:0:1] if content.ndim < 2 else content[:1], 1.0)
+            return content.shape[0], content.shape[1]
+        if content.startswith(NPY_MARK):
+            shape, *_ = npy_shape(content)
+            return shape[0], shape[1]
+        if content.startswith(tiff.MAGIC):
+            page = tiff.read_header(content, 1)
+            height, width, orientation = page.height, page.width, page.orientation
+        else:
+            with _open(content) as image:
+                width, height = image.size
+                # PNG alone may say after the pixels how they lie.
+                late = image.format == "PNG" and "exif" not in image.info
+                orientation = 1 if late and b"eXIf" not in content else _orientation(image)
+        return (width, height) if orientation in LYING else (height, width)
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def _open(content: bytes) -> ImageFile.ImageFile:
+    """Read a header, and refuse what is too large before its decoder allocates anything."""
+    if not content:
+        raise DataError("empty")
+    if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
+        width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
+        check_size(width, height, most=MAX_COPIED_PIXELS)
+    formats = [name for name in FORMATS if name != "TGA" or content.endswith(TGA_MARK)]
+    image = Image.open(io.BytesIO(content), formats=formats)
+    check_size(*image.size, most=MAX_COPIED_PIXELS if image.format in COPIED else MAX_PIXELS)
+    if image.info.get("progressive"):
+        check_size(*image.size, most=MAX_SCANNED_PIXELS // max(1, _scans(content)))
+    return image
+
+
+def _scans(content: bytes) -> int:
+    """Count the scans of a JPEG up to its end; what follows may hold anything."""
+    scans, at = 0, 2
+    marker = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+    while (found := marker.search(content, at)) is not None:
+        kind, at = found[1][0], found.end()
+        if kind == 0xD9:
+            break
+        scans += kind == 0xDA
+        at += int.from_bytes(content[at : at + 2], "big")
+    return scans
+
+
+def _decode_picture(
+    content: bytes, size: tuple[int, int], in_channels: int, white: float | None
+) -> NDArray[np.uint8]:
+    with _open(content) as image:
+        if image.format in ("JPEG", "MPO"):
+            # Decoded at a fraction of its size, but at least twice what is wanted.
+            lying = _orientation(image) in LYING
+            height, width = size[::-1] if lying else size
+            image.draft(MODES.get(in_channels), (2 * width, 2 * height))
+        deep = _deep_png(content, image, white)
+        image.load()
+        orientation = _orientation(image)
+        if deep is not None or image.mode in ("I", "F") or image.mode.startswith("I;"):
+            array = np.asarray(image) if deep is None else deep
+            if image.format == "PPM" and white is None:
+                white = 65535  # whatever its own white, Pillow scales it to this
+            return fit_array(
+                to_bytes(array, white), size, in_channels,
+                alpha=array.ndim == 3 and array.shape[2] in (2, 4), orientation=orientation,
+            )  # fmt: skip
+        plain = _plain(image)
+        if in_channels not in MODES:
+            check_channels(len(plain.getbands()), in_channels)
+            return fit_array(np.array(plain), size, in_channels, orientation=orientation)
+        return fit_image(plain, size, in_channels, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how a picture lies; damaged EXIF is common, and no reason to refuse a picture."""
     try:
-        with Image.open(io.BytesIO(content)) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise DataError(f"{file.width} x {file.height} pixels are too many")
-            image = ImageOps.exif_transpose(file)
-            image = _flatten(image, MODES[in_channels])
-    except UnidentifiedImageError:
-        raise DataError("not an image") from None
-    except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        raise DataError(str(error) or type(error).__name__) from None
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels.reshape(size, size, in_channels)
+        orientation = image.getexif().get(tiff.ORIENTATION, 1)
+    except Exception:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
-def short_side(content: bytes) -> int:
-    """Return the short side of an encoded image in pixels, from its header; see `decode`."""
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            return min(file.size)
-    except Exception as error:
-        raise DataError(str(error) or type(error).__name__) from None
-
-
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16 bits of grey: keep the upper 8
-        image = Image.fromarray(
-            (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        )
+def _plain(image: Image.Image) -> Image.Image:
+    """Return it as L, LA, RGB or RGBA."""
+    if image.mode in ("LA", "RGBA"):
+        return image
+    if image.mode == "La":
+        return image.convert("LA")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _deep_png(
+    content: bytes, image: ImageFile.ImageFile, white: float | None
+) -> NDArray[np.uint16] | None:
+    """Return 16 bits of colour, `[H, W, C]`.
+
+    Pillow keeps the upper 8, but can be asked for the lower ones by the name of the other order.
+    """
+    raw = image.tile[0].args if image.format == "PNG" and image.tile else None
+    if raw == "LA;16B" and white is not None:
+        raise DataError("16 bits of grey with transparency are read without --white only")
+    if raw not in ("RGB;16B", "RGBA;16B"):
+        return None
+    with _open(content) as again:
+        again.tile = [again.tile[0]._replace(args=str(raw).replace("B", "L"))]
+        lower = np.asarray(again)
+    values: NDArray[np.uint16] = (np.asarray(image).astype(np.uint16) << 8) | lower
+    return values
+
+
+def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
+    """Return the values of a binary PGM or PPM that has not 255 for white, and its white.
+
+    Pillow reads them one by one in Python.
+    """
+    header = re.match(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s", content[:4096])
+    if header is None or header[4] == b"255":
+        return None
+    channels = 3 if header[1] == b"6" else 1
+    width, height, full = (int(header[number]) for number in (2, 3, 4))
+    check_size(width, height)
+    if not 0 < full < 65536:
+        raise DataError(f"{full} as white")
+    kind = np.dtype(">u2" if full > 255 else "u1")
+    count = width * height * channels
+    if len(content) - header.end() < count * kind.itemsize:
+        raise DataError("the file is truncated")
+    values = np.frombuffer(content, kind, count, header.end()).astype(np.uint16)
+    return values.reshape(height, width, channels), full
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever a decoder raises into a DataError with one short line."""
+    with QUIET.entered():
+        try:
+            yield
+        except DataError:
+            raise
+        except UnidentifiedImageError:
+            raise DataError("not an image") from None
+        except MemoryError:
+            raise DataError("needs too much memory") from None
+        except Exception as error:  # from SyntaxError to struct.error
+            lines = str(error).split(" <")[0].split()
+            reason = " ".join(lines)[:120] or type(error).__name__
+            raise DataError(reason) from None
+
+
+class _Quiet:
+    """Silences the decoders' warnings and logs while any thread decodes.
+
+    `catch_warnings` alone puts back other filters than it found when two threads overlap.
+    """
+
+    LOGGERS = ("tifffile", "PIL.TiffImagePlugin")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stack = ExitStack()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                for name in self.LOGGERS:
+                    logger = logging.getLogger(name)
+                    self._stack.callback(setattr, logger, "disabled", logger.disabled)
+                    logger.disabled = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._stack.close()
+
+
+QUIET = _Quiet()

@@ -201,7 +201,7 @@ class Context:
             return ImageInput.of(data, resolved)
         if location.startswith(PYTHON):
             raise DataError(
-                f"The images of {before.folder} were given as a Python object ({location}): give it again."
+                f"The images of {before.folder} were a Python object ({location}): give it again."
             )
         return ImageInput(location, resolved)
 

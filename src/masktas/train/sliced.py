@@ -15,13 +15,8 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masktas.native import compile_c
+
 BETAS = (0.9, 0.95)
 EPS = 1e-8
 SETTLED = math.ceil(-54 / math.log2(max(BETAS)))  # from here on 1 - beta^t is 1 in float64 too
-FLAGS = (
-    "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared",
-)  # fmt: skip
 
 Sizes = tuple[int, ...]
 
@@ -169,17 +163,7 @@ class Job(ctypes.Structure):
 @lru_cache(maxsize=1)
 def native() -> ctypes.CDLL | None:
     """Compile the C source for this machine; None where that cannot be done."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not hasattr(os, "fork"):
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "sliced.so")
-        command = [compiler, *FLAGS, "-x", "c", "-", "-o", str(library), "-lm"]
-        try:
-            subprocess.run(command, input=SOURCE.encode(), check=True, capture_output=True)
-            return ctypes.CDLL(str(library))
-        except (OSError, subprocess.SubprocessError):
-            return None
+    return compile_c(SOURCE)
 
 
 @cache
