@@ -26,7 +26,7 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
     except DataError as error:
         raise DataError(f"{location}: the list {error}.") from None
     rows = [row for row in map(_row, _cells(text, path)) if row]
-    if rows and rows[0][0].lower() in HEADERS:
+    if rows and re.split(r"[,\t ]", rows[0][0].lower())[0] in HEADERS:
         rows = rows[1:]
     if not rows:
         raise DataError(f"{location}: the list is empty. It holds the path of one image a line.")
