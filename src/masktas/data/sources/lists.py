@@ -84,7 +84,7 @@ def _row(cells: list[str]) -> tuple[str, str | None] | None:
         return None
     at = next((n for n, one in enumerate(cells) if one.lower().endswith(IMAGE_SUFFIXES)), 0)
     beside = cells[at + 1] if at + 1 < len(cells) else cells[at - 1] if at else ""
-    return cells[at], beside or None
+    return cells[at].removeprefix("./"), beside or None
 
 
 def _locate(names: list[str], folder: str, place: Place) -> tuple[list[str], Place]:
