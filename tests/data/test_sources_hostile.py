@@ -97,7 +97,7 @@ def test_list_of_comments_is_empty(tmp_path):
 
 def test_list_of_which_no_file_is_there_names_the_first(tmp_path):
     (tmp_path / "list.txt").write_text("a/1.png\na/2.png\n")
-    with pytest.raises(DataError, match=r"none of its 2 files is there, not even .*a/1\.png"):
+    with pytest.raises(DataError, match=r"none of the files .* is there; the first is .*a/1\.png"):
         open_source(tmp_path / "list.txt")
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES
+from masktas.data.sources.base import IMAGE_SUFFIXES, shown
 from masktas.data.sources.files import Listing, ListSource
 from masktas.data.sources.places import LocalPlace, Place, connect
 from masktas.errors import DataError
@@ -36,8 +36,8 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
     paths, place = _locate(names, base.rpartition("/")[0] or ".", place)
     if isinstance(place, LocalPlace) and not any(os.path.lexists(one) for one in paths):
         raise DataError(
-            f"{location}: none of its {len(paths):,} files is there, not even {paths[0]}. "
-            "Paths in a list are relative to the list, or absolute."
+            f"{location}: none of the files it lists is there; the first is {shown(paths[0])}. "
+            "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
     listing = Listing(names, paths, None if set(labels) == {None} else labels)
     return ListSource(location, listing, place, spec)
