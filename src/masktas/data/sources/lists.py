@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES
+from masktas.data.sources.base import IMAGE_SUFFIXES, shown
 from masktas.data.sources.files import Listing, ListSource
 from masktas.data.sources.places import LocalPlace, Place, connect
 from masktas.errors import DataError
@@ -26,7 +26,7 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
     except DataError as error:
         raise DataError(f"{location}: the list {error}.") from None
     rows = [row for row in map(_row, _cells(text, path)) if row]
-    if rows and rows[0][0].lower() in HEADERS:
+    if rows and re.split(r"[,\t ]", rows[0][0].lower())[0] in HEADERS:
         rows = rows[1:]
     if not rows:
         raise DataError(f"{location}: the list is empty. It holds the path of one image a line.")
@@ -36,8 +36,8 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
     paths, place = _locate(names, base.rpartition("/")[0] or ".", place)
     if isinstance(place, LocalPlace) and not any(os.path.lexists(one) for one in paths):
         raise DataError(
-            f"{location}: none of its {len(paths):,} files is there, not even {paths[0]}. "
-            "Paths in a list are relative to the list, or absolute."
+            f"{location}: none of the files it lists is there; the first is {shown(paths[0])}. "
+            "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
     listing = Listing(names, paths, None if set(labels) == {None} else labels)
     return ListSource(location, listing, place, spec)
@@ -84,7 +84,7 @@ def _row(cells: list[str]) -> tuple[str, str | None] | None:
         return None
     at = next((n for n, one in enumerate(cells) if one.lower().endswith(IMAGE_SUFFIXES)), 0)
     beside = cells[at + 1] if at + 1 < len(cells) else cells[at - 1] if at else ""
-    return cells[at], beside or None
+    return cells[at].removeprefix("./"), beside or None
 
 
 def _locate(names: list[str], folder: str, place: Place) -> tuple[list[str], Place]:

@@ -274,7 +274,9 @@ def _nothing(text: str) -> DataError:
     except OSError:
         beside = []
     candidates = [*beside, *([] if folder else NAMES)]
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75) or [
+        one for one in candidates if one.lower() == name.lower()
+    ]
     if near:
         meant = f"{folder}/{near[0]}" if folder else near[0]
         hint = f"Did you mean {meant}?"

@@ -50,7 +50,8 @@ class PythonSource:
         self._ranges: Ranges | None = None
         if isinstance(data, bytes | bytearray | Mapping | set | frozenset):
             raise DataError(f"{self.location}: not a data set. Give a list, or a torch Dataset.")
-        if hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        streams = any(base.__name__ == "IterableDataset" for base in kind.__mro__)  # of torch
+        if hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not streams:
             self._ranges = Ranges(len(data), ROWS_PER_SHARD)
             if not len(data):
                 raise DataError(f"{self.location}: the data set is empty.")

@@ -155,6 +155,7 @@ def _imagenet(root: str, download: bool) -> ListSource:
     names = [
         f"{split}/{name}"
         for split in ("train", "val")
+        if os.path.isdir(os.path.join(root, split))
         for name in sorted(walk(Path(root, split), IMAGE_SUFFIXES))
     ]
     if not any(name.startswith("train/") for name in names):

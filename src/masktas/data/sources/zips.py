@@ -58,10 +58,13 @@ class ZipSource:
         if number not in self._archives:
             name, path = self._files[number]
             try:
-                opened = zipfile.ZipFile(self._place.open(path))
+                file = self._place.open(path)
             except DataError as error:
                 raise DataError(f"{shown(name)}: {error}.") from None
+            try:
+                opened = zipfile.ZipFile(file)
             except Exception as error:  # zipfile raises anything from struct.error to OSError
+                file.close()
                 raise DataError(
                     f"{shown(name)}: not a zip archive that can be read ({reason(error)})."
                 ) from None
