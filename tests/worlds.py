@@ -64,6 +64,7 @@ baselines = 2
 [finetune]
 epochs = 4
 batch_size = 16
+lr = 1e-2
 """
 
 
