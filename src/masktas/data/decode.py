@@ -7,18 +7,20 @@ grey. Decoding takes less than 1.2 GB beyond the interpreter and the file itself
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError, _imaging
 
 from masktas.data import tiff
 from masktas.data.pixels import (
@@ -72,6 +74,7 @@ def decode(
         if content.startswith(NPY_MARK):
             return fit_array(to_bytes(read_npy(content), white), size, in_channels)
         if content.startswith(tiff.MAGIC):
+            _silence_libtiff()
             page = tiff.read_header(content, in_channels)
             if page.pages:
                 pixels = to_bytes(tiff.read_pages(content, page), white)
@@ -119,6 +122,8 @@ def _open(content: bytes) -> ImageFile.ImageFile:
     if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         check_size(width, height, most=MAX_COPIED_PIXELS)
+    if content[4:8] == b"ftyp":
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each more takes 100 MB; images run side by side
     formats = [name for name in FORMATS if name != "TGA" or content.endswith(TGA_MARK)]
     image = Image.open(io.BytesIO(content), formats=formats)
     check_size(*image.size, most=MAX_COPIED_PIXELS if image.format in COPIED else MAX_PIXELS)
@@ -202,7 +207,7 @@ def _deep_png(
     if raw not in ("RGB;16B", "RGBA;16B"):
         return None
     with _open(content) as again:
-        again.tile = [again.tile[0]._replace(args=str(raw).replace("B", "L"))]
+        again.tile = [again.tile[0]._replace(args=str(raw).replace("16B", "16L"))]
         lower = np.asarray(again)
     values: NDArray[np.uint16] = (np.asarray(image).astype(np.uint16) << 8) | lower
     return values
@@ -248,6 +253,15 @@ def _reasons() -> Iterator[None]:
             lines = str(error).split(" <")[0].split()
             reason = " ".join(lines)[:120] or type(error).__name__
             raise DataError(reason) from None
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Let the C library beneath Pillow write nothing to stderr; what it says Pillow raises too."""
+    with suppress(OSError, AttributeError):  # built into Pillow under other names
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            getattr(library, name)(None)
 
 
 class _Quiet:
