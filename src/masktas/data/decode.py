@@ -28,6 +28,7 @@ from masktas.data.pixels import (
     MAX_PIXELS,
     MODES,
     check_channels,
+    check_shape,
     check_size,
     fit_array,
     fit_image,
@@ -40,7 +41,7 @@ from masktas.errors import DataError
 # Neither formats that start programs (EPS) or only name other files, nor those without a mark of
 # their own, nor JPEG 2000, whose decoder takes memory by the header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels
+COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels; so do deep PNGs
 MAX_COPIED_PIXELS = 40_000_000
 MAX_SCANNED_PIXELS = 3_000_000_000  # a progressive JPEG passes over its pixels once a scan
 TGA_MARK = b"TRUEVISION-XFILE.\0"
@@ -95,7 +96,7 @@ def dimensions(content: Content) -> tuple[int, int]:
     """
     with _reasons():
         if isinstance(content, np.ndarray):
-            to_bytes(content[:0:1] if content.ndim < 2 else content[:1], 1.0)
+            check_shape(content.shape, content.itemsize)
             return content.shape[0], content.shape[1]
         if content.startswith(NPY_MARK):
             shape, *_ = npy_shape(content)
@@ -206,10 +207,13 @@ def _deep_png(
         raise DataError("16 bits of grey with transparency are read without --white only")
     if raw not in ("RGB;16B", "RGBA;16B"):
         return None
+    check_size(*image.size, most=MAX_COPIED_PIXELS)
     with _open(content) as again:
         again.tile = [again.tile[0]._replace(args=str(raw).replace("16B", "16L"))]
         lower = np.asarray(again)
-    values: NDArray[np.uint16] = (np.asarray(image).astype(np.uint16) << 8) | lower
+    values = np.asarray(image).astype(np.uint16)
+    values <<= 8
+    values |= lower
     return values
 
 
@@ -223,7 +227,7 @@ def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
         return None
     channels = 3 if header[1] == b"6" else 1
     width, height, full = (int(header[number]) for number in (2, 3, 4))
-    check_size(width, height)
+    check_shape((height, width, channels), 2)
     if not 0 < full < 65536:
         raise DataError(f"{full} as white")
     kind = np.dtype(">u2" if full > 255 else "u1")

@@ -76,7 +76,7 @@ def read_pages(content: bytes, page: Page) -> NDArray[Any]:
     with TiffFile(io.BytesIO(content)) as file:
         if sum(one.nbytes for one in page.pages) > MAX_BYTES:
             raise DataError("claims too many bytes")
-        channels = []
+        channels: list[NDArray[Any]] = []
         for number, claimed in enumerate(page.pages):
             one: Any = file.pages[number]
             _check(one)
@@ -84,12 +84,12 @@ def read_pages(content: bytes, page: Page) -> NDArray[Any]:
                 raise DataError(f"{claimed.bitspersample} bits a value are not read")
             _check_pieces(content, one)
             planes, _, height, width, samples = one.shaped
-            array = one.asarray(squeeze=False, maxworkers=1).reshape(planes, height, width, samples)
-            channels.append(np.moveaxis(array, 0, -1).reshape(height, width, planes * samples))
-    array = np.concatenate(channels, axis=2)
-    if page.pages[0].photometric == WHITE_IS_ZERO and array.dtype.kind == "u":
-        array = np.iinfo(array.dtype).max - array
-    return array
+            whole = one.asarray(squeeze=False, maxworkers=1).reshape(planes, height, width, samples)
+            channels.append(np.moveaxis(whole, 0, -1).reshape(height, width, planes * samples))
+    pixels = np.concatenate(channels, axis=2) if len(channels) > 1 else channels[0]
+    if page.pages[0].photometric == WHITE_IS_ZERO and pixels.dtype.kind == "u":
+        pixels = np.invert(pixels)
+    return pixels
 
 
 NUMBERS = (
