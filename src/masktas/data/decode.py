@@ -251,6 +251,8 @@ def _reasons() -> Iterator[None]:
             raise
         except UnidentifiedImageError:
             raise DataError("not an image") from None
+        except Image.DecompressionBombError:
+            raise DataError("its pixels are too many") from None
         except MemoryError:
             raise DataError("needs too much memory") from None
         except Exception as error:  # from SyntaxError to struct.error
