@@ -20,11 +20,13 @@ from damaged import ADDRESS_SPACE, chunk, encode, photo, tiff
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
+sys.path.insert(0, {tests!r})
+from damaged import peak
 from masktas.data.decode import decode
 from masktas.errors import DataError
 import tifffile
 resource.setrlimit(resource.RLIMIT_AS, ({room}, {room}))
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = peak()
 for argument in sys.argv[1:]:
     path, channels = argument.split("=")
     content = Path(path).read_bytes()
@@ -34,9 +36,10 @@ for argument in sys.argv[1:]:
         outcome = "decoded" if pixels.shape == (32, 32, int(channels)) else "wrong"
     except DataError as error:
         outcome = f"refused: {{error}}"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
+    grown = peak() - start
     print(json.dumps([path, outcome, time.perf_counter() - began, grown]), flush=True)
 """
+TESTS = str(Path(__file__).parents[1])
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -180,7 +183,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[str, float, float]]:
         (folder / name).write_bytes(make())
         arguments.append(f"{folder / name}={channels}")
     process = subprocess.run(
-        [sys.executable, "-c", CHILD.format(room=ADDRESS_SPACE), *arguments],
+        [sys.executable, "-c", CHILD.format(room=ADDRESS_SPACE, tests=TESTS), *arguments],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -197,3 +200,7 @@ def test_files_made_to_harm_are_harmless(name, outcomes):
     assert BOMBS[name][2] in outcome
     assert seconds < 20
     assert megabytes < 1200
+
+
+def test_the_largest_files_are_seen_to_take_memory(outcomes):
+    assert outcomes["png largest"][2] > 500
