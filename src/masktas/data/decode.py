@@ -7,18 +7,20 @@ grey. Decoding takes less than 1.2 GB beyond the interpreter and the file itself
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError, _imaging
 
 from masktas.data import tiff
 from masktas.data.pixels import (
@@ -26,6 +28,7 @@ from masktas.data.pixels import (
     MAX_PIXELS,
     MODES,
     check_channels,
+    check_shape,
     check_size,
     fit_array,
     fit_image,
@@ -38,7 +41,7 @@ from masktas.errors import DataError
 # Neither formats that start programs (EPS) or only name other files, nor those without a mark of
 # their own, nor JPEG 2000, whose decoder takes memory by the header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels
+COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels; so do deep PNGs
 MAX_COPIED_PIXELS = 40_000_000
 MAX_SCANNED_PIXELS = 3_000_000_000  # a progressive JPEG passes over its pixels once a scan
 TGA_MARK = b"TRUEVISION-XFILE.\0"
@@ -72,6 +75,7 @@ def decode(
         if content.startswith(NPY_MARK):
             return fit_array(to_bytes(read_npy(content), white), size, in_channels)
         if content.startswith(tiff.MAGIC):
+            _silence_libtiff()
             page = tiff.read_header(content, in_channels)
             if page.pages:
                 pixels = to_bytes(tiff.read_pages(content, page), white)
@@ -92,7 +96,7 @@ def dimensions(content: Content) -> tuple[int, int]:
     """
     with _reasons():
         if isinstance(content, np.ndarray):
-            to_bytes(content[:0:1] if content.ndim < 2 else content[:1], 1.0)
+            check_shape(content.shape, content.itemsize)
             return content.shape[0], content.shape[1]
         if content.startswith(NPY_MARK):
             shape, *_ = npy_shape(content)
@@ -119,6 +123,8 @@ def _open(content: bytes) -> ImageFile.ImageFile:
     if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         check_size(width, height, most=MAX_COPIED_PIXELS)
+    if content[4:8] == b"ftyp":
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each more takes 100 MB; images run side by side
     formats = [name for name in FORMATS if name != "TGA" or content.endswith(TGA_MARK)]
     image = Image.open(io.BytesIO(content), formats=formats)
     check_size(*image.size, most=MAX_COPIED_PIXELS if image.format in COPIED else MAX_PIXELS)
@@ -201,10 +207,13 @@ def _deep_png(
         raise DataError("16 bits of grey with transparency are read without --white only")
     if raw not in ("RGB;16B", "RGBA;16B"):
         return None
+    check_size(*image.size, most=MAX_COPIED_PIXELS)
     with _open(content) as again:
-        again.tile = [again.tile[0]._replace(args=str(raw).replace("B", "L"))]
+        again.tile = [again.tile[0]._replace(args=str(raw).replace("16B", "16L"))]
         lower = np.asarray(again)
-    values: NDArray[np.uint16] = (np.asarray(image).astype(np.uint16) << 8) | lower
+    values = np.asarray(image).astype(np.uint16)
+    values <<= 8
+    values |= lower
     return values
 
 
@@ -218,7 +227,7 @@ def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
         return None
     channels = 3 if header[1] == b"6" else 1
     width, height, full = (int(header[number]) for number in (2, 3, 4))
-    check_size(width, height)
+    check_shape((height, width, channels), 2)
     if not 0 < full < 65536:
         raise DataError(f"{full} as white")
     kind = np.dtype(">u2" if full > 255 else "u1")
@@ -242,12 +251,23 @@ def _reasons() -> Iterator[None]:
             raise
         except UnidentifiedImageError:
             raise DataError("not an image") from None
+        except Image.DecompressionBombError:
+            raise DataError("its pixels are too many") from None
         except MemoryError:
             raise DataError("needs too much memory") from None
         except Exception as error:  # from SyntaxError to struct.error
             lines = str(error).split(" <")[0].split()
             reason = " ".join(lines)[:120] or type(error).__name__
             raise DataError(reason) from None
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Let the C library beneath Pillow write nothing to stderr; what it says Pillow raises too."""
+    with suppress(OSError, AttributeError):  # built into Pillow under other names
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            getattr(library, name)(None)
 
 
 class _Quiet:

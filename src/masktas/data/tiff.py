@@ -76,32 +76,42 @@ def read_pages(content: bytes, page: Page) -> NDArray[Any]:
     with TiffFile(io.BytesIO(content)) as file:
         if sum(one.nbytes for one in page.pages) > MAX_BYTES:
             raise DataError("claims too many bytes")
-        channels = []
+        channels: list[NDArray[Any]] = []
         for number, claimed in enumerate(page.pages):
             one: Any = file.pages[number]
+            _check(one)
             if one.dtype is None:
                 raise DataError(f"{claimed.bitspersample} bits a value are not read")
             _check_pieces(content, one)
             planes, _, height, width, samples = one.shaped
-            array = one.asarray(squeeze=False, maxworkers=1).reshape(planes, height, width, samples)
-            channels.append(np.moveaxis(array, 0, -1).reshape(height, width, planes * samples))
-    array = np.concatenate(channels, axis=2)
-    if page.pages[0].photometric == WHITE_IS_ZERO and array.dtype.kind == "u":
-        array = np.iinfo(array.dtype).max - array
-    return array
+            whole = one.asarray(squeeze=False, maxworkers=1).reshape(planes, height, width, samples)
+            channels.append(np.moveaxis(whole, 0, -1).reshape(height, width, planes * samples))
+    pixels = np.concatenate(channels, axis=2) if len(channels) > 1 else channels[0]
+    if page.pages[0].photometric == WHITE_IS_ZERO and pixels.dtype.kind == "u":
+        pixels = np.invert(pixels)
+    return pixels
+
+
+NUMBERS = (
+    "imagewidth", "imagelength", "imagedepth", "tilewidth", "tilelength", "tiledepth",
+    "samplesperpixel", "bitspersample", "photometric", "compression", "planarconfig",
+)  # fmt: skip
 
 
 def _check(page: Any) -> None:
+    for name in NUMBERS:  # a damaged tag may hold a thousand of them
+        value = getattr(page, name, None)
+        if value is not None and not (isinstance(value, int) and value >= 0):
+            raise DataError(f"its {name} is no number")
     check_size(page.imagewidth, page.imagelength)
     if page.imagedepth != 1 or page.tiledepth > 1:
         raise DataError("a volume is not an image")
+    pixels = page.imagewidth * page.imagelength
     if page.is_tiled:  # a tile is allocated whole, whatever lies in it
         check_size(page.tilewidth, page.tilelength)
-    samples, bits = page.samplesperpixel, page.bitspersample
-    if not 0 < samples * page.imagewidth * page.imagelength * bits // 8 <= 8 * MAX_BYTES:
+        pixels = max(pixels, page.tilewidth * page.tilelength)
+    if not 0 < page.samplesperpixel * pixels * page.bitspersample <= 8 * MAX_BYTES:
         raise DataError("claims too many bytes")
-    if page.is_tiled and samples * page.tilewidth * page.tilelength * bits // 8 > MAX_BYTES:
-        raise DataError("claims too large tiles")
 
 
 def _stack(file: Any, in_channels: int) -> tuple[Any, ...]:
@@ -112,9 +122,10 @@ def _stack(file: Any, in_channels: int) -> tuple[Any, ...]:
     pages = [first]
     for number in range(1, in_channels + 1):
         try:
-            page = file.pages[number]
+            page: Any = file.pages[number]
         except IndexError:
             break
+        _check(page)
         if page.shape != first.shape or page.dtype != first.dtype:
             return (first,)
         pages.append(page)
