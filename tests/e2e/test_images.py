@@ -141,7 +141,7 @@ def test_python_data_set_goes_the_whole_way(world: World, tmp_path: Path) -> Non
             return len(files)
 
         def __getitem__(self, index: int) -> tuple[Image.Image, str]:
-            return Image.open(files[index]), files[index].parent.name
+            return Image.open(files[index]).convert("RGB"), files[index].parent.name
 
     recipe = world.recipe.read_text().replace("epochs = 4", "epochs = 1")
     (tmp_path / "recipe.toml").write_text(recipe)

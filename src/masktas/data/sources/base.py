@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from masktas.errors import DataError, LabelError
 
 MAX_BYTES = 2**29  # a file, member or row that claims more is taken for an attack on memory
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
+    ".avif", ".tga", ".npy",
+)  # fmt: skip
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "picture", "photo", "pixel_values")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "target", "fine_label")
 TEST_NAMES = ("test",)
