@@ -28,7 +28,7 @@ def load(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None:
         return {}
     try:
-        sections = tomllib.loads(_preset(path) or Path(path).read_text(encoding="utf-8-sig"))
+        sections = tomllib.loads(_preset(Path(path)) or Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
