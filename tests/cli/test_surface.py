@@ -44,8 +44,9 @@ FLAGS = {
     "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
         "--pool", "--drop-path", "--label-smoothing"},
     "report": {"--beside"},
-    "plan": MACHINE | IMAGES | BUDGET | ADOPTED | {"--num-images", "--space", "--epochs", "--batch-size",
-        "--devices", "--tflops", "--share", "--seconds", "--config", "--quiet", "--json"},
+    "plan": MACHINE | IMAGES | BUDGET | ADOPTED | {"--num-images", "--space", "--epochs",
+        "--batch-size", "--devices", "--tflops", "--share", "--seconds",
+        "--config", "--quiet", "--json"},
     "show": {"--json"},
     "doctor": {"--json"},
 }  # fmt: skip

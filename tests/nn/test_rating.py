@@ -171,7 +171,7 @@ def test_rating_equals_equation_13_in_loops(searched, sample_architectures, rela
 
 
 def test_rating_does_not_hang_on_the_batch_size(searched, sample_architectures):
-    teacher, shared, images, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     encoders = [shared.encoder(architecture) for architecture in sample_architectures(3, 1)]
     ratings = []
     for batch_size in (1, 2, 3, 7, 100):
@@ -182,7 +182,7 @@ def test_rating_does_not_hang_on_the_batch_size(searched, sample_architectures):
 
 
 def test_rating_does_not_hang_on_what_was_rated_before(searched, sample_architectures):
-    teacher, shared, images, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     architectures = sample_architectures(5, 2)
 
     def rate(order: list[int]) -> list[Tensor]:
@@ -197,7 +197,7 @@ def test_rating_does_not_hang_on_what_was_rated_before(searched, sample_architec
 
 
 def test_rating_draws_nothing_and_changes_nothing(searched, small_space):
-    teacher, shared, images, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     rating = rating_of(teacher, images, keep, Relation())
     encoder = shared.encoder(small_space.largest)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -209,7 +209,7 @@ def test_rating_draws_nothing_and_changes_nothing(searched, small_space):
 
 
 def test_the_teacher_is_asked_once_for_each_batch_and_never_by_a_candidate(searched, small_space):
-    teacher, shared, images, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     asked = []
 
     class Counting:

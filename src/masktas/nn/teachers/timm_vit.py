@@ -265,6 +265,8 @@ def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, 
 
 def _not_there(name: str, error: Exception) -> ArtifactError:
     reason = " ".join(str(error).split())[:160].rstrip(".")
+    if "state_dict" in reason:
+        return ArtifactError(f"The weights of {name} do not fill timm's network ({reason}).")
     return ArtifactError(
         f"timm cannot get {name} ({type(error).__name__}: {reason}): it is not in the cache and "
         "cannot be downloaded, or there is no such release; with weights on this machine give "
