@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,11 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        said = str(error)
-        if "Unsupported" in said and "GLOBAL" in said:
+        found = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        if found:
             raise ArtifactError(
-                f"{path}: it holds Python objects besides tensors, which are never unpickled: save "
-                "its state dict alone, as safetensors or with torch.save({'model': state_dict})."
+                f"{path}: it holds Python objects ({found[1]}), which are never unpickled: save "
+                "the state dict alone, as safetensors or with torch.save({'model': state_dict})."
             ) from None
         raise _damaged(path) from None
     except Exception:  # damaged files make torch fail in every way there is
