@@ -19,6 +19,8 @@ FLOORS = {
     "pipeline": 5, "cli": 5, "__main__": 5, "": 5,
 }  # fmt: skip
 SHARED_BY_STAGES = {
+    "stages.adopt",
+    "stages.begin",
     "stages.build",
     "stages.charts",
     "stages.context",

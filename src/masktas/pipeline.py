@@ -18,16 +18,18 @@ from masktas.config import (
 )
 from masktas.console import Console
 from masktas.data.demo import write_demo_images
-from masktas.errors import LabelError
+from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
+from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
+from masktas.stages.begin import open_beginning
 from masktas.stages.build import teacher_for
 from masktas.stages.context import Data, ImageInput, visible_patches
 from masktas.stages.finetune import finetune
 from masktas.stages.report import report
 from masktas.stages.search import search
 from masktas.stages.supernet import supernet
-from masktas.stages.teacher import teacher
+from masktas.stages.teacher import teacher as pretrain
 from masktas.stopping import Stopping
 from masktas.train.ranks import Ranks
 
@@ -40,6 +42,7 @@ def run(
     baselines: bool = False,
     console: Console | None = None,
     overwrite: bool = False,
+    teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Go the whole way from images to a report; what is finished already is not done again.
 
@@ -55,6 +58,8 @@ def run(
             the random networks of the winner's size as well, all by the same recipe.
         console: where progress is shown.
         overwrite: start every stage afresh.
+        teacher: a function as the teacher, see `supernet`; none is pre-trained then, as where
+            the supernet's settings name one to adopt.
 
     Returns:
         The manifests of the stages by name: `teacher`, `supernet`, `search`, `finetune/NAME`.
@@ -76,7 +81,7 @@ def run(
         settings.data,
     )
     images = ImageInput.of(data, data_settings)
-    _check_first(images, space, settings)
+    _check_first(images, space, settings, adopted=teacher is not None)
 
     def common(before: str) -> dict[str, Any]:
         left = stopping.seconds_left
@@ -91,17 +96,27 @@ def run(
         }
 
     made: dict[str, Any] = {}
-    console.say(f"1/4 teacher: a masked autoencoder on {images.location}")
-    made["teacher"] = teacher(
-        data,
-        settings=teacher_for(space, settings.teacher),
-        data_settings=data_settings,
-        **common("teacher"),
-    )
+    sources: dict[str, Any] = {"data": images.given}
+    if settings.supernet.teacher is not None or teacher is not None:
+        console.say("1/4 teacher: adopted, none is pre-trained")
+        sources = {"data": data, "data_settings": data_settings}
+    else:
+        console.say(f"1/4 teacher: a masked autoencoder on {images.location}")
+        made["teacher"] = pretrain(
+            data,
+            settings=teacher_for(space, settings.teacher),
+            data_settings=data_settings,
+            **common("teacher"),
+        )
     console.say(f"2/4 supernet: {space.size():,} networks of space {space.name} share weights")
-    made["supernet"] = supernet(images.given, settings=settings.supernet, **common("supernet"))
+    made["supernet"] = supernet(
+        settings=settings.supernet, teacher=teacher, **sources, **common("supernet")
+    )
+    made = {"teacher": Run(Path(out)).teacher.manifest(), **made}
     console.say(f"3/4 search: {budget}")
-    made["search"] = search(images.given, settings=settings.search, **common("search"))
+    made["search"] = search(
+        images.given, settings=settings.search, teacher=teacher, **common("search")
+    )
     console.say("4/4 finetune")
     try:
         for name, architecture, recipe in _networks(
@@ -123,13 +138,29 @@ def run(
     return made
 
 
-def _check_first(images: ImageInput, space: SearchSpace, settings: AllSettings) -> None:
+def _check_first(
+    images: ImageInput, space: SearchSpace, settings: AllSettings, *, adopted: bool
+) -> None:
     """Refuse what a later stage would refuse before hours are spent."""
     images.source(download=settings.runtime.download)
     BudgetedSpace(space, settings.search.budget())
-    visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
+    if settings.supernet.teacher is None and not adopted:
+        visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
+        _check_beginning(space, settings.teacher)
     visible_patches(space.largest, settings.supernet.mask_ratio, least=1)
     visible_patches(space.largest, settings.search.mask_ratio, least=3)
+
+
+def _check_beginning(space: SearchSpace, settings: TeacherSettings) -> None:
+    """Refuse weights to start from that cut other patches than the students will."""
+    if settings.init is None:
+        return
+    begun = open_beginning(settings, space.image_size, space.in_channels)
+    if begun.settings.patch_size != space.patch_size:
+        raise SpaceError(
+            f"--init {settings.init} cuts patches of {begun.settings.patch_size} pixels, but space "
+            f"{space.name} of {space.patch_size}: choose a space with the same patch_size."
+        )
 
 
 def _networks(

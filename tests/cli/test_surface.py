@@ -25,15 +25,19 @@ TRAIN = {
     "--clip-grad", "--crop-scale", "--flip", "--no-flip", "--color",
 }  # fmt: skip
 MASKED = TRAIN | {"--mask-ratio", "--decoder-dim", "--decoder-depth"}
+ADOPTED = {
+    "--teacher", "--teacher-layer", "--teacher-heads", "--teacher-resize", "--no-teacher-resize",
+    "--teacher-partial", "--no-teacher-partial",
+}  # fmt: skip
 BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
 
 FLAGS = {
     "demo": COMMON,
-    "run": COMMON | IMAGES | BUDGET | {"--config", "--space", "--epochs", "--batch-size",
+    "run": COMMON | IMAGES | BUDGET | ADOPTED | {"--config", "--space", "--epochs", "--batch-size",
         "--baselines"},
     "teacher": COMMON | IMAGES | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
-        "--num-heads", "--mlp-ratio"},
-    "supernet": COMMON | IMAGES | MASKED | {"--config", "--space", "--beta", "--sampler",
+        "--num-heads", "--mlp-ratio", "--init", "--init-partial", "--no-init-partial"},
+    "supernet": COMMON | IMAGES | MASKED | ADOPTED | {"--config", "--space", "--beta", "--sampler",
         "--probes", "--probe-images"},
     "search": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-classes", "--population",
         "--generations", "--parents", "--depth-probability", "--block-probability",
@@ -42,8 +46,9 @@ FLAGS = {
     "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
         "--pool", "--drop-path", "--label-smoothing"},
     "report": {"--beside"},
-    "plan": MACHINE | IMAGES | BUDGET | {"--num-images", "--space", "--epochs", "--batch-size",
-        "--devices", "--tflops", "--share", "--seconds", "--config", "--quiet", "--json"},
+    "plan": MACHINE | IMAGES | BUDGET | ADOPTED | {"--num-images", "--space", "--epochs",
+        "--batch-size", "--devices", "--tflops", "--share", "--seconds",
+        "--config", "--quiet", "--json"},
     "show": {"--json"},
     "doctor": {"--json"},
 }  # fmt: skip

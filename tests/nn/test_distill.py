@@ -15,7 +15,7 @@ from masktas.nn.distill import (
     projection_macs,
 )
 from masktas.nn.mae import pixel_loss
-from masktas.nn.patches import take
+from masktas.nn.patches import take, unpatchify
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 
@@ -85,7 +85,7 @@ def test_teacher_returns_its_patch_tokens(randomize, random_patches):
     visible = take(patches, keep)
     wanted = encoder.forward_features(visible, keep)[:, 1:]
     teacher = EncoderTeacher(encoder)
-    tokens = teacher(visible, keep)
+    tokens = teacher(unpatchify(patches, 2, (4, 6)), keep)
     assert teacher.embed_dim == 20
     assert tokens.shape == (2, 6, 20)
     assert torch.equal(tokens, wanted)
@@ -98,9 +98,9 @@ def test_teacher_is_frozen_even_where_its_encoder_was_in_training(random_patches
     assert not any(module.training for module in teacher.encoder.modules())
     assert not any(parameter.requires_grad for parameter in teacher.encoder.parameters())
     patches, keep, _ = random_patches((4, 24, 12), 6, 3)
-    visible = take(patches, keep).requires_grad_(True)
-    once = teacher(visible, keep)
-    assert torch.equal(once, teacher(visible, keep))
+    images = unpatchify(patches, 2, (4, 6)).requires_grad_(True)
+    once = teacher(images, keep)
+    assert torch.equal(once, teacher(images, keep))
     assert not once.requires_grad
 
 
@@ -136,7 +136,7 @@ def test_training_a_student_leaves_the_teacher_bit_for_bit(randomize, random_pat
     losses = []
     for step in range(8):
         patches, keep, masked = random_patches((4, 24, 12), 6, step)
-        target = teacher(take(patches, keep), keep)
+        target = teacher(unpatchify(patches, 2, (4, 6)), keep)
         predicted, projected = student(patches, keep, masked)
         feature = feature_loss(projected, target)
         (pixel_loss(predicted, patches, masked) + feature).backward()

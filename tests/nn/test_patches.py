@@ -15,6 +15,7 @@ from masktas.nn.patches import (
     sincos_positions,
     take,
     unpatchify,
+    visible_patches,
 )
 
 
@@ -164,3 +165,16 @@ def test_products_of_positions_hang_on_the_offset_alone_and_are_largest_at_none(
             assert products[one, other].item() == pytest.approx(expected, abs=1e-5)
     assert by_offset.pop((0, 0)) == pytest.approx(width / 2, abs=1e-5)
     assert max(by_offset.values()) < width / 2 - 0.1
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_visible_patches_are_those_of_all_patches(patch_size: int, channels: int) -> None:
+    images = torch.randn(3, channels, 8, 12)
+    patches = patchify(images, patch_size)
+    ids = torch.stack([torch.randperm(patches.shape[1])[:5] for _ in range(3)])
+    assert torch.equal(visible_patches(images, patch_size, ids), take(patches, ids))
+    across = images.transpose(2, 3)  # not contiguous
+    assert torch.equal(
+        visible_patches(across, patch_size, ids), take(patchify(across, patch_size), ids)
+    )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from masktas.nn.distill import EncoderTeacher, StudentShape
-from masktas.nn.patches import take
+from masktas.nn.patches import take, unpatchify
 from masktas.nn.rating import ConsistencyRating, Relation, consistency
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
@@ -140,21 +140,26 @@ def test_maps_leave_the_tokens_as_they_were():
         assert torch.equal(tokens, before)
 
 
+def rating_of(teacher, images: Tensor, keep: Tensor, relation: Relation, size: int = 4):
+    batches = zip(images.split(size), keep.split(size), strict=True)
+    return ConsistencyRating(teacher, batches, patch_size=2, relation=relation)
+
+
 @pytest.fixture
 def searched(randomize, random_patches, small_space):
-    """A teacher, a supernet, and the visible patches of seven images."""
+    """A teacher, a supernet, seven images and their visible patches."""
     teacher = EncoderTeacher(randomize(ViT(TEACHER), 0))
     shared = Supernet(small_space, StudentShape(32, 1, 20))
     randomize(shared.student, 1)
     patches, keep, _ = random_patches((7, 24, 12), 6, 2)
-    return teacher, shared, take(patches, keep), keep
+    return teacher, shared, unpatchify(patches, 2, (4, 6)), take(patches, keep), keep
 
 
 @pytest.mark.parametrize("relation", VARIANTS, ids=str)
 def test_rating_equals_equation_13_in_loops(searched, sample_architectures, relation: Relation):
-    teacher, shared, visible, keep = searched
-    rating = ConsistencyRating(teacher, visible, keep, relation=relation, batch_size=3)
-    theirs = teacher(visible, keep)
+    teacher, shared, images, visible, keep = searched
+    rating = rating_of(teacher, images, keep, relation, 3)
+    theirs = teacher(images, keep)
     for architecture in sample_architectures(2, 0):
         encoder = shared.encoder(architecture)
         tokens = encoder.forward_features(visible, keep)[:, 1:].detach()
@@ -166,24 +171,22 @@ def test_rating_equals_equation_13_in_loops(searched, sample_architectures, rela
 
 
 def test_rating_does_not_hang_on_the_batch_size(searched, sample_architectures):
-    teacher, shared, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     encoders = [shared.encoder(architecture) for architecture in sample_architectures(3, 1)]
     ratings = []
     for batch_size in (1, 2, 3, 7, 100):
-        rating = ConsistencyRating(
-            teacher, visible, keep, relation=Relation(), batch_size=batch_size
-        )
+        rating = rating_of(teacher, images, keep, Relation(), batch_size)
         ratings.append([rating(encoder).item() for encoder in encoders])
     for other in ratings[1:]:
         assert other == pytest.approx(ratings[0], abs=1e-6, rel=1e-6)
 
 
 def test_rating_does_not_hang_on_what_was_rated_before(searched, sample_architectures):
-    teacher, shared, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     architectures = sample_architectures(5, 2)
 
     def rate(order: list[int]) -> list[Tensor]:
-        rating = ConsistencyRating(teacher, visible, keep, relation=Relation(), batch_size=4)
+        rating = rating_of(teacher, images, keep, Relation())
         rated = {at: rating(shared.encoder(architectures[at])) for at in order}
         return [rated[at] for at in range(5)]
 
@@ -194,8 +197,8 @@ def test_rating_does_not_hang_on_what_was_rated_before(searched, sample_architec
 
 
 def test_rating_draws_nothing_and_changes_nothing(searched, small_space):
-    teacher, shared, visible, keep = searched
-    rating = ConsistencyRating(teacher, visible, keep, relation=Relation(), batch_size=4)
+    teacher, shared, images, _, keep = searched
+    rating = rating_of(teacher, images, keep, Relation())
     encoder = shared.encoder(small_space.largest)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     state = torch.get_rng_state()
@@ -206,17 +209,17 @@ def test_rating_draws_nothing_and_changes_nothing(searched, small_space):
 
 
 def test_the_teacher_is_asked_once_for_each_batch_and_never_by_a_candidate(searched, small_space):
-    teacher, shared, visible, keep = searched
+    teacher, shared, images, _, keep = searched
     asked = []
 
     class Counting:
         embed_dim = 20
 
-        def __call__(self, visible: Tensor, ids_keep: Tensor) -> Tensor:
-            asked.append(len(visible))
-            return teacher(visible, ids_keep)
+        def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+            asked.append(len(images))
+            return teacher(images, ids_keep)
 
-    rating = ConsistencyRating(Counting(), visible, keep, relation=Relation(), batch_size=3)
+    rating = rating_of(Counting(), images, keep, Relation(), 3)
     assert asked == [3, 3, 1]
     rating(shared.encoder(small_space.smallest))
     rating(shared.encoder(small_space.largest))
@@ -229,9 +232,7 @@ def test_no_network_is_rated_above_the_teacher_itself(
 ):
     patches, keep, _ = random_patches((6, 24, 12), 6, 3)
     own = randomize(ViT(TEACHER), 4)
-    rating = ConsistencyRating(
-        EncoderTeacher(own), take(patches, keep), keep, relation=relation, batch_size=4
-    )
+    rating = rating_of(EncoderTeacher(own), unpatchify(patches, 2, (4, 6)), keep, relation)
     best = rating(own).item()
     generator = torch.Generator().manual_seed(0)
     for scale in (0.003, 0.03, 0.3):

@@ -16,7 +16,7 @@ from masktas.data.batches import Augment, Batches
 from masktas.data.store import Images, InMemory
 from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss, pixel_losses
-from masktas.nn.patches import masking_noise, patchify, random_masking, take
+from masktas.nn.patches import masking_noise, patchify, random_masking
 from masktas.nn.rating import ConsistencyRating, Relation
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
@@ -96,16 +96,16 @@ def literally(
     shared: Supernet, teacher: EncoderTeacher, one: Architecture, count: int, seed: int
 ) -> tuple[float, float, float]:
     """The same images and masks through the formulas, all at once."""
-    patches = patchify(held_out().plain(np.arange(count)), 2)
+    images = held_out().plain(np.arange(count))
+    patches = patchify(images, 2)
     keep, hidden = random_masking(
         masking_noise(count, 16, seed_for(seed, "probes", "mask")), VISIBLE
     )
     predicted, projected = shared.subnet(one)(patches, keep, hidden)
-    visible = take(patches, keep)
-    rate = ConsistencyRating(teacher, visible, keep, relation=Relation(), batch_size=7)
+    rate = ConsistencyRating(teacher, [(images, keep)], patch_size=2, relation=Relation())
     return (
         pixel_loss(predicted, patches, hidden).item(),
-        feature_loss(projected, teacher(visible, keep)).item(),
+        feature_loss(projected, teacher(images, keep)).item(),
         rate(shared.encoder(one)).item(),
     )
 
@@ -180,7 +180,8 @@ def test_nothing_of_the_supernet_changes(make, training: bool):
 
 def clearly_behind(shared: Supernet, count: int) -> bool:
     """Literally: by more than two standard errors of the images' differences."""
-    patches = patchify(held_out().plain(np.arange(count)), 2)
+    images = held_out().plain(np.arange(count))
+    patches = patchify(images, 2)
     keep, hidden = random_masking(masking_noise(count, 16, seed_for(3, "probes", "mask")), VISIBLE)
 
     def of(one: Architecture) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
-from masktas.nn.patches import take
+from masktas.nn.patches import unpatchify
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
@@ -85,7 +85,7 @@ def train_step(supernet: Supernet, optimizer: SlicedAdamW, architecture: Archite
     patches, keep, masked = draw
     student = supernet.subnet(architecture)
     predicted, projected = student(patches, keep, masked)
-    target = teacher(take(patches, keep), keep)
+    target = teacher(unpatchify(patches, 2, (4, 6)), keep)
     loss = pixel_loss(predicted, patches, masked) + feature_loss(projected, target)
     loss.backward()
     optimizer.step_slices(dict(student.named_parameters()))

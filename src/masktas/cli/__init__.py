@@ -49,7 +49,8 @@ COMMANDS = {
         Image size, patches and the teacher's shape follow from the space. Everything else about a
         stage is set in a file given as --config, with sections [teacher], [supernet], [search],
         [finetune], [data] and [runtime]; `masktas STAGE --help` lists their keys. Images without
-        labels are taken as far as the searched network and its weights.
+        labels are taken as far as the searched network and its weights. With --teacher none is
+        pre-trained.
         """,
     ),
     "teacher": (
@@ -63,8 +64,8 @@ COMMANDS = {
         "masktas.cli.stages:supernet",
         """Train all networks of a space at once: they share weights.
 
-        They learn from the teacher, without labels. Reads OUT/teacher and its images, writes
-        OUT/supernet.
+        They learn from the teacher, without labels. Reads OUT/teacher and its images, or DATA and
+        the teacher given as --teacher, which becomes OUT/teacher. Writes OUT/supernet.
         """,
     ),
     "search": (

@@ -7,13 +7,24 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.config import AllSettings, DataSettings, RuntimeSettings, load, resolve, validate
+from masktas.config import (
+    AdoptedTeacher,
+    AllSettings,
+    DataSettings,
+    RuntimeSettings,
+    load,
+    resolve,
+    validate,
+)
 from masktas.console import Console
 
 Out = Annotated[Path, Parameter(help="The run folder; made if it is not there.")]
 Config = Annotated[
     Path | None,
-    Parameter(help="A TOML file of settings, a section for each stage; flags go over it."),
+    Parameter(
+        help="A TOML file of settings, a section for each stage, or the preset small-data; flags "
+        "go over it."
+    ),
 ]
 Overwrite = Annotated[
     bool, Parameter(negative="", help="Start afresh instead of going on; drops what is there.")
@@ -29,6 +40,7 @@ MaxMacs = Annotated[str | None, Parameter(help="At most this many multiply-accum
 MinMacs = Annotated[str | None, Parameter(help="At least this many multiply-accumulates.")]
 Epochs = Annotated[int | None, Parameter(help="Of every training stage at once.")]
 BatchSize = Annotated[int | None, Parameter(help="Images of a step, in every training stage.")]
+Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
@@ -57,6 +69,7 @@ def settings_of_all(
     machine: RuntimeSettings | None,
     *,
     training: dict[str, Any],
+    adopted: AdoptedTeacher | None,
     space: dict[str, Any],
     limits: dict[str, Any],
 ) -> AllSettings:
@@ -66,7 +79,7 @@ def settings_of_all(
         "data": images.model_dump(exclude_unset=True) if images else {},
         "runtime": machine.model_dump(exclude_unset=True) if machine else {},
         "teacher": training,
-        "supernet": training | space,
+        "supernet": training | space | (adopted.model_dump(exclude_unset=True) if adopted else {}),
         "search": limits,
         "finetune": training,
     }

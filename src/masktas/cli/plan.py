@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from masktas.cli.options import (
+    Adopted,
     BatchSize,
     Config,
     Data,
@@ -57,6 +58,7 @@ def plan(
         Parameter(help="With --tflops: share of it that training comes to (manifests tell)."),
     ] = 0.3,
     seconds: Annotated[float, Parameter(help="To measure for, on the machine at hand.")] = 60.0,
+    teacher: Adopted = None,
     config: Config = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -69,6 +71,7 @@ def plan(
         images,
         machine,
         training=without_none(epochs=epochs, batch_size=batch_size),
+        adopted=teacher,
         space=without_none(space=space),
         limits=without_none(
             max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs

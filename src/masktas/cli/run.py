@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from masktas.cli.options import (
+    Adopted,
     BatchSize,
     Config,
     Data,
@@ -50,6 +51,7 @@ def run(
             "network that fits and random ones of the winner's size.",
         ),
     ] = False,
+    teacher: Adopted = None,
     config: Config = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -65,6 +67,7 @@ def run(
         images,
         machine,
         training=without_none(epochs=epochs, batch_size=batch_size),
+        adopted=teacher,
         space=without_none(space=space),
         limits=without_none(
             max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs

@@ -23,6 +23,8 @@ from masktas.space import (
     params,
 )
 
+TEACHER = "teacher.json"
+
 
 def show(
     what: Annotated[
@@ -49,7 +51,10 @@ def describe(what: str) -> dict[str, Any]:
         return _space(SearchSpace.preset(what))
     if path.is_dir():
         if (path / "architecture.json").exists():
-            return _architecture(Architecture.load(path / "architecture.json"))
+            found = _architecture(Architecture.load(path / "architecture.json"))
+            return found | _adopted(path)
+        if (path / TEACHER).exists():
+            return {"kind": "teacher"} | _adopted(path)
         if (path / "space.json").exists():
             return _space(SearchSpace.load(path / "space.json"))
         return _run(Run(path))
@@ -61,6 +66,15 @@ def describe(what: str) -> dict[str, Any]:
     if isinstance(fields, dict) and isinstance(fields.get("embed_dim"), list):
         return _space(SearchSpace.from_dict(fields, where=what))
     return _architecture(Architecture.from_dict(fields, where=what))
+
+
+def _adopted(folder: Path) -> dict[str, Any]:
+    """Return what is known of a teacher that was trained elsewhere; `{}` for other networks."""
+    if not (folder / TEACHER).exists():
+        return {}
+    facts: dict[str, Any] = read_json(folder / TEACHER)
+    keys = ("source", "licence", "model", "embed_dim", "depth", "image_size", "patch_size")
+    return {key: facts[key] for key in keys if key in facts}
 
 
 def _architecture(one: Architecture) -> dict[str, Any]:
@@ -130,6 +144,10 @@ def _progress(stage: Stage) -> dict[str, Any]:
 
 def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
     outcome: dict[str, Any] = {"seconds": manifest["cost"]["seconds"]}
+    if "adopted" in manifest:
+        outcome["adopted"] = manifest["adopted"]["source"]
+    if "licence" in manifest:
+        outcome["licence"] = manifest["licence"]
     if "winner" in manifest:
         outcome |= {key: manifest["winner"][key] for key in ("rating", "params", "macs")}
     if "test" in manifest:
@@ -141,7 +159,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     """Write the content for a person."""
     if content["kind"] == "run":
         return [_stage_line(stage) for stage in content["stages"]]
-    lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else 'architecture'}"]
+    lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else content['kind']}"]
     hidden = ("kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size")
     shown = ("kind", "name", "size", "params", "macs") if content["kind"] == "space" else hidden
     for key, value in content.items():
@@ -153,6 +171,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
         for key in ("params", "macs"):
             low, high = (format_quantity(value) for value in content[key])
             lines.append(f"  {key:12} {low} to {high}")
+        return lines
+    if content["kind"] == "teacher":
         return lines
     classes = content["counted_classes"]
     lines.append(f"  {'params':12} {content['params']:,} (head of {classes:,} classes counted)")
@@ -177,6 +197,10 @@ def _stage_line(stage: dict[str, Any]) -> str:
         )
     if "seconds" in stage:
         words.append(f"{stage['seconds']:.0f} s")
+    if "adopted" in stage:
+        words.append(f"adopted from {stage['adopted']}")
+    if "licence" in stage:
+        words.append(f"licence {stage['licence']}")
     if "params" in stage:
         words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
     if "top1" in stage:

@@ -2,6 +2,7 @@
 
 from masktas.config.load import load, resolve, validate
 from masktas.config.settings import (
+    AdoptedTeacher,
     AllSettings,
     DataSettings,
     FinetuneSettings,
@@ -15,6 +16,7 @@ from masktas.config.settings import (
 )
 
 __all__ = [
+    "AdoptedTeacher",
     "AllSettings",
     "DataSettings",
     "FinetuneSettings",

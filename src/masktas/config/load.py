@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,20 +19,33 @@ S = TypeVar("S", bound=Settings)
 def load(path: Path | None) -> dict[str, dict[str, Any]]:
     """Read a TOML file of sections, one a stage; `{}` where there is no file.
 
+    A plain word without a file of that name is a preset, which comes with the package.
+
     Raises:
-        ConfigError: if it cannot be read, or has a section or key that is not known, or a value
-            outside its range.
+        ConfigError: if it cannot be read, is no preset, or has a section or key that is not
+            known, or a value outside its range.
     """
     if path is None:
         return {}
     try:
-        sections = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        sections = tomllib.loads(_preset(Path(path)) or Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML ({error}).") from None
     validate(AllSettings, sections, where=str(path))
     return sections
+
+
+def _preset(path: Path) -> str | None:
+    """Return the text of a preset; None where a file is meant."""
+    if len(path.parts) != 1 or path.suffix or path.exists():
+        return None
+    presets = resources.files("masktas.config").joinpath("presets")
+    known = sorted(one.name.removesuffix(".toml") for one in presets.iterdir())
+    if path.name not in known:
+        raise ConfigError(f"{path}: neither a file nor a preset of settings ({', '.join(known)}).")
+    return presets.joinpath(f"{path.name}.toml").read_text(encoding="utf-8")
 
 
 def resolve(kind: type[S], *layers: dict[str, Any] | Settings | None, where: str = "") -> S:

@@ -217,9 +217,42 @@ class TeacherSettings(MaskedSettings):
         6, description="Attention heads of each block; embed_dim divides by it."
     )
     mlp_ratio: Annotated[float, Field(gt=0)] = Field(4, description="MLP width over embed_dim.")
+    init: str | None = Field(
+        None,
+        description="Start from these weights, and take the shape from them: a file in the public "
+        "MAE format, a folder of a Hugging Face ViTMAE, or a run of ours.",
+    )
+    init_partial: bool = Field(
+        False, description="Start from a checkpoint that leaves tensors unfilled or unused."
+    )
 
 
-class SupernetSettings(MaskedSettings):
+class AdoptedTeacher(Settings):
+    """A teacher that is there already, instead of one pre-trained on the images."""
+
+    teacher: str | None = Field(
+        None,
+        description="A teacher to adopt: a run of ours, a file in the public MAE format, a folder "
+        "of a Hugging Face ViTMAE, or a timm model: timm:NAME, timm:NAME@FILE, hf-hub:ID.",
+    )
+    teacher_layer: int | None = Field(
+        None,
+        description="Block whose tokens are the target, after the final norm: from 1, or from the "
+        "end where negative; the last if unset.",
+    )
+    teacher_heads: Count | None = Field(
+        None, description="Attention heads of an MAE file of unusual width, which does not tell."
+    )
+    teacher_resize: bool = Field(
+        False,
+        description="Resize its positions to the student's grid also where patch sizes differ.",
+    )
+    teacher_partial: bool = Field(
+        False, description="Take a checkpoint that leaves tensors unfilled or unused."
+    )
+
+
+class SupernetSettings(MaskedSettings, AdoptedTeacher):
     """Weight sharing by masked distillation (SPEC 3, Algorithm 1)."""
 
     space: str = Field(

@@ -156,6 +156,16 @@ class ImageStore:
         measured: dict[str, list[float]] = read_json(path)
         return measured | self._given
 
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel."""
+        return self.statistics["mean"]
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel."""
+        return self.statistics["std"]
+
     def images(self, *splits: str) -> Images:
         """Return the images of a split, or of several together.
 

@@ -1,7 +1,7 @@
 """Masked distillation (SPEC 3): the student that is trained, and what it is asked for.
 
-Shapes: B images, V visible patches, M masked, S numbers of a patch, D student width, D_t
-teacher width.
+Shapes: B images of C channels, V visible patches, M masked, S numbers of a patch, D student
+width, D_t teacher width.
 """
 
 from __future__ import annotations
@@ -14,21 +14,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masktas.nn.mae import Decoder
-from masktas.nn.patches import take
+from masktas.nn.patches import take, visible_patches
+from masktas.nn.view import View
 from masktas.nn.vit import ViT, init_linears
-from masktas.space import Architecture
+from masktas.space import Architecture, cost
 
 
 class Teacher(Protocol):
-    """Anything that turns visible patches into tokens, and never changes."""
+    """Anything that turns visible patches of images into tokens, and never changes.
+
+    It is asked with the student's images, not with patches cut from them: it may cut other
+    patches, as long as there are as many, and see images in another size or normalisation.
+    """
 
     @property
     def embed_dim(self) -> int:
         """`D_t`, the width of its tokens."""
         ...
 
-    def __call__(self, visible: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches `[B, V, S]`, which are the patches `ids_keep [B, V]`.
+    @property
+    def num_params(self) -> int:
+        """Numbers it holds in memory; 0 where that is not known."""
+        ...
+
+    def macs(self, visible: int) -> int:
+        """Count the multiply-accumulates of encoding `visible` patches of one image."""
+        ...
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move to a device; returns itself."""
+        ...
+
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode the patches `ids_keep [B, V]` of images `[B, C, H, W]` as the student sees them.
 
         Returns:
             Tokens `[B, V, D_t]`, without a class token, without gradient.
@@ -37,19 +55,48 @@ class Teacher(Protocol):
 
 
 class EncoderTeacher:
-    """A frozen ViT as a teacher: the encoder of a masked autoencoder."""
+    """A frozen ViT as a teacher: the encoder of a masked autoencoder.
 
-    def __init__(self, encoder: ViT) -> None:
+    Args:
+        encoder: the ViT.
+        view: how it sees the student's images; None where it sees them as they are.
+    """
+
+    def __init__(self, encoder: ViT, view: View | None = None) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
+        self.view = view
 
     @property
     def embed_dim(self) -> int:
         """`D_t`."""
         return self.encoder.architecture.embed_dim
 
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+        return self.encoder.architecture.depth
+
+    @property
+    def num_params(self) -> int:
+        """Numbers of the ViT."""
+        return sum(parameter.numel() for parameter in self.encoder.parameters())
+
+    def macs(self, visible: int) -> int:
+        """Count in closed form."""
+        return cost.encoder_macs(self.encoder.architecture, visible)
+
+    def to(self, device: torch.device) -> EncoderTeacher:
+        """Move to a device."""
+        self.encoder.to(device)
+        if self.view is not None:
+            self.view.to(device)
+        return self
+
     @torch.no_grad()
-    def __call__(self, visible: Tensor, ids_keep: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7); see `Teacher`."""
+        seen = images if self.view is None else self.view(images)
+        visible = visible_patches(seen, self.encoder.architecture.patch_size, ids_keep)
         return self.encoder.forward_features(visible, ids_keep)[:, 1:]
 
 

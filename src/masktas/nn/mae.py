@@ -99,6 +99,17 @@ class MaskedAutoencoder(nn.Module):
         self.encoder.pos_embed.requires_grad_(False)
         self.decoder = Decoder(architecture, decoder_dim=decoder_dim, decoder_depth=decoder_depth)
 
+    @classmethod
+    def joined(cls, encoder: ViT, decoder: Decoder) -> MaskedAutoencoder:
+        """Put an encoder and a decoder together that are there already."""
+        with torch.device("meta"):
+            model = cls(
+                encoder.architecture, decoder_dim=decoder.dim, decoder_depth=len(decoder.blocks)
+            )
+        encoder.pos_embed.requires_grad_(False)
+        model.encoder, model.decoder = encoder, decoder
+        return model
+
     def forward(
         self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
     ) -> Tensor:

@@ -5,6 +5,7 @@ SPEC 4; MaskTAS equations 13 to 16. Shapes: n images, V visible patches, S numbe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masktas.nn.distill import Teacher
+from masktas.nn.patches import visible_patches
 from masktas.nn.vit import ViT
 
 
@@ -62,31 +64,32 @@ def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
 class ConsistencyRating:
     """`Acc(a)` (13), averaged over images: a function from network to number.
 
-    Images, masks and the teacher's maps depend on no candidate; they are made once.
+    Images, masks and the teacher's maps depend on no candidate; they are made once. Of the images
+    only visible patches are kept.
 
     Args:
         teacher: the frozen teacher.
-        visible: `[n, V, S]`, the visible patches of the search images.
-        ids_keep: `[n, V]`, which patches they are.
+        batches: images `[n, C, H, W]` that are encoded at once, and `ids_keep [n, V]`, which of
+            their patches are visible; taken one after the other.
+        patch_size: side of a candidate's patch.
         relation: how rows are compared.
-        batch_size: images that are encoded at once.
     """
 
     def __init__(
         self,
         teacher: Teacher,
-        visible: Tensor,
-        ids_keep: Tensor,
+        batches: Iterable[tuple[Tensor, Tensor]],
         *,
+        patch_size: int,
         relation: Relation,
-        batch_size: int,
     ) -> None:
         self.relation = relation
-        self._batches = list(
-            zip(visible.split(batch_size), ids_keep.split(batch_size), strict=True)
-        )
-        with torch.no_grad():
-            self._maps = [relation.map(teacher(x, ids)) for x, ids in self._batches]
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._maps: list[Tensor] = []
+        for images, ids in batches:
+            self._batches.append((visible_patches(images, patch_size, ids), ids))
+            with torch.no_grad():
+                self._maps.append(relation.map(teacher(images, ids)))
 
     @torch.no_grad()
     def __call__(self, encoder: ViT) -> Tensor:

@@ -16,7 +16,7 @@ from masktas.config import (
 )
 from masktas.data.batches import Augment, Batches
 from masktas.errors import ConfigError
-from masktas.nn.distill import EncoderTeacher, StudentShape
+from masktas.nn.distill import StudentShape, Teacher
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
 from masktas.nn.supernet import Supernet
@@ -48,7 +48,12 @@ class Setup:
 
 
 def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
-    """Return the teacher's settings with the shape that suits the space, where it was not said."""
+    """Return the teacher's settings with the shape that suits the space, where it was not said.
+
+    One that starts from released weights has the shape of these.
+    """
+    if said.init is not None:
+        return said
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
     shape = {
         "patch_size": space.patch_size,
@@ -81,13 +86,21 @@ def teacher_architecture(
 
 
 def teacher_task(
-    settings: TeacherSettings, shape: Architecture, batches: Batches, setup: Setup
+    settings: TeacherSettings,
+    shape: Architecture,
+    batches: Batches,
+    setup: Setup,
+    begun: MaskedAutoencoder | None = None,
 ) -> tuple[MaskedAutoencoder, MaskedAutoencoding]:
-    """Return a masked autoencoder in its starting state, and its training."""
-    model = MaskedAutoencoder(
+    """Return a masked autoencoder in its starting state, and its training.
+
+    `begun` is one to go on with, instead of random weights.
+    """
+    model = begun or MaskedAutoencoder(
         shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
     )
-    model.init_weights(setup.generator("teacher"))
+    if begun is None:
+        model.init_weights(setup.generator("teacher"))
     task = MaskedAutoencoding(
         model.to(setup.runtime.device),
         _masked(batches, shape, settings.mask_ratio, setup),
@@ -101,13 +114,13 @@ def teacher_task(
 def supernet_task(
     settings: SupernetSettings,
     space: SearchSpace,
-    teacher: EncoderTeacher,
+    teacher: Teacher,
     batches: Batches,
     setup: Setup,
 ) -> tuple[Supernet, MaskedDistillation]:
     """Return a supernet in its starting state, and its training; the teacher moves beside it."""
     device = setup.runtime.device
-    teacher.encoder.to(device)
+    teacher.to(device)
     supernet = Supernet(
         space, StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim)
     )

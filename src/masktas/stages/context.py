@@ -254,8 +254,8 @@ class Context:
         return Batches(
             store.images(*splits),
             image_size=store.image_size,
-            mean=store.statistics["mean"],
-            std=store.statistics["std"],
+            mean=store.mean,
+            std=store.std,
             seed=self.seed,
             device=self.runtime.device,
             batch_size=settings.batch_size if settings else 1,

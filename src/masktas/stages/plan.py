@@ -19,10 +19,12 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store import Images, InMemory
 from masktas.errors import ConfigError
-from masktas.nn.distill import EncoderTeacher
+from masktas.nn.distill import EncoderTeacher, Teacher
 from masktas.nn.patches import num_visible
+from masktas.nn.view import Sight
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
+from masktas.stages.adopt import open_teacher
 from masktas.stages.build import (
     Setup,
     augment,
@@ -39,6 +41,7 @@ from masktas.train.task import Task
 
 SAMPLED_STEPS = 200  # to average over architectures
 MEMORY_IMAGES = 4  # activations are measured on so many, and grow with the batch
+NOISE_MEAN, NOISE_STD = 0.5, 0.25
 STATE_BYTES = 16  # of a parameter: itself, gradient and two moments, float32
 
 
@@ -111,8 +114,9 @@ def plan(
     )
     settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
     setup = Setup(settings.runtime.seed, runtime, ALONE)
+    teacher = _adopted(space, settings)
     trials = [
-        Trial(*part, space=space, settings=settings, setup=setup)
+        Trial(*part, space=space, settings=settings, setup=setup, adopted=teacher)
         for part in _parts(num_images, settings)
     ]
     estimates = []
@@ -124,28 +128,51 @@ def plan(
 
 
 def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
-    """Return each stage's name and how many images it reads."""
+    """Return each stage's name and how many images it reads; a teacher may be there already."""
     data = settings.data
     held_out = data.search_share + data.validation_share + data.test_share
     searched = min(settings.search.num_images, round(num_images * data.search_share))
     trained = round(num_images * (1 - held_out))
+    pretrained = [] if settings.supernet.teacher else [("teacher", trained)]
     return [
-        ("teacher", trained),
+        *pretrained,
         ("supernet", trained),
         ("search", searched),
         ("finetune", trained + round(num_images * data.search_share)),
     ]
 
 
+def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
+    """Return the teacher that the supernet would adopt, if it would."""
+    said = settings.supernet
+    if said.teacher is None:
+        return None
+    found, _ = open_teacher(
+        said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
+    )
+    channels = space.in_channels
+    student = Sight.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
+    fitted = found.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
+    return fitted.view(student)
+
+
 class Trial:
     """A stage in small: the same networks and steps on images of noise."""
 
     def __init__(
-        self, stage: str, images: int, *, space: SearchSpace, settings: AllSettings, setup: Setup
+        self,
+        stage: str,
+        images: int,
+        *,
+        space: SearchSpace,
+        settings: AllSettings,
+        setup: Setup,
+        adopted: Teacher | None = None,
     ) -> None:
         self.stage, self.images = stage, images
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
+        self._adopted = adopted
         self._candidates = BudgetedSpace(space, settings.search.budget())
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
@@ -174,7 +201,7 @@ class Trial:
             pace = self._pace(settings, max(1, int(share)), seconds) * devices
         images = steps * settings.batch_size
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
-        frozen = cost.params(self._teacher) if self.stage == "supernet" else 0
+        frozen = self._frozen().num_params if self.stage == "supernet" else 0
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
         return Estimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
@@ -208,13 +235,17 @@ class Trial:
         if self.stage == "teacher":
             return teacher_task(all_settings.teacher, self._teacher, batches, setup)[1]
         if self.stage == "supernet":
-            teacher = EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
-            return supernet_task(all_settings.supernet, self._space, teacher, batches, setup)[1]
+            frozen = self._frozen()
+            return supernet_task(all_settings.supernet, self._space, frozen, batches, setup)[1]
         # the costliest network that fits: what is found takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
         target = torch.zeros(batch_size, dtype=torch.long)
         return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
+
+    def _frozen(self) -> Teacher:
+        """Return the supernet's teacher: the one to adopt, or one like that to be pre-trained."""
+        return self._adopted or EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
 
     def _noise(self, settings: TrainSettings, batch_size: int) -> Batches:
         (height, width), channels = self._space.image_size, self._space.in_channels
@@ -223,8 +254,8 @@ class Trial:
         return Batches(
             Images(InMemory(pixels), np.arange(batch_size), "noise"),
             image_size=self._space.image_size,
-            mean=[0.5] * channels,
-            std=[0.25] * channels,
+            mean=[NOISE_MEAN] * channels,
+            std=[NOISE_STD] * channels,
             batch_size=batch_size,
             seed=0,
             device=self._setup.runtime.device,
@@ -264,8 +295,9 @@ class Trial:
         pixels = space.patch_size**2 * space.in_channels
         patches = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
-        teacher = EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
-        supernet = supernet_task(shape, space, teacher, self._noise(shape, 1), self._setup)[0]
+        supernet = supernet_task(shape, space, self._frozen(), self._noise(shape, 1), self._setup)[
+            0
+        ]
         times, until = [], time.monotonic() + seconds
         for one in networks:
             began = time.perf_counter()

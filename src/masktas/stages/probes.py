@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from masktas.data.batches import Batches
-from masktas.nn.distill import EncoderTeacher, feature_loss
+from masktas.nn.distill import Teacher, feature_loss
 from masktas.nn.mae import pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.rating import Relation, consistency
@@ -62,7 +62,7 @@ class Probes:
     def __init__(
         self,
         supernet: Supernet,
-        teacher: EncoderTeacher,
+        teacher: Teacher,
         batches: Batches,
         *,
         visible: int,
@@ -105,10 +105,11 @@ class Probes:
         """Return the measures of each image, `[3, n]`, on the CPU."""
         student = self._supernet.subnet(architecture).eval()
         measured = []
-        for patches, ids_keep, ids_masked in self._inputs():
+        for images, ids_keep, ids_masked in self._inputs():
+            patches = patchify(images, architecture.patch_size)
             visible = take(patches, ids_keep)
             with self._runtime.autocast():
-                target = self._teacher(visible, ids_keep)
+                target = self._teacher(images, ids_keep)
                 tokens = student.encoder.forward_features(visible, ids_keep)
                 predicted = student.decoder(tokens, ids_keep, ids_masked)
                 projected = student.projection(tokens[:, 1:])
@@ -119,14 +120,14 @@ class Probes:
         return torch.cat(measured, dim=1).cpu()
 
     def _inputs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield patches `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]`, always the same."""
+        """Yield images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]`, always alike."""
         space = self._supernet.space
         noise = masking_noise(
             self._count, space.largest.num_patches, seed_for(self._seed, "probes", "mask")
         )
         for rows in np.split(np.arange(self._count), range(AT_ONCE, self._count, AT_ONCE)):
-            patches = patchify(self._batches.plain(rows), space.patch_size)
-            yield patches, *random_masking(noise[rows].to(patches.device), self._visible)
+            images = self._batches.plain(rows)
+            yield images, *random_masking(noise[rows].to(images.device), self._visible)
 
     def _compare(self, epoch: int, pixel_loss: dict[str, Tensor]) -> None:
         """Warn if the largest network predicts clearly worse than the middle one."""

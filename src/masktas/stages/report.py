@@ -18,6 +18,7 @@ from masktas.space import Architecture, Budget, format_quantity
 from masktas.stages import charts
 
 GENES = ("embed_dim", "num_heads", "mlp_ratio")
+ROWS = ["original", "masked", "teacher", "student (largest)"]
 STAGE_WORDS = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
@@ -52,9 +53,15 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
         searches=[_search(stage, folder) for stage in folder.named("search")],
-        curves=[_curve(stage) for stage in stages if stage.name in STAGE_WORDS],
+        curves=[
+            _curve(stage)
+            for stage in stages
+            if stage.name in STAGE_WORDS and (stage.folder / METRICS).exists()
+        ],
+        adopted=_adopted(folder.teacher),
         probes=_probes(folder, None if beside is None else Run(Path(beside))),
         reconstructions=_picture(folder.supernet.folder / "reconstructions.png"),
+        pictured=_pictured(folder.supernet),
         costs=[_cost(stage, folder) for stage in stages],
         images=stages[0].manifest()["images"],
         location=stages[0].manifest()["settings"]["images"]["location"],
@@ -187,6 +194,21 @@ def _block_rows(one: Architecture) -> list[tuple[int, int, int, float, int]]:
         (number, heads, heads * one.head_dim, ratio, hidden)
         for number, (heads, ratio, hidden) in enumerate(blocks, start=1)
     ]
+
+
+def _adopted(teacher: Stage) -> dict[str, Any] | None:
+    """Return what a manifest tells of a teacher that was trained elsewhere."""
+    found = teacher.manifest().get("adopted") if teacher.finished else None
+    if not found:
+        return None
+    height, width = found["image_size"]
+    return {**found, "pixels": f"{height} x {width}"}
+
+
+def _pictured(supernet: Stage) -> list[str]:
+    """Return what the rows of the picture show; manifests of the first days do not tell."""
+    manifest = supernet.manifest() if supernet.finished else {}
+    return manifest.get("reconstructions") or ROWS
 
 
 def _picture(path: Path) -> str | None:

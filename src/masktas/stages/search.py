@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masktas.artifacts import Run
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Bar, Console
 from masktas.data.store import ImageStore
 from masktas.errors import MasktasError
 from masktas.evolve import Candidate, Evolution, journal
-from masktas.nn.patches import masking_noise, patchify, random_masking, take
+from masktas.nn.distill import Teacher
+from masktas.nn.patches import masking_noise, random_masking
 from masktas.nn.rating import ConsistencyRating, Relation
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.function import Ask
+from masktas.nn.view import Sight
 from masktas.seeding import seed_for
 from masktas.space import (
     Architecture,
@@ -34,11 +36,12 @@ from masktas.space import (
     params,
 )
 from masktas.stages.context import Context, Data, visible_patches
-from masktas.stages.inputs import load_supernet, load_teacher
-from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_architecture, save_network
+from masktas.stages.inputs import load_supernet, load_teacher, teacher_file
+from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 Rate = Callable[[Architecture], Tensor]
 HISTORY = "history.jsonl"
+CUT = 256  # images that are cut out at once
 SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
 
 
@@ -69,6 +72,7 @@ def search(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Search the supernet for the best architecture within a budget, without labels.
 
@@ -79,6 +83,7 @@ def search(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
+        teacher: the function that the supernet has learnt from, where it was one.
 
     Returns:
         The manifest, with `winner`, `uniform` and `random` (each architecture and rating).
@@ -100,14 +105,17 @@ def search(
     images.source()
     stage = context.run.search(name)
     parents = {
-        "teacher": context.run.teacher.folder / WEIGHTS,
+        "teacher": teacher_file(context.run),
         "supernet": context.run.supernet.folder / WEIGHTS,
     }
     store = context.open_images(images, allowed=("search",))
+    frozen = load_teacher(
+        context.run, Sight.of(space.largest, store.mean, store.std), context.runtime.device, teacher
+    )
     if not context.begin(stage, settings, parents=parents, images=images.to_dict()):
         return stage.manifest()
 
-    rate = _rating(context, shared, settings, store, visible)
+    rate = _rating(context, shared, frozen, settings, store, visible)
     evolution = Evolution(
         candidates,
         population=settings.population,
@@ -130,7 +138,7 @@ def search(
         return context.finish(
             stage,
             store,
-            _cost(evolution, context.run, visible, count),
+            _cost(evolution, frozen, visible, count),
             parents=parents,
             budget=candidates.budget.to_dict(),
             space=space.to_dict(),
@@ -144,18 +152,22 @@ def search(
     return context.ranks.first(results)
 
 
-def _cost(evolution: Evolution, run: Run, visible: int, count: int) -> dict[str, Any]:
+def _cost(evolution: Evolution, teacher: Teacher, visible: int, count: int) -> dict[str, Any]:
     """Count images, and the products of encoding them and relating their patches (16)."""
-    teacher = Architecture.load(run.teacher.folder / ARCHITECTURE)
-    networks = [teacher] + [rated.candidate.architecture for rated in evolution.history]
-    macs_of_image = sum(
-        cost.encoder_macs(one, visible) + visible * visible * one.embed_dim for one in networks
-    )
+    networks = [rated.candidate.architecture for rated in evolution.history]
+    encoded = [(teacher.macs(visible), teacher.embed_dim)]
+    encoded += [(cost.encoder_macs(one, visible), one.embed_dim) for one in networks]
+    macs_of_image = sum(macs + visible * visible * width for macs, width in encoded)
     return {"images": len(evolution.history) * count, "flops": 2 * macs_of_image * count}
 
 
 def _rating(
-    context: Context, shared: Supernet, settings: SearchSettings, store: ImageStore, visible: int
+    context: Context,
+    shared: Supernet,
+    teacher: Teacher,
+    settings: SearchSettings,
+    store: ImageStore,
+    visible: int,
 ) -> Rate:
     """Return the rating: a function from architecture to number, the same images for all."""
     batches = context.batches(store, "search")
@@ -172,21 +184,20 @@ def _rating(
         count, shared.space.largest.num_patches, seed_for(context.seed, "rating", "mask")
     )
     ids_keep, _ = random_masking(noise.to(device), visible)
-    # part by part: whole images take many times the memory of their visible patches
-    parts = zip(np.split(chosen, range(256, count, 256)), ids_keep.split(256), strict=True)
-    seen = torch.cat(
-        [take(patchify(batches.plain(n), shared.space.patch_size), ids) for n, ids in parts]
+    # batch by batch: whole images take many times the memory of their visible patches
+    size = settings.batch_size
+    numbers = np.split(chosen, range(size, count, size))
+    seen = (
+        (torch.cat([batches.plain(part) for part in np.split(one, range(CUT, len(one), CUT))]), ids)
+        for one, ids in zip(numbers, ids_keep.split(size), strict=True)
     )
-    teacher = load_teacher(context.run)
-    teacher.encoder.to(device)
     shared.to(device)
     with context.runtime.autocast():
         consistency = ConsistencyRating(
             teacher,
             seen,
-            ids_keep,
+            patch_size=shared.space.patch_size,
             relation=Relation(settings.temperature, settings.rows, settings.include_self),
-            batch_size=settings.batch_size,
         )
 
     def rate(architecture: Architecture) -> Tensor:

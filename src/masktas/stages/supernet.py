@@ -9,18 +9,21 @@ from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
 from masktas.nn.rating import Relation
+from masktas.nn.teachers.function import Ask
+from masktas.nn.view import Sight
 from masktas.space import SearchSpace
+from masktas.stages.adopt import adopt
 from masktas.stages.build import supernet_task
 from masktas.stages.context import Context, Data, visible_patches
 from masktas.stages.inputs import (
-    load_masked_autoencoder,
+    load_reconstruction,
     load_teacher,
     require_same_patches,
     save_supernet,
+    teacher_file,
 )
 from masktas.stages.pictures import draw_reconstructions
 from masktas.stages.probes import Probes, probe_epochs
-from masktas.train.networks import WEIGHTS
 
 
 def supernet(
@@ -32,15 +35,19 @@ def supernet(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Train the weight-sharing supernet of a space; goes on where a killed one stopped.
 
     Args:
         data: images; those of the teacher if None.
-        out: the run folder, with a finished `teacher/`; `supernet/` is written in it.
+        out: the run folder, with a finished `teacher/` unless the settings or `teacher` name one
+            to adopt; `supernet/` is written in it.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
+        teacher: a function as the teacher: from images `[B, C, H, W]`, normalised as the student
+            sees them, and the indices `[B, V]` of visible patches to their tokens `[B, V, D_t]`.
 
     Returns:
         The manifest.
@@ -53,14 +60,17 @@ def supernet(
     space = SearchSpace.load(settings.space)
     require_decoder_dim(settings.decoder_dim)
     visible = visible_patches(space.largest, settings.mask_ratio, least=1)
+    if settings.teacher is not None or teacher is not None:
+        adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
-    frozen = load_teacher(context.run)
-    require_same_patches(frozen.encoder.architecture, space)
+    require_same_patches(context.run, space)
     stage = context.run.supernet
-    parents = {"teacher": context.run.teacher.folder / WEIGHTS}
+    parents = {"teacher": teacher_file(context.run)}
     store = context.open_images(images, allowed=("supernet", "validation"))
+    seen = Sight.of(space.largest, store.mean, store.std)
+    frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
     batches = context.batches(store, "supernet", settings=settings)
     if not context.begin(
         stage, settings, parents=parents, images=images.to_dict(), space=space.to_dict()
@@ -92,15 +102,17 @@ def supernet(
 
     def results() -> dict[str, Any]:
         save_supernet(stage.folder, shared)
-        draw_reconstructions(
+        rows = draw_reconstructions(
             stage.folder / "reconstructions.png",
             batches=held_out,
-            teacher=load_masked_autoencoder(context.run).to(context.runtime.device),
+            teacher=load_reconstruction(context.run, seen, context.runtime.device),
             student=shared.subnet(space.largest).eval(),
             visible=visible,
             seed=context.seed,
         )
         watching = probes.describe() if watched else {}
-        return context.finish(stage, store, cost, parents=parents, probes=watching)
+        return context.finish(
+            stage, store, cost, parents=parents, probes=watching, reconstructions=rows
+        )
 
     return context.ranks.first(results)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from masktas.nn.distill import EncoderTeacher, feature_loss, projection_macs
+from masktas.nn.distill import Teacher, feature_loss, projection_macs
 from masktas.nn.mae import decoder_macs, pixel_loss
-from masktas.nn.patches import take
+from masktas.nn.patches import patchify
 from masktas.nn.supernet import Supernet
 from masktas.seeding import seed_for
-from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, cost
+from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
 from masktas.train.optim import SlicedAdamW
 from masktas.train.runtime import Runtime
 from masktas.train.task import Recipe
@@ -67,7 +67,7 @@ class MaskedDistillation:
     def __init__(
         self,
         supernet: Supernet,
-        teacher: EncoderTeacher,
+        teacher: Teacher,
         batches: MaskedBatches,
         recipe: Recipe,
         runtime: Runtime,
@@ -96,9 +96,10 @@ class MaskedDistillation:
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
         """Mask (line 5) and ask the teacher (7)."""
-        patches, ids_keep, ids_masked = self._batches(step, rows)
+        images, ids_keep, ids_masked = self._batches.images(step, rows)
         with self._runtime.autocast():
-            target = self._teacher(take(patches, ids_keep), ids_keep)
+            target = self._teacher(images, ids_keep)
+        patches = patchify(images, self._batches.patch_size)
         return DistilledInputs(patches, ids_keep, ids_masked, target)
 
     def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ class MaskedDistillation:
 
     def macs(self, step: int) -> int:
         """Count an image's: the teacher forward, the students forward and backward."""
-        teacher = cost.encoder_macs(self._teacher.encoder.architecture, self._batches.visible)
+        teacher = self._teacher.macs(self._batches.visible)
         return teacher + sum(self._student_macs(one) for one in self.sampled(step))
 
     def _student_macs(self, one: Architecture) -> int:

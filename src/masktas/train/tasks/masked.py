@@ -35,16 +35,21 @@ class MaskedBatches:
     visible: int
     seed: int
 
-    def __call__(self, step: int, rows: slice) -> Masked:
-        """Return patches `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]` of those rows."""
+    def images(self, step: int, rows: slice) -> Masked:
+        """Return images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]` of those rows."""
         pixels, _ = self.batches.train(step, rows)
-        patches = patchify(pixels, self.patch_size)
+        num_patches = pixels[0, 0].numel() // self.patch_size**2
         # drawn for the whole batch: the same masks however it is divided
         noise = masking_noise(
-            self.batches.batch_size, patches.shape[1], seed_for(self.seed, "mask", step)
+            self.batches.batch_size, num_patches, seed_for(self.seed, "mask", step)
         )
         ids_keep, ids_masked = random_masking(to_device(noise[rows], pixels.device), self.visible)
-        return patches, ids_keep, ids_masked
+        return pixels, ids_keep, ids_masked
+
+    def __call__(self, step: int, rows: slice) -> Masked:
+        """Return them as patches `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]`."""
+        pixels, ids_keep, ids_masked = self.images(step, rows)
+        return patchify(pixels, self.patch_size), ids_keep, ids_masked
 
 
 class MaskedAutoencoding:

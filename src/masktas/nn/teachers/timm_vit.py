@@ -1,0 +1,305 @@
+"""timm's Vision Transformers as teachers: its own modules, on visible patches only.
+
+Shapes: B images, V visible patches, p class and register tokens before them, D width.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import PatchEmbed
+from timm.models import load_model_config_from_hf
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from masktas.errors import ArtifactError, ConfigError
+from masktas.nn.patches import take
+from masktas.nn.teachers.counting import count_macs
+from masktas.nn.teachers.files import UNKNOWN, read_config, read_tensors, require_complete
+from masktas.nn.view import Sight, View
+
+KINDS = (VisionTransformer, Eva)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build a model again, without its weights and without a network.
+
+    Attributes:
+        model: timm's name of the architecture.
+        arguments: beyond that name.
+        depth: how many of its blocks are kept.
+        image_size: `(H, W)` of the images it looks at.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    depth: int
+    image_size: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "model": self.model,
+            "arguments": self.arguments,
+            "depth": self.depth,
+            "image_size": list(self.image_size),
+        }
+
+    def build(self) -> Any:
+        """Build the model with starting weights."""
+        model: Any = timm.create_model(
+            self.model, pretrained=False, num_classes=0, **self.arguments
+        )
+        model.blocks = model.blocks[: self.depth]
+        if tuple(model.patch_embed.img_size) != self.image_size:
+            model.set_input_size(self.image_size)
+        return model
+
+
+class TimmTeacher:
+    """A frozen ViT of timm as a teacher.
+
+    Args:
+        model: one that `require_supported` lets pass.
+        recipe: how to build it again.
+        view: how it sees the student's images; None where it sees them as they are.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, view: View | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.recipe = recipe
+        self.view = view
+        self._macs: dict[int, int] = {}
+
+    @property
+    def embed_dim(self) -> int:
+        """`D_t`."""
+        return int(self.model.embed_dim)
+
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+        return len(self.model.blocks)
+
+    @property
+    def num_params(self) -> int:
+        """Numbers of the model."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def macs(self, visible: int) -> int:
+        """Count once for each number of patches, as torch does."""
+        if visible not in self._macs:
+            patch_embed = self.model.patch_embed
+            shape = (patch_embed.proj.in_channels, *self.recipe.image_size)
+            device = next(self.model.parameters()).device
+            images = torch.zeros(1, *shape, device=device)
+            ids = torch.arange(visible, device=device)[None]
+            self._macs[visible] = count_macs(lambda: self._encode(images, ids))
+        return self._macs[visible]
+
+    def to(self, device: torch.device) -> TimmTeacher:
+        """Move to a device."""
+        self.model.to(device)
+        if self.view is not None:
+            self.view.to(device)
+        return self
+
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7); see `Teacher`."""
+        return self._encode(images if self.view is None else self.view(images), ids_keep)
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor, ids: Tensor) -> Tensor:
+        """Do what timm's `forward_features` does, with all but visible patches left out."""
+        model = self.model
+        prefix = int(model.num_prefix_tokens)
+        # timm's own positions, of all patches: it knows to which tokens they belong
+        placed = model._pos_embed(model.patch_embed(images))
+        x, rope = placed if isinstance(model, Eva) else (placed, None)
+        x = torch.cat([x[:, :prefix], take(x[:, prefix:], ids)], dim=1)  # [B, p + V, D]
+        x = model.norm_pre(x)
+        if rope is None:
+            for block in model.blocks:
+                x = block(x)
+        else:
+            for block, rotation in zip(model.blocks, _rotations(model, rope, ids), strict=False):
+                x = block(x, rope=rotation)
+        return model.norm(x)[:, prefix:]  # type: ignore[no-any-return]
+
+    def cut(self, depth: int) -> None:
+        """Keep the first blocks only."""
+        self.model.blocks = self.model.blocks[:depth]
+        self.recipe = Recipe(
+            self.recipe.model, self.recipe.arguments, depth, self.recipe.image_size
+        )
+
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Look at images of another size: learned positions are resized, bicubic."""
+        self.model.set_input_size(image_size)
+        self.recipe = Recipe(
+            self.recipe.model, self.recipe.arguments, self.recipe.depth, image_size
+        )
+
+
+def _rotations(model: Any, rope: Tensor, ids: Tensor) -> list[Tensor]:
+    """Return the rotary positions of visible patches for every block.
+
+    Those of a block are `[N, d]`, or `[h, N, d]` of its own where the model learns them for each
+    head and block; visible ones are `[B, 1, V, d]` or `[B, h, V, d]`.
+    """
+    if not model.rope_mixed:
+        return [rope[ids].unsqueeze(1)] * len(model.blocks)
+    return [of_block[:, ids].transpose(0, 1) for of_block in rope]
+
+
+def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeacher, Sight, str]:
+    """Return a model of timm with its released weights, or with those of a file.
+
+    Args:
+        name: as timm knows it, or `hf-hub:ID`, or `local-dir:FOLDER`.
+        file: weights on this machine; None lets timm get them, from its cache or the network.
+        partial: take a file that leaves tensors unfilled or unused.
+
+    Returns:
+        The teacher, what it was trained to see, and the licence of its weights.
+
+    Raises:
+        ConfigError: if timm does not know it, or it is of a kind that is not supported.
+        ArtifactError: if its weights cannot be had or do not fit.
+    """
+    source, _, folder = name.partition(":")
+    hub = source in ("hf-hub", "local-dir")
+    base, arguments = _known(name, folder if hub else None, source)
+    tensors = None if file is None else read_tensors(file)
+    # a head is filled too, where the file has one, so that no tensor is passed over; then dropped
+    head = None if tensors is None else tensors.get("head.weight")
+    classes = head.shape[0] if head is not None and head.ndim == 2 else 0
+    model = _create(
+        name if file is None else base, file is None, classes, arguments if file else {}
+    )
+    if tensors is not None:
+        _fill(model, tensors, where=file, partial=partial)
+        model.head = nn.Identity()
+    recipe = Recipe(
+        base,
+        arguments | {"global_pool": model.global_pool},
+        len(model.blocks),
+        tuple(model.patch_embed.img_size),
+    )
+    cfg = model.pretrained_cfg
+    channels = model.patch_embed.proj.in_channels
+    mean, std = (_per_channel(cfg[key], channels) for key in ("mean", "std"))
+    sight = Sight(recipe.image_size, model.patch_embed.patch_size[0], channels, mean, std)
+    licence = UNKNOWN if file is not None else cfg.get("license") or UNKNOWN
+    return TimmTeacher(model, recipe), sight, licence
+
+
+def load_timm(
+    facts: dict[str, Any], tensors: dict[str, Tensor], *, where: object, view: View | None
+) -> TimmTeacher:
+    """Build a model again from what `Recipe.to_dict` wrote, with its weights; no network needed.
+
+    Raises:
+        ArtifactError: if this timm builds another network from it.
+    """
+    height, width = facts["image_size"]
+    recipe = Recipe(facts["model"], facts["arguments"], facts["depth"], (height, width))
+    try:
+        model = recipe.build()
+        model.load_state_dict(tensors)
+    except Exception as error:  # another version of timm may fail in any way
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"{where}: timm {timm.__version__} does not build the {recipe.model} of these "
+            f"weights ({reason})."
+        ) from None
+    return TimmTeacher(model, recipe, view)
+
+
+def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
+    return (
+        tuple(float(value) for value in values[:1]) * channels
+        if len(values) != channels
+        else (tuple(float(value) for value in values))
+    )
+
+
+def _known(name: str, folder: str | None, source: str) -> tuple[str, dict[str, Any]]:
+    """Return timm's name of the architecture and what is said beyond it, or refuse by name."""
+    arguments: dict[str, Any] = {}
+    if folder is None:
+        base = name.split(".")[0]
+        if not timm.is_model(base):
+            close = get_close_matches(base, timm.list_models(), n=1)
+            hint = f": did you mean {close[0]}?" if close else "; `timm.list_models()` lists them."
+            raise ConfigError(f"timm knows no model {base!r}{hint}")
+    elif source == "hf-hub":
+        try:
+            _, base, arguments = load_model_config_from_hf(folder)
+        except Exception as error:  # the hub's client fails in many ways
+            raise _not_there(name, error) from None
+    else:
+        config = read_config(Path(folder) / "config.json")
+        base, arguments = config["architecture"], dict(config.get("model_args") or {})
+        if not timm.is_model(base):
+            raise ConfigError(f"{folder}: timm knows no architecture {base!r}.")
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    require_supported(_create(base, False, 0, arguments), name)
+    return base, arguments
+
+
+def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+    except Exception as error:  # no network, no space, a wrong tag: all the same here
+        raise _not_there(name, error) from None
+
+
+def _not_there(name: str, error: Exception) -> ArtifactError:
+    reason = " ".join(str(error).split())[:160].rstrip(".")
+    if "state_dict" in reason:
+        return ArtifactError(f"The weights of {name} do not fill timm's network ({reason}).")
+    return ArtifactError(
+        f"timm cannot get {name} ({type(error).__name__}: {reason}): it is not in the cache and "
+        "cannot be downloaded, or there is no such release; with weights on this machine give "
+        "timm:NAME@FILE."
+    )
+
+
+def require_supported(model: nn.Module, name: str) -> None:
+    """Raise ConfigError unless a model can be run on visible patches alone."""
+    kind = type(model)
+    if kind not in KINDS:
+        problem = f"it is a {kind.__name__}"
+    elif type(model.patch_embed) is not PatchEmbed:
+        problem = f"its patches overlap or are not plain ({type(model.patch_embed).__name__})"
+    elif len(set(model.patch_embed.patch_size)) > 1:
+        problem = "its patches are not square"
+    elif model.patch_embed.img_size is None:
+        problem = "it has no image size"
+    else:
+        return
+    raise ConfigError(
+        f"{name} cannot teach on visible patches: {problem}, and what works are timm's "
+        "VisionTransformer (MAE, DINO, DINOv2, CLIP, SigLIP, DeiT, AugReg, ...) and Eva (DINOv3, "
+        "EVA-02, ...)."
+    )
+
+
+def _fill(model: Any, tensors: dict[str, Tensor], *, where: Any, partial: bool) -> None:
+    """Load weights in timm's own names, or in those of a release that timm converts."""
+    convert = sys.modules[type(model).__module__].checkpoint_filter_fn
+    try:
+        missing, unused = model.load_state_dict(convert(tensors, model), strict=False)
+    except Exception as error:  # a conversion of something else fails in any way
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{where}: the weights are of another network ({reason}).") from None
+    require_complete(missing, unused, where=where, partial=partial)
