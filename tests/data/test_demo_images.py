@@ -50,7 +50,7 @@ def test_labels_are_the_ten_digits_equally_often_and_mixed(rows):
 def test_labels_belong_to_their_images(rows):
     labels = np.array([row["label"] for row in rows])
     contents = [row["image"]["bytes"] for row in rows]
-    pixels = np.stack([decode(content, size=28, in_channels=1) for content in contents])
+    pixels = np.stack([decode(content, size=(28, 28), in_channels=1) for content in contents])
     flat = pixels.reshape(5000, -1).astype(float)
     means = np.stack([flat[:2500][labels[:2500] == digit].mean(axis=0) for digit in range(10)])
     nearest = ((flat[2500:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
