@@ -238,10 +238,10 @@ def test_memory_is_lent_again_only_when_no_tensor_lies_in_it():
     others = [crop(torch.zeros_like(images), boxes, None, (8, 8)) for _ in range(3)]
     assert place not in {tensor.data_ptr() for tensor in others}  # the view holds it
     assert torch.equal(view, before)
-    alone = crop(images, boxes, None, (5, 3))  # no other block has this size
+    alone = crop(images, boxes, None, (50, 30))  # no other block is so large
     place = alone.data_ptr()
     del alone
-    assert crop(images, boxes, None, (5, 3)).data_ptr() == place
+    assert crop(images, boxes, None, (49, 30)).data_ptr() == place
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,24 @@ def test_nothing_outside_of_the_images_is_read(box, numbers):
 def test_only_bytes_are_cut():
     with pytest.raises(ValueError, match="bytes"):
         crop(torch.zeros(1, 8, 8, 3), np.array([[0, 0, 8, 8]]), None, (4, 4))
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(3, 5), (32, 33), (40, 70)])
+def test_colours_may_be_changed_in_the_same_pass(way, channels, size, monkeypatch):
+    if way == "torch":
+        monkeypatch.setattr(augment, "native", lambda: None)
+    images = random_images(6, 30, 40, channels)
+    rng = np.random.default_rng(0)
+    boxes, flips = random_boxes(rng, 6, (30, 40), (0.2, 1.0)), np.arange(6) % 2 == 0
+    factors = random_colors(rng, 6, 0.8)
+    mean, std = torch.linspace(0.1, 0.5, channels), torch.linspace(0.2, 0.4, channels)
+    expected = recolor(crop(images, boxes, flips, size), torch.from_numpy(factors))
+    result = crop(images, boxes, flips, size, colors=factors)
+    torch.testing.assert_close(result, expected, atol=1e-2, rtol=0)
+    result = crop(images, boxes, flips, size, colors=factors, mean=mean, std=std)
+    torch.testing.assert_close(result, normalize(expected, mean, std), atol=1e-3, rtol=0)
 
 
 # Boxes

@@ -54,10 +54,11 @@ def crop(
     size: tuple[int, int],
     *,
     numbers: NDArray[np.int64] | None = None,
+    colors: Tensor | NDArray[np.float32] | None = None,
     mean: Tensor | None = None,
     std: Tensor | None = None,
 ) -> Tensor:
-    """Cut, resize and mirror.
+    """Cut, resize and mirror; on demand, recolour and normalise in the same pass.
 
     Args:
         images: bytes `[B, H, W, C]`, a tensor on the device where the result is wanted; an array
@@ -66,7 +67,8 @@ def crop(
         flips: `[B]`, which are mirrored, left to right; None: none.
         size: (h, w).
         numbers: `[B]`, which of `images`, in what order; they are read where they lie.
-        mean, std: of each channel `[C]`; given, the result is that of `normalize` after it.
+        colors: factors `[B, 3]`; given, the result is that of `recolor` after it.
+        mean, std: of each channel `[C]`; given, the result is that of `normalize` after that.
 
     Returns:
         `[B, C, h, w]` float32 in [0, 255], or normalised.
@@ -74,6 +76,7 @@ def crop(
     on_device = isinstance(images, Tensor) and images.device.type != "cpu"
     if on_device or (library := native()) is None:
         cut = _in_torch(images, boxes, flips, size, numbers)
+        cut = cut if colors is None else recolor(cut, torch.as_tensor(colors))
         return cut if mean is None or std is None else normalize(cut, mean, std)
     if numbers is None:
         numbers = np.arange(len(images))
@@ -84,7 +87,10 @@ def crop(
     gain, bias = torch.ones(images.shape[3]), torch.zeros(images.shape[3])
     if mean is not None and std is not None:
         gain, bias = 1 / (255 * std), -mean / std
-    return in_c(library, images, numbers, whole, mirrored, size, gain, bias)
+    factors = None if colors is None else np.asarray(colors, dtype=np.float32)
+    if factors is not None and factors.shape != (len(numbers), 3):
+        raise ValueError(f"{len(numbers)} images, colours {factors.shape}")
+    return in_c(library, images, numbers, whole, mirrored, size, factors, gain, bias)
 
 
 def _in_torch(

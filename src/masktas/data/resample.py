@@ -38,6 +38,7 @@ SOURCE = r"""
 #else
 #define LANES 1                     /* no shuffle of two vectors by a third */
 #endif
+#define BLOCK 1024                  /* pixels recoloured at once */
 #define PAD (2 * LANES)             /* vectors are read from any pixel of a row */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -190,6 +191,62 @@ static void scale(const uint8_t *in, int64_t stride, int64_t channels,
     }
 }
 
+static float within(float value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+
+/* Grey of n <= BLOCK pixels: luminance of three channels, else their mean. */
+static void grey(const float *image, int64_t plane, int64_t channels, int64_t n, float *out)
+{
+    const float luma[] = {0.299f, 0.587f, 0.114f};
+    for (int64_t i = 0; i < n; i++)
+        out[i] = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        const float share = channels == 3 ? luma[c] : 1.f / channels;
+        for (int64_t i = 0; i < n; i++)
+            out[i] += share * image[c * plane + i];
+    }
+}
+
+/* Brightness, contrast, saturation, as augment.recolor; then times gain, plus bias. */
+static void recolor(float *image, int64_t plane, int64_t channels, const float *factors,
+                    const float *gain, const float *bias)
+{
+    float shade[BLOCK];
+    double sum = 0;
+    for (int64_t at = 0; at < plane; at += BLOCK) {
+        const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
+        for (int64_t c = 0; c < channels; c++) {
+            float *restrict pixel = image + c * plane + at;
+            for (int64_t i = 0; i < n; i++)
+                pixel[i] = within(pixel[i] * factors[0]);
+        }
+        grey(image + at, plane, channels, n, shade);
+        float parts[LANES] = {0};
+        for (int64_t i = 0; i + LANES <= n; i += LANES)
+            for (int64_t k = 0; k < LANES; k++)
+                parts[k] += shade[i + k];
+        for (int64_t i = n / LANES * LANES; i < n; i++)
+            sum += shade[i];
+        for (int64_t k = 0; k < LANES; k++)
+            sum += parts[k];
+    }
+    const float contrast = factors[1], offset = sum / plane * (1 - contrast);
+    const float saturation = channels == 3 ? factors[2] : 1, rest = 1 - saturation;
+    for (int64_t at = 0; at < plane; at += BLOCK) {
+        const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
+        for (int64_t c = 0; c < channels; c++) {
+            float *restrict pixel = image + c * plane + at;
+            for (int64_t i = 0; i < n; i++)
+                pixel[i] = within(pixel[i] * contrast + offset);
+        }
+        grey(image + at, plane, channels, n, shade);
+        for (int64_t c = 0; c < channels; c++) {
+            float *restrict pixel = image + c * plane + at;
+            for (int64_t i = 0; i < n; i++)
+                pixel[i] = within(pixel[i] * saturation + shade[i] * rest) * gain[c] + bias[c];
+        }
+    }
+}
+
 static int64_t words(const struct axis *a)
 {
     return a->wide * (3 + room(a->in, a->out));
@@ -206,7 +263,8 @@ static char *place(struct axis *a, char *memory)
 
 /* Returns the number of images for which there was no memory. */
 int64_t crop(const uint8_t *images, const int64_t *numbers, const int64_t *boxes,
-             const uint8_t *flips, const int64_t *sizes, const float *gain, const float *bias,
+             const uint8_t *flips, const int64_t *sizes, const float *factors,
+             const float *gain, const float *bias, const float *ones, const float *zeros,
              float *out, int64_t threads)
 {
     const int64_t n = sizes[0], height = sizes[1], width = sizes[2], channels = sizes[3];
@@ -227,8 +285,11 @@ int64_t crop(const uint8_t *images, const int64_t *numbers, const int64_t *boxes
         fill(&down, 0);
         fill(&across, flips[i]);
         scale(images + ((numbers[i] * height + box[0]) * width + box[1]) * channels,
-              width * channels, channels, &down, &across, gain, bias,
+              width * channels, channels, &down, &across,
+              factors ? ones : gain, factors ? zeros : bias,
               out + i * channels * h * w, rest, rest + planes);
+        if (factors)
+            recolor(out + i * channels * h * w, h * w, channels, factors + 3 * i, gain, bias);
         free(memory);
     }
     return failed;
@@ -248,12 +309,12 @@ class Memory:
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of a shape, float32, its values left over from earlier."""
+        count = math.prod(shape)
         with self._lock:
-            idle = (block for block, lent in self._blocks if lent() is None)
-            block = next((one for one in idle if one.size == math.prod(shape)), None)
-            if block is None:
-                block = np.empty(math.prod(shape), dtype=np.float32)
-            view = block.view()  # lives as long as any tensor does that shares its memory
+            idle = [block for block, lent in self._blocks if lent() is None]
+            fitting = [block for block in idle if len(block) >= count]
+            block = min(fitting, key=len) if fitting else np.empty(count, dtype=np.float32)
+            view = block[:count]  # lives as long as any tensor does that shares its memory
             others = [pair for pair in self._blocks if pair[0] is not block]
             self._blocks = [*others[-1:], (block, weakref.ref(view))]
         return torch.from_numpy(view).view(shape)
@@ -278,20 +339,27 @@ def in_c(
     boxes: NDArray[np.int64],
     flips: NDArray[np.bool_],
     size: tuple[int, int],
+    factors: NDArray[np.float32] | None,
     gain: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Cut images `[n, H, W, C]` by number `[B]`; return `pixels * gain + bias`, `[B, C, h, w]`."""
+    """Cut images `[n, H, W, C]` by number `[B]`, recolour them by factors `[B, 3]` if given.
+
+    Returns:
+        Pixels times gain plus bias, each `[C]`: `[B, C, h, w]`.
+    """
     _, *stored = images.shape
     out = MEMORY.take((len(numbers), stored[2], *size))
     arrays = [np.ascontiguousarray(array) for array in (numbers, boxes, flips)]
     arrays.append(np.array([len(numbers), *stored, *size], dtype=np.int64))
-    start = images.data_ptr() if isinstance(images, Tensor) else images.ctypes.data
-    gain, bias = (one.float().contiguous() for one in (gain, bias))
+    floats = [one.float().contiguous() for one in (gain, bias)]
+    floats += [torch.ones_like(floats[0]), torch.zeros_like(floats[0])]
+    colors = None if factors is None else np.ascontiguousarray(factors, dtype=np.float32)
     failed = library.crop(
-        ctypes.c_void_p(start),
+        ctypes.c_void_p(images.data_ptr() if isinstance(images, Tensor) else images.ctypes.data),
         *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (gain, bias, out)),
+        ctypes.c_void_p(None if colors is None else colors.ctypes.data),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*floats, out)),
         ctypes.c_int64(torch.get_num_threads()),
     )
     if failed:
