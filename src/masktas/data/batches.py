@@ -13,10 +13,8 @@ from torch import Tensor
 from masktas.data.augment import (
     center_boxes,
     crop,
-    normalize,
     random_boxes,
     random_colors,
-    recolor,
 )
 from masktas.data.store import Images
 from masktas.errors import DataError
@@ -152,16 +150,13 @@ class Batches:
 
     def _cut(self, pixels: NDArray[np.uint8], drawn: Drawn) -> Tensor:
         mean, std = self._scale
-        images, boxes, flips = (
+        images, boxes, flips, colors = (
             None if one is None else to_device(torch.from_numpy(one), self.device)
-            for one in (pixels, drawn.boxes, drawn.flips)
+            for one in (pixels, drawn.boxes, drawn.flips, drawn.colors)
         )
         assert images is not None
         assert boxes is not None
-        if drawn.colors is None:
-            return crop(images, boxes, flips, self.image_size, mean=mean, std=std)
-        factors = to_device(torch.from_numpy(drawn.colors), self.device)
-        return normalize(recolor(crop(images, boxes, flips, self.image_size), factors), mean, std)
+        return crop(images, boxes, flips, self.image_size, colors=colors, mean=mean, std=std)
 
 
 class ReadAhead:
