@@ -82,7 +82,8 @@ def teacher(
 
 def _warn_of_few(context: Context, images: int, settings: TeacherSettings) -> None:
     """Warn where there are too few images for the recipe, unless it is a long one."""
-    if images < FEW_IMAGES and settings.epochs < LONG_EPOCHS:
+    first = context.ledger.attempt == 1  # once is advice, at every resume it is noise
+    if first and images < FEW_IMAGES and settings.epochs < LONG_EPOCHS:
         context.console.warn(
             f"The teacher is pre-trained on {images:,} images, fewer than {FEW_IMAGES:,}: adopt a "
             "released one (--teacher), start from one (masktas teacher --init), or train a smaller "
