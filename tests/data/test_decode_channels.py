@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from damaged import deep_png, npy, photo, tiff
+from damaged import PHOTOS, deep_png, npy, originals, photo, tiff
 from masktas.data.decode import decode, dimensions
 from masktas.errors import DataError
 
@@ -296,6 +296,18 @@ def test_fraction_of_a_large_jpeg_is_faithful(encode, side, size, channels):
     difference = np.abs(result.astype(int) - expected.astype(int))
     assert difference.mean() < 1
     assert difference.max() < 24
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason="needs shared/data/imagenet1000")
+def test_fraction_of_a_photo_is_faithful():
+    photos = [file for name, file in originals(30).items() if name.startswith("photo")]
+    off = []
+    for file in photos:
+        whole = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+        result = decode(file, size=(32, 32), in_channels=3).astype(int)
+        off.append(np.abs(result - decode(whole, size=(32, 32), in_channels=3)).mean())
+    assert np.mean(off) < 1
+    assert np.mean(off) > 0  # else they were not decoded at a fraction
 
 
 # Arrays that are none

@@ -1,9 +1,9 @@
 """Cut whole-pixel boxes out of images and scale them with Pillow's antialiased bilinear filter.
 
-Three ways to the same float32 numbers, each image by itself: `in_c` on the CPU, two to six times
-as fast as torch's; `interpolated`, torch's own, for CPUs without a compiler; `dense` on other
-devices, two batched matrix products. What lies outside a box has no part in it, as in
-torchvision's RandomResizedCrop.
+Three ways to the same float32 numbers, each image by itself: `in_c` on the CPU, five times as fast
+as torch's own (`benchmarks/crops.py`); `interpolated`, which is torch's, for CPUs without a
+compiler; `dense` on other devices, two batched matrix products. What lies outside a box has no part
+in it, as in torchvision's RandomResizedCrop.
 
 Shapes: B images, C channels, H x W stored, h x w output.
 """
