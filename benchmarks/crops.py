@@ -229,9 +229,7 @@ def ways(rounds: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--table", type=Path, default=Path("../shared/data/imagenet1000/sample.parquet")
-    )
+    parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktas import launch
 from masktas.data.sources import Item
 from masktas.errors import DataError, MasktasError
 
@@ -191,11 +192,12 @@ class Decoders:
     """Several decoders at work side by side; use as a context manager, or close it.
 
     Args:
-        num: how many; as many as there are cores if None.
+        num: how many; as many as there are cores for this process if None.
     """
 
     def __init__(self, num: int | None = None) -> None:
-        self.num = num or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) // launch.local_world_size()
+        self.num = num or max(1, cores)
         self._all = [Decoder() for _ in range(self.num)]
         self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()
         for decoder in reversed(self._all):

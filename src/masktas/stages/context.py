@@ -219,12 +219,10 @@ class Context:
 
         of_run = self.settings
         most = math.inf if of_run.cache_size is None else parse_bytes(of_run.cache_size)
-        cores = len(os.sched_getaffinity(0))
         cache = Cache(
             Path(of_run.cache_dir) if of_run.cache_dir else self.run.folder / "data",
             most if of_run.cache else 0,
             of_run.strict,
-            max(1, cores // launch.local_world_size()),
         )
         settings = images.settings
         wish = Wish(images.image_size, images.in_channels, shares, settings.limit, settings.white)
