@@ -9,6 +9,11 @@ from cyclopts import Parameter
 
 from masktas.artifacts import versions
 from masktas.errors import MasktasError
+from masktas.native import compile_c
+
+NO_COMPILER = (
+    "none: on the CPU, the supernet's optimiser and crops take torch's slower ways. Install gcc."
+)
 
 
 def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
@@ -22,6 +27,7 @@ def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] 
     for device in found["devices"]:
         speed = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in device["gflops"].items())
         print(f"  {device['device']:12} {device['name']}: matrix products {speed} GFLOP/s")
+    print(f"  {'C compiler':12} {'yes' if found['c_compiler'] else NO_COMPILER}")
     print("  A training step works. All is well.")
 
 
@@ -45,7 +51,8 @@ def examine() -> dict[str, Any]:
             }
         )
         _try_step(runtime.device)
-    return {"versions": versions(), "devices": devices}
+    compiled = compile_c("int one(void) { return 1; }") is not None
+    return {"versions": versions(), "devices": devices, "c_compiler": compiled}
 
 
 def _try_step(device: Any) -> None:
