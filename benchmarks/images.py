@@ -33,7 +33,7 @@ from PIL import Image
 from masktas.data.batches import Augment, Batches
 from masktas.data.building import Cache, Wish
 from masktas.data.sources import open_source
-from masktas.data.store import ImageStore, open_store
+from masktas.data.store import ImageStore, View, open_store
 
 SHARES = {"search_share": 0.01, "validation_share": 0.01, "test_share": 0.01}
 SPLITS = ("supernet", "search", "validation", "test")
@@ -91,10 +91,9 @@ def kinds(folder: Path, table: Path, files: list[Path]) -> dict[str, Any]:
 def opened(data: Any, cache: Path, size: int, num_bytes: float = float("inf")) -> ImageStore:
     return open_store(
         open_source(data),
-        Wish((size, size), 3, SHARES),
+        Wish((size, size), 3),
         Cache(cache, num_bytes),
-        allowed=SPLITS,
-        given={"mean": MEAN.tolist(), "std": STD.tolist()},
+        View(SHARES, SPLITS, {"mean": MEAN.tolist(), "std": STD.tolist()}),
         bar=lambda label, total: nullcontext(Quiet()),
         warn=print,
     )

@@ -16,7 +16,7 @@ import pytest
 from masktas.data.building import Cache, Wish
 from masktas.data.sources import open_source
 from masktas.data.splits import SPLITS
-from masktas.data.store import ImageStore, open_store
+from masktas.data.store import ImageStore, View, open_store
 from masktas.errors import DataError
 
 SHARES = {"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}
@@ -28,7 +28,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from masktas.data.building import Cache, Wish
 from masktas.data.sources import open_source
-from masktas.data.store import open_store
+from masktas.data.store import View, open_store
 
 photos, folder, name = sys.argv[1:]
 
@@ -58,8 +58,8 @@ class Source:
             yield self.read(shard, index)
 
 store = open_store(
-    Source(), Wish((8, 8), 3, {"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}),
-    Cache(Path(folder), num_decoders=1), allowed=("supernet",), given={},
+    Source(), Wish((8, 8), 3), Cache(Path(folder), num_decoders=1),
+    View({"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}, ("supernet",)),
     bar=lambda label, total: nullcontext(Shown()), warn=print,
 )
 images = store.images("supernet")
@@ -91,9 +91,11 @@ class Shown:
         self.updates.append(completed)
 
 
-def opened(source, folder, *, warn=None, shown=None, allowed=SPLITS, given=None, **changes):
+def opened(
+    source, folder, *, warn=None, shown=None, allowed=SPLITS, given=None, shares=SHARES, **changes
+):
     """Open a store; `changes` are of the wish, or of the cache."""
-    wish = {"image_size": (8, 8), "in_channels": 3, "shares": SHARES}
+    wish = {"image_size": (8, 8), "in_channels": 3}
     cache = {"num_decoders": 1}
     for name, value in changes.items():
         (cache if name in ("num_bytes", "strict", "num_decoders") else wish)[name] = value
@@ -101,8 +103,7 @@ def opened(source, folder, *, warn=None, shown=None, allowed=SPLITS, given=None,
         source,
         Wish(**wish),
         Cache(folder, **cache),
-        allowed=allowed,
-        given=given or {},
+        View(shares, allowed, given or {}),
         bar=(shown or Shown()).bar,
         warn=warn or (lambda text: pytest.fail(f"an unexpected warning: {text}")),
     )
@@ -152,7 +153,7 @@ def test_images_come_back_in_their_places(tmp_path, numbered, memory_source):
         images = store.images(split)
         np.testing.assert_array_equal(numbers(images), positions(images))
         assert images.split == split
-        assert len(images) == len(images.rows) == store.info["splits"][split]["images"]
+        assert len(images) == len(images.rows) == store.splits[split]["images"]
         seen += positions(images).tolist()
     assert sorted(seen) == list(range(300))
 
@@ -211,7 +212,6 @@ def test_reading_gives_copies_that_may_be_written(tmp_path, numbered, memory_sou
         {"image_size": (10, 10)},
         {"in_channels": 1},
         {"limit": 90},
-        {"shares": {**SHARES, "search_share": 0.3}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -342,13 +342,27 @@ def test_all_broken_is_a_data_error_that_names_the_first(tmp_path, memory_source
     assert not list(tmp_path.rglob("store.json"))
 
 
+def test_other_shares_divide_the_same_store(tmp_path, numbered, memory_source):
+    source = memory_source([numbered(number) for number in range(200)])
+    first = opened(source, tmp_path)
+    first.statistics  # noqa: B018
+    source.reads.clear()
+    other = opened(source, tmp_path, shares={**SHARES, "search_share": 0.3})
+    assert source.reads == []
+    assert other.folder == first.folder
+    assert len(other.images("search")) > len(first.images("search"))
+    assert other.statistics != first.statistics
+    same = opened(source, tmp_path, shares={**SHARES, "test_share": 0.3})
+    assert set(same.images("search").rows) != set(first.images("search").rows)
+
+
 @pytest.mark.parametrize("split", ["search", "validation", "test"])
 def test_empty_split_says_how_to_mend_it(tmp_path, numbered, memory_source, split):
     source = memory_source([numbered(number) for number in range(100)])
     shares = {**SHARES, f"{split}_share": 0.0}
     with pytest.raises(DataError, match=rf"100 images.*the {split} split.*--{split}-share"):
         opened(source, tmp_path, shares=shares)
-    assert not list(tmp_path.rglob("store.json"))
+    assert opened(source, tmp_path)  # with other shares nothing is decoded again
 
 
 def test_empty_supernet_split_asks_for_images(tmp_path, numbered, memory_source):
@@ -422,7 +436,6 @@ def test_declared_test_images_and_their_copies_are_the_test_split(
     contents[150] = contents[3]  # a copy of a test image in the training half
     store = opened(memory_source(contents, test=set(range(20))), tmp_path)
     assert positions(store.images("test")).tolist() == [*range(20), 150]
-    assert store.info["declared_test"] is True
     assert store.summary()["duplicates"] == 1
 
 
@@ -486,7 +499,7 @@ def test_statistics_that_are_given_are_not_measured(tmp_path, noise, memory_sour
     given = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     store = opened(memory_source(contents), tmp_path, given=given)
     assert store.statistics == given
-    assert not (store.folder / "statistics.json").exists()
+    assert not list(store.folder.glob("statistics*"))
     half = opened(memory_source(contents), tmp_path, given={"std": [1.0, 1.0, 1.0]})
     assert half.folder == store.folder
     assert half.statistics["std"] == [1.0, 1.0, 1.0]
@@ -612,7 +625,7 @@ def same_images(one: ImageStore, other: ImageStore) -> None:
         every = np.arange(len(first))
         np.testing.assert_array_equal(first.read(every), second.read(every))
     assert one.statistics == other.statistics
-    assert one.info["splits"] == other.info["splits"]
+    assert one.splits == other.splits
 
 
 @pytest.mark.parametrize("most", [0, 100, 256, 300])

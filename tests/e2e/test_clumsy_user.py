@@ -147,7 +147,7 @@ def test_impossible_later_stages_are_refused_before_the_first(
 
 
 def test_a_damaged_cache_is_made_again(run: Path, world: World, masktas: Call) -> None:
-    for damage in ("parts/000000.u8", "splits.npy", "store.json"):
+    for damage in ("parts/000000.u8", "places.npy", "store.json"):
         store = next((run / "data").iterdir())
         (store / damage).write_bytes(b"{}")
         code, _, said = masktas(

@@ -1,9 +1,8 @@
-"""From a source to a store: decode all images, divide them by content, measure them."""
+"""From a source to a store: decode all images, and write down what there is."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import itertools
 import math
 import os
@@ -12,16 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from masktas.artifacts import write_json
 from masktas.data.decoders import Decoders, Pixels
 from masktas.data.parts import Building, Parts, Wanted
 from masktas.data.sources import Item, Source
-from masktas.data.splits import SPLITS, split_by_content
 from masktas.errors import DataError
 from masktas.formats import format_size
 
@@ -48,14 +45,12 @@ class Wish:
         image_size: (height, width) that networks see; where most images are larger, the store
             keeps a margin to cut crops from.
         in_channels: of the images.
-        shares: arguments of `split_by_content`.
         limit: this many images only, evenly spread where their number is known.
         white: see `Pixels`.
     """
 
     image_size: tuple[int, int]
     in_channels: int
-    shares: dict[str, float]
     limit: int | None = None
     white: float | None = None
 
@@ -92,7 +87,7 @@ def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) 
         bar: shows progress, given a label and how many images there are, if that is known.
 
     Raises:
-        DataError: if no image could be decoded, or a split is empty.
+        DataError: if no image could be decoded.
         OSError: if there is no room.
     """
     wanted = Wanted.of(source, wish.limit)
@@ -174,7 +169,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _conclude(source: Source, wish: Wish, pixels: Pixels, parts: Parts, folder: Path) -> None:
-    """Divide the images and write what is in the store."""
+    """Write what is in the store."""
     made = [parts.load(number) for number in range(parts.num)]
     skipped = [problem for part in made for problem in part.skipped]
     tried = sum(part.tried for part in made)
@@ -186,42 +181,18 @@ def _conclude(source: Source, wish: Wish, pixels: Pixels, parts: Parts, folder: 
             f"{first['name']}: {first['reason']}."
         )
     shard = np.repeat(np.arange(parts.num), [len(part.index) for part in made])
-    is_test = np.concatenate([part.is_test for part in made])
-    splits = split_by_content(digests, is_test, **wish.shares)
-    described = _describe(splits, digests, source.location)
     np.save(folder / "digests.npy", digests)
     np.save(folder / "places.npy", np.stack([shard, np.concatenate([p.index for p in made])], 1))
-    np.save(folder / "splits.npy", splits)
+    np.save(folder / "declared.npy", np.concatenate([part.is_test for part in made]))
     content = {
         "source": source.location,
         "size": format_size(wish.image_size),
         "stored": pixels.size,
         "in_channels": pixels.in_channels,
         "white": pixels.white,
-        "shares": wish.shares,
-        "declared_test": bool(is_test.any()),
-        "splits": described,
         "cached": [part.cached for part in made],
         "tried": tried,
         "duplicates": int(len(digests) - len(np.unique(digests, axis=0))),
         "skipped": skipped,
     }
     write_json(folder / "store.json", content)
-
-
-def _describe(
-    splits: NDArray[np.int8], digests: NDArray[np.uint8], location: str
-) -> dict[str, dict[str, Any]]:
-    """Return number and digest of each split's images, refusing an empty one."""
-    described = {}
-    for number, name in enumerate(SPLITS):
-        mine = digests[splits == number]
-        if not len(mine):
-            raise DataError(
-                f"{location}: of {len(splits)} images none falls into the {name} split. Give more "
-                f"images{'' if name == 'supernet' else f', or a larger --{name}-share'}."
-            )
-        ordered = mine[np.lexsort(mine.T[::-1])]
-        digest = hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
-        described[name] = {"images": len(mine), "digest": digest}
-    return described

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,3 +38,16 @@ def split_by_content(
     keys = digests.copy().view("V16")[:, 0]
     splits[np.isin(keys, keys[declared_test])] = 3
     return splits
+
+
+def describe_splits(
+    splits: NDArray[np.int8], digests: NDArray[np.uint8]
+) -> dict[str, dict[str, Any]]:
+    """Return how many images each split has, and a digest of all of their contents."""
+    described = {}
+    for number, name in enumerate(SPLITS):
+        mine = digests[splits == number]
+        ordered = mine[np.lexsort(mine.T[::-1])]
+        digest = hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
+        described[name] = {"images": len(mine), "digest": digest}
+    return described

@@ -1,8 +1,9 @@
 """The decode-once cache: every image as bytes at one size, memory-mapped, with its split.
 
 A store is a folder: `parts/` (see `masktas.data.parts`), `digests.npy` `[n, 16]`, `places.npy`
-`[n, 2]` (shard of the source and number in it), `splits.npy` and `store.json`, which is written
-last. It is named by what it was made from, so another source or size makes another one.
+`[n, 2]` (shard of the source and number in it), `declared.npy` `[n]` (test images of the source)
+and `store.json`, which is written last. It is named by what it was made from, so another source or
+size makes another one. How its images are divided is said whenever it is opened.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from masktas.data.building import Cache, ShowBar, Wish, build
 from masktas.data.decoders import Decoders, Pixels
 from masktas.data.parts import Parts, Refused
 from masktas.data.sources import Source
-from masktas.data.splits import SPLITS
+from masktas.data.splits import SPLITS, describe_splits, split_by_content
 from masktas.errors import ArtifactError, DataError
 from masktas.formats import parse_size
 
@@ -104,29 +105,38 @@ class Images:
         return self.pool.read(self.rows[indices])
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a store is looked at.
+
+    Attributes:
+        shares: of the splits, see `split_by_content`.
+        allowed: the splits that may be read.
+        given: `mean` and `std` that are not to be measured.
+    """
+
+    shares: dict[str, float]
+    allowed: tuple[str, ...]
+    given: dict[str, list[float]] = field(default_factory=dict)
+
+
 class ImageStore:
     """An opened store, which hands out the splits that it was opened for and no other.
 
     Args:
         folder: of the store.
-        allowed: the splits that may be read.
         source: decodes what is not cached.
-        given: `mean` and `std` that are not to be measured.
+        view: how it is looked at.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        allowed: tuple[str, ...],
-        source: Source,
-        given: dict[str, list[float]],
-    ) -> None:
-        self.folder, self.allowed, self._source, self._given = folder, allowed, source, given
+    def __init__(self, folder: Path, source: Source, view: View) -> None:
+        self.folder, self.view, self._source = folder, view, source
         self.info: dict[str, Any] = read_json(folder / "store.json")
         self.shape = (*self.info["stored"], self.info["in_channels"])
         self.places = np.load(folder / "places.npy")
         self._digests = np.load(folder / "digests.npy", mmap_mode="r")
-        self._splits = np.load(folder / "splits.npy")
+        self._declared = np.load(folder / "declared.npy")
+        self._splits = split_by_content(self._digests, self._declared, **view.shares)
         self._parts = Parts(folder / "parts", source.num_shards)
         self._maps: dict[int, NDArray[np.uint8]] = {}
         self._cached = np.array(self.info["cached"], dtype=np.int64)  # of each part
@@ -137,6 +147,11 @@ class ImageStore:
             if there != self._cached[number] * math.prod(self.shape):
                 raise ValueError(f"part {number} has {there} bytes")
 
+    @cached_property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """How many images each split has, and a digest of all of their contents."""
+        return describe_splits(self._splits, self._digests)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of what networks see."""
@@ -145,16 +160,16 @@ class ImageStore:
     @cached_property
     def statistics(self) -> dict[str, list[float]]:
         """`mean` and `std` of each channel, in [0, 1]: given, or those of the search split."""
-        if len(self._given) == 2:
-            return self._given
-        path = self.folder / "statistics.json"
+        if len(self.view.given) == 2:
+            return self.view.given
+        path = self.folder / f"statistics-{self.splits['search']['digest']}.json"
         if not path.exists():
             rows = np.flatnonzero(self._splits == SPLITS.index("search"))
             if len(rows) > MEASURED:
                 rows = rows[np.linspace(0, len(rows) - 1, num=MEASURED, dtype=np.int64)]
             write_json(path, measure(self.read(some) for some in np.array_split(rows, CHUNKS)))
         measured: dict[str, list[float]] = read_json(path)
-        return measured | self._given
+        return measured | self.view.given
 
     @property
     def mean(self) -> list[float]:
@@ -174,8 +189,8 @@ class ImageStore:
                 with the test split cannot read it by mistake.
         """
         for split in splits:
-            if split not in self.allowed:
-                raise PermissionError(f"this stage may read {self.allowed}, not {split!r}")
+            if split not in self.view.allowed:
+                raise PermissionError(f"this stage may read {self.view.allowed}, not {split!r}")
         rows = np.flatnonzero(np.isin(self._splits, [SPLITS.index(split) for split in splits]))
         return Images(self, rows, "+".join(splits))
 
@@ -196,10 +211,11 @@ class ImageStore:
 
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of the data."""
-        keys = ("source", "size", "in_channels", "splits", "tried", "duplicates")
+        keys = ("source", "size", "in_channels", "tried", "duplicates")
         skipped = self.info["skipped"]
         return {
             **{key: self.info[key] for key in keys},
+            "splits": self.splits,
             **self.statistics,
             "num_skipped": len(skipped),
             "skipped": skipped[:LISTED],
@@ -235,9 +251,8 @@ def open_store(
     source: Source,
     wish: Wish,
     cache: Cache,
+    view: View,
     *,
-    allowed: tuple[str, ...],
-    given: dict[str, list[float]],
     bar: ShowBar,
     warn: Callable[[str], None],
 ) -> ImageStore:
@@ -249,8 +264,7 @@ def open_store(
         source: the images.
         wish: what is wanted of it.
         cache: where the store is, or goes.
-        allowed: the splits that may be read.
-        given: `mean` and `std`, where they are not to be measured.
+        view: how it is looked at.
         bar: shows progress, given a label and how many images there are, if that is known.
         warn: is told about images that were skipped.
 
@@ -263,7 +277,7 @@ def open_store(
     content = {"version": VERSION, **asdict(wish), "fingerprint": source.fingerprint()}
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder = cache.folder / key
-    store = _opened(folder, allowed, source, given, warn)
+    store = _opened(folder, source, view, warn)
     if store is None:
         try:
             build(source, wish, cache, folder, bar)
@@ -272,7 +286,8 @@ def open_store(
                 f"{cache.folder}: images cannot be cached ({error.strerror}). Make room, bound the "
                 "cache with --cache-size, or do without it: --no-cache."
             ) from None
-        store = ImageStore(folder, allowed, source, given)
+        store = ImageStore(folder, source, view)
+    _require_all_splits(store, source.location)
     skipped = store.info["skipped"]
     if skipped and cache.strict:
         raise Refused(skipped[0]["name"], skipped[0]["reason"])
@@ -286,23 +301,28 @@ def open_store(
 
 
 def _opened(
-    target: Path,
-    allowed: tuple[str, ...],
-    source: Source,
-    given: dict[str, list[float]],
-    warn: Callable[[str], None],
+    target: Path, source: Source, view: View, warn: Callable[[str], None]
 ) -> ImageStore | None:
     """Return the store if it is there and whole; drop a damaged one."""
     if not (target / "store.json").exists():
         return None
     try:
-        store = ImageStore(target, allowed, source, given)
+        store = ImageStore(target, source, view)
         store.summary()
     except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, ArtifactError):
         warn(f"{target} is damaged: the images are decoded again.")
         shutil.rmtree(target, ignore_errors=True)
         return None
     return store
+
+
+def _require_all_splits(store: ImageStore, location: str) -> None:
+    for name, split in store.splits.items():
+        if not split["images"]:
+            raise DataError(
+                f"{location}: of {len(store.places)} images none falls into the {name} split. Give "
+                f"more images{'' if name == 'supernet' else f', or a larger --{name}-share'}."
+            )
 
 
 def measure(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:

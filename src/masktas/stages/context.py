@@ -18,7 +18,7 @@ from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.data.building import Cache, Wish
 from masktas.data.sources import Source, canonical, open_source
-from masktas.data.store import ImageStore, open_store
+from masktas.data.store import ImageStore, View, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.nn.patches import num_visible
@@ -225,15 +225,15 @@ class Context:
             of_run.strict,
         )
         settings = images.settings
-        wish = Wish(images.image_size, images.in_channels, shares, settings.limit, settings.white)
+        wish = Wish(images.image_size, images.in_channels, settings.limit, settings.white)
+        view = View(shares, allowed, _given_statistics(settings, images.in_channels))
 
         def store() -> ImageStore:
             return open_store(
                 images.source(),
                 wish,
                 cache,
-                allowed=allowed,
-                given=_given_statistics(settings, images.in_channels),
+                view,
                 bar=self.console.bar,
                 warn=self.console.warn,
             )
