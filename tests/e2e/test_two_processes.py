@@ -41,7 +41,8 @@ LOST = "another one of the 2 has ended"
 def hot(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe at a high learning rate."""
     recipe = tmp_path_factory.mktemp("hot") / "recipe.toml"
-    recipe.write_text(world.recipe.read_text().replace("\nepochs = 4", "\nlr = 1e-2"))
+    text = world.recipe.read_text().replace("\nlr = 1e-2", "")
+    recipe.write_text(text.replace("\nepochs = 4", "\nlr = 1e-2"))
     return recipe
 
 
