@@ -93,13 +93,19 @@ def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) 
     wanted = Wanted.of(source, wish.limit)
     parts = Parts(folder / "parts", source.num_shards)
     parts.folder.mkdir(parents=True, exist_ok=True)
-    done = itertools.count(1)
+    done = 0
     with Decoders(cache.num_decoders) as decoders:
         size = _stored_size(source, wanted, wish, decoders)
         pixels = Pixels(size, wish.in_channels, wish.white)
         room = cache.images(pixels)
         _require_room(folder, wanted, room, pixels)
         with bar("decoding", wanted.total) as shown:
+
+            def advance(more: int) -> None:
+                nonlocal done
+                done += more
+                shown.update(done)
+
             Building(
                 source=source,
                 wanted=wanted,
@@ -108,7 +114,7 @@ def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) 
                 decoders=decoders,
                 room=lambda number: room - _images_before(parts, number, wanted, pixels),
                 strict=cache.strict,
-                advance=lambda: shown.update(next(done)),
+                advance=advance,
             ).run()
     with _alone(folder):
         if not (folder / "store.json").exists():

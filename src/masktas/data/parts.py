@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from masktas.artifacts import read_json, write_json
 from masktas.data.decoders import Decoded, Decoders, Pixels
 from masktas.data.sources import Item, Source
 from masktas.errors import DataError
+
+PATIENCE = 0.1  # seconds between looks at what others do
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,11 @@ class Parts:
         return Part.load(self.record(number))
 
     @contextmanager
-    def claimed(self, number: int, *, wait: bool) -> Iterator[BinaryIO | None]:
+    def claimed(self, number: int) -> Iterator[BinaryIO | None]:
         """Hold the part's file open and locked, or None if somebody else does."""
         with open(self.pixels(number), "ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
                 return
@@ -174,7 +177,7 @@ class Building:
         decoders: make pixels.
         room: how many images of a part, given its number, may be kept as pixels.
         strict: stop at the first image that cannot be decoded.
-        advance: is called after each image.
+        advance: is told of so many images more, whoever has decoded them.
     """
 
     source: Source
@@ -184,16 +187,28 @@ class Building:
     decoders: Decoders
     room: Callable[[int], float]
     strict: bool
-    advance: Callable[[], None]
+    advance: Callable[[int], None]
 
     def run(self) -> None:
-        """Make the parts that are not there, first those at which nobody else works."""
-        for wait in (False, True):
-            for number in range(self.parts.num):
+        """Make the parts that are not there, or wait for who is at work at them."""
+        todo = list(range(self.parts.num))
+        while todo:
+            left = [number for number in todo if not self._finish(number)]
+            if left == todo:
+                time.sleep(PATIENCE)
+            todo = left
+
+    def _finish(self, number: int) -> bool:
+        """Make a part unless it is there; return False if somebody else is at it."""
+        if not self.parts.record(number).exists():
+            with self.parts.claimed(number) as file:
+                if file is None:
+                    return False
                 if not self.parts.record(number).exists():
-                    with self.parts.claimed(number, wait=wait) as file:
-                        if file is not None and not self.parts.record(number).exists():
-                            self._make(number, file)
+                    self._make(number, file)
+                    return True
+        self.advance(self.parts.load(number).tried)
+        return True
 
     def _make(self, number: int, file: BinaryIO) -> None:
         file.truncate(0)  # what a killed process has left
@@ -212,7 +227,7 @@ class Building:
                 digests += bytes.fromhex(decoded.digest)
                 is_test.append(item.is_test)
             tried += 1
-            self.advance()
+            self.advance(1)
         file.flush()
         Part(
             np.array(index, dtype=np.int64),
