@@ -28,7 +28,7 @@ def torture() -> ModuleType:
 def test_killed_at_random_moments_not_a_byte_is_different(
     torture: ModuleType, tmp_path: Path
 ) -> None:
-    world = torture.World(tmp_path, images=150, epochs=8, generations=40)
+    world = torture.World(tmp_path, images=120, epochs=5, generations=20)
     heard: list[str] = []
     outcome = torture.torture(world, kills=6, terms=0, seed=1, say=heard.append)
     assert not outcome.problems, "\n".join([*heard, *outcome.problems])
