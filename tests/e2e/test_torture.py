@@ -30,9 +30,9 @@ def test_killed_at_random_moments_not_a_byte_is_different(
 ) -> None:
     world = torture.World(tmp_path, images=120, epochs=5, generations=20)
     heard: list[str] = []
-    outcome = torture.torture(world, kills=6, terms=0, seed=1, say=heard.append)
+    outcome = torture.torture(world, kills=4, terms=0, seed=1, say=heard.append)
     assert not outcome.problems, "\n".join([*heard, *outcome.problems])
-    assert len(outcome.kills(signal.SIGKILL)) >= 6
+    assert len(outcome.kills(signal.SIGKILL)) >= 4
     assert any(hit.kept for hit in outcome.hits), "some fell into the work"
 
 
