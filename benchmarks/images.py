@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import sys
 import tarfile
@@ -74,6 +75,11 @@ def kinds(folder: Path, table: Path, files: list[Path]) -> dict[str, Any]:
                 tar.addfile(label, io.BytesIO(path.parent.name.encode()))
     saved = datasets.load_dataset("parquet", data_files=str(table), split="train")
     saved.save_to_disk(str(folder / "saved"))
+    for number, path in enumerate(files):
+        split = "val" if number % 10 == 0 else "train"
+        there = folder / "torchvision" / split / path.parent.name / path.name
+        there.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, there)
     return {
         "folder": folder / "files",
         "list": folder / "list.txt",
@@ -83,6 +89,7 @@ def kinds(folder: Path, table: Path, files: list[Path]) -> dict[str, Any]:
         "WebDataset shards": f"{folder}/shard-{{0..3}}.tar",
         "parquet": table,
         "Hugging Face, on disk": folder / "saved",
+        "torchvision's name": open_source("imagenet", root=str(folder / "torchvision")),
         "remote address": f"file://{folder}/files",
         "Python Dataset": Photos(files),
     }
@@ -90,7 +97,7 @@ def kinds(folder: Path, table: Path, files: list[Path]) -> dict[str, Any]:
 
 def opened(data: Any, cache: Path, size: int, num_bytes: float = float("inf")) -> ImageStore:
     return open_store(
-        open_source(data),
+        data if hasattr(data, "num_shards") else open_source(data),
         Wish((size, size), 3),
         Cache(cache, num_bytes),
         View(SHARES, SPLITS, {"mean": MEAN.tolist(), "std": STD.tolist()}),
