@@ -184,7 +184,7 @@ def _conclude(source: Source, wish: Wish, pixels: Pixels, parts: Parts, folder: 
         first = skipped[0] if skipped else {"name": "it", "reason": "empty"}
         raise DataError(
             f"{source.location}: none of {tried} images could be decoded; the first, "
-            f"{first['name']}: {first['reason']}."
+            f"{first['name']}: {first['reason'].rstrip('.')}."
         )
     shard = np.repeat(np.arange(parts.num), [len(part.index) for part in made])
     np.save(folder / "digests.npy", digests)

@@ -88,6 +88,8 @@ def canonical(location: str | Path) -> str:
         return text if "://" in last else f"{outer}::{os.path.abspath(last)}"
     if "://" in text or text.startswith("hf:") or text in NAMES:
         return text
+    if os.sep not in text and not is_glob(text) and expand_braces(text) == [text]:
+        return text  # nothing of that name is here: told as it was written, with names like it
     return os.path.abspath(text)
 
 
