@@ -1,0 +1,111 @@
+"""Latency as a sum over blocks: a table of what was measured, and what it predicts. No clock here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masktas.errors import BudgetError
+from masktas.space.architecture import Architecture
+from masktas.space.space import SearchSpace
+
+SCHEMA = 1
+FIXED = ("head_dim", "image_size", "patch_size", "in_channels")
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """Milliseconds of one inference: `stem(D) + sum_l attention(D, h_l) + mlp(D, int(D m_l))`.
+
+    Attributes:
+        target: what it was measured on and how: device, engine, threads, batch, precision...
+        fixed: what all networks of the space share: `head_dim`, `image_size`, `patch_size`,
+            `in_channels`.
+        stem: by `D`, everything that is no block: embedding, last norm, head, the call itself.
+        attention: by `(D, h)`, the attention half of a block.
+        mlp: by `(D, width of the MLP)`, the other half.
+        held_out: how far its predictions are off on networks it was not fitted to.
+    """
+
+    target: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    stem: Mapping[int, float]
+    attention: Mapping[tuple[int, int], float]
+    mlp: Mapping[tuple[int, int], float]
+    held_out: Mapping[str, Any]
+
+    def predict(self, architecture: Architecture) -> float:
+        """Return the milliseconds of one inference.
+
+        Raises:
+            BudgetError: if a width of the architecture was not measured.
+        """
+        width = architecture.embed_dim
+        try:
+            return (
+                self.stem[width]
+                + sum(self.attention[width, heads] for heads in architecture.num_heads)
+                + sum(self.mlp[width, hidden] for hidden in architecture.mlp_dim)
+            )
+        except KeyError as error:
+            raise BudgetError(
+                f"The latency model has not measured {error.args[0]} (width, or width with heads or "
+                "MLP width): build it for this space with `masktas latency build`."
+            ) from None
+
+    def require(self, space: SearchSpace) -> None:
+        """Raise BudgetError unless it can predict every architecture of the space."""
+        for field in FIXED:
+            mine, its = self.fixed.get(field), getattr(space, field)
+            if (tuple(mine) if isinstance(mine, list) else mine) != its:
+                raise BudgetError(
+                    f"The latency model is of networks with {field} {mine}, in space {space.name} "
+                    f"it is {its}: build one for this space with `masktas latency build`."
+                )
+        for one in space.uniforms():
+            self.predict(one)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "schema": SCHEMA,
+            "target": dict(self.target),
+            "fixed": dict(self.fixed),
+            "stem": [[width, ms] for width, ms in self.stem.items()],
+            "attention": [[*key, ms] for key, ms in self.attention.items()],
+            "mlp": [[*key, ms] for key, ms in self.mlp.items()],
+            "held_out": dict(self.held_out),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Any, *, where: str = "latency model") -> LatencyModel:
+        """Read what `to_dict` wrote; `where` names the place in the message of a BudgetError."""
+        try:
+            if fields["schema"] != SCHEMA:
+                raise ValueError
+            return cls(
+                fields["target"],
+                fields["fixed"],
+                {int(width): float(ms) for width, ms in fields["stem"]},
+                {(int(d), int(h)): float(ms) for d, h, ms in fields["attention"]},
+                {(int(d), int(m)): float(ms) for d, m, ms in fields["mlp"]},
+                fields["held_out"],
+            )
+        except (KeyError, TypeError, ValueError):
+            raise BudgetError(
+                f"{where}: not a latency model. `masktas latency build` makes one."
+            ) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyModel:
+        """Read the file that `masktas latency build` wrote."""
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BudgetError(f"{path}: cannot be read ({error.strerror}).") from None
+        except ValueError as error:
+            raise BudgetError(f"{path}: not JSON ({error}).") from None
+        return cls.from_dict(fields, where=str(path))
