@@ -1,4 +1,4 @@
-"""Latency as a sum over blocks: a table of what was measured, and what it predicts. No clock here."""
+"""Latency as a sum over blocks: a table of what was measured, and what it predicts."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class LatencyModel:
             )
         except KeyError as error:
             raise BudgetError(
-                f"The latency model has not measured {error.args[0]} (width, or width with heads or "
-                "MLP width): build it for this space with `masktas latency build`."
+                f"The latency model has not measured {error.args[0]} (width, or width with heads "
+                "or MLP width): build it for this space with `masktas latency build`."
             ) from None
 
     def require(self, space: SearchSpace) -> None:
