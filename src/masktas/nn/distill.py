@@ -53,6 +53,14 @@ class Teacher(Protocol):
         """
         ...
 
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Return the same tokens with a class token before them, `[B, 1 + V, D_t]`.
+
+        Raises:
+            ConfigError: if the teacher has none.
+        """
+        ...
+
 
 class EncoderTeacher:
     """A frozen ViT as a teacher: the encoder of a masked autoencoder.
@@ -95,9 +103,14 @@ class EncoderTeacher:
     @torch.no_grad()
     def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7); see `Teacher`."""
+        return self.with_class_token(images, ids_keep)[:, 1:]
+
+    @torch.no_grad()
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7), the class token first."""
         seen = images if self.view is None else self.view(images)
         visible = visible_patches(seen, self.encoder.architecture.patch_size, ids_keep)
-        return self.encoder.forward_features(visible, ids_keep)[:, 1:]
+        return self.encoder.forward_features(visible, ids_keep)
 
 
 class Projection(nn.Module):
@@ -157,7 +170,14 @@ class MaskedStudent(nn.Module):
 
 def feature_loss(projected: Tensor, target: Tensor) -> Tensor:
     """`L_pre` (11): smooth L1 between tokens `[B, V, D_t]`, both normalised, no affine terms."""
+    return F.smooth_l1_loss(*_normalised(projected, target))
+
+
+def feature_losses(projected: Tensor, target: Tensor) -> Tensor:
+    """`L_pre` (11) of each image by itself, `[B]`; their mean is `feature_loss`."""
+    return F.smooth_l1_loss(*_normalised(projected, target), reduction="none").mean(dim=(1, 2))
+
+
+def _normalised(projected: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     width = (target.shape[-1],)
-    return F.smooth_l1_loss(
-        F.layer_norm(projected.float(), width), F.layer_norm(target.float(), width)
-    )
+    return F.layer_norm(projected.float(), width), F.layer_norm(target.float(), width)

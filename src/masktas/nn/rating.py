@@ -1,20 +1,24 @@
-"""The rating without labels: does a student relate patches to one another as the teacher does?
+"""Ratings: how good a network is, from its tokens of images that all candidates are shown.
 
-SPEC 4; MaskTAS equations 13 to 16. Shapes: n images, V visible patches, S numbers of a patch.
+The paper's is `Consistency`: does a student relate patches to one another as the teacher does
+(SPEC 4; MaskTAS equations 13 to 16)? The others are what it is compared with, or fused with.
+
+Shapes: n images, V visible patches, M masked ones, N all, S numbers of a patch, D width of a
+candidate, D_t of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.distill import Teacher
-from masktas.nn.patches import visible_patches
-from masktas.nn.vit import ViT
+from masktas.nn.distill import Projection, Teacher, feature_losses
+from masktas.nn.mae import Decoder, normalize_patches
+from masktas.nn.patches import patchify, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +65,107 @@ def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
     return (teacher_map * student_log_map).sum(dim=-1).mean(dim=-1)
 
 
-class ConsistencyRating:
-    """`Acc(a)` (13), averaged over images: a function from network to number.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Images that every candidate is shown, and what of them stays visible.
 
-    Images, masks and the teacher's maps depend on no candidate; they are made once. Of the images
-    only visible patches are kept.
-
-    Args:
-        teacher: the frozen teacher.
-        batches: images `[n, C, H, W]` that are encoded at once, and `ids_keep [n, V]`, which of
-            their patches are visible; taken one after the other.
+    Attributes:
+        images: `[n, C, H, W]`.
+        ids_keep: `[n, V]`, which patches are visible.
+        ids_masked: `[n, M]`, which are not.
         patch_size: side of a candidate's patch.
-        relation: how rows are compared.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        *,
-        patch_size: int,
-        relation: Relation,
-    ) -> None:
-        self.relation = relation
-        self._batches: list[tuple[Tensor, Tensor]] = []
-        self._maps: list[Tensor] = []
-        for images, ids in batches:
-            self._batches.append((visible_patches(images, patch_size, ids), ids))
-            with torch.no_grad():
-                self._maps.append(relation.map(teacher(images, ids)))
+    images: Tensor
+    ids_keep: Tensor
+    ids_masked: Tensor
+    patch_size: int
 
-    @torch.no_grad()
-    def __call__(self, encoder: ViT) -> Tensor:
-        """Rate a network without a head: a scalar on its device."""
-        per_image = [
-            consistency(teacher_map, self.relation.log_map(encoder.forward_features(x, ids)[:, 1:]))
-            for (x, ids), teacher_map in zip(self._batches, self._maps, strict=True)
-        ]
-        return torch.cat(per_image).double().mean()
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What a supernet has trained beside the encoder: decoder `R` and projection `M` (8)."""
+
+    decoder: Decoder
+    projection: Projection
+
+
+class Rating(Protocol):
+    """A number for each image; higher is better, and a candidate's rating is the mean."""
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """Return what a candidate's answer is compared with: made once, for all candidates."""
+        ...
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Return what there is to say of tokens `[n, 1 + V, D]`, the class token first: `[n, ...]`.
+
+        Computed batch by batch.
+        """
+        ...
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """Turn the answers on all images into a number for each: `[n]`."""
+        ...
+
+
+class Consistency:
+    """`H` (15) between the relations of a candidate's patches and the teacher's.
+
+    Args:
+        relation: how rows are compared.
+        class_token: whether the class token is a row as well; the teacher must have one.
+    """
+
+    def __init__(self, relation: Relation, *, class_token: bool = False) -> None:
+        self.relation, self.class_token = relation, class_token
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """Return the teacher's map `[n, V, V]` (16)."""
+        ask = teacher.with_class_token if self.class_token else teacher
+        return (self.relation.map(ask(shown.images, shown.ids_keep)),)
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the candidate's map with it."""
+        rows = tokens if self.class_token else tokens[:, 1:]
+        return consistency(target[0], self.relation.log_map(rows))
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """They are that already."""
+        return answers
+
+
+class Reconstruction:
+    """Minus the pixel loss (10): how well the supernet's decoder completes the image."""
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """Return the masked patches, normalised by themselves, and where patches are."""
+        patches = patchify(shown.images, shown.patch_size)
+        masked = normalize_patches(take(patches, shown.ids_masked))  # [n, M, S]
+        return masked, shown.ids_keep, shown.ids_masked
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Predict the masked patches and compare."""
+        masked, ids_keep, ids_masked = target
+        predicted = heads.decoder(tokens, ids_keep, ids_masked)
+        return -(predicted.float() - masked).square().mean(dim=(1, 2))
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """They are that already."""
+        return answers
+
+
+class Feature:
+    """Minus the feature loss (11): how well the projection predicts the teacher's tokens."""
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """Return the teacher's tokens `[n, V, D_t]`."""
+        return (teacher(shown.images, shown.ids_keep),)
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Project and compare."""
+        return -feature_losses(heads.projection(tokens[:, 1:]), target[0])
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """They are that already."""
+        return answers

@@ -149,12 +149,16 @@ class ViT(nn.Module):
         `ids [B, V]` says which patches they are; None means all of them, in order. See
         `run_blocks` for `branches [L, 2, B]` and `recompute`.
         """
+        x = self.embed(patches, ids)
+        x = run_blocks(self.blocks, x, branches, recompute=recompute)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Turn patches `[B, V, S]` into what the first block is given, `[B, 1 + V, D]`."""
         positions = self.pos_embed[:, 1:]  # [1, N, D]
         x = self.patch_embed(patches) + (positions if ids is None else take(positions, ids))
         token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        x = torch.cat([token.to(x.dtype), x], dim=1)  # [B, 1 + V, D]
-        x = run_blocks(self.blocks, x, branches, recompute=recompute)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return torch.cat([token.to(x.dtype), x], dim=1)
 
     def forward(
         self, images: Tensor, branches: Tensor | None = None, *, recompute: bool = False

@@ -69,6 +69,13 @@ class FunctionTeacher:
             )
         return tokens.detach()
 
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Refuse: a function answers for patches only."""
+        raise ConfigError(
+            f"The teacher {name_of(self._ask)} is a function and has no class token to compare "
+            "with: leave out --class-token."
+        )
+
     def _zeros(self, visible: int) -> tuple[Tensor, Tensor]:
         shape = (1, self._sight.in_channels, *self._sight.image_size)
         ids = torch.arange(visible, device=self._device)[None]

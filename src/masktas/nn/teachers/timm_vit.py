@@ -114,11 +114,27 @@ class TimmTeacher:
 
     def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7); see `Teacher`."""
-        return self._encode(images if self.view is None else self.view(images), ids_keep)
+        return self._encode(images if self.view is None else self.view(images), ids_keep)[
+            :, int(self.model.num_prefix_tokens) :
+        ]
+
+    @torch.no_grad()
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7), the class token first."""
+        if not getattr(self.model, "has_class_token", self.model.num_prefix_tokens > 0):
+            raise ConfigError(
+                f"The teacher {self.recipe.model} has no class token to compare with: leave out "
+                "--class-token."
+            )
+        tokens = self._encode(images if self.view is None else self.view(images), ids_keep)
+        return torch.cat([tokens[:, :1], tokens[:, int(self.model.num_prefix_tokens) :]], dim=1)
 
     @torch.no_grad()
     def _encode(self, images: Tensor, ids: Tensor) -> Tensor:
-        """Do what timm's `forward_features` does, with all but visible patches left out."""
+        """Do what timm's `forward_features` does, with all but visible patches left out.
+
+        Returns `[B, p + V, D]`: prefix tokens (class, registers) first.
+        """
         model = self.model
         prefix = int(model.num_prefix_tokens)
         # timm's own positions, of all patches: it knows to which tokens they belong
@@ -132,7 +148,7 @@ class TimmTeacher:
         else:
             for block, rotation in zip(model.blocks, _rotations(model, rope, ids), strict=False):
                 x = block(x, rope=rotation)
-        return model.norm(x)[:, prefix:]  # type: ignore[no-any-return]
+        return model.norm(x)  # type: ignore[no-any-return]
 
     def cut(self, depth: int) -> None:
         """Keep the first blocks only."""

@@ -1,0 +1,117 @@
+"""Racing: rate all on a few images, drop those that cannot win, go on with the others.
+
+All see the same images in the same order, so two networks are compared image by image, and what
+makes an image easy or hard for both falls out. Whoever is clearly worse than the last of those that
+matter is dropped; what matters is rated on all images, so its rating is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from masktas.evolve.strategy import Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Given which of the candidates, and which images (from, to): a number for each, [k, to - from].
+Values = Callable[[Sequence[int], int, int], "NDArray[np.float64]"]
+
+
+def rungs(num_images: int, *, first: int = 100, factor: int = 2) -> list[int]:
+    """Return how many images have been seen after each round: `first`, `first * factor`..., all."""
+    ends = []
+    end = first
+    while end * factor <= num_images:
+        ends.append(end)
+        end *= factor
+    return [*ends, num_images]
+
+
+def full(values: NDArray[np.float64]) -> Score:
+    """Score a network by its number for each image, `[n]`: mean and standard error."""
+    count = len(values)
+    error = float(values.std(ddof=1) / count**0.5) if count > 1 else None
+    return Score(float(values.mean()), error, count, True)
+
+
+def race(
+    num: int,
+    values: Values,
+    ends: Sequence[int],
+    elders: NDArray[np.float64],
+    *,
+    keeps: int,
+    confidence: float,
+) -> tuple[list[Score], dict[int, NDArray[np.float64]]]:
+    """Race `num` candidates against one another and against the best of before.
+
+    After each round the `keeps`-th best of all, elders included, is the bar. A candidate is dropped
+    if it is below the bar by more than `confidence` standard errors of the difference of the two,
+    taken image by image.
+
+    Args:
+        num: candidates.
+        values: rates some of them on some of the images.
+        ends: images seen after each round, ascending; the last is all.
+        elders: `[e, n]`, numbers of the best of before for each of the images.
+        keeps: how many of the best have to be right.
+        confidence: standard errors.
+
+    Returns:
+        The scores; that of a dropped one is an estimate, the rating of the best plus their mean
+        difference on the images that both have seen. And the numbers for each image of those that
+        were rated on all.
+    """
+    import numpy as np
+
+    seen = np.zeros((num, ends[-1]))
+    last = np.zeros(num, dtype=int)  # images that each has seen
+    alive = np.arange(num)
+    start = 0
+    for end in ends:
+        seen[alive, start:end] = values([int(index) for index in alive], start, end)
+        last[alive] = end
+        start = end
+        if end < ends[-1]:
+            alive = _left(seen[alive, :end], elders[:, :end], alive, keeps, confidence)
+        if not len(alive):
+            break
+    complete = {int(index): seen[index] for index in alive if last[index] == ends[-1]}
+    whole = [*elders, *complete.values()]
+    best = max(whole, key=lambda numbers: numbers.mean())
+    scores = [
+        full(seen[index]) if index in complete else _estimate(seen[index, : last[index]], best)
+        for index in range(num)
+    ]
+    return scores, complete
+
+
+def _left(
+    seen: NDArray[np.float64],
+    elders: NDArray[np.float64],
+    alive: NDArray[np.int_],
+    keeps: int,
+    confidence: float,
+) -> NDArray[np.int_]:
+    """Return which candidates stay in the race."""
+    import numpy as np
+
+    everyone = np.concatenate([elders, seen])
+    if len(everyone) <= keeps:
+        return alive
+    order = np.argsort(-everyone.mean(axis=1), kind="stable")
+    behind = everyone[order[keeps - 1]] - seen  # [candidates, images]
+    error = behind.std(axis=1, ddof=1) / behind.shape[1] ** 0.5
+    stays: NDArray[np.bool_] = behind.mean(axis=1) <= confidence * error
+    return alive[stays]
+
+
+def _estimate(numbers: NDArray[np.float64], best: NDArray[np.float64]) -> Score:
+    """Score a candidate that was dropped after `len(numbers)` images."""
+    count = len(numbers)
+    ahead = numbers - best[:count]
+    error = (ahead.var(ddof=1) / count + best.var(ddof=1) / len(best)) ** 0.5
+    return Score(float(best.mean() + ahead.mean()), float(error), count, False)

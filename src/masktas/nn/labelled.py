@@ -1,0 +1,89 @@
+"""Ratings with labels, for those who have them: is a network's image told from others by class?
+
+They look at whole images. Shapes: n images, D width of a candidate, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from masktas.nn.distill import Teacher
+from masktas.nn.rating import Heads, Shown
+
+NEIGHBOURS = 20
+RIDGE = 1e-2  # of a feature's variance, which is 1
+
+
+class Accuracy:
+    """Whether a linear classifier is right about an image: AutoFormer's way, without training.
+
+    The supernet has no head, so the classifier is fitted in closed form (ridge regression on
+    one-hot labels), on one half of the images for the other and the other way round.
+
+    Args:
+        labels: `[n]`, the class of each image that is shown.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """No answer is compared with the teacher's."""
+        return ()
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Return the features `[n, D]`: the mean over the patches."""
+        return tokens[:, 1:].float().mean(dim=1)
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """Return 1 for each image that is classified right, else 0."""
+        labels = self._labels.to(answers.device)
+        right = torch.zeros(len(answers), device=answers.device, dtype=torch.float64)
+        for half in (0, 1):
+            train, test = slice(1 - half, None, 2), slice(half, None, 2)
+            scores = _ridge(answers[train], labels[train], answers[test])
+            right[test] = (scores.argmax(dim=1) == labels[test]).double()
+        return right
+
+
+def _ridge(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+    """Fit one-hot labels to features `[m, D]` and return the scores of others, `[o, K]`."""
+    x = features.double()
+    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
+    x = (x - mean) / std
+    wanted = F.one_hot(labels, int(labels.max()) + 1).double()
+    offset = wanted.mean(dim=0)
+    gram = x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weights = torch.linalg.solve(gram, x.T @ (wanted - offset))
+    return ((others.double() - mean) / std) @ weights + offset
+
+
+class Knn:
+    """Whether the nearest others of an image vote for its class (cosine, leaving itself out).
+
+    Args:
+        labels: `[n]`, the class of each image that is shown.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+
+    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+        """No answer is compared with the teacher's."""
+        return ()
+
+    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+        """Return the features `[n, D]`: the mean over the patches."""
+        return tokens[:, 1:].float().mean(dim=1)
+
+    def per_image(self, answers: Tensor) -> Tensor:
+        """Return 1 for each image whose neighbours are right, else 0."""
+        labels = self._labels.to(answers.device)
+        x = F.normalize(answers - answers.mean(dim=0), dim=1)
+        likeness = x @ x.T
+        likeness.fill_diagonal_(-torch.inf)
+        near = likeness.topk(min(NEIGHBOURS, len(x) - 1), dim=1)
+        votes = F.one_hot(labels[near.indices]) * near.values.unsqueeze(-1)
+        return (votes.sum(dim=1).argmax(dim=1) == labels).double()
