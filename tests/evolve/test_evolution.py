@@ -1,5 +1,6 @@
 """Evolution by ask and tell, on ratings that need neither models nor images."""
 
+import hashlib
 import inspect
 import itertools
 import os
@@ -268,6 +269,30 @@ def test_ratings_go_to_candidates_in_their_order():
     )
     assert evolution.best.candidate == asked[2]
     assert evolution.done
+
+
+def digest_rating(one):
+    """Return a rating without any order to it, the same in every process."""
+    return random.Random(one.digest()).gauss(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate", "path"),
+    [
+        ({"max_params": 900_000}, digest_rating, "e74082c91b6c97ee"),
+        ({"max_params": 900_000}, linear_rating(0), "6b7c922dc520417c"),
+    ],
+    ids=["rough", "linear"],
+)
+def test_the_draws_are_those_of_the_first_release(settings, rate, path):
+    # Journals outlive versions: a search that is gone on with must ask for what it asked before.
+    space = BudgetedSpace(SearchSpace.preset("micro"), Budget(**settings))
+    lines = [
+        f"{one.generation} {one.origin} {one.architecture.digest()}"
+        for one in (rated.candidate for rated in run(Evolution(space), rate))
+    ]
+    assert len(lines) == 1000
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == path
 
 
 # --- small spaces
