@@ -1,5 +1,6 @@
 """Evolution by ask and tell, on ratings that need neither models nor images."""
 
+import hashlib
 import inspect
 import itertools
 import os
@@ -12,7 +13,7 @@ from collections import Counter
 import pytest
 
 from masktas.config import SearchSettings
-from masktas.evolve import Evolution
+from masktas.evolve import Evolution, Score
 from masktas.space import Budget, BudgetedSpace, SearchSpace
 
 TINY = BudgetedSpace(SearchSpace.preset("tiny"), Budget(max_params=6_500_000))
@@ -43,7 +44,7 @@ def linear_rating(seed):
 def run(evolution, rate):
     """Drive a search to its end; return its history."""
     while not evolution.done:
-        evolution.tell([rate(candidate.architecture) for candidate in evolution.ask()])
+        evolution.tell([Score(rate(candidate.architecture)) for candidate in evolution.ask()])
     return evolution.history
 
 
@@ -212,13 +213,13 @@ def test_another_process_draws_the_same():
     # Hashes of strings differ between processes; a resumed search must not notice.
     code = (
         "import random\n"
-        "from masktas.evolve import Evolution\n"
+        "from masktas.evolve import Evolution, Score\n"
         "from masktas.space import Budget, BudgetedSpace, SearchSpace\n"
         "space = BudgetedSpace(SearchSpace.preset('micro'), Budget(max_params=10**6))\n"
         "search = Evolution(space, population=8, generations=4)\n"
         "while not search.done:\n"
-        "    search.tell([c.architecture.embed_dim + c.architecture.num_heads[0] for c in"
-        " search.ask()])\n"
+        "    genes = [(c.architecture.embed_dim, c.architecture.num_heads) for c in search.ask()]\n"
+        "    search.tell([Score(width + heads[0]) for width, heads in genes])\n"
         "print([rated.candidate.architecture.digest() for rated in search.history])\n"
     )
     printed = {
@@ -241,7 +242,7 @@ def test_asking_again_returns_the_same_candidates():
     for _ in range(3):
         asked = list(evolution.ask())
         assert list(evolution.ask()) == asked
-        evolution.tell([rate(candidate.architecture) for candidate in asked])
+        evolution.tell([Score(rate(candidate.architecture)) for candidate in asked])
     assert evolution.done
     again = run(Evolution(MICRO, population=8, generations=3), rate)
     assert evolution.history == again
@@ -252,22 +253,46 @@ def test_a_wrong_number_of_ratings_is_refused_and_changes_nothing(count):
     evolution = Evolution(MICRO, population=8, generations=3)
     asked = list(evolution.ask())
     with pytest.raises(ValueError, match="zip"):
-        evolution.tell([1.0] * count)
+        evolution.tell([Score(1.0)] * count)
     assert evolution.history == []
     assert evolution.ask() == asked
-    evolution.tell([1.0] * 8)
+    evolution.tell([Score(1.0)] * 8)
     assert [rated.candidate for rated in evolution.history] == asked
 
 
 def test_ratings_go_to_candidates_in_their_order():
     evolution = Evolution(MICRO, population=4, generations=1)
     asked = list(evolution.ask())
-    evolution.tell([3.0, 1.0, 4.0, 4.0])
+    evolution.tell([Score(rating) for rating in (3.0, 1.0, 4.0, 4.0)])
     assert [(rated.candidate, rated.rating) for rated in evolution.history] == list(
         zip(asked, [3.0, 1.0, 4.0, 4.0], strict=True)
     )
     assert evolution.best.candidate == asked[2]
     assert evolution.done
+
+
+def digest_rating(one):
+    """Return a rating without any order to it, the same in every process."""
+    return random.Random(one.digest()).gauss(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate", "path"),
+    [
+        ({"max_params": 900_000}, digest_rating, "e74082c91b6c97ee"),
+        ({"max_params": 900_000}, linear_rating(0), "6b7c922dc520417c"),
+    ],
+    ids=["rough", "linear"],
+)
+def test_the_draws_are_those_of_the_first_release(settings, rate, path):
+    # Journals outlive versions: a search that is gone on with must ask for what it asked before.
+    space = BudgetedSpace(SearchSpace.preset("micro"), Budget(**settings))
+    lines = [
+        f"{one.generation} {one.origin} {one.architecture.digest()}"
+        for one in (rated.candidate for rated in run(Evolution(space), rate))
+    ]
+    assert len(lines) == 1000
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == path
 
 
 # --- small spaces
@@ -277,7 +302,7 @@ def test_a_space_smaller_than_a_generation_is_rated_once_and_done():
     small = budgeted()
     evolution = Evolution(small)
     assert not evolution.done
-    evolution.tell([1.0] * len(evolution.ask()))
+    evolution.tell([Score(1.0)] * len(evolution.ask()))
     assert evolution.done
     history = evolution.history
     assert len(history) == len({rated.candidate.architecture for rated in history}) == 8
@@ -307,7 +332,7 @@ def test_an_empty_generation_ends_the_search():
     told = 0
     while not evolution.done:
         asked = evolution.ask()
-        evolution.tell([1.0] * len(asked))
+        evolution.tell([Score(1.0)] * len(asked))
         told += 1
     assert told == len(evolution.history) + 1
     assert 4 < len(evolution.history) < rare.size() == 260

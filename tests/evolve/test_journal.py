@@ -7,16 +7,21 @@ import pytest
 
 from masktas.artifacts import append_lines
 from masktas.errors import ArtifactError
-from masktas.evolve import Evolution, journal
+from masktas.evolve import Evolution, Score, journal
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 
 SPACE = BudgetedSpace(SearchSpace.preset("demo"), Budget(max_params=200_000))
 POPULATION, GENERATIONS = 5, 3
 
 
-def rating(one):
-    """Rate by a number with all its digits, so that a journal that rounds is noticed."""
-    return random.Random(one.digest()).gauss(0, 1)
+def score(one):
+    """Score by numbers with all their digits, so that a journal that rounds is noticed."""
+    rng = random.Random(one.digest())
+    return Score(rng.gauss(0, 1), rng.random(), rng.randrange(1, 100), rng.random() < 0.8)
+
+
+def costs(one):
+    return {"params": params(one), "macs": macs(one), "latency": macs(one) / 7e6}
 
 
 def evolution(seed=0, space=SPACE):
@@ -29,9 +34,10 @@ def go_on(path, search, stop_after=None):
     rated = 0
     while not search.done and rated != stop_after:
         fresh = search.ask()[len(known) :]
-        ratings = [rating(candidate.architecture) for candidate in fresh]
-        journal.write(path, fresh, ratings, start=len(search.history) + len(known))
-        search.tell(known + ratings)
+        scores = [score(candidate.architecture) for candidate in fresh]
+        lines = list(zip(fresh, scores, strict=True))
+        journal.write(path, lines, len(search.history) + len(known), costs)
+        search.tell(known + scores)
         known = []
         rated += len(fresh)
     return rated
@@ -57,11 +63,53 @@ def test_every_candidate_has_a_line_with_what_a_reader_needs(whole):
             "generation": index // POPULATION,
             "origin": rated.candidate.origin,
             "rating": rated.rating,
+            "error": rated.score.error,
+            "images": rated.score.images,
+            "complete": rated.score.complete,
             "params": params(one),
             "macs": macs(one),
+            "latency": macs(one) / 7e6,
             "architecture": one.to_dict(),
         }
         assert Architecture.from_dict(entry["architecture"]) == one
+
+
+def test_a_rating_that_was_taken_from_another_search_says_from_which(tmp_path):
+    path = tmp_path / "history.jsonl"
+    rated = [(candidate, score(candidate.architecture)) for candidate in evolution().ask()]
+    taken = {rated[1][0].architecture: "main", rated[3][0].architecture: "fast"}
+    journal.write(path, rated, 0, costs, reused=taken)
+    entries = journal.read(path)
+    assert [entry.get("reused") for entry in entries] == [None, "main", None, "fast", None]
+    search = evolution()
+    assert journal.replay(path, search) == []
+    assert [one.score for one in search.history] == [one for _, one in rated]
+
+
+def test_a_generation_can_be_written_in_parts(whole, tmp_path):
+    path, history = whole
+    parts = tmp_path / "parts.jsonl"
+    for start in range(0, len(history), 2):
+        rated = [(one.candidate, one.score) for one in history[start : start + 2]]
+        journal.write(parts, rated, start, costs)
+    assert parts.read_bytes() == path.read_bytes()
+
+
+def test_a_journal_of_before_there_were_errors_is_read(tmp_path):
+    path = tmp_path / "history.jsonl"
+    search = evolution()
+    while not search.done:
+        search.tell([Score(score(one.architecture).rating) for one in search.ask()])
+    old = [
+        {"index": index, "rating": one.rating, "architecture": one.candidate.architecture.to_dict()}
+        for index, one in enumerate(search.history)
+    ]
+    append_lines(path, [json.dumps(entry) for entry in old[:-2]])
+    again = evolution()
+    known = journal.replay(path, again)
+    last = (GENERATIONS - 1) * POPULATION
+    assert again.history == search.history[:last]
+    assert known == [one.score for one in search.history[last:-2]]
 
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path):
@@ -113,7 +161,7 @@ def test_replay_returns_the_ratings_of_the_generation_cut_short(whole):
     path.write_text("".join(lines[: POPULATION + 2]) + lines[POPULATION + 2][:30])
     search = evolution()
     known = journal.replay(path, search)
-    assert known == [rated.rating for rated in history[POPULATION : POPULATION + 2]]
+    assert known == [rated.score for rated in history[POPULATION : POPULATION + 2]]
     assert search.history == history[:POPULATION]
     assert [one.generation for one in search.ask()] == [1] * POPULATION
 
@@ -159,6 +207,40 @@ def test_lines_that_are_no_candidates_are_refused(tmp_path, line):
     path = tmp_path / "history.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(ArtifactError, match=r"history\.jsonl"):
+        journal.replay(path, evolution())
+
+
+def test_more_candidates_than_the_search_rates_are_refused(whole):
+    path, _ = whole
+    shorter = Evolution(SPACE, population=POPULATION, generations=GENERATIONS - 1, parents=3)
+    with pytest.raises(ArtifactError, match=f"candidate {2 * POPULATION} .*other settings"):
+        journal.replay(path, shorter)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rating", None),
+        ("rating", "high"),
+        ("rating", float("nan")),
+        ("rating", float("-inf")),
+        ("rating", [1.0]),
+        ("error", float("nan")),
+        ("error", -1),
+        ("error", {}),
+        ("images", "all"),
+        ("images", True),
+        ("complete", "yes"),
+        ("complete", None),
+    ],
+)
+def test_a_candidate_without_a_proper_score_is_refused(whole, key, value):
+    path, _ = whole
+    entries = journal.read(path)
+    entries[1][key] = value
+    path.unlink()
+    append_lines(path, [json.dumps(entry) for entry in entries])
+    with pytest.raises(ArtifactError, match=r"history\.jsonl: not the journal of a search"):
         journal.replay(path, evolution())
 
 

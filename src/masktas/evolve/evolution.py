@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from masktas.evolve.strategy import Strategy, require_counts
 from masktas.space import Architecture, BudgetedSpace, crossover, mutate
+from masktas.space.vary import distance
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An architecture to rate, and where it came from (random, crossover or mutation)."""
-
-    architecture: Architecture
-    generation: int
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """A candidate with its rating; higher is better."""
-
-    candidate: Candidate
-    rating: float
-
-
-class Evolution:
+class Evolution(Strategy):
     """The paper's search: keep the `parents` best seen, cross half, mutate half, fill at random.
 
-    `ask` returns a generation, `tell` takes its ratings in the same order. The draws of a
-    generation depend on the seed, its number and the ratings before it alone, so a search that
-    is told the ratings of a journal goes on as the one that wrote it.
-
-    No architecture is asked for twice and none outside the budget. Every attempt is bounded:
-    where a small space runs dry, generations get smaller and at last empty.
-
     Args:
-        candidates: the architectures within the budget.
-        population: `N_p`, candidates of a generation.
-        generations: how many generations there are, the random first one included.
+        candidates, population, generations, patience, seed: see `Strategy`.
         parents: `k`, how many of the best are crossed and mutated.
         depth_probability, block_probability: `P_d`, `P_m`; see `masktas.space.mutate`.
-        seed: names the random numbers.
+        diversity: the least number of genes by which parents differ from each other; each is the
+            best that does, among the `population` best. 0 is the paper's way: the best, however
+            alike. These become so much alike in time that all their children have been rated,
+            and the generation is filled at random instead (docs/log.md).
     """
 
     def __init__(
@@ -54,73 +31,46 @@ class Evolution:
         parents: int = 10,
         depth_probability: float = 0.4,
         block_probability: float = 0.2,
+        diversity: int = 0,
+        patience: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.candidates = candidates
-        self.population = population
-        self.generations = generations
+        super().__init__(
+            candidates,
+            population=population,
+            generations=generations,
+            patience=patience,
+            seed=seed,
+        )
+        require_counts(parents=parents)
         self.parents = parents
         self.depth_probability = depth_probability
         self.block_probability = block_probability
-        self.seed = seed
-        self.history: list[Rated] = []
-        self._generation = 0
-        self._asked: list[Candidate] | None = None
-        self._seen: set[Architecture] = set()
+        self.diversity = diversity
 
     @property
-    def done(self) -> bool:
-        """Whether every generation has been rated, or every architecture has."""
-        return self._generation >= self.generations or len(self._seen) >= self.candidates.size()
+    def keeps(self) -> int:
+        """The parents of the next generation, or those they are chosen from."""
+        return max(self.parents, self.population) if self.diversity else self.parents
 
-    @property
-    def best(self) -> Rated:
-        """The best rated so far; among equals the first."""
-        return max(self.history, key=lambda rated: rated.rating)
-
-    def ask(self) -> list[Candidate]:
-        """Return the candidates of this generation; the same ones until `tell` is called."""
-        if self._asked is None:
-            self._asked = self._next_generation()
-        return self._asked
-
-    def tell(self, ratings: list[float]) -> None:
-        """Take the ratings of what `ask` returned, in its order."""
-        asked = self.ask()
-        self.history += [Rated(c, rating) for c, rating in zip(asked, ratings, strict=True)]
-        self._seen.update(candidate.architecture for candidate in asked)
-        self._generation = self._generation + 1 if asked else self.generations
-        self._asked = None
-
-    def _next_generation(self) -> list[Candidate]:
-        # Keyed, not continued: what a generation draws does not hang on how it was reached.
-        rng = random.Random(f"{self.seed}/{self._generation}")
+    def _draw(self, rng: random.Random) -> dict[Architecture, str]:
         chosen: dict[Architecture, str] = {}
-        best = sorted(self.history, key=lambda rated: -rated.rating)[: self.parents]
-        elders = [rated.candidate.architecture for rated in best]
+        elders = self._elders()
         if elders:
             half = self.population // 2
             self._collect(chosen, "crossover", half, lambda: self._cross(elders, rng))
             self._collect(chosen, "mutation", len(chosen) + half, lambda: self._mutate(elders, rng))
-        self._collect(chosen, "random", self.population, lambda: self.candidates.sample(rng))
-        return [Candidate(one, self._generation, origin) for one, origin in chosen.items()]
+        self._collect_random(chosen, rng)
+        return chosen
 
-    def _collect(
-        self,
-        chosen: dict[Architecture, str],
-        origin: str,
-        until: int,
-        draw: Callable[[], Architecture | None],
-    ) -> None:
-        """Draw new architectures within the budget until there are `until`, with bounded tries."""
-        for _ in range(20 * self.population):
-            if len(chosen) >= until:
-                return
-            one = draw()
-            if one is None or one in chosen or one in self._seen:
-                continue
-            if self.candidates.contains(one):
-                chosen[one] = origin
+    def _elders(self) -> list[Architecture]:
+        """Return the parents, best first: each differs from those before by enough genes."""
+        elders: list[Architecture] = []
+        for rated in self.top(self.keeps):
+            one = rated.candidate.architecture
+            if all(distance(one, other) >= self.diversity for other in elders):
+                elders.append(one)
+        return elders[: self.parents]
 
     def _cross(self, elders: list[Architecture], rng: random.Random) -> Architecture | None:
         first = rng.choice(elders)

@@ -1,8 +1,13 @@
-"""The two operators of the evolution (SPEC 4): both return an architecture of the space, always."""
+"""How architectures vary: the two operators of the evolution (SPEC 4), neighbours, distance.
+
+Whatever comes out is an architecture of the space, always.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 from masktas.errors import SpaceError
 from masktas.space.architecture import Architecture
@@ -64,3 +69,51 @@ def crossover(
         tuple(int(either(p)) for p in zip(first.num_heads, second.num_heads, strict=True)),
         tuple(either(p) for p in zip(first.mlp_ratio, second.mlp_ratio, strict=True)),
     )
+
+
+def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+    """Yield every architecture of the space that is one step away, each once.
+
+    A step is another number of heads or another MLP ratio in one block, the next smaller or larger
+    width, or the next smaller or larger depth: a shallower one keeps the first blocks, a deeper
+    one gets any new block at its end (where depths are further apart, that block repeated).
+    """
+    width, heads, ratios = one.embed_dim, one.num_heads, one.mlp_ratio
+    for block in range(one.depth):
+        for other in space.num_heads:
+            if other != heads[block]:
+                yield space.build(width, (*heads[:block], other, *heads[block + 1 :]), ratios)
+        for ratio in space.mlp_ratio:
+            if ratio != ratios[block]:
+                yield space.build(width, heads, (*ratios[:block], ratio, *ratios[block + 1 :]))
+    for next_width in _beside(space.embed_dim, width):
+        yield space.build(next_width, heads, ratios)
+    for depth in _beside(space.depth, one.depth):
+        more = depth - one.depth
+        if more < 0:
+            yield space.build(width, heads[:depth], ratios[:depth])
+        else:
+            for new_heads, new_ratio in itertools.product(space.num_heads, space.mlp_ratio):
+                yield space.build(width, heads + (new_heads,) * more, ratios + (new_ratio,) * more)
+
+
+def distance(first: Architecture, second: Architecture) -> int:
+    """Count the genes by which two architectures differ: width, and heads and ratio of each block.
+
+    Both genes of a block that only one of them has count.
+    """
+    return sum(
+        mine != its
+        for genes, others in (
+            ((first.embed_dim,), (second.embed_dim,)),
+            (first.num_heads, second.num_heads),
+            (first.mlp_ratio, second.mlp_ratio),
+        )
+        for mine, its in itertools.zip_longest(genes, others)
+    )
+
+
+def _beside(choices: tuple[int, ...], mine: int) -> tuple[int, ...]:
+    """Return the next smaller and the next larger choice, where there are."""
+    at = choices.index(mine)
+    return choices[max(0, at - 1) : at] + choices[at + 1 : at + 2]
