@@ -1,6 +1,14 @@
 """Typed settings, one set for each stage. No torch here."""
 
+from masktas.config.fields import Settings
 from masktas.config.load import load, resolve, validate
+from masktas.config.searching import (
+    BudgetSettings,
+    LatencySettings,
+    RatingSettings,
+    SearchSettings,
+    StrategySettings,
+)
 from masktas.config.settings import (
     AdoptedTeacher,
     AllSettings,
@@ -8,8 +16,6 @@ from masktas.config.settings import (
     FinetuneSettings,
     MaskedSettings,
     RuntimeSettings,
-    SearchSettings,
-    Settings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
@@ -18,12 +24,16 @@ from masktas.config.settings import (
 __all__ = [
     "AdoptedTeacher",
     "AllSettings",
+    "BudgetSettings",
     "DataSettings",
     "FinetuneSettings",
+    "LatencySettings",
     "MaskedSettings",
+    "RatingSettings",
     "RuntimeSettings",
     "SearchSettings",
     "Settings",
+    "StrategySettings",
     "SupernetSettings",
     "TeacherSettings",
     "TrainSettings",

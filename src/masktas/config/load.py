@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from masktas.config.settings import AllSettings, Settings
+from masktas.config.fields import Settings
+from masktas.config.settings import AllSettings
 from masktas.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)

@@ -1,89 +1,28 @@
 """One typed set of settings for each stage: a default, a range and a sentence for every one.
 
 The command line makes its flags from these, a configuration file its sections, and every
-stage writes the resolved ones into its folder.
+stage writes the resolved ones into its folder. Those of search and validation: `searching`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from masktas.errors import BudgetError, ConfigError
-from masktas.formats import format_size, parse_bytes, parse_size
-from masktas.space import Budget, parse_quantity
-from masktas.stopping import parse_duration
-
-
-class Settings(BaseModel):
-    """Common to all: unknown keys are refused, values never change once made."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-
-def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:
-    low, high = value
-    if not 0 < low <= high <= 1:
-        raise ValueError("give two shares of the image's area, 0 < least <= most <= 1")
-    return value
-
-
-def _quantity(value: object) -> str:
-    try:
-        parse_quantity(str(value))
-    except BudgetError as error:
-        raise ValueError(str(error)) from None
-    return str(value)
-
-
-def _duration(value: object) -> str:
-    try:
-        parse_duration(str(value))
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return str(value)
-
-
-def _image_size(value: object) -> int | str:
-    return format_size(parse_size("" if isinstance(value, bool) else str(value)))
-
-
-def _per_channel(value: object) -> object:
-    """Read numbers between commas, or a list of them."""
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        numbers = [float(part) for part in parts]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise ValueError("give a number for each channel: 0.5,0.5,0.5") from None
-    if not all(0 <= number <= 1 for number in numbers):
-        raise ValueError("give numbers in [0, 1], where 1 is white")
-    return ",".join(f"{number:.10g}" for number in numbers)
-
-
-def _bytes(value: object) -> str:
-    parse_bytes(str(value))
-    return str(value)
-
-
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("input should be a whole number")
-    return value
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
-Ratio = Annotated[float, Field(gt=0, lt=1)]
-ImageSize = Annotated[int | str, BeforeValidator(_image_size)]
-Channels = Annotated[int, BeforeValidator(_not_bool), Field(gt=0, le=1024)]
-PerChannel = Annotated[str, BeforeValidator(_per_channel)]
-Bytes = Annotated[str, BeforeValidator(_bytes)]
-CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
-Quantity = Annotated[str, BeforeValidator(_quantity)]
-Duration = Annotated[str, BeforeValidator(_duration)]
+from masktas.config.fields import (
+    Bytes,
+    Channels,
+    Count,
+    CropScale,
+    Duration,
+    ImageSize,
+    PerChannel,
+    Ratio,
+    Settings,
+    Share,
+)
+from masktas.config.searching import SearchSettings
 
 
 class DataSettings(Settings):
@@ -271,56 +210,6 @@ class SupernetSettings(MaskedSettings, AdoptedTeacher):
         10, description="Times, evenly over the epochs, that fixed networks are watched."
     )
     probe_images: Count = Field(512, description="Validation images they are watched on.")
-
-
-class SearchSettings(Settings):
-    """Evolution within a budget, rated without labels (SPEC 4)."""
-
-    max_params: Quantity | None = Field(None, description="At most this many parameters: 6M.")
-    min_params: Quantity | None = Field(None, description="At least this many parameters.")
-    max_macs: Quantity | None = Field(
-        None, description="At most this many multiply-accumulates (the field's FLOPs): 1.3G."
-    )
-    min_macs: Quantity | None = Field(None, description="At least this many multiply-accumulates.")
-    num_classes: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Classes of the head that the budget counts; the space's own if unset."
-    )
-    population: Count = Field(50, description="Candidates of a generation, N_p.")
-    generations: Count = Field(20, description="Generations, the random first one included.")
-    parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
-    depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.4, description="Chance that a mutation redraws depth, and width, P_d."
-    )
-    block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="Chance that a mutation redraws a block's gene, P_m."
-    )
-    num_images: Count = Field(2000, description="Search images that every candidate is rated on.")
-    batch_size: Count = Field(500, description="Images rated at once; changes speed and memory.")
-    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is hidden.")
-    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="tau of equation (16).")
-    rows: Literal["raw", "scaled", "unit"] = Field(
-        "scaled",
-        description="Rows of (16): as they are, over sqrt(width), or centred and of length 1.",
-    )
-    include_self: bool = Field(
-        False, description="Whether a patch is compared with itself too, k = j in (16)."
-    )
-    baselines: Annotated[int, Field(ge=0)] = Field(
-        5, description="Random architectures of the winner's size rated beside it."
-    )
-
-    def budget(self) -> Budget:
-        """Return the limits as numbers."""
-        limits = {
-            name: getattr(self, name)
-            for name in ("min_params", "max_params", "min_macs", "max_macs")
-        }
-        return Budget(
-            **{
-                name: None if text is None else parse_quantity(text)
-                for name, text in limits.items()
-            }
-        )
 
 
 class FinetuneSettings(TrainSettings):

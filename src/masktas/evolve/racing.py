@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Given which of the candidates, and which images (from, to): a number for each, [k, to - from].
-Values = Callable[[Sequence[int], int, int], "NDArray[np.float64]"]
+# Which of the candidates, and how many images: a number for each of these images, [k, images].
+Values = Callable[[Sequence[int], int], "NDArray[np.float64]"]
 
 
 def rungs(num_images: int, *, first: int = 100, factor: int = 2) -> list[int]:
@@ -54,7 +54,7 @@ def race(
 
     Args:
         num: candidates.
-        values: rates some of them on some of the images.
+        values: rates some of them on the first so many images.
         ends: images seen after each round, ascending; the last is all.
         elders: `[e, n]`, numbers of the best of before for each of the images.
         keeps: how many of the best have to be right.
@@ -70,11 +70,9 @@ def race(
     seen = np.zeros((num, ends[-1]))
     last = np.zeros(num, dtype=int)  # images that each has seen
     alive = np.arange(num)
-    start = 0
     for end in ends:
-        seen[alive, start:end] = values([int(index) for index in alive], start, end)
+        seen[alive, :end] = values([int(index) for index in alive], end)
         last[alive] = end
-        start = end
         if end < ends[-1]:
             alive = _left(seen[alive, :end], elders[:, :end], alive, keeps, confidence)
         if not len(alive):

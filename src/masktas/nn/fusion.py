@@ -30,7 +30,7 @@ class Fusion:
         self._sample = dict(sample)
 
     def __call__(self, numbers: Mapping[str, Numbers], end: int) -> Numbers:
-        """Return a number for each of the first `end` images, `[end]`, whose mean is the fused rating.
+        """Return a number for each of the first `end` images; their mean is the fused rating.
 
         A place is no mean over images; how much one image moves it is the slope of the place at the
         network's mean, so the spread of these numbers gives its standard error (delta method).

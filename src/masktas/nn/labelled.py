@@ -57,7 +57,8 @@ def _ridge(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
     offset = wanted.mean(dim=0)
     gram = x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     weights = torch.linalg.solve(gram, x.T @ (wanted - offset))
-    return ((others.double() - mean) / std) @ weights + offset
+    scores: Tensor = ((others.double() - mean) / std) @ weights + offset
+    return scores
 
 
 class Knn:
@@ -86,4 +87,5 @@ class Knn:
         likeness.fill_diagonal_(-torch.inf)
         near = likeness.topk(min(NEIGHBOURS, len(x) - 1), dim=1)
         votes = F.one_hot(labels[near.indices]) * near.values.unsqueeze(-1)
-        return (votes.sum(dim=1).argmax(dim=1) == labels).double()
+        right: Tensor = votes.sum(dim=1).argmax(dim=1) == labels
+        return right.double()

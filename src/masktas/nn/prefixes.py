@@ -53,7 +53,9 @@ class Prefixes:
         self.computed = self.asked = 0
 
     @torch.no_grad()
-    def encode(self, architecture: Architecture, batch: int, visible: Tensor, ids: Tensor) -> Tensor:
+    def encode(
+        self, architecture: Architecture, batch: int, visible: Tensor, ids: Tensor
+    ) -> Tensor:
         """Return what `ViT.forward_features` of that subnet does, `[n, 1 + V, D]`.
 
         Args:

@@ -148,7 +148,8 @@ class Reconstruction:
         """Predict the masked patches and compare."""
         masked, ids_keep, ids_masked = target
         predicted = heads.decoder(tokens, ids_keep, ids_masked)
-        return -(predicted.float() - masked).square().mean(dim=(1, 2))
+        loss: Tensor = (predicted.float() - masked).square().mean(dim=(1, 2))
+        return -loss
 
     def per_image(self, answers: Tensor) -> Tensor:
         """They are that already."""

@@ -1,0 +1,89 @@
+"""What settings are made of: numbers and texts with a range, read as people write them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from masktas.errors import BudgetError, ConfigError
+from masktas.formats import format_size, parse_bytes, parse_size
+from masktas.space.limits import parse_limit
+from masktas.stopping import parse_duration
+
+
+class Settings(BaseModel):
+    """Common to all: unknown keys are refused, values never change once made."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high <= 1:
+        raise ValueError("give two shares of the image's area, 0 < least <= most <= 1")
+    return value
+
+
+def _limit(what: str) -> BeforeValidator:
+    def read(value: object) -> str:
+        try:
+            parse_limit(what, str(value))
+        except BudgetError as error:
+            raise ValueError(str(error)) from None
+        return str(value)
+
+    return BeforeValidator(read)
+
+
+def _duration(value: object) -> str:
+    try:
+        parse_duration(str(value))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return str(value)
+
+
+def _image_size(value: object) -> int | str:
+    return format_size(parse_size("" if isinstance(value, bool) else str(value)))
+
+
+def _per_channel(value: object) -> object:
+    """Read numbers between commas, or a list of them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        numbers = [float(part) for part in parts]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ValueError("give a number for each channel: 0.5,0.5,0.5") from None
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ValueError("give numbers in [0, 1], where 1 is white")
+    return ",".join(f"{number:.10g}" for number in numbers)
+
+
+def _bytes(value: object) -> str:
+    parse_bytes(str(value))
+    return str(value)
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("input should be a whole number")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+ImageSize = Annotated[int | str, BeforeValidator(_image_size)]
+Channels = Annotated[int, BeforeValidator(_not_bool), Field(gt=0, le=1024)]
+PerChannel = Annotated[str, BeforeValidator(_per_channel)]
+Bytes = Annotated[str, BeforeValidator(_bytes)]
+CropScale = Annotated[tuple[float, float], AfterValidator(_crop_scale)]
+Params = Annotated[str, _limit("params")]
+Macs = Annotated[str, _limit("macs")]
+Latency = Annotated[str, _limit("latency")]
+Size = Annotated[str, _limit("size")]
+Memory = Annotated[str, _limit("memory")]
+Duration = Annotated[str, BeforeValidator(_duration)]

@@ -1,0 +1,189 @@
+"""Settings of the search, in the groups one thinks in: budget, latency, rating, strategy.
+
+`masktas search`, `validate`, `run` and `plan` share them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from masktas.config.fields import (
+    Bytes,
+    Count,
+    Latency,
+    Macs,
+    Memory,
+    Params,
+    Settings,
+    Share,
+    Size,
+)
+from masktas.space import Budget, Costs, SearchSpace
+from masktas.space.limits import QUANTITIES
+
+LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
+
+
+class BudgetSettings(Settings):
+    """What a network may cost: any mix of limits, absolute or relative to another network."""
+
+    max_params: Params | None = Field(
+        None,
+        description="At most this many parameters: 6M, or 80% of uniform:384x12 (or of smallest, "
+        "middle, largest, or an architecture.json).",
+    )
+    min_params: Params | None = Field(None, description="At least this many parameters.")
+    max_macs: Macs | None = Field(
+        None, description="At most this many multiply-accumulates (the field's FLOPs): 1.3G."
+    )
+    min_macs: Macs | None = Field(None, description="At least this many multiply-accumulates.")
+    max_latency: Latency | None = Field(
+        None, description="At most this long for one inference, as measured: 5ms."
+    )
+    min_latency: Latency | None = Field(None, description="At least this long for one inference.")
+    max_size: Size | None = Field(
+        None, description="At most so many bytes of weights in the export precision: 20MB."
+    )
+    min_size: Size | None = Field(None, description="At least so many bytes of weights.")
+    max_memory: Memory | None = Field(
+        None, description="At most this much memory for activations of one inference: 8MB."
+    )
+    min_memory: Memory | None = Field(None, description="At least this much memory.")
+    num_classes: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Classes of the head that the budget counts; the space's own if unset."
+    )
+    export_precision: Literal["fp32", "fp16", "bf16"] = Field(
+        "fp32", description="Of the weights whose size, and activations whose memory, counts."
+    )
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """The limits that are set, as they were written."""
+        said = {name: getattr(self, name) for name in LIMITS}
+        return {name: text for name, text in said.items() if text is not None}
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether a latency has to be known."""
+        return self.max_latency is not None or self.min_latency is not None
+
+    def budget(self, space: SearchSpace, costs: Costs) -> Budget:
+        """Return the limits as numbers; relative ones need the space."""
+        return Budget.of(self.limits, space, costs)
+
+
+class LatencySettings(Settings):
+    """What latency is measured on."""
+
+    latency: str | None = Field(
+        None,
+        description="A model that `masktas latency build` has made; if unset, one of the target "
+        "below is taken from OUT/latency, or built there.",
+    )
+    latency_engine: Literal["eager", "compiled", "onnxruntime"] = Field(
+        "eager", description="What runs the network: torch, torch.compile, or onnxruntime."
+    )
+    latency_device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    latency_threads: Count | None = Field(
+        None, description="Threads of the CPU; as many as torch takes if unset."
+    )
+    latency_batch: Count = Field(1, description="Images of one inference.")
+    latency_precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of weights and activations."
+    )
+    latency_command: str | None = Field(
+        None,
+        description="A program of yours that measures instead, on a phone or a board: it is given "
+        "a network's folder and prints milliseconds (docs/latency.md).",
+    )
+
+
+class RatingSettings(Settings):
+    """How good a network is, without training it (SPEC 4)."""
+
+    rating: Literal[
+        "consistency", "reconstruction", "feature", "fusion", "accuracy", "knn", "params", "macs"
+    ] = Field(
+        "consistency",
+        description="Agreement with the teacher (13-16), pixel loss, the rank fusion of both, "
+        "feature loss; with labels a linear classifier or nearest neighbours; or size alone.",
+    )
+    num_images: Count = Field(2000, description="Search images that every candidate is rated on.")
+    batch_size: Count | None = Field(
+        None, description="Images rated at once; by the device's memory if unset."
+    )
+    mask_ratio: Share = Field(
+        0.9, description="Share r of the patches that is hidden; 0: all are visible."
+    )
+    num_masks: Count = Field(1, description="Masks under which each image is shown.")
+    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="tau of equation (16).")
+    rows: Literal["raw", "scaled", "unit"] = Field(
+        "scaled",
+        description="Rows of (16): as they are, over sqrt(width), or centred and of length 1.",
+    )
+    include_self: bool = Field(
+        False, description="Whether a patch is compared with itself too, k = j in (16)."
+    )
+    class_token: bool = Field(
+        False, description="Whether the class token is a row of (16) as well."
+    )
+    prefix_memory: Bytes = Field(
+        "1GB",
+        description="Memory for what candidates with the same first blocks share; changes speed.",
+    )
+
+
+def _objectives(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(QUANTITIES):
+        raise ValueError(f"give names between commas, of {', '.join(QUANTITIES)}")
+    return ",".join(dict.fromkeys(names))
+
+
+class StrategySettings(Settings):
+    """How candidates are chosen, and how many."""
+
+    strategy: Literal["evolution", "random", "local", "nsga2", "exhaustive"] = Field(
+        "evolution",
+        description="The paper's evolution, random search, hill climbing, NSGA-II over rating and "
+        "costs at once, or every network.",
+    )
+    objectives: Annotated[str, AfterValidator(_objectives)] | None = Field(
+        None,
+        description="Costs that NSGA-II lowers and the front is drawn over: params,latency; those "
+        "the budget limits if unset.",
+    )
+    population: Count = Field(50, description="Candidates of a generation, N_p.")
+    generations: Count = Field(20, description="Generations, the random first one included.")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        10, description="Stop after so many generations without a better one; 0: never."
+    )
+    parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
+    depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.4, description="Chance that a mutation redraws depth, and width, P_d."
+    )
+    block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="Chance that a mutation redraws a block's gene, P_m."
+    )
+    diversity: Annotated[int, Field(ge=0)] = Field(
+        0, description="Genes in which parents differ at least; 0 is the paper's way."
+    )
+    racing: bool = Field(
+        False,
+        description="Rate all on a few images first and drop what cannot win: much faster.",
+    )
+    confidence: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="Standard errors by which a candidate must be behind to be dropped."
+    )
+    top_k: Count = Field(1, description="Best networks that are written, the winner included.")
+    baselines: Annotated[int, Field(ge=0)] = Field(
+        5,
+        description="Random architectures of the winner's size written beside it; 0 leaves out the "
+        "random search too.",
+    )
+
+
+class SearchSettings(BudgetSettings, LatencySettings, RatingSettings, StrategySettings):
+    """A search within a budget, rated without labels (SPEC 4)."""
