@@ -20,7 +20,7 @@ from masktas.space import Architecture, SearchSpace
 from masktas.space.latency import FIXED, LatencyModel
 
 HELD_OUT = 20
-NOISY = 0.05  # a second quietest turn that is slower by this share: no quiet machine
+NOISY = 0.05  # on average: no quiet machine
 
 
 def build_model(
@@ -57,8 +57,8 @@ def build_model(
     noise = mean_noise(timings)
     if console is not None and noise is not None and noise > NOISY:
         console.warn(
-            f"This machine is not quiet: the same network took {noise:.0%} longer in its second "
-            "quietest turn. Measure again when nothing else runs."
+            f"This machine is not quiet: times of the same network differ by {noise:.0%} between "
+            "one half of its turns and the other. Measure again when nothing else runs."
         )
     times = {one: timing.median_ms for one, timing in zip([*fitted, *others], timings, strict=True)}
     costs = fit(space, {one: times[one] for one in fitted})

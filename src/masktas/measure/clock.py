@@ -1,10 +1,8 @@
 """How long one call takes: in turns, since a machine is never quite quiet.
 
 A turn is a warm-up and some timed calls. Many networks take turns, again and again, so that what
-else the machine does meets all of them alike. A network's time is the median of its quietest
-turn: other work makes a turn slower, nothing makes it faster. On a machine that trained on both
-of its cores meanwhile, models fitted to it were off by 1.5 % on average, those fitted to the median
-of all turns by 2.9 % (docs/latency.md).
+else the machine does meets all of them alike. A network's time is the median of the calls of the
+quieter half of its turns: other work makes a turn slower, nothing makes it faster.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from masktas.measure.target import Target
 from masktas.seeding import seed_for
 
 TURN_SECONDS = 0.05
@@ -28,8 +27,8 @@ SLOW_SECONDS = 0.5  # of a call: one in a turn is enough then
 WARM_UPS = 10
 WARM_SECONDS = 5.0
 GETTING_FASTER = 0.95
-OUTER = 10  # low and high: so many per cent of the calls are below, and above
 
+Clock = Callable[[], float]
 Turn = list[float]  # the milliseconds of the timed calls of a turn
 
 
@@ -38,10 +37,11 @@ class Timing:
     """How long one inference takes.
 
     Attributes:
-        median_ms: of the calls of the quietest turn.
+        median_ms: of the calls of the quieter half of the turns.
         low_ms, high_ms: a tenth of all calls were faster, a tenth slower.
         repeats: timed calls in all.
-        noise: by which share the second quietest turn was slower; None if there was but one.
+        noise: by which share `median_ms` of every other turn differs from that of the turns
+            between; None if there was but one turn.
     """
 
     median_ms: float
@@ -52,13 +52,19 @@ class Timing:
 
     @classmethod
     def of(cls, turns: Sequence[Turn]) -> Timing:
-        """Sum up turns."""
-        medians = sorted(statistics.median(turn) for turn in turns)
+        """Sum up turns, in the order in which they were taken."""
         calls = sorted(ms for turn in turns for ms in turn)
-        tenth = (len(calls) - 1) / OUTER
-        low, high = calls[round(tenth)], calls[len(calls) - 1 - round(tenth)]
-        noise = medians[1] / medians[0] - 1 if len(medians) > 1 else None
-        return cls(medians[0], low, high, len(calls), noise)
+        tenth = round((len(calls) - 1) / 10)
+        noise = None
+        if len(turns) > 1:
+            noise = abs(_quiet_median(turns[::2]) / _quiet_median(turns[1::2]) - 1)
+        low, high = calls[tenth], calls[len(calls) - 1 - tenth]
+        return cls(_quiet_median(turns), low, high, len(calls), noise)
+
+
+def _quiet_median(turns: Sequence[Turn]) -> float:
+    quiet = sorted(turns, key=statistics.median)[: (len(turns) + 1) // 2]
+    return statistics.median([ms for turn in quiet for ms in turn])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +73,13 @@ class Rounds:
 
     Attributes:
         least, most: rounds; after the least it ends as soon as times have settled.
-        settled: they have when the second quietest turns are slower by this share on average.
+        settled: they have when their `noise` is at most this on average.
         seconds: after which no more than two rounds are made, or what has been begun.
     """
 
     least: int = 5
     most: int = 25
-    settled: float = 0.01
+    settled: float = 0.015
     seconds: float = 900.0
 
     def over(self, done: int, noise: float | None, seconds: float) -> bool:
@@ -88,7 +94,16 @@ class Rounds:
 ONCE = Rounds(least=1, most=1)  # of a user's own measure, which repeats what it needs to
 
 
-def time_turn(run: Callable[[], object]) -> Turn:
+def clock_for(target: Target) -> Clock:
+    """Return the clock to time a target by: seconds of the wall, or of this thread alone.
+
+    What runs in one thread of the CPU computes all the time that it has the processor. Its own
+    seconds leave out when another program had it, and on a quiet machine are those of the wall.
+    """
+    return time.thread_time if target.describe()["threads"] == 1 else time.perf_counter
+
+
+def time_turn(run: Callable[[], object], *, clock: Clock = time.perf_counter) -> Turn:
     """Time calls of `run`, which returns when its work is done: warm-up, then up to 50.
 
     Nothing is collected meanwhile.
@@ -96,24 +111,24 @@ def time_turn(run: Callable[[], object]) -> Turn:
     collects = gc.isenabled()
     gc.disable()
     try:
-        call = _warm_up(run)
+        call = _warm_up(run, clock)
         least = 1 if call > SLOW_SECONDS else LEAST_CALLS
         times: Turn = []
         until = time.perf_counter() + TURN_SECONDS
         while len(times) < least or (len(times) < MOST_CALLS and time.perf_counter() < until):
-            times.append(1e3 * _seconds(run))
+            times.append(1e3 * _seconds(run, clock))
         return times
     finally:
         if collects:
             gc.enable()
 
 
-def _warm_up(run: Callable[[], object]) -> float:
+def _warm_up(run: Callable[[], object], clock: Clock) -> float:
     """Call until it gets no faster, or often enough; return the fastest call's seconds."""
     until = time.perf_counter() + WARM_SECONDS
-    best = _seconds(run)
+    best = _seconds(run, clock)
     for _ in range(WARM_UPS):
-        last = _seconds(run)
+        last = _seconds(run, clock)
         steady = last >= GETTING_FASTER * best
         best = min(best, last)
         if steady or time.perf_counter() > until:
@@ -121,10 +136,10 @@ def _warm_up(run: Callable[[], object]) -> float:
     return best
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from masktas.measure.clock import Turn, time_turn, torch_threads
+from masktas.measure.clock import Turn, clock_for, time_turn, torch_threads
 from masktas.measure.command import call_function, run_command
 from masktas.measure.engines import DTYPES, Run, Weights, forget_compiled, random_network, runner
 from masktas.measure.target import Target
@@ -29,6 +29,7 @@ class Meter:
         self._folder = tempfile.TemporaryDirectory(prefix="masktas-latency-")
         self._compiled: dict[Architecture, Run] = {}
         if not target.is_own:
+            self._clock = clock_for(target)
             self._weights = Weights(target.runtime.device, DTYPES[target.precision])
 
     def __enter__(self) -> Meter:
@@ -56,7 +57,7 @@ class Meter:
             )
             return [milliseconds]
         with torch_threads(target.threads):
-            return time_turn(self._ready(architecture))
+            return time_turn(self._ready(architecture), clock=self._clock)
 
     def _ready(self, architecture: Architecture) -> Run:
         if architecture in self._compiled:

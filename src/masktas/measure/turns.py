@@ -126,6 +126,6 @@ def _take_round(
 
 
 def mean_noise(timings: Sequence[Timing]) -> float | None:
-    """Return by which share second quietest turns were slower, on average; None if none were."""
+    """Return the noise of timings on average; None where there was but one turn."""
     noises = [timing.noise for timing in timings if timing.noise is not None]
     return sum(noises) / len(noises) if noises else None
