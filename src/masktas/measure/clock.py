@@ -2,7 +2,7 @@
 
 A turn is a warm-up and some timed calls. Many networks take turns, again and again, so that what
 else the machine does meets all of them alike. A network's time is the median of the calls of the
-quieter half of its turns: other work makes a turn slower, nothing makes it faster.
+quietest quarter of its turns: other work makes a turn slower, nothing makes it faster.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Timing:
     """How long one inference takes.
 
     Attributes:
-        median_ms: of the calls of the quieter half of the turns.
+        median_ms: of the calls of the quietest quarter of the turns.
         low_ms, high_ms: a tenth of all calls were faster, a tenth slower.
         repeats: timed calls in all.
         noise: by which share `median_ms` of every other turn differs from that of the turns
@@ -63,7 +63,7 @@ class Timing:
 
 
 def _quiet_median(turns: Sequence[Turn]) -> float:
-    quiet = sorted(turns, key=statistics.median)[: (len(turns) + 1) // 2]
+    quiet = sorted(turns, key=statistics.median)[: (len(turns) + 3) // 4]
     return statistics.median([ms for turn in quiet for ms in turn])
 
 
