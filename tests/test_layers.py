@@ -14,7 +14,7 @@ FLOORS = {
     "errors": 0, "formats": 0, "seeding": 0, "launch": 0, "stopping": 0, "native": 0, "space": 0,
     "evolve": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
-    "train": 3,
+    "train": 3, "measure": 3,
     "stages": 4,
     "pipeline": 5, "cli": 5, "__main__": 5, "": 5,
 }  # fmt: skip

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         TeacherSettings,
     )
     from masktas.errors import MasktasError
+    from masktas.measure.target import Target as LatencyTarget
     from masktas.pipeline import demo, run
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
     from masktas.stages.finetune import finetune
+    from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.plan import plan
     from masktas.stages.report import report
     from masktas.stages.search import search
@@ -35,16 +37,19 @@ _HOMES = {
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
     "FinetuneSettings": "masktas.config",
+    "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
     "RuntimeSettings": "masktas.config",
     "SearchSettings": "masktas.config",
     "SearchSpace": "masktas.space",
     "SupernetSettings": "masktas.config",
     "TeacherSettings": "masktas.config",
+    "build_latency": "masktas.stages.latency",
     "demo": "masktas.pipeline",
     "finetune": "masktas.stages.finetune",
     "load": "masktas.train.networks:load_network",
     "macs": "masktas.space",
+    "measure_latency": "masktas.stages.latency",
     "params": "masktas.space",
     "plan": "masktas.stages.plan",
     "report": "masktas.stages.report",
@@ -60,16 +65,19 @@ __all__ = [
     "Budget",
     "DataSettings",
     "FinetuneSettings",
+    "LatencyTarget",
     "MasktasError",
     "RuntimeSettings",
     "SearchSettings",
     "SearchSpace",
     "SupernetSettings",
     "TeacherSettings",
+    "build_latency",
     "demo",
     "finetune",
     "load",
     "macs",
+    "measure_latency",
     "params",
     "plan",
     "report",

@@ -19,6 +19,10 @@ class BudgetError(SpaceError):
     """A budget that cannot be read, or that no architecture of the space meets."""
 
 
+class LatencyError(MasktasError):
+    """A latency that could not be measured: a command that fails, a time that is no number."""
+
+
 class DataError(MasktasError):
     """Images that are not there, cannot be read, or are too few."""
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from cyclopts import App
 
 from masktas.cli import COMMANDS, build_app
 
@@ -30,6 +31,10 @@ ADOPTED = {
     "--teacher-partial", "--no-teacher-partial",
 }  # fmt: skip
 BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
+TARGET = {
+    "--engine", "--device", "--threads", "--batch", "--precision", "--command", "--timeout",
+    "--quiet", "--json",
+}  # fmt: skip
 
 FLAGS = {
     "demo": COMMON,
@@ -49,14 +54,24 @@ FLAGS = {
     "plan": MACHINE | IMAGES | BUDGET | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
         "--config", "--quiet", "--json"},
+    "latency build": TARGET | {"--out", "--held-out", "--seed", "--overwrite"},
+    "latency measure": TARGET,
     "show": {"--json"},
     "doctor": {"--json"},
 }  # fmt: skip
 
 
+def parser_of(command: str) -> App:
+    """Return a command's own parser; some commands are of two words."""
+    app = build_app()
+    for word in command.split():
+        app = app[word]
+    return app
+
+
 def flags_of(command: str) -> set[str]:
     """Collect what a command's own parser accepts."""
-    arguments = build_app()[command].assemble_argument_collection()
+    arguments = parser_of(command).assemble_argument_collection()
     return {name for argument in arguments for name in argument.names if name.startswith("--")}
 
 
@@ -72,7 +87,7 @@ def test_flags_are_the_ones_promised(command: str) -> None:
 
 def test_every_flag_is_explained() -> None:
     for command in FLAGS:
-        for argument in build_app()[command].assemble_argument_collection():
+        for argument in parser_of(command).assemble_argument_collection():
             if argument.parse and argument.show:
                 assert argument.parameter.help, f"{command} {argument.names}"
 

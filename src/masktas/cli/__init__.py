@@ -101,6 +101,27 @@ COMMANDS = {
         at hand, or takes figures of another one, and counts operations exactly.
         """,
     ),
+    "latency build": (
+        "masktas.cli.latency:build",
+        """Measure networks of a space on a target, and write what their blocks cost.
+
+        Networks of random weights have turns on the target; the milliseconds of a stem, of
+        attention by heads and of an MLP by its width follow from them. Some other networks are
+        measured too, and it is printed how far the model is off on those. The same command goes
+        on where it was stopped. Measure when nothing else runs.
+
+        - `masktas latency build tiny --threads 1 --out cpu.json`
+        - `masktas latency build runs/first --engine onnxruntime`
+        - `masktas latency build tiny --out phone.json --command "bench.sh {onnx}"`
+        """,
+    ),
+    "latency measure": (
+        "masktas.cli.latency:measure",
+        """Measure one network on a target.
+
+        - `masktas latency measure runs/first/search/main --engine compiled`
+        """,
+    ),
     "show": (
         "masktas.cli.show:show",
         """Print what is in a file, a run folder or a preset.
@@ -118,6 +139,15 @@ COMMANDS = {
     ),
 }
 
+# What is common to commands of two words.
+GROUPS = {
+    "latency": """Measure how long inference takes, on the target that counts.
+
+    A target is an engine (torch eager or compiled, onnxruntime, or your own command for a phone or
+    a board) on a device, with so many threads, images of a batch, and a precision.
+    """,
+}
+
 
 def build_app() -> App:
     """Return the command line; no command is loaded yet."""
@@ -128,8 +158,13 @@ def build_app() -> App:
         version=_version,
         suppress_keyboard_interrupt=False,
     )
-    for order, (name, (target, text)) in enumerate(COMMANDS.items()):
-        app.command(target, name=name, help=cleandoc(text), sort_key=order)
+    groups: dict[str, App] = {"": app}
+    for order, (words, (target, text)) in enumerate(COMMANDS.items()):
+        group, _, name = words.rpartition(" ")
+        if group not in groups:
+            groups[group] = App(name=group, help=cleandoc(GROUPS[group]), sort_key=order)
+            app.command(groups[group])
+        groups[group].command(target, name=name, help=cleandoc(text), sort_key=order)
     return app
 
 

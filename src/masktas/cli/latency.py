@@ -1,0 +1,179 @@
+"""`masktas latency build` and `masktas latency measure`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from masktas.cli.options import Json, Overwrite, Quiet
+from masktas.console import Console
+
+if TYPE_CHECKING:
+    from masktas.measure.target import Target
+    from masktas.space.latency import LatencyModel
+
+Engine = Annotated[
+    str | None,
+    Parameter(
+        help="eager (torch, the default), compiled (torch.compile), onnxruntime, or command.",
+        group="Target",
+    ),
+]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto.", group="Target")]
+Threads = Annotated[
+    int | None,
+    Parameter(help="Of the CPU; as many as torch takes if left out.", group="Target"),
+]
+Batch = Annotated[int, Parameter(help="Images of one inference.", group="Target")]
+Precision = Annotated[str, Parameter(help="fp32, bf16 or fp16.", group="Target")]
+Command = Annotated[
+    str | None,
+    Parameter(
+        help="A program of your own that times a network, on a phone or a remote board: its last "
+        "line is milliseconds. {folder}, {architecture}, {onnx} and {batch} in it are filled in.",
+        group="Target",
+    ),
+]
+Timeout = Annotated[
+    float, Parameter(help="Seconds that the command may take for a network.", group="Target")
+]
+Seed = Annotated[int, Parameter(help="Draws the networks held out, and the order of turns.")]
+
+
+def build(
+    space: Annotated[
+        str, Parameter(help="A preset, a space file, or a run folder with a trained supernet.")
+    ],
+    /,
+    *,
+    out: Annotated[
+        Path | None,
+        Parameter(help="The .json file; of a run folder, RUN/latency/... if left out."),
+    ] = None,
+    engine: Engine = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    batch: Batch = 1,
+    precision: Precision = "fp32",
+    command: Command = None,
+    timeout: Timeout = 600.0,
+    held_out: Annotated[
+        int, Parameter(help="Random networks that the model is tried on, not fitted to.")
+    ] = 20,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Build a latency model."""
+    from masktas.stages.latency import build_latency as stage
+
+    target = _target(engine, device, threads, batch, precision, command, timeout)
+    model = stage(
+        space,
+        out=out,
+        target=target,
+        held_out=held_out,
+        seed=seed,
+        overwrite=overwrite,
+        console=Console(quiet=quiet),
+    )
+    if json:
+        print(json_module.dumps(model.to_dict(), indent=2))
+    else:
+        for line in lines_of(model):
+            print(line)
+
+
+def measure(
+    network: Annotated[str, Parameter(help="An architecture.json, or a folder with one.")],
+    /,
+    *,
+    engine: Engine = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    batch: Batch = 1,
+    precision: Precision = "fp32",
+    command: Command = None,
+    timeout: Timeout = 600.0,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Measure a network."""
+    from masktas.stages.latency import measure_latency as stage
+
+    target = _target(engine, device, threads, batch, precision, command, timeout)
+    timing = stage(network, target=target, console=Console(quiet=quiet))
+    if json:
+        content = {"target": target.describe(), **dataclasses.asdict(timing)}
+        print(json_module.dumps(content, indent=2))
+        return
+    spread = f" ({timing.low_ms:.3g} to {timing.high_ms:.3g} ms in four calls of five)"
+    many = f", {timing.repeats} calls" if timing.repeats > 1 else ""
+    print(f"{timing.median_ms:.3g} ms{spread if many else ''}: {target}{many}.")
+
+
+def _target(
+    engine: str | None,
+    device: str,
+    threads: int | None,
+    batch: int,
+    precision: str,
+    command: str | None,
+    timeout: float,
+) -> Target:
+    """Return the target that the flags name; a command names its engine by itself."""
+    from masktas.errors import ConfigError
+    from masktas.measure.target import Target
+
+    engine = engine or ("eager" if command is None else "command")
+    if engine == "function":
+        raise ConfigError("A function is given from Python: masktas.build_latency(measure=...).")
+    return Target(engine, device, threads, batch, precision, command, timeout=timeout)
+
+
+def lines_of(model: LatencyModel) -> list[str]:
+    """Write a model for a person: its costs by width, and what they are worth."""
+    lines = ["target      " + ", ".join(f"{value}" for value in _flat(model.target) if value)]
+    lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one")
+    for width, stem in model.stem.items():
+        heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]
+        mlps = [f"{m}: {ms:.3g}" for (d, m), ms in model.mlp.items() if d == width]
+        lines.append(f"{width:7}{stem:9.3g}   attention {'  '.join(heads)}")
+        lines.append(f"{'':16}   MLP       {'  '.join(mlps)}")
+    return [*lines, sentence_of(model)]
+
+
+def sentence_of(model: LatencyModel) -> str:
+    """Say how far the model is off on networks that it was not fitted to."""
+    tried = model.held_out
+    if not tried["networks"]:
+        return "No networks were held out: how far it is off is not known."
+    text = (
+        f"On {tried['networks']} other networks of the space, measured too, it is off by "
+        f"{tried['mean_percent']:.1f} % on average and {tried['max_percent']:.1f} % at most "
+        f"({tried['bias_percent']:+.1f} % with its sign)"
+    )
+    if tried["kendall_tau"] is not None:
+        text += f", and orders them with Kendall tau {tried['kendall_tau']:.2f}"
+    if tried["noise_percent"] is not None:
+        text += f"; measuring itself differs by {tried['noise_percent']:.1f} %"
+    return text + "."
+
+
+def _flat(fields: Any) -> list[Any]:
+    """Return the values of a description, versions by name."""
+    return [
+        " ".join(f"{name} {version}" for name, version in value.items())
+        if isinstance(value, dict)
+        else f"{value} threads"
+        if key == "threads" and value
+        else f"batch of {value}"
+        if key == "batch"
+        else value
+        for key, value in fields.items()
+    ]

@@ -1,0 +1,165 @@
+"""From an architecture to a call that runs one inference, on every engine alike.
+
+Weights are random: speed does not depend on them, as long as no activation is denormal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masktas.measure.target import Target
+from masktas.nn.vit import ViT
+from masktas.space import Architecture, cost
+
+INPUT, OUTPUT = "images", "outputs"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MANY = 2**20  # compiled networks of a process: torch would run the ninth uncompiled, silently
+
+Run = Callable[[], object]
+
+
+def with_head(architecture: Architecture) -> Architecture:
+    """Return what is measured: with a head of 1,000 classes where none have been said."""
+    return architecture.replace(num_classes=cost.counted_classes(architecture))
+
+
+def random_network(architecture: Architecture) -> ViT:
+    """Build a network of random weights, for inference."""
+    network = ViT(with_head(architecture))
+    network.init_weights(torch.Generator().manual_seed(0))
+    if network.head is not None:
+        network.head.reset_parameters()
+    return network.eval().requires_grad_(False)
+
+
+class Weights:
+    """Random weights that the networks measured in turns share, each block its own.
+
+    Every tensor is the dense beginning of one that is as large as any network needed so far, so
+    dozens of networks take the memory of one and are built in milliseconds.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device, self._dtype = device, dtype
+        self._flat: dict[str, Tensor] = {}
+
+    def network(self, architecture: Architecture) -> ViT:
+        """Build a network on these weights, for inference."""
+        with torch.device("meta"):
+            network = ViT(with_head(architecture))
+        state = {name: self._take(name, t.shape) for name, t in network.state_dict().items()}
+        network.load_state_dict(state, assign=True)
+        return network.eval().requires_grad_(False)
+
+    def _take(self, name: str, shape: torch.Size) -> Tensor:
+        size = shape.numel()
+        if name not in self._flat or self._flat[name].numel() < size:
+            flat = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.02
+            if "norm" in name and name.endswith("weight"):
+                flat.fill_(1)
+            self._flat[name] = flat.to(self._device, self._dtype)
+        return self._flat[name][:size].view(shape)
+
+
+def images_for(architecture: Architecture, batch: int) -> Tensor:
+    """Draw a batch of images of noise, `[B, C, H, W]`."""
+    shape = (batch, architecture.in_channels, *architecture.image_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def runner(network: ViT, target: Target, *, folder: Path, images: Tensor | None = None) -> Run:
+    """Return a call that runs one inference and returns its output when it is done.
+
+    Args:
+        network: for inference; it is left as it is.
+        target: one of torch's engines or onnxruntime.
+        folder: for what an engine keeps on disk; a network's own.
+        images: `[B, C, H, W]`; noise if left out.
+    """
+    device, dtype = target.runtime.device, DTYPES[target.precision]
+    images = images_for(network.architecture, target.batch) if images is None else images
+    images = images.to(device, dtype)
+    if next(network.parameters()).dtype != dtype or next(network.parameters()).device != device:
+        network = copy.deepcopy(network).to(device, dtype)
+    if target.engine == "onnxruntime":
+        path = folder / "network.onnx"
+        if not path.exists():
+            export_onnx(network, images, path)
+        return onnx_runner(path, images, device, target.threads)
+    return _compiled(network, images) if target.engine == "compiled" else _eager(network, images)
+
+
+def _eager(network: Callable[[Tensor], Tensor], images: Tensor) -> Run:
+    cuda = images.device.type == "cuda"
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        outputs = network(images)
+        if cuda:
+            torch.cuda.synchronize(images.device)
+        return outputs
+
+    return run
+
+
+def _compiled(network: ViT, images: Tensor) -> Run:
+    """Compile when first called; `forget_compiled` drops what was compiled."""
+    import torch._dynamo
+
+    compiled = torch.compile(network, dynamic=False)
+    run = _eager(compiled, images)
+    limits = {"recompile_limit": MANY, "accumulated_recompile_limit": MANY}
+    with torch._dynamo.config.patch(limits):
+        run()
+    return run
+
+
+def forget_compiled() -> None:
+    """Drop what torch has compiled in this process."""
+    torch.compiler.reset()
+
+
+def export_onnx(network: ViT, images: Tensor, path: Path) -> None:
+    """Write a network as ONNX for batches of this size, its weights in the same file."""
+    torch.onnx.export(
+        network,
+        (images,),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
+
+
+def onnx_runner(path: Path, images: Tensor, device: torch.device, threads: int | None) -> Run:
+    """Return a call that runs an ONNX file on images that are on its device already."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    kind, index = device.type, device.index or 0
+    provider: Any = ("CUDAExecutionProvider", {"device_id": index}) if kind == "cuda" else None
+    session = onnxruntime.InferenceSession(
+        path, options, providers=[provider or "CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(images.cpu().numpy(), kind, index)
+    binding.bind_ortvalue_input(INPUT, value)
+    binding.bind_output(OUTPUT, kind, index)
+
+    def run() -> Any:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return binding.get_outputs()[0]
+
+    return run

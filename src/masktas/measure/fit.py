@@ -1,0 +1,141 @@
+"""Which networks tell what a block costs, and the costs that follow from their times.
+
+Networks whose blocks are all alike, of two depths, differ by so many blocks in place: after the
+caches, allocations and calls of the blocks around them, which a block by itself would not see.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from masktas.errors import LatencyError
+from masktas.space import Architecture, SearchSpace, cost
+
+MORE_BLOCKS = 2  # where a space has one depth only
+TRIES = 50  # draws for each network that is held out: a small space may hold none
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Milliseconds by width, by width and heads, by width and width of the MLP."""
+
+    stem: dict[int, float]
+    attention: dict[tuple[int, int], float]
+    mlp: dict[tuple[int, int], float]
+
+
+def fitted_networks(space: SearchSpace) -> list[Architecture]:
+    """Return what the model is fitted to: uniform networks of the two outermost depths.
+
+    For each width, each number of heads with the middle MLP ratio, and each ratio with the middle
+    number of heads.
+    """
+    low, high = space.depth[0], space.depth[-1]
+    high = high if high > low else low + MORE_BLOCKS
+    heads, ratio = space.middle.num_heads[0], space.middle.mlp_ratio[0]
+    blocks = [(one, ratio) for one in space.num_heads]
+    blocks += [(heads, one) for one in space.mlp_ratio if one != ratio]
+    return [
+        space.uniform(width, depth, *block)
+        for width in space.embed_dim
+        for block in blocks
+        for depth in (low, high)
+    ]
+
+
+def held_out_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+    """Draw that many networks of the space, or as many as there are, none of those fitted."""
+    fitted = set(fitted_networks(space))
+    rng, drawn = random.Random(seed), dict[Architecture, None]()
+    for _ in range(TRIES * count):
+        one = space.sample(rng)
+        if one not in fitted:
+            drawn[one] = None
+        if len(drawn) == count:
+            break
+    return list(drawn)
+
+
+def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> Costs:
+    """Return the non-negative costs whose sums are nearest to the times, in least squares.
+
+    Errors are relative, so that small networks count like large ones. What all blocks have in
+    common could be attention's or the MLP's: it is divided so that over all choices together the
+    two are as their multiply-accumulates. Sums do not depend on that.
+    """
+    costs = Costs({}, {}, {})
+    for width in space.embed_dim:
+        rows = [(one, ms) for one, ms in times.items() if one.embed_dim == width]
+        hidden = sorted({int(width * ratio) for ratio in space.mlp_ratio})
+        counts = np.array([_counts(one, space.num_heads, hidden) for one, _ in rows], dtype=float)
+        solved = _solve(counts, np.array([ms for _, ms in rows]))
+        stem, attention, mlp = np.split(solved, [1, 1 + len(space.num_heads)])
+        moved = _common(space.largest.replace(embed_dim=width), space, attention, mlp, hidden)
+        costs.stem[width] = float(stem[0])
+        pairs = zip(space.num_heads, attention + moved, strict=True)
+        costs.attention.update({(width, heads): float(ms) for heads, ms in pairs})
+        costs.mlp.update(
+            {(width, size): float(ms) for size, ms in zip(hidden, mlp - moved, strict=True)}
+        )
+    return costs
+
+
+def _counts(one: Architecture, heads: Sequence[int], hidden: Sequence[int]) -> list[int]:
+    """Return how often each cost is in the sum: the stem once, then heads, then MLP widths."""
+    return [1, *(one.num_heads.count(h) for h in heads), *(one.mlp_dim.count(m) for m in hidden)]
+
+
+def _solve(counts: Any, times: Any) -> Any:
+    """Minimise the relative errors over costs that are not below 0."""
+    from scipy.optimize import nnls
+
+    try:
+        return nnls(counts / times[:, None], np.ones(len(times)))[0]
+    except RuntimeError:  # it found no end
+        raise LatencyError(
+            "No costs of blocks explain the times that were measured: measure again, on a machine "
+            "that does nothing else."
+        ) from None
+
+
+def _common(
+    one: Architecture, space: SearchSpace, attention: Any, mlp: Any, hidden: Sequence[int]
+) -> float:
+    """Return what to move from the MLPs to attention, so that the two are as their products."""
+    tokens, width = one.num_patches + 1, one.embed_dim
+    of_attention = np.mean(
+        [cost.attention_macs(tokens, width, one.head_dim * heads) for heads in space.num_heads]
+    )
+    of_mlp = np.mean([cost.mlp_macs(tokens, width, size) for size in hidden])
+    block = attention.mean() + mlp.mean()
+    moved = block * of_attention / (of_attention + of_mlp) - attention.mean()
+    return float(np.clip(moved, -attention.min(), mlp.min()))  # nothing falls below 0
+
+
+def errors_of(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Compare (predicted, measured) milliseconds: errors in per cent, and whether they rank alike.
+
+    Returns:
+        `mean_percent` and `max_percent` of absolute errors, `bias_percent` (above 0: predicted
+        too slow), `kendall_tau`; None where there are too few to say.
+    """
+    if not pairs:
+        return dict.fromkeys(("mean_percent", "max_percent", "bias_percent", "kendall_tau"))
+    from scipy.stats import kendalltau
+
+    predicted, measured = np.array(pairs).T
+    errors = 100 * (predicted / measured - 1)
+    alike = len(set(predicted)) == 1 or len(set(measured)) == 1
+    tau = None if alike else float(kendalltau(predicted, measured).statistic)
+    return {
+        "mean_percent": float(np.abs(errors).mean()),
+        "max_percent": float(np.abs(errors).max()),
+        "bias_percent": float(errors.mean()),
+        "kendall_tau": None if tau is None or math.isnan(tau) else tau,
+    }

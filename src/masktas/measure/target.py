@@ -1,0 +1,187 @@
+"""What latency is measured on: an engine, where it runs and how."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from masktas.errors import ConfigError
+from masktas.nn.vit import ViT
+from masktas.train.runtime import Runtime, processor_name
+
+ENGINES = ("eager", "compiled", "onnxruntime", "command", "function")
+PRECISIONS = ("fp32", "bf16", "fp16")
+EXPORTERS = ("onnx", "onnxscript")
+TIMEOUT = 600.0
+
+Measure = Callable[[ViT], float]  # a user's own: a network in, milliseconds of one inference out
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An engine, a device, and how they are used.
+
+    Attributes:
+        engine: `eager` or `compiled` (torch), `onnxruntime`, `command` (a user's program, for a
+            phone or a board) or `function` (a user's Python function).
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
+        threads: of the CPU; None for as many as torch takes.
+        batch: images of one inference.
+        precision: of weights and activations: `fp32`, `bf16` or `fp16`.
+        command: of the engine `command`; see `measure.command`.
+        function: of the engine `function`: `measure(network) -> ms`.
+        timeout: seconds that a command may take for one network.
+
+    Raises:
+        ConfigError: if these do not go together.
+    """
+
+    engine: str = "eager"
+    device: str = "cpu"
+    threads: int | None = None
+    batch: int = 1
+    precision: str = "fp32"
+    command: str | None = None
+    function: Measure | None = None
+    timeout: float = field(default=TIMEOUT, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ConfigError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}."
+            )
+        for name, number in (("threads", self.threads), ("batch", self.batch)):
+            if (number is None and name == "batch") or (
+                number is not None and (type(number) is not int or number < 1)
+            ):
+                raise ConfigError(f"{name} is {number!r}: give a whole number above 0.")
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout is {self.timeout!r}: give seconds above 0.")
+        if self.engine == "onnxruntime" and self.precision == "bf16":
+            raise ConfigError(
+                "onnxruntime does not run these networks in bf16: choose fp32 or fp16."
+            )
+        self._require_own()
+
+    def _require_own(self) -> None:
+        """Raise ConfigError unless a command or function is given just where it is used."""
+        for name, given in (("command", self.command), ("function", self.function)):
+            if (self.engine == name) != (given is not None) or given == "":
+                raise ConfigError(
+                    f"engine {self.engine} and {name} {given!r} do not go together: a {name} is "
+                    f"given with the engine {name}, and only with it."
+                )
+        usual = (self.device in ("cpu", "auto"), self.threads is None, self.precision == "fp32")
+        if self.is_own and not all(usual):
+            raise ConfigError(
+                f"device, threads and precision are up to your {self.engine}: leave them out."
+            )
+        if self.function is not None and self.batch != 1:
+            raise ConfigError("batch is up to your function: leave it out.")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a user's own program or function measures."""
+        return self.engine in ("command", "function")
+
+    @property
+    def runtime(self) -> Runtime:
+        """The device; a ConfigError if it is not there."""
+        return Runtime.choose(self.device, "fp32")
+
+    def require(self) -> None:
+        """Raise ConfigError unless it can be measured on here and now."""
+        needed: tuple[str, ...] = ()
+        if self.engine == "onnxruntime":
+            needed = (*EXPORTERS, "onnxruntime")
+        elif self.command is not None and "{onnx}" in self.command:
+            needed = EXPORTERS
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)} is not installed: `pip install 'masktas[onnx]'` brings what "
+                "export to ONNX and onnxruntime need."
+            )
+        if self.is_own:
+            return
+        cuda = self.runtime.device.type == "cuda"
+        if self.engine == "compiled":
+            _require_compiler(cuda=cuda)
+        if self.engine == "onnxruntime" and cuda:
+            _require_cuda_provider()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from other targets, as JSON types; equal for equal targets."""
+        if self.command is not None:
+            return {"engine": self.engine, "command": self.command, "batch": self.batch}
+        if self.function is not None:
+            return {"engine": self.engine, "function": _name(self.function)}
+        import torch
+
+        device = self.runtime.device
+        cuda = device.type == "cuda"
+        packages = ("torch", "onnxruntime") if self.engine == "onnxruntime" else ("torch",)
+        return {
+            "engine": self.engine,
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if cuda else processor_name(),
+            "threads": None if cuda else self.threads or torch.get_num_threads(),
+            "batch": self.batch,
+            "precision": self.precision,
+            "versions": {name: _version(name) for name in packages},
+        }
+
+    def __str__(self) -> str:
+        said = self.describe()
+        if self.is_own:
+            return f"{self.engine} {said[self.engine]}"
+        threads = f", {said['threads']} threads" if said["threads"] else ""
+        return (
+            f"{self.engine} on {said['name']} ({said['device']}{threads}), {self.precision}, "
+            f"batch of {self.batch}"
+        )
+
+
+def _require_compiler(*, cuda: bool) -> None:
+    """Raise ConfigError unless torch.compile finds what it makes code with."""
+    if cuda:
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("engine compiled needs Triton on CUDA: install it, or choose eager.")
+        return
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"engine compiled needs a C++ compiler, and {compiler} is not there: install g++, name "
+            "another one in the environment variable CXX, or choose eager."
+        )
+
+
+def _require_cuda_provider() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise ConfigError(
+            "This onnxruntime is built without CUDA: install onnxruntime-gpu, or choose the device "
+            "cpu."
+        )
+
+
+def _name(function: Measure) -> str:
+    """Return what a function is called, whatever kind of callable it is."""
+    kind = type(function)
+    module = getattr(function, "__module__", None) or kind.__module__
+    return f"{module}.{getattr(function, '__qualname__', kind.__qualname__)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"  # onnxruntime-gpu and the like are called otherwise

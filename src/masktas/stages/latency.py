@@ -1,0 +1,144 @@
+"""a space -> a latency model of a target, measured; an architecture -> its latency."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from masktas.console import Console
+from masktas.errors import ArtifactError, ConfigError
+from masktas.measure.build import HELD_OUT, build_model, fixed_of, kept_at, log_of, save_model
+from masktas.measure.clock import Rounds, Timing
+from masktas.measure.target import Measure, Target
+from masktas.measure.turns import measure_in_turns
+from masktas.space import PRESETS, Architecture, SearchSpace
+from masktas.space.latency import LatencyModel
+from masktas.train.networks import ARCHITECTURE
+
+SPACE = "space.json"
+
+
+def build_latency(
+    space: SearchSpace | str | Path,
+    *,
+    out: str | Path | None = None,
+    target: Target | None = None,
+    measure: Measure | None = None,
+    held_out: int = HELD_OUT,
+    seed: int = 0,
+    rounds: Rounds | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> LatencyModel:
+    """Measure networks of a space on a target and write the model that follows from them.
+
+    Turns are noted in `OUT.turns.jsonl` as they are taken: the same call goes on after a kill.
+
+    Args:
+        space: one, a preset, a file, or a run folder, whose supernet has one.
+        out: the file, JSON. Of a run folder, `RUN/latency/...` if left out: where its searches
+            look for it.
+        target: what is measured on; eager torch on the CPU if left out.
+        measure: a function of your own, `measure(network) -> ms`, instead of a target.
+        held_out: random networks that the model is tried on.
+        seed: draws these.
+        rounds: how often each network has its turn.
+        overwrite: measure afresh, whatever is there.
+        console: talks to the person.
+
+    Raises:
+        ArtifactError: if the file is there, of another target or space.
+        ConfigError, LatencyError, SpaceError: if the target, a time or the space is no good.
+    """
+    console, target = console or Console(), target_of(target, measure)
+    given, space = space, find_space(space)
+    path = Path(out) if out is not None else _in_run(given, space, target)
+    if path.suffix != ".json":
+        raise ConfigError(f"--out {path}: give a file that ends in .json.")
+    if overwrite:
+        for old in (path, log_of(path)):
+            old.unlink(missing_ok=True)
+    if path.exists():
+        return _there_already(path, space, target, console)
+    console.say(f"Measuring latency: {target}.")
+    model = build_model(
+        space,
+        target,
+        held_out=held_out,
+        seed=seed,
+        rounds=rounds,
+        log=log_of(path),
+        console=console,
+    )
+    return save_model(path, model)
+
+
+def measure_latency(
+    network: Architecture | str | Path,
+    *,
+    target: Target | None = None,
+    measure: Measure | None = None,
+    rounds: Rounds | None = None,
+    console: Console | None = None,
+) -> Timing:
+    """Measure one inference of a network; with random weights, since speed is not up to them.
+
+    Args:
+        network: an architecture, its file, or a folder with an architecture.json.
+        target: what is measured on; eager torch on the CPU if left out.
+        measure: a function of your own, instead of a target.
+        rounds: how many turns are taken.
+        console: talks to the person.
+    """
+    if not isinstance(network, Architecture):
+        path = Path(network)
+        network = Architecture.load(path / ARCHITECTURE if path.is_dir() else path)
+    target = target_of(target, measure)
+    return measure_in_turns([network], target, rounds=rounds, console=console)[0]
+
+
+def target_of(target: Target | None, measure: Measure | None) -> Target:
+    """Return the target, or that of a function; a ConfigError if both are given."""
+    if measure is None:
+        return target or Target()
+    if target is not None:
+        raise ConfigError("Give either a target or a function that measures.")
+    return Target("function", function=measure)
+
+
+def find_space(given: SearchSpace | str | Path) -> SearchSpace:
+    """Return the space that is given: itself, a preset's, a file's, or a run's."""
+    if isinstance(given, SearchSpace):
+        return given
+    path = Path(given)
+    if path.is_dir() and str(given) not in PRESETS:
+        for found in (path / "supernet" / SPACE, path / SPACE):
+            if found.exists():
+                return SearchSpace.load(found)
+        raise ArtifactError(
+            f"{path}: no supernet/{SPACE} there. Give a preset, a space file or a run folder whose "
+            "supernet has been trained."
+        )
+    return SearchSpace.load(given)
+
+
+def _in_run(given: SearchSpace | str | Path, space: SearchSpace, target: Target) -> Path:
+    """Return where a run keeps its model; a ConfigError where there is no run."""
+    if isinstance(given, SearchSpace) or not (Path(given) / "supernet" / SPACE).exists():
+        raise ConfigError("Say with --out which file the latency model is written to.")
+    return kept_at(Path(given), space, target)
+
+
+def _there_already(
+    path: Path, space: SearchSpace, target: Target, console: Console
+) -> LatencyModel:
+    """Return the model that is there; an ArtifactError if it is of something else."""
+    model = LatencyModel.load(path)
+    there = dataclasses.replace(model, target=dict(model.target))
+    if there.target != target.describe() or dict(model.fixed) != fixed_of(space):
+        raise ArtifactError(
+            f"{path} is of another target or space. Choose another --out, or add --overwrite."
+        )
+    model.require(space)
+    console.say(f"{path} is there already; --overwrite measures again.")
+    return model
