@@ -35,6 +35,7 @@ FUSED = ("consistency", "reconstruction")
 BY_SIZE = {"params": cost.params, "macs": cost.macs}
 LABELLED = ("accuracy", "knn")
 SAMPLE = 50  # networks whose places a fused rating is told from
+MOST_REMEMBERED = 4000  # networks whose numbers for each image are kept
 CUT = 256  # images that are cut out at once
 # Bytes of a batch's widest activation: what a processor's cache holds, what keeps a GPU busy.
 AT_ONCE = {"cpu": 32e6, "cuda": 512e6}
@@ -141,9 +142,10 @@ class Judge:
             for name in self.names
         }
 
-    def forget(self) -> None:
-        """Drop what is known of single images: the next call computes it again."""
-        self._seen.clear()
+    def remember(self, best: Sequence[Architecture]) -> None:
+        """Drop what is known of single images for all others, if it has become much."""
+        if len(self._seen) > 2 * MOST_REMEMBERED:
+            self._seen = {one: self._seen[one] for one in best if one in self._seen}
 
     @property
     def ends(self) -> list[int]:
