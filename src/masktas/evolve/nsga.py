@@ -64,10 +64,10 @@ class NSGA2(Strategy):
 
         if self._algorithm is None:
             self._algorithm = _nsga2(self._genome, 1 + len(self.objectives), self.population)
-        self._algorithm.random_state = np.random.default_rng(rng.getrandbits(64))
         chosen: dict[Architecture, str] = {}
         genes: list[list[int]] = []
         if self.history:
+            self._algorithm.random_state = np.random.default_rng(rng.getrandbits(64))
             self._survive()
             for _ in range(MATINGS):
                 if len(chosen) < self.population:
