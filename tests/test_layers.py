@@ -164,7 +164,7 @@ def test_spaces_and_architectures_are_usable_without_torch():
         "assert isinstance(one, masktas.Architecture)\n"
         "assert masktas.params(space.smallest) <= masktas.params(one)\n"
         "assert masktas.macs(one) > 0\n"
-        "assert masktas.Budget(max_params=6_000_000).allows(1, 1)\n"
+        "assert masktas.Budget(max_params=6_000_000).allows({'params': 1})\n"
         "assert masktas.SearchSettings(max_params='6M').budget().max_params == 6_000_000\n"
         "del sys.modules['torch'], sys.modules['numpy']"
     )

@@ -43,7 +43,7 @@ Call = Callable[..., tuple[int, str, str]]
         ("finetune --out {out}", "supernet stage is missing"),
         ("report {out}", "no finished stage"),
         ("run {images} --out {out} --space mikro", "Did you mean 'micro'"),
-        ("run {images} --out {out} --space micro --max-params 10K", "The space ranges from 26"),
+        ("run {images} --out {out} --space micro --max-params 10K", "params go from 26"),
         ("run {images} --out {out} --space micro --max-params lots", "is not a budget"),
         ("run {images} --out {out} --space micro --max-macs 1M --min-macs 2M", "no network is"),
         ("run {images} --out {out} --space {badspace}", "unknown key 'embed_dims'"),

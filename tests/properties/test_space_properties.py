@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-import re
 
 import pytest
 from hypothesis import example, given, settings
@@ -132,9 +131,13 @@ def test_digests_tell_architectures_apart(space, rng):
 @given(spaces_with_budgets(), seeds)
 def test_a_budgeted_space_agrees_with_enumeration(drawn, rng):
     space, every, budget = drawn
-    fitting = {one: costs for one, *costs in every if budget.allows(*costs)}
+    fitting = {
+        one: costs
+        for one, *costs in every
+        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
+    }
     if not fitting:
-        with pytest.raises(BudgetError, match=re.escape(str(budget))):
+        with pytest.raises(BudgetError, match="No network of space drawn"):
             BudgetedSpace(space, budget)
         return
     counted = BudgetedSpace(space, budget)
@@ -148,30 +151,17 @@ def test_a_budgeted_space_agrees_with_enumeration(drawn, rng):
 
 @few
 @given(spaces_with_budgets())
-def test_cells_hold_what_they_say(drawn):
-    space, every, _ = drawn
-    cells = {}
-    for one, *costs in every:
-        key = (one.embed_dim, one.depth, sum(one.num_heads), sum(one.mlp_dim), *costs)
-        cells[key] = cells.get(key, 0) + 1
-    counted = BudgetedSpace(space, Budget()).cells
-    assert {
-        (cell.embed_dim, cell.depth, cell.heads, cell.mlp_dim, cell.params, cell.macs): cell.count
-        for cell in counted
-    } == cells
-    assert len(counted) == len(cells)
-
-
-@few
-@given(spaces_with_budgets())
 def test_largest_uniform_agrees_with_enumeration(drawn):
     space, every, budget = drawn
     alike = {
         one: tuple(costs)
         for one, *costs in every
-        if budget.allows(*costs) and len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
+        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
+        and len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
     }
-    if not any(budget.allows(*costs) for _, *costs in every):
+    if not any(
+        budget.allows(dict(zip(("params", "macs"), costs, strict=True))) for _, *costs in every
+    ):
         return
     found = BudgetedSpace(space, budget).largest_uniform()
     if alike:
@@ -188,7 +178,7 @@ def test_draws_within_a_budget_are_those_of_the_space_that_meet_it(drawn, seed):
     weight = {
         one: (len(space.num_heads) * len(space.mlp_ratio)) ** -one.depth
         for one, *costs in every
-        if budget.allows(*costs)
+        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
     }
     if not weight:
         return

@@ -1,21 +1,39 @@
 """Architectures, spaces of them, what they cost and how they vary. No torch here."""
 
 from masktas.space.architecture import Architecture
-from masktas.space.budget import Budget, BudgetedSpace, format_quantity, parse_quantity
-from masktas.space.cost import macs, params
+from masktas.space.budget import Budget, Costs
+from masktas.space.budgeted import BudgetedSpace
+from masktas.space.cost import macs, memory, params, size
+from masktas.space.latency import LatencyModel
+from masktas.space.limits import (
+    QUANTITIES,
+    Limit,
+    format_amount,
+    format_quantity,
+    parse_limit,
+    parse_quantity,
+)
 from masktas.space.space import PRESETS, SearchSpace
 from masktas.space.vary import crossover, mutate
 
 __all__ = [
     "PRESETS",
+    "QUANTITIES",
     "Architecture",
     "Budget",
     "BudgetedSpace",
+    "Costs",
+    "LatencyModel",
+    "Limit",
     "SearchSpace",
     "crossover",
+    "format_amount",
     "format_quantity",
     "macs",
+    "memory",
     "mutate",
     "params",
+    "parse_limit",
     "parse_quantity",
+    "size",
 ]

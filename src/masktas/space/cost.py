@@ -1,14 +1,27 @@
-"""What an architecture costs, in closed form: parameters and multiply-accumulates.
+"""What an architecture costs, in closed form: parameters, multiply-accumulates, bytes.
 
-Both are sums over blocks, and a block's share splits into what its heads cost and what its MLP
-costs. `budget` counts on that.
+Parameters and products are sums over blocks, and a block's share splits into what its heads cost
+and what its MLP costs; the file follows the parameters; the memory is a maximum over the same
+halves of blocks. `cells` counts on that.
 """
 
 from __future__ import annotations
 
+from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
 
 CONVENTIONAL_CLASSES = 1000  # the head that the field's tables count (ImageNet)
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a number, by precision
+
+# The longest entry of a safetensors header that a tensor can have, less its name: up to 999,999
+# channels, in a file of up to a terabyte.
+_ENTRY = '"":{"dtype":"BF16","shape":[999999,999999],"data_offsets":[%s,%s]},' % (("9" * 12,) * 2)
+_HALVES = ("norm1", "attn.qkv", "attn.proj", "norm2", "fc1", "fc2")  # a weight and a bias each
+_BLOCK_NAMES = [f"blocks.999.{half}.{kind}" for half in _HALVES for kind in ("weight", "bias")]
+_STEM_NAMES = [f"{part}.{kind}" for part in ("patch_embed", "norm") for kind in ("weight", "bias")]
+_STEM_NAMES += ["cls_token", "pos_embed", "head.weight", "head.bias"]
+BLOCK_HEADER = sum(len(_ENTRY) + len(name) for name in _BLOCK_NAMES)
+STEM_HEADER = sum(len(_ENTRY) + len(name) for name in _STEM_NAMES) + 256  # the checksum; padding
 
 
 def params(architecture: Architecture) -> int:
@@ -91,3 +104,75 @@ def mlp_params(width: int, hidden: int) -> int:
 def mlp_macs(tokens: int, width: int, hidden: int) -> int:
     """Count the two products of an MLP."""
     return tokens * 2 * width * hidden
+
+
+def number_bytes(precision: str) -> int:
+    """Return the bytes of one number.
+
+    Raises:
+        BudgetError: if the precision is unknown.
+    """
+    if precision not in BYTES:
+        raise BudgetError(f"Unknown precision {precision!r}: choose one of {', '.join(BYTES)}.")
+    return BYTES[precision]
+
+
+def size(architecture: Architecture, precision: str = "fp32") -> int:
+    """Return the bytes of the file of weights, in a precision: data and header of safetensors.
+
+    The head is counted as in `params`. Of the header, every tensor is allowed the longest entry
+    that it can have, so that the size is affine in parameters and depth; the real file is never
+    larger, and smaller by some hundred bytes a block.
+    """
+    return params(architecture) * number_bytes(precision) + header_bytes(architecture.depth)
+
+
+def header_bytes(depth: int) -> int:
+    """Return the bytes allowed for the header of a file of weights."""
+    return STEM_HEADER + depth * BLOCK_HEADER
+
+
+def memory(architecture: Architecture, precision: str = "fp32") -> int:
+    """Return the peak bytes of live activations while one image is classified.
+
+    Of `nn.vit.ViT`, eager, without gradients, weights not counted. Through all blocks live the
+    image, its patches, the class token and the tokens that entered the first block; to them comes
+    the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits.
+
+    Not counted is what a kernel takes for itself, and that attention of 16 bits is computed in 32
+    on a CPU. Where the first block alone is the costliest, the truth is one `[T, D]` less.
+    """
+    tokens, width = architecture.num_patches + 1, architecture.embed_dim
+    peaks = [
+        counted_classes(architecture),
+        *(
+            attention_memory(tokens, width, architecture.head_dim * heads)
+            for heads in architecture.num_heads
+        ),
+        *(mlp_memory(tokens, width, hidden) for hidden in architecture.mlp_dim),
+    ]
+    return number_bytes(precision) * (held_memory(architecture) + max(peaks))
+
+
+def held_memory(architecture: Architecture) -> int:
+    """Count the numbers that live through all blocks: image, patches, class token, tokens."""
+    patches, width = architecture.num_patches, architecture.embed_dim
+    pixels = architecture.patch_size**2 * architecture.in_channels
+    return 2 * patches * pixels + width + (patches + 1) * width
+
+
+def attention_memory(tokens: int, width: int, inner: int) -> int:
+    """Count the numbers live while attention projects back.
+
+    Its input, normalised input and output, of `D` channels; q, k, v and their mix, of `inner`.
+    """
+    return tokens * (3 * width + 4 * inner)
+
+
+def mlp_memory(tokens: int, width: int, hidden: int) -> int:
+    """Count the most numbers live in the MLP's half of a block.
+
+    The block's input, what attention added and their sum are kept, of `D` channels each. To them
+    come, in turn: norm and hidden layer; hidden layer before and after GELU; output and sum.
+    """
+    return tokens * max(4 * width + hidden, 3 * width + 2 * hidden, 5 * width)
