@@ -328,6 +328,16 @@ def test_exhaustive_search_rates_everything_in_one_order():
     assert architectures(search) == architectures(run(Exhaustive(some, seed=9), smooth))
 
 
+def test_the_few_within_a_narrow_budget_are_found_in_a_large_space():
+    least = params(SearchSpace.preset("base").smallest)
+    narrow = BudgetedSpace(SearchSpace.preset("base"), Budget(max_params=round(least * 1.01)))
+    assert 100 < narrow.size() < 1000
+    began = time.process_time()
+    search = run(Exhaustive(narrow), rough)
+    assert time.process_time() - began < 2
+    assert len(set(architectures(search))) == narrow.size()
+
+
 def test_too_large_a_space_for_exhaustive_search_is_refused_at_once():
     began = time.process_time()
     with pytest.raises(BudgetError, match=r"^Space micro has [\d,]{9} .*at most 100,000: choose"):
@@ -368,6 +378,13 @@ def test_other_costs_lead_elsewhere():
     low = sum(one.embed_dim for one in found("width", costs=lambda one: {"width": one.embed_dim}))
     high = sum(one.embed_dim for one in found("width", costs=lambda one: {"width": -one.embed_dim}))
     assert low < high
+
+
+def test_every_cost_of_the_space_can_be_an_objective():
+    names = list(MICRO.costs.of(MICRO.space.smallest))
+    assert {"params", "macs", "size", "memory"} <= set(names)
+    search = run(NSGA2(MICRO, population=10, generations=3, objectives=names), smooth)
+    assert len(search.history) == 30
 
 
 @pytest.mark.parametrize(
