@@ -1,15 +1,26 @@
 """What holds for every search: on small random spaces, killed wherever chance has it."""
 
 import itertools
+import math
 import random
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktas.evolve import Evolution, journal
-from masktas.space import Budget, BudgetedSpace, SearchSpace, params
+from masktas.evolve import (
+    NSGA2,
+    Evolution,
+    Exhaustive,
+    LocalSearch,
+    RandomSearch,
+    Score,
+    front,
+    journal,
+)
+from masktas.space import Budget, BudgetedSpace, SearchSpace, macs, params
 
 seeds = st.integers(0, 2**32)
 
@@ -38,18 +49,49 @@ def budgeted_spaces(draw):
 
 
 @st.composite
-def searches(draw):
-    """Draw a function that makes the same search every time."""
+def evolutions(draw):
+    """Draw a function that makes the same evolution every time."""
     space = draw(budgeted_spaces())
-    arguments = {
-        "population": draw(st.integers(1, 9)),
-        "generations": draw(st.integers(1, 5)),
+    arguments = draw(sizes()) | {
         "parents": draw(st.integers(1, 6)),
         "depth_probability": draw(st.floats(0, 1)),
         "block_probability": draw(st.floats(0, 1)),
-        "seed": draw(seeds),
+        "diversity": draw(st.integers(0, 4)),
     }
     return lambda: Evolution(space, **arguments)
+
+
+@st.composite
+def sizes(draw):
+    """Draw what every strategy is given."""
+    return {
+        "population": draw(st.integers(1, 9)),
+        "generations": draw(st.integers(1, 5)),
+        "patience": draw(st.none() | st.integers(1, 3)),
+        "seed": draw(seeds),
+    }
+
+
+@st.composite
+def others(draw):
+    """Draw a function that makes the same search every time, of any strategy but evolution."""
+    space = draw(budgeted_spaces())
+    arguments = draw(sizes())
+    kinds = [RandomSearch, LocalSearch, NSGA2] + [Exhaustive] * (space.size() <= 60)
+    kind = draw(st.sampled_from(kinds))
+    if kind is Exhaustive:
+        del arguments["generations"]
+    if kind is NSGA2:
+        names = st.lists(st.sampled_from(["params", "macs"]), min_size=1, unique=True)
+        arguments["objectives"] = draw(names)
+    return lambda: kind(space, **arguments)
+
+
+searches = evolutions() | others()
+
+
+def costs(one):
+    return {"params": params(one), "macs": macs(one)}
 
 
 def rating(seed):
@@ -64,7 +106,23 @@ def rating(seed):
 
 def run(search, rate):
     while not search.done:
-        search.tell([rate(candidate.architecture) for candidate in search.ask()])
+        search.tell([Score(rate(candidate.architecture)) for candidate in search.ask()])
+    return search.history
+
+
+def race(search, rate):
+    """Run a search that is told only estimates of those that are not among the best `keeps`."""
+    while not search.done:
+        asked = search.ask()
+        ratings = [rate(candidate.architecture) for candidate in asked]
+        complete = [rated.rating for rated in search.history if rated.score.complete]
+        kept = sorted(complete + ratings, reverse=True)[: search.keeps]
+        search.tell(
+            [
+                Score(value) if value in kept else Score(value + 10, 1.0, 5, complete=False)
+                for value in ratings
+            ]
+        )
     return search.history
 
 
@@ -73,28 +131,38 @@ def go_on(path, search, rate):
     known = journal.replay(path, search)
     while not search.done:
         fresh = search.ask()[len(known) :]
-        ratings = [rate(candidate.architecture) for candidate in fresh]
-        journal.write(path, fresh, ratings, start=len(search.history) + len(known))
-        search.tell(known + ratings)
+        scores = [Score(rate(candidate.architecture), 0.5, 7) for candidate in fresh]
+        lines = list(zip(fresh, scores, strict=True))
+        journal.write(path, lines, len(search.history) + len(known), costs)
+        search.tell(known + scores)
         known = []
     return search.history
 
 
-@settings(max_examples=60, deadline=None)
-@given(searches(), seeds)
-def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(search, seed):
-    search, rate = search(), rating(seed)
+def path_of(history):
+    return [(rated.candidate, rated.rating) for rated in history]
+
+
+@settings(max_examples=120, deadline=None)
+@given(searches, seeds)
+def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(make, seed):
+    search, rate = make(), rating(seed)
     history = run(search, rate)
     rated = [entry.candidate.architecture for entry in history]
-    assert 1 <= len(rated) <= min(search.population * search.generations, search.candidates.size())
+    assert 1 <= len(rated) <= search.total <= search.candidates.size()
+    assert search.total <= search.population * search.generations
     assert len(set(rated)) == len(rated)
     assert all(search.candidates.contains(one) for one in rated)
     assert [entry.rating for entry in history] == [rate(one) for one in rated]
     assert search.best.rating == max(entry.rating for entry in history)
+    assert search.ask() == []
+    generations = [entry.candidate.generation for entry in history]
+    assert sorted(generations) == generations
+    assert max(Counter(generations).values()) <= search.population
 
 
 @settings(max_examples=60, deadline=None)
-@given(searches(), seeds)
+@given(evolutions(), seeds)
 def test_generations_keep_their_size_and_their_shares(search, seed):
     search = search()
     history = run(search, rating(seed))
@@ -110,22 +178,76 @@ def test_generations_keep_their_size_and_their_shares(search, seed):
             assert set(origins) == {"random"}
 
 
-@settings(max_examples=50, deadline=None)
-@given(searches(), seeds)
-def test_the_same_search_again_is_the_same(search, seed):
-    assert run(search(), rating(seed)) == run(search(), rating(seed))
+@settings(max_examples=80, deadline=None)
+@given(searches, seeds)
+def test_the_same_search_again_is_the_same(make, seed):
+    assert run(make(), rating(seed)) == run(make(), rating(seed))
+
+
+@settings(max_examples=80, deadline=None)
+@given(searches, seeds)
+def test_who_is_not_among_the_best_that_it_keeps_makes_no_difference(make, seed):
+    rate, whole, raced = rating(seed), make(), make()
+    run(whole, rate)
+    race(raced, rate)
+    assert [one.candidate for one in raced.history] == [one.candidate for one in whole.history]
+    assert raced.best == whole.best
 
 
 @settings(max_examples=60, deadline=None)
-@given(searches(), seeds, st.lists(st.floats(0, 1), min_size=1, max_size=3))
-def test_a_search_killed_at_any_bytes_goes_on_identically(search, seed, cuts):
+@given(searches, seeds)
+def test_patience_ends_a_search_that_finds_nothing_better_and_no_other(make, seed):
+    search, endless = make(), make()
+    endless.patience = None
+    history, all_of_it = run(search, rating(seed)), run(endless, rating(seed))
+    assert history == all_of_it[: len(history)]
+    best, idle = -math.inf, 0
+    for _, group in itertools.groupby(history, lambda entry: entry.candidate.generation):
+        assert idle != search.patience
+        found = max(entry.rating for entry in group)
+        best, idle = (found, 0) if found > best else (best, idle + 1)
+    if len(history) < len(all_of_it):
+        assert idle == search.patience
+
+
+@settings(max_examples=60, deadline=None)
+@given(searches, seeds, st.lists(st.floats(0, 1), min_size=1, max_size=3))
+def test_a_search_killed_at_any_bytes_goes_on_identically(make, seed, cuts):
     rate = rating(seed)
-    expected = run(search(), rate)
+    expected = path_of(run(make(), rate))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.jsonl"
-        assert go_on(path, search(), rate) == expected
+        assert path_of(go_on(path, make(), rate)) == expected
         whole = path.read_bytes()
         for cut in cuts:
             path.write_bytes(whole[: round(cut * len(whole))])
-            assert go_on(path, search(), rate) == expected
+            assert path_of(go_on(path, make(), rate)) == expected
             assert path.read_bytes() == whole
+
+
+# --- fronts
+
+
+def dominates(one, other):
+    return one != other and all(mine >= its for mine, its in zip(one, other, strict=True))
+
+
+@st.composite
+def clouds(draw):
+    """Draw points of one to four coordinates, with many equal ones among them."""
+    number = st.integers(-3, 3).map(float) | st.floats(allow_nan=False)
+    count = draw(st.integers(1, 4))
+    return draw(st.lists(st.tuples(*[number] * count), max_size=30))
+
+
+@settings(max_examples=300, deadline=None)
+@given(clouds())
+def test_the_front_holds_what_nothing_dominates_and_dominates_all_else(points):
+    inside = front(points)
+    assert inside == sorted(set(inside))
+    chosen = [points[index] for index in inside]
+    for index, point in enumerate(points):
+        if index in inside:
+            assert not any(dominates(other, point) for other in points)
+        else:
+            assert any(dominates(other, point) for other in chosen)

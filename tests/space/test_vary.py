@@ -6,6 +6,7 @@ import pytest
 
 from masktas.errors import SpaceError
 from masktas.space import SearchSpace, crossover, mutate
+from masktas.space.vary import distance, neighbours
 
 SPACE = SearchSpace.preset("micro")
 DRAWS = 4000
@@ -120,3 +121,52 @@ def test_parents_of_unequal_depth_are_refused():
 
 def test_a_parent_crossed_with_itself_is_itself():
     assert crossover(parent(5), parent(5), SPACE, random.Random(0)) == parent(5)
+
+
+@pytest.mark.parametrize(("depth", "more"), [(4, 12), (5, 12 + 1), (6, 1)])
+def test_neighbours_are_all_that_is_one_step_away(depth, more):
+    of = parent(depth)
+    around = list(neighbours(of, SPACE))
+    widths = sum(one.embed_dim != of.embed_dim for one in around)
+    assert widths == (1 if of.embed_dim in (96, 160) else 2)
+    assert len(set(around)) == len(around) == depth * (3 + 2) + widths + more
+    assert of not in around
+    assert all(SPACE.check(one) is None for one in around)
+    for one in around:
+        if one.depth == depth:
+            assert distance(one, of) == 1
+        else:
+            assert abs(one.depth - depth) == 1
+            assert distance(one, of) == 2
+
+
+def test_being_neighbours_is_mutual():
+    of = parent(5)
+    for one in neighbours(of, SPACE):
+        assert of in set(neighbours(one, SPACE))
+
+
+def test_depths_far_apart_are_neighbours_with_new_blocks_alike():
+    space = SPACE.replace(depth=(2, 5))
+    of = space.uniform(96, 2, 3, 2)
+    deeper = [one for one in neighbours(of, space) if one.depth == 5]
+    assert len(deeper) == 12
+    for one in deeper:
+        assert one.num_heads[:2] == (3, 3)
+        assert len(set(one.num_heads[2:])) == len(set(one.mlp_ratio[2:])) == 1
+    (shallower,) = [one for one in neighbours(deeper[0], space) if one.depth == 2]
+    assert shallower == of
+
+
+def test_the_only_architecture_has_no_neighbours():
+    space = SearchSpace("one", (8,), (2,), (1,), (1,), head_dim=4)
+    assert list(neighbours(space.smallest, space)) == []
+
+
+def test_distance_counts_genes():
+    one = SPACE.build(96, (2, 3, 4, 5), (2, 2, 3, 3))
+    assert distance(one, one) == 0
+    assert distance(one, one.replace(embed_dim=128)) == 1
+    assert distance(one, one.replace(num_heads=(2, 3, 5, 4))) == 2
+    longer = SPACE.build(96, (2, 3, 4, 5, 2, 2), (2, 2, 3, 3, 2, 2))
+    assert distance(one, longer) == distance(longer, one) == 4

@@ -16,20 +16,29 @@ from masktas.space import (
     Architecture,
     Budget,
     BudgetedSpace,
+    Costs,
+    LatencyModel,
     SearchSpace,
     cost,
+    format_amount,
     format_quantity,
-    macs,
-    params,
 )
 
 TEACHER = "teacher.json"
+# What is written with words of its own, beside the rest.
+RANGES = {"params": "params", "macs": "macs", "file_size": "size", "memory": "memory"}
+ARCHITECTURE_LINES = (
+    "kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size", "memory",
+)  # fmt: skip
 
 
 def show(
     what: Annotated[
         str,
-        Parameter(help="An architecture.json, a space file, a run or stage folder, or a preset."),
+        Parameter(
+            help="An architecture.json, a space file, a latency model, a run or stage folder, or a "
+            "preset."
+        ),
     ],
     /,
     *,
@@ -45,7 +54,7 @@ def show(
 
 
 def describe(what: str) -> dict[str, Any]:
-    """Return the content as JSON types, `kind` first: architecture, space or run."""
+    """Return the content as JSON types, `kind` first: architecture, space, latency or run."""
     path = Path(what)
     if what in PRESETS and not path.is_dir():
         return _space(SearchSpace.preset(what))
@@ -65,7 +74,19 @@ def describe(what: str) -> dict[str, Any]:
     fields = read_json(path)
     if isinstance(fields, dict) and isinstance(fields.get("embed_dim"), list):
         return _space(SearchSpace.from_dict(fields, where=what))
+    if isinstance(fields, dict) and {"stem", "attention"} <= fields.keys():
+        return _latency(LatencyModel.from_dict(fields, where=what))
     return _architecture(Architecture.from_dict(fields, where=what))
+
+
+def _latency(model: LatencyModel) -> dict[str, Any]:
+    return {
+        "kind": "latency",
+        "target": dict(model.target),
+        "fixed": dict(model.fixed),
+        "entries": {name: len(getattr(model, name)) for name in ("stem", "attention", "mlp")},
+        "held_out": dict(model.held_out),
+    }
 
 
 def _adopted(folder: Path) -> dict[str, Any]:
@@ -81,8 +102,7 @@ def _architecture(one: Architecture) -> dict[str, Any]:
     return {
         "kind": "architecture",
         **one.to_dict(),
-        "params": params(one),
-        "macs": macs(one),
+        **Costs().of(one),
         "counted_classes": cost.counted_classes(one),
         "blocks": [
             {
@@ -106,6 +126,8 @@ def _space(space: SearchSpace) -> dict[str, Any]:
         "size": space.size(),
         "params": whole.cost_range("params"),
         "macs": whole.cost_range("macs"),
+        "file_size": whole.cost_range("size"),
+        "memory": whole.cost_range("memory"),
     }
 
 
@@ -159,31 +181,61 @@ def _lines(content: dict[str, Any]) -> list[str]:
     """Write the content for a person."""
     if content["kind"] == "run":
         return [_stage_line(stage) for stage in content["stages"]]
+    if content["kind"] == "latency":
+        return _latency_lines(content)
     lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else content['kind']}"]
-    hidden = ("kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size")
-    shown = ("kind", "name", "size", "params", "macs") if content["kind"] == "space" else hidden
+    shown = ("kind", "name", "size", *RANGES) if content["kind"] == "space" else ARCHITECTURE_LINES
     for key, value in content.items():
         if key not in shown and key != "counted_classes":
             text = ", ".join(str(v) for v in value) if isinstance(value, list) else value
             lines.append(f"  {key:12} {text}")
     if content["kind"] == "space":
         lines.append(f"  {'networks':12} {content['size']:,}")
-        for key in ("params", "macs"):
-            low, high = (format_quantity(value) for value in content[key])
+        for key, what in RANGES.items():
+            low, high = (format_amount(what, value) for value in content[key])
             lines.append(f"  {key:12} {low} to {high}")
         return lines
     if content["kind"] == "teacher":
         return lines
+    return lines + _cost_lines(content) + _block_lines(content["blocks"])
+
+
+def _cost_lines(content: dict[str, Any]) -> list[str]:
     classes = content["counted_classes"]
-    lines.append(f"  {'params':12} {content['params']:,} (head of {classes:,} classes counted)")
-    lines.append(f"  {'macs':12} {content['macs']:,} (what the field prints as FLOPs)")
-    lines.append(f"  {'block':>5} {'heads':>5} {'qkv':>5} {'ratio':>5} {'mlp':>5} {'params':>10}")
-    for number, block in enumerate(content["blocks"]):
+    return [
+        f"  {'params':12} {content['params']:,} (head of {classes:,} classes counted)",
+        f"  {'macs':12} {content['macs']:,} (what the field prints as FLOPs)",
+        f"  {'size':12} {format_amount('size', content['size'])} (the file of fp32 weights)",
+        f"  {'memory':12} {format_amount('memory', content['memory'])} "
+        "(peak of the activations of one image, fp32)",
+    ]
+
+
+def _block_lines(blocks: list[dict[str, Any]]) -> list[str]:
+    lines = [f"  {'block':>5} {'heads':>5} {'qkv':>5} {'ratio':>5} {'mlp':>5} {'params':>10}"]
+    for number, block in enumerate(blocks):
         lines.append(
             f"  {number:5} {block['num_heads']:5} {block['qkv_dim']:5} {block['mlp_ratio']:5} "
             f"{block['mlp_dim']:5} {block['params']:10,}"
         )
     return lines
+
+
+def _latency_lines(content: dict[str, Any]) -> list[str]:
+    """Write what a latency model was measured on, how large it is and how far off."""
+    lines = ["latency model"]
+    entries = ", ".join(f"{count} of {name}" for name, count in content["entries"].items())
+    for title, values in (("measured on", content["target"]), ("networks of", content["fixed"])):
+        lines.append(f"  {title}")
+        lines += [f"    {key:12} {value}" for key, value in values.items()]
+    lines.append(f"  {'entries':14} {sum(content['entries'].values())} ({entries})")
+    lines.append("  error on networks it was not fitted to")
+    lines += [f"    {key:12} {_figure(value)}" for key, value in content["held_out"].items()]
+    return lines
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _stage_line(stage: dict[str, Any]) -> str:

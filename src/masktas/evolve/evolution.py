@@ -16,10 +16,10 @@ class Evolution(Strategy):
         candidates, population, generations, patience, seed: see `Strategy`.
         parents: `k`, how many of the best are crossed and mutated.
         depth_probability, block_probability: `P_d`, `P_m`; see `masktas.space.mutate`.
-        diversity: the least number of genes by which parents differ from each other; each is the
+        diversity: the least number of genes by which parents differ from each other: each is the
             best that does, among the `population` best. 0 is the paper's way: the best, however
-            alike. These become so much alike in time that all their children have been rated,
-            and the generation is filled at random instead (docs/log.md).
+            alike. In time these become so much alike that their children have all been rated, and
+            generations are filled at random instead; 3 prevents most of that (docs/log.md).
     """
 
     def __init__(

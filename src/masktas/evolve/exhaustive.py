@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 
 from masktas.errors import BudgetError
 from masktas.evolve.strategy import Strategy, require_counts
@@ -46,7 +45,7 @@ class Exhaustive(Strategy):
             patience=patience,
             seed=seed,
         )
-        self._left = _every(candidates)
+        self._left = iter(candidates)
 
     @property
     def keeps(self) -> int:
@@ -55,14 +54,3 @@ class Exhaustive(Strategy):
 
     def _draw(self, rng: random.Random) -> dict[Architecture, str]:
         return dict.fromkeys(itertools.islice(self._left, self.population), "listed")
-
-
-def _every(candidates: BudgetedSpace) -> Iterator[Architecture]:
-    """Yield every architecture within the budget, by going through all of the space."""
-    space = candidates.space
-    for width, depth in itertools.product(space.embed_dim, space.depth):
-        for heads in itertools.product(space.num_heads, repeat=depth):
-            for ratios in itertools.product(space.mlp_ratio, repeat=depth):
-                one = space.build(width, heads, ratios)
-                if candidates.contains(one):
-                    yield one

@@ -12,15 +12,18 @@ from masktas.space.vary import neighbours
 class LocalSearch(Strategy):
     """Hill climbing with restarts (after White et al. 2021, "Exploring the loss landscape in NAS").
 
-    The climb starts at the best of a random generation. A generation holds the point's neighbours
-    that have not been rated, in random order: those with one gene changed, a block more or less,
-    the next width. The point moves to the best of them if that is better. When no neighbour is
-    left, a random generation begins the next climb.
+    The first generation is random, and the climb starts at its best. A later one holds those
+    neighbours of the point that have not been rated, `population` of them at most: one gene
+    changed, a block more or less, the next width (`masktas.space.vary.neighbours`). The point moves
+    to the best of them if that is better. When no neighbour is left, a single random architecture
+    is rated, and the next climb starts there: that found better ones than the best of a whole
+    random generation did, on a rough landscape (docs/log.md).
 
-    Neighbourhoods are of any size, so `population` and `generations` limit the number of ratings,
-    not that of generations.
+    Neighbourhoods are of any size, so there may be more generations than `generations`, but never
+    more ratings than `population` times that.
 
-    Args: see `Strategy`.
+    Args:
+        candidates, population, generations, patience, seed: see `Strategy`.
     """
 
     def __init__(
@@ -45,8 +48,7 @@ class LocalSearch(Strategy):
     def keeps(self) -> int:
         """Those that are as good as the present point: a better neighbour will be among so many.
 
-        Where a random generation is rated, its best one starts a climb, however it compares with
-        those of earlier climbs: then all count.
+        Where a climb starts is rated completely, however it compares with earlier climbs.
         """
         point = self._point
         if point is None:
@@ -67,7 +69,8 @@ class LocalSearch(Strategy):
                 return dict.fromkeys(new[: self.population], "neighbour")
         self._point = None
         chosen: dict[Architecture, str] = {}
-        self._collect_random(chosen, rng)
+        many = 1 if self.history else self.population
+        self._collect(chosen, "random", many, lambda: self.candidates.sample(rng))
         return chosen
 
     def _move(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from masktas.errors import ConfigError
 from masktas.evolve.strategy import Strategy
-from masktas.space import Architecture, BudgetedSpace, SearchSpace, macs, params
+from masktas.space import Architecture, BudgetedSpace, SearchSpace
 
 Costs = Callable[[Architecture], Mapping[str, float]]
 MATINGS = 10  # how often parents are mated for a generation before it is filled at random
@@ -27,7 +27,7 @@ class NSGA2(Strategy):
     Args:
         candidates, population, generations, seed: see `Strategy`.
         objectives: names of the costs that are to be low.
-        costs: what an architecture costs, by name; parameters and multiply-accumulates if None.
+        costs: what an architecture costs, by name; `candidates.costs.of` if None.
         patience: see `Strategy`; it looks at the best rating, not at the front.
 
     Raises:
@@ -53,7 +53,7 @@ class NSGA2(Strategy):
             seed=seed,
         )
         self.objectives = tuple(objectives)
-        self._costs = costs or _sizes
+        self._costs = costs or candidates.costs.of
         _require_known(self.objectives, self._costs(candidates.space.smallest))
         self._genome = Genome(candidates.space)
         self._algorithm: Any = None
@@ -64,10 +64,10 @@ class NSGA2(Strategy):
 
         if self._algorithm is None:
             self._algorithm = _nsga2(self._genome, 1 + len(self.objectives), self.population)
-        self._algorithm.random_state = np.random.default_rng(rng.getrandbits(64))
         chosen: dict[Architecture, str] = {}
         genes: list[list[int]] = []
         if self.history:
+            self._algorithm.random_state = np.random.default_rng(rng.getrandbits(64))
             self._survive()
             for _ in range(MATINGS):
                 if len(chosen) < self.population:
@@ -167,10 +167,6 @@ def _nsga2(genome: Genome, num_objectives: int, population: int) -> Any:
     problem = Problem(vars=genes, n_obj=num_objectives)
     algorithm.setup(problem, termination=NoTermination(), verbose=False)
     return algorithm
-
-
-def _sizes(one: Architecture) -> dict[str, float]:
-    return {"params": params(one), "macs": macs(one)}
 
 
 def _require_known(objectives: Sequence[str], known: Mapping[str, float]) -> None:

@@ -26,14 +26,16 @@ def front(points: Sequence[Sequence[float]]) -> list[int]:
         raise ValueError("Points must have at least one coordinate each.")
     if np.isnan(values).any():
         raise ValueError("A coordinate of a point is not a number.")
-    # The best in every coordinate's order come first: they rule out most others soon.
-    ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in values.T], axis=1)
-    left = np.argsort(-ranks.sum(axis=1), kind="stable")
-    chosen: list[int] = []
-    while len(left):
-        best = ranks[left[0]]
-        remaining = ranks[left]
-        equal = (remaining == best).all(axis=1)
-        chosen += left[equal].tolist()
-        left = left[(remaining > best).any(axis=1)]
-    return sorted(chosen)
+    # In descending order of the first coordinate, then of the next: whatever dominates a point
+    # comes before it, and is at least as large in the first.
+    distinct, place = np.unique(values, axis=0, return_inverse=True)
+    chosen = np.zeros(len(distinct), dtype=bool)
+    others = np.empty((values.shape[1] - 1, len(distinct)))  # of those chosen so far
+    count = 0
+    for at in range(len(distinct) - 1, -1, -1):
+        point = distinct[at, 1:]
+        if not (others[:, :count] >= point[:, None]).all(axis=0).any():
+            others[:, count] = point
+            count += 1
+            chosen[at] = True
+    return [int(index) for index in np.flatnonzero(chosen[place.reshape(-1)])]

@@ -13,10 +13,12 @@ from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget, Costs
 from masktas.space.cells import Cells, Pair
 from masktas.space.limits import QUANTITIES
-from masktas.space.refusal import refusal
+from masktas.space.refusal import joined, refusal
 from masktas.space.space import SearchSpace
+from masktas.space.tables import Tables
 
-REDRAWS = 1000
+TRIES = 1000  # to draw the first network where cells are not exact: well below a second
+REDRAWS = 10_000
 
 
 class BudgetedSpace:
@@ -43,10 +45,12 @@ class BudgetedSpace:
         self.costs = costs or Costs()
         if "latency" in budget.limited():
             self.costs.latency_model().require(space)
-        self._cells = Cells(space, budget, self.costs)
+        self._tables = Tables(space, self.costs)
+        self._cells = Cells(self._tables, budget)
         self.exact = self._cells.exact
-        if not self._cells.rows or not (self.exact or self._can_be_drawn()):
-            raise BudgetError(refusal(space, budget, self.costs))
+        if not self._cells.rows:
+            raise BudgetError(refusal(self._tables, budget))
+        self._draw(random.Random(0), TRIES)  # complains if nothing can be found
         self._asked: dict[tuple[str, bool], Cells] = {}
         self._sizes: list[int] = []
         self._by_size: dict[int, list[Pair]] = {}
@@ -65,6 +69,8 @@ class BudgetedSpace:
             raise BudgetError(f"{what!r} is no cost: choose one of {', '.join(QUANTITIES)}.")
         if what == "latency":
             self.costs.latency_model().require(self.space)
+        if not self.budget.limited():
+            return self._tables.span(what)
         return self._cells_for(what).span(what)
 
     def contains(self, architecture: Architecture) -> bool:
@@ -81,21 +87,17 @@ class BudgetedSpace:
         Raises:
             BudgetError: where cells are not exact, if no draw of many meets it.
         """
-        for _ in range(REDRAWS):
+        return self._draw(rng, REDRAWS)
+
+    def _draw(self, rng: random.Random, tries: int) -> Architecture:
+        for _ in range(tries):
             one = self._cells.draw(rng)
             if self.exact or self._meets(one):
                 return one
         raise BudgetError(
-            f"No network of space {self.space.name} with {self.budget} was found in {REDRAWS:,} "
-            "draws: choose wider limits."
+            f"No network of space {self.space.name} with {joined(self.budget)} was found in "
+            f"{tries:,} draws among those nearest to it: choose wider limits."
         )
-
-    def _can_be_drawn(self) -> bool:
-        try:
-            self.sample(random.Random(0))
-        except BudgetError:
-            return False
-        return True
 
     def sample_evenly(self, rng: random.Random) -> Architecture:
         """Draw a number of parameters uniformly, then an architecture of about that many.
@@ -127,13 +129,10 @@ class BudgetedSpace:
             most = max(cells.amount("macs", pair) for pair in cells.pairs())
             top = [pair for pair in cells.pairs() if cells.amount("macs", pair) == most]
             return cells.draw_from(_drawn(top, rng), rng)
-        for pair in heapq.nlargest(100, cells.pairs(), key=lambda p: cells.amount("macs", p)[1]):
-            for _ in range(10):
-                one = cells.draw_from(pair, rng)
-                if self._meets(one):
-                    return one
-        drawn = (self.sample(rng) for _ in range(100))
-        return max(drawn, key=lambda one: self.costs.amount("macs", one))
+        top = heapq.nlargest(100, cells.pairs(), key=lambda pair: cells.amount("macs", pair)[1])
+        drawn = [cells.draw_from(pair, rng) for pair in top] + [self.sample(rng)]
+        fitting = filter(self._meets, itertools.chain(drawn, self.space.uniforms()))
+        return max(fitting, key=lambda one: self.costs.amount("macs", one))
 
     def largest_uniform(self) -> Architecture | None:
         """Return the largest network within the budget whose blocks are all alike, if any."""
@@ -152,8 +151,7 @@ class BudgetedSpace:
     def _cells_for(self, what: str, *, paired: bool = False) -> Cells:
         """Return the cells with the sums of one quantity more."""
         if (what, paired) not in self._asked:
-            cells = Cells(self.space, self.budget, self.costs, (what,), paired=paired)
-            self._asked[what, paired] = cells
+            self._asked[what, paired] = Cells(self._tables, self.budget, what, paired=paired)
         return self._asked[what, paired]
 
 

@@ -18,13 +18,9 @@ from typing import NamedTuple
 
 from masktas.space import cost
 from masktas.space.architecture import Architecture
-from masktas.space.budget import TICKS, Budget, Costs, tick_limits, ticks
-from masktas.space.sides import Choice, Side, State
-from masktas.space.space import SearchSpace
-
-SUMS = ("params", "macs", "latency")  # size follows from params and depth
-ADDITIONS = 3_000_000  # of one set of sides, at most: tenths of a second
-PAIRS = 500_000  # of states, looked at one by one, at most
+from masktas.space.budget import TICKS, Budget, tick_limits
+from masktas.space.sides import State
+from masktas.space.tables import SUMS, Levels, Tables
 
 
 class Partners:
@@ -33,7 +29,8 @@ class Partners:
     def __init__(self, states: list[State]) -> None:
         self.states = sorted(states, key=lambda state: (state.low, state.level))
         self._lows = [state.low[0] for state in self.states]
-        self._highs = [state.high[0] for state in self.states]
+        # In order too: where they are not exact, a range may hold a few that do not belong to it.
+        self._highs = list(itertools.accumulate((state.high[0] for state in self.states), max))
         self.totals = [0, *itertools.accumulate(state.ways for state in self.states)]
 
     def between(self, least: float, most: float) -> tuple[int, int]:
@@ -114,10 +111,9 @@ class Cells:
     """The networks of a space within a budget, by what they cost.
 
     Args:
-        space: the space.
+        tables: of the space.
         budget: the limits.
-        costs: how networks are costed.
-        asked: quantities that will be asked for (`span`, `pairs`) beside those that are limited.
+        asked: a quantity that will be asked for (`span`, `amount`) beside those that are limited.
         paired: whether cells will be looked at one by one (`pairs`).
 
     Attributes:
@@ -128,27 +124,20 @@ class Cells:
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        budget: Budget,
-        costs: Costs,
-        asked: Sequence[str] = (),
-        *,
-        paired: bool = False,
+        self, tables: Tables, budget: Budget, asked: str | None = None, *, paired: bool = False
     ) -> None:
-        self._space, self._budget, self._costs = space, budget, costs
-        wanted = {"params" if what == "size" else what for what in (*budget.limited(), *asked)}
+        self._space, self._budget, self._tables = tables.space, budget, tables
+        wanted = {*budget.limited(), asked}
+        if "size" in wanted:
+            wanted.add("params")
         self.sums = tuple(what for what in SUMS if what in wanted) or ("params",)
-        self._by_memory = "memory" in asked
-        deepest, widths = max(space.depth), len(space.embed_dim)
-        choices = len(space.num_heads) + len(space.mlp_ratio)
-        most = max(1, ADDITIONS // (widths * deepest * choices))
-        if len(self.sums) > 1 or self._by_memory or paired:
-            most = min(most, max(1, math.isqrt(PAIRS // (widths * len(space.depth)))))
-        self._sides = {width: self._two_sides(width, deepest, most) for width in space.embed_dim}
+        least, most = budget.limits("memory")
+        self._levels = Levels(least, most, by_value=asked == "memory")
+        self._sides = tables.sides(self.sums, self._levels, paired=paired)
         self.exact = all(side.exact for sides in self._sides.values() for side in sides)
         self.rows = list(self._all_rows())
-        block = len(space.num_heads) * len(space.mlp_ratio)
+        block = len(self._space.num_heads) * len(self._space.mlp_ratio)
+        deepest = max(self._space.depth)
         # P(row) when each dimension is drawn uniformly, times block**deepest: whole numbers.
         self._cumulative = list(
             itertools.accumulate(
@@ -217,34 +206,34 @@ class Cells:
 
         Latency in ms. Where cells are not exact, both ends may lie outside the budget a little.
         """
-        if what == "memory":
-            levels = [self._memory(pair) for pair in self.pairs()]
-            return min(levels), max(levels)
         ends = [self._row_span("params" if what == "size" else what, row) for row in self.rows]
         if what == "size":
-            number = cost.number_bytes(self._costs.precision)
-            headers = [cost.header_bytes(row.group.depth) for row in self.rows]
             ends = [
-                (low * number + header, high * number + header)
-                for (low, high), header in zip(ends, headers, strict=True)
+                (self._size(low, row), self._size(high, row))
+                for (low, high), row in zip(ends, self.rows, strict=True)
             ]
         least, most = min(low for low, _ in ends), max(high for _, high in ends)
         return (least / TICKS, most / TICKS) if what == "latency" else (least, most)
 
-    def _row_span(self, what: str, row: Row) -> tuple[int, int]:
-        states = row.group.partners(row.heads)
-        if len(self.sums) == 1:  # then they are in its order
-            states = [states[0], states[-1]]
-        ends = [self.amount(what, Pair(row.group, row.heads, state)) for state in states]
-        return min(low for low, _ in ends), max(high for _, high in ends)
+    def _size(self, params: int, row: Row) -> int:
+        return params * self._tables.number_bytes + cost.header_bytes(row.group.depth)
 
-    def _memory(self, pair: Pair) -> int:
-        return max(pair.heads.level, pair.mlps.level)
+    def _row_span(self, what: str, row: Row) -> tuple[int, int]:
+        states, heads = row.group.partners(row.heads), row.heads
+        if what == "memory":
+            levels = [state.level for state in states]
+            return max(heads.level, min(levels)), max(heads.level, max(levels))
+        at = self.sums.index(what)
+        fixed = row.group.stem[at]
+        return (
+            fixed + heads.low[at] + min(state.low[at] for state in states),
+            fixed + heads.high[at] + max(state.high[at] for state in states),
+        )
 
     # --- how it is built
 
     def _all_rows(self) -> Iterator[Row]:
-        floor, ceiling = self._level_limits()
+        floor, ceiling = self._levels.limits
         for width in self._space.embed_dim:
             for depth in self._space.depth:
                 heads, mlps = (
@@ -252,7 +241,7 @@ class Cells:
                     for side in self._sides[width]
                 )
                 reaching = [state for state in mlps if state.level >= floor]
-                stem = tuple(self._stem(what, width) for what in self.sums)
+                stem = tuple(self._tables.stem(what, width) for what in self.sums)
                 limits = [
                     (least - fixed, most - fixed)
                     for (least, most), fixed in zip(self._limits(depth), stem, strict=True)
@@ -282,64 +271,8 @@ class Cells:
 
     def _by_size(self, depth: int) -> tuple[float, float]:
         low, high = self._budget.limits("size")
-        header, number = cost.header_bytes(depth), cost.number_bytes(self._costs.precision)
+        header, number = cost.header_bytes(depth), self._tables.number_bytes
         return (
             -math.inf if low is None else -((header - math.ceil(low)) // number),
             math.inf if high is None else (math.floor(high) - header) // number,
         )
-
-    def _level_limits(self) -> tuple[float, float]:
-        """Return the least level that a network must reach, and the most that it may."""
-        low, high = self._budget.limits("memory")
-        if self._by_memory:
-            return low or 0, math.inf if high is None else high
-        return 0 if low is None else 1, 1
-
-    def _level(self, width: int, numbers: int) -> int:
-        """Return the level of a choice: its memory, or 0 below, 1 within, 2 above the limits."""
-        space = self._space
-        stem = space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
-        numbers = max(numbers, cost.counted_classes(stem)) + cost.held_memory(stem)
-        memory = numbers * cost.number_bytes(self._costs.precision)
-        if self._by_memory:
-            return memory
-        low, high = self._budget.limits("memory")
-        if high is not None and memory > high:
-            return 2
-        return 1 if low is not None and memory >= low else 0
-
-    def _two_sides(self, width: int, depth: int, most: int) -> tuple[Side, Side]:
-        space = self._space
-        tokens = space.smallest.num_patches + 1
-        heads, mlps = [], []
-        for choice in space.num_heads:
-            memory = cost.attention_memory(tokens, width, space.head_dim * choice)
-            amounts = tuple(self._attention(what, tokens, width, choice) for what in self.sums)
-            heads.append(Choice(amounts, self._level(width, memory)))
-        for hidden in (int(width * ratio) for ratio in space.mlp_ratio):
-            memory = cost.mlp_memory(tokens, width, hidden)
-            amounts = tuple(self._mlp(what, tokens, width, hidden) for what in self.sums)
-            mlps.append(Choice(amounts, self._level(width, memory)))
-        return Side(heads, depth, most), Side(mlps, depth, most)
-
-    def _stem(self, what: str, width: int) -> int:
-        space = self._space
-        stem = space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
-        if what == "latency":
-            return ticks(self._costs.latency_model().stem[width])
-        return cost.stem_params(stem) if what == "params" else cost.stem_macs(stem)
-
-    def _attention(self, what: str, tokens: int, width: int, heads: int) -> int:
-        if what == "latency":
-            return ticks(self._costs.latency_model().attention[width, heads])
-        inner = self._space.head_dim * heads
-        if what == "params":
-            return cost.attention_params(width, inner)
-        return cost.attention_macs(tokens, width, inner)
-
-    def _mlp(self, what: str, tokens: int, width: int, hidden: int) -> int:
-        if what == "latency":
-            return ticks(self._costs.latency_model().mlp[width, hidden])
-        if what == "params":
-            return cost.mlp_params(width, hidden)
-        return cost.mlp_macs(tokens, width, hidden)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import decimal
 
-from masktas.space.budget import Budget, Costs
+from masktas.space.budget import Budget
 from masktas.space.cells import Cells
 from masktas.space.limits import format_amount
-from masktas.space.space import SearchSpace
+from masktas.space.tables import Tables
 
 
-def refusal(space: SearchSpace, budget: Budget, costs: Costs) -> str:
+def refusal(tables: Tables, budget: Budget) -> str:
     """Say for each limited quantity what remains when all other limits hold.
 
     Where nothing does, say what the whole space has. Ends are rounded into the ranges, so that
@@ -19,27 +19,26 @@ def refusal(space: SearchSpace, budget: Budget, costs: Costs) -> str:
     possible, whole = [], []
     for what in budget.limited():
         others = _with(budget, what)
-        cells = Cells(space, others, costs, (what,))
+        cells = Cells(tables, others, what)
         if not cells.rows:
-            span = Cells(space, Budget(), costs, (what,)).span(what)
-            whole.append(f"{what} from {written_range(what, *span)}")
+            whole.append(f"{what} from {written_range(what, *tables.span(what))}")
             continue
         low, high = cells.span(what)
-        words = f"with {_joined(others)}, " if others.limited() else ""
-        about = "" if cells.exact else "about "
-        goes = "go" if what.endswith("s") else "goes"
-        possible.append(f"{words}{what} {goes} from {about}{written_range(what, low, high)}")
+        words = f"with {joined(others)}, " if others.limited() else ""
+        words += f"{what} go from " if what.endswith("s") else f"{what} goes from "
+        possible.append(words + ("" if cells.exact else "about ") + written_range(what, low, high))
         if cells.exact:
-            possible[-1] += _gap(space, budget, costs, what, (low, high))
+            possible[-1] += _gap(tables, budget, what, (low, high))
     if whole:
         possible.append(f"the whole space has {', '.join(whole)}")
     return (
-        f"No network of space {space.name} has {_joined(budget)}: {'; '.join(possible)}. "
+        f"No network of space {tables.space.name} has {joined(budget)}: {'; '.join(possible)}. "
         "Choose limits within that, or another space."
     )
 
 
-def _joined(budget: Budget) -> str:
+def joined(budget: Budget) -> str:
+    """Write a budget as part of a sentence."""
     return str(budget).replace(", ", " and ")
 
 
@@ -50,15 +49,13 @@ def _with(
     return Budget(**{**budget.to_dict(), f"min_{what}": least, f"max_{what}": most})  # type: ignore[arg-type]
 
 
-def _gap(
-    space: SearchSpace, budget: Budget, costs: Costs, what: str, span: tuple[float, float]
-) -> str:
+def _gap(tables: Tables, budget: Budget, what: str, span: tuple[float, float]) -> str:
     """Say what is nearest to limits that are within the range, and still have nothing between."""
     low, high = budget.limits(what)
     if low is None or high is None or low <= span[0] or high >= span[1]:
         return ""
-    below = Cells(space, _with(budget, what, most=low), costs, (what,)).span(what)[1]
-    above = Cells(space, _with(budget, what, least=high), costs, (what,)).span(what)[0]
+    below = Cells(tables, _with(budget, what, most=low), what).span(what)[1]
+    above = Cells(tables, _with(budget, what, least=high), what).span(what)[0]
     return f", but none between {_exact(what, below)} and {_exact(what, above)}"
 
 

@@ -14,7 +14,11 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-RESOLUTIONS = (1024, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+# Steps between the smallest and the largest choice, of the first sum and of the others; None is
+# exact. The sums of one side grow together, so the first alone says nearly all.
+RESOLUTIONS: list[tuple[int | None, int | None]] = [(None, None)]
+RESOLUTIONS += [(None, steps) for steps in (256, 64, 16, 4, 0)]
+RESOLUTIONS += [(steps, 0) for steps in (256, 128, 64, 32, 16, 8, 4, 2, 1)]
 
 Sums = dict[int, int]  # how many sequences reach a packed sum
 Ways = dict[int, Sums]  # by the highest level among their choices
@@ -42,39 +46,26 @@ class Grid:
 
     Args:
         values: what each choice adds.
-        depth: choices of a sequence, at most.
         resolution: steps between the smallest and the largest choice, at most; None for exact.
 
     Attributes:
         steps: what each choice adds, in steps, the smallest choice 0.
-        span: how many sums there can be.
     """
 
-    def __init__(self, values: Sequence[int], depth: int, resolution: int | None) -> None:
-        self._least, self._most = min(values), max(values)
-        self._width = self._most - self._least
-        exact = self._width // (math.gcd(*(value - self._least for value in values)) or 1)
-        self._steps = exact if resolution is None else min(exact, resolution)
-        self.exact = self._steps == exact
-        self.steps = [self._nearest(value - self._least) for value in values]
-        errors = [
-            (value - self._least) * self._steps - step * self._width
-            for value, step in zip(values, self.steps, strict=True)
+    def __init__(self, values: Sequence[int], resolution: int | None) -> None:
+        self._least, width = min(values), max(values) - min(values)
+        self._unit = math.gcd(*(value - self._least for value in values)) or 1
+        exact = width // self._unit
+        most = exact if resolution is None else min(exact, resolution)
+        self.exact = most == exact
+        self.steps = [
+            (2 * (value - self._least) * most + width) // (2 * width) if width else 0
+            for value in values
         ]
-        self._below, self._above = min(errors), max(errors)  # in units of width / steps
-        self.span = self._steps * depth + 1
 
-    def _nearest(self, value: int) -> int:
-        return (2 * value * self._steps + self._width) // (2 * self._width) if self._width else 0
-
-    def bounds(self, total: int, depth: int) -> tuple[int, int]:
-        """Return between what the sum of `depth` choices is that makes so many steps."""
-        least, most = depth * self._least, depth * self._most
-        if not self._width:
-            return least, least
-        low = -((-total * self._width - depth * self._below) // self._steps)
-        high = (total * self._width + depth * self._above) // self._steps
-        return max(least, least + low), min(most, least + high)
+    def total(self, steps: int, depth: int) -> int:
+        """Return the sum of `depth` choices that make so many steps, where it is exact."""
+        return self._least * depth + self._unit * steps
 
 
 class Side:
@@ -92,51 +83,84 @@ class Side:
 
     def __init__(self, choices: Sequence[Choice], depth: int, most: int) -> None:
         self._levels = [choice.level for choice in choices]
-        columns = list(zip(*(choice.amounts for choice in choices), strict=True))
-        for resolution in (None, *RESOLUTIONS):
-            self._grids = [Grid(values, depth, resolution) for values in columns]
-            self.exact = all(grid.exact for grid in self._grids)
-            self._strides = list(
-                itertools.accumulate((grid.span for grid in self._grids), operator.mul, initial=1)
-            )[:-1]
-            self._keys = [
-                sum(
-                    grid.steps[index] * by
-                    for grid, by in zip(self._grids, self._strides, strict=True)
-                )
-                for index in range(len(choices))
+        self._columns = list(zip(*(choice.amounts for choice in choices), strict=True))
+        for first, others in RESOLUTIONS:
+            resolutions = [first] + [others] * (len(self._columns) - 1)
+            self._take_grids(
+                [Grid(v, r) for v, r in zip(self._columns, resolutions, strict=True)], depth
+            )
+            last = (first, others) == RESOLUTIONS[-1]
+            self._ways = self._count(depth, math.inf if last else most)
+            if self._ways:
+                break
+        self._ends: list[tuple[list[Ways], list[Ways]]] = []
+        if not self.exact:
+            self._ends = [
+                (self._extremes(column, depth, 1), self._extremes(column, depth, -1))
+                for column in self._columns
             ]
-            self._ways = self._count(depth, math.inf if resolution == RESOLUTIONS[-1] else most)
-            if len(self._ways) > depth:
-                return
+
+    def _take_grids(self, grids: list[Grid], depth: int) -> None:
+        """Pack the steps of all sums into one whole number a choice, its key."""
+        self._grids = grids
+        self.exact = all(grid.exact for grid in grids)
+        self._spans = [max(grid.steps) * depth + 1 for grid in grids]
+        self._strides = list(itertools.accumulate(self._spans, operator.mul, initial=1))[:-1]
+        self._keys = [
+            sum(map(operator.mul, steps, self._strides))
+            for steps in zip(*(grid.steps for grid in grids), strict=True)
+        ]
 
     def _count(self, depth: int, most: float) -> list[Ways]:
-        """Count for 0, 1, 2... blocks; stop where there are too many states."""
+        """Count for 0, 1, 2... blocks; `[]` where there are too many states."""
         ways: list[Ways] = [{0: {0: 1}}]
-        while len(ways) <= depth and sum(map(len, ways[-1].values())) <= most:
+        for _ in range(depth):
             after: Ways = {}
             for level, sums in ways[-1].items():
                 for key, own in zip(self._keys, self._levels, strict=True):
                     reached = after.setdefault(max(level, own), {})
                     for total, count in sums.items():
                         reached[total + key] = reached.get(total + key, 0) + count
+            if sum(map(len, after.values())) > most:
+                return []
             ways.append(after)
-        return ways if sum(map(len, ways[-1].values())) <= most else []
+        return ways
+
+    def _extremes(self, values: Sequence[int], depth: int, sign: int) -> list[Ways]:
+        """Find the least (`sign` 1) or largest (-1) sum of `values` in every state."""
+        found: list[Ways] = [{0: {0: 0}}]
+        for _ in range(depth):
+            after: Ways = {}
+            for level, sums in found[-1].items():
+                for key, own, value in zip(self._keys, self._levels, values, strict=True):
+                    reached = after.setdefault(max(level, own), {})
+                    added = sign * value
+                    for total, so_far in sums.items():
+                        least = so_far + added
+                        if least < reached.get(total + key, math.inf):
+                            reached[total + key] = least
+            found.append(after)
+        return found
 
     def states(self, depth: int) -> list[State]:
         """Return the states of sequences of `depth` choices, in a fixed order."""
         return [
-            State(level, key, count, *self._bounds(key, depth))
+            State(level, key, count, *self._bounds(depth, level, key))
             for level, sums in self._ways[depth].items()
             for key, count in sums.items()
         ]
 
-    def _bounds(self, key: int, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        ends = [
-            grid.bounds(key // stride % grid.span, depth)
-            for grid, stride in zip(self._grids, self._strides, strict=True)
-        ]
-        return tuple(low for low, _ in ends), tuple(high for _, high in ends)
+    def _bounds(self, depth: int, level: int, key: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if not self.exact:
+            return (
+                tuple(low[depth][level][key] for low, _ in self._ends),
+                tuple(-high[depth][level][key] for _, high in self._ends),
+            )
+        totals = tuple(
+            grid.total(key // stride % span, depth)
+            for grid, stride, span in zip(self._grids, self._strides, self._spans, strict=True)
+        )
+        return totals, totals
 
     def _before(self, left: int, level: int, key: int) -> list[tuple[int, int, int, int]]:
         """List (choice, level, key, count) of the sequences of `left` that one choice completes."""
