@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from masktas.stages.search import search
     from masktas.stages.supernet import supernet
     from masktas.stages.teacher import teacher
+    from masktas.stages.validate import ValidateSettings, validate
     from masktas.train.networks import load_network as load
 
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "SearchSpace": "masktas.space",
     "SupernetSettings": "masktas.config",
     "TeacherSettings": "masktas.config",
+    "ValidateSettings": "masktas.stages.validate",
     "demo": "masktas.pipeline",
     "finetune": "masktas.stages.finetune",
     "load": "masktas.train.networks:load_network",
@@ -52,6 +54,7 @@ _HOMES = {
     "search": "masktas.stages.search",
     "supernet": "masktas.stages.supernet",
     "teacher": "masktas.stages.teacher",
+    "validate": "masktas.stages.validate",
 }
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "SearchSpace",
     "SupernetSettings",
     "TeacherSettings",
+    "ValidateSettings",
     "demo",
     "finetune",
     "load",
@@ -77,6 +81,7 @@ __all__ = [
     "search",
     "supernet",
     "teacher",
+    "validate",
 ]
 
 
