@@ -22,17 +22,22 @@ INK, FAINT = "#1d2733", "#94a3b8"
 
 Floats = NDArray[np.float64]
 
-HEADER = ("rating", "tau", "rho", "rho given size", "points lost: top 1, 3, 5", "split-half")
-HEADER_UNLABELLED = ("rating", "tau of two halves", "rho of two halves", "corrected")
+HEADER = ("rating", "tau", "rho", "rho given size", "points lost, top 1/3/5", "split half")
+HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
 
 def written(one: Estimate) -> str:
-    """Write an estimate as people read it: 0.77 [0.62, 0.88]."""
+    """Write an estimate as people read it: 0.77 [0.62, 0.88]; the interval stays together."""
     if one.value is None:
         return NONE
     if one.low is None or one.high is None:
         return f"{one.value:.2f}"
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+    return f"{one.value:.2f} [{one.low:.2f},\N{NO-BREAK SPACE}{one.high:.2f}]"
+
+
+def short(value: float | None, form: str = "{:.2f}", times: float = 1.0) -> str:
+    """Write a number, or a dash where there is none."""
+    return NONE if value is None else form.format(times * value)
 
 
 def table(
@@ -40,26 +45,28 @@ def table(
     reliabilities: Mapping[str, Reliability],
     ceiling: Ceiling,
 ) -> list[list[str]]:
-    """Return the rows under `HEADER`: ratings, best first, and how accuracy ranks itself."""
+    """Return the rows under `HEADER`: ratings, best first, then how accuracy ranks itself.
+
+    That is over two halves of the test images and over two seeds of the probe, and what follows:
+    the ceiling of every rating.
+    """
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
-        lost = [one.regret[k].value for k in TOP]
+        lost = [short(one.regret[k].value, "{:.1f}", 100) for k in TOP]
         halves = reliabilities[name].corrected.value if name in reliabilities else None
         rows.append(
             [
-                f"{name} (size only)" if name in OF_SIZE else name,
-                *(written(estimate) for estimate in (one.tau, one.rho, one.partial)),
-                " ".join(NONE if points is None else f"{100 * points:.2f}" for points in lost),
-                NONE if halves is None else f"{halves:.2f}",
+                *(name, written(one.tau), short(one.rho.value), written(one.partial)),
+                *("/".join(lost), short(halves)),
             ]
         )
     for name, itself in (
-        ("accuracy: two halves", ceiling.halves),
-        ("accuracy: two seeds", ceiling.seeds),
-        ("ceiling of any rating", ceiling),
+        ("two halves", ceiling.halves),
+        ("two seeds", ceiling.seeds),
+        ("ceiling", ceiling),
     ):
-        rows.append([name, written(itself.tau), written(itself.rho), NONE, NONE, NONE])
+        rows.append([name, written(itself.tau), short(itself.rho.value), NONE, NONE, NONE])
     return rows
 
 
@@ -223,9 +230,5 @@ def scatter(
 
 
 def _title(name: str, one: Agreement) -> str:
-    tau, partial = (
-        NONE if estimate.value is None else f"{estimate.value:.2f}"
-        for estimate in (one.tau, one.partial)
-    )
-    of_size = name in OF_SIZE and partial == NONE
-    return f"{name}\ntau {tau}" + ("" if of_size else f", rho given size {partial}")
+    known = "" if one.partial.value is None else f", rho given size {one.partial.value:.2f}"
+    return f"{name}\ntau {short(one.tau.value)}{known}"

@@ -29,7 +29,16 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
 from masktas.nn.view import Sight
 from masktas.seeding import seed_for
-from masktas.space import Architecture, Budget, BudgetedSpace, cost, macs, params, parse_quantity
+from masktas.space import (
+    Architecture,
+    Budget,
+    BudgetedSpace,
+    cost,
+    format_quantity,
+    macs,
+    params,
+    parse_quantity,
+)
 from masktas.stages import findings
 from masktas.stages.choosing import banded, stratified, within
 from masktas.stages.context import Context, Data, visible_patches
@@ -361,7 +370,8 @@ def _compared(
 ) -> dict[str, Any]:
     """Print the table, draw the picture and return verdict and statistics as JSON types."""
     told = {"reliability": {name: one.to_dict() for name, one in reliabilities.items()}}
-    title = f"{len(found.networks)} networks"
+    title = f"{len(found.networks)} networks of {format_quantity(min(found.params))} to "
+    title += f"{format_quantity(max(found.params))} parameters"
     if found.correct is None:
         rows = findings.table_unlabelled(reliabilities)
         context.console.table(title, findings.HEADER_UNLABELLED, rows)
