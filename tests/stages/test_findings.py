@@ -85,6 +85,9 @@ def test_the_table_has_every_rating_best_first_and_the_ceiling_last(world):
     assert names[7:] == ["two halves", "two seeds", "ceiling"]
     taus = [float(row[1].split()[0]) for row in rows[:6]]
     assert taus == sorted(taus, reverse=True)
+    assert rows[0][1] == "{:.2f}\n[{:.2f}, {:.2f}]".format(
+        *agreements["oracle"].tau.to_dict().values()
+    )
     assert not any("nan" in cell or "None" in cell for row in rows for cell in row)
 
 

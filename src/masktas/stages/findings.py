@@ -17,7 +17,7 @@ from masktas.artifacts import write_atomic
 
 OF_SIZE = ("params", "macs")  # ratings that know only size
 NONE = "–"
-COLUMNS = 4
+COLUMNS = (4, 3)  # of panels: what leaves fewer places empty
 INK, FAINT = "#1d2733", "#94a3b8"
 
 Floats = NDArray[np.float64]
@@ -27,12 +27,17 @@ HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
 
 def written(one: Estimate) -> str:
-    """Write an estimate as people read it: 0.77 [0.62, 0.88]; the interval stays together."""
+    """Write an estimate as people read it: 0.77 [0.62, 0.88]."""
     if one.value is None:
         return NONE
     if one.low is None or one.high is None:
         return f"{one.value:.2f}"
-    return f"{one.value:.2f} [{one.low:.2f},\N{NO-BREAK SPACE}{one.high:.2f}]"
+    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
+def _cell(one: Estimate) -> str:
+    """Write an estimate in two lines: the table then fits 80 columns."""
+    return written(one).replace(" [", "\n[")
 
 
 def short(value: float | None, form: str = "{:.2f}", times: float = 1.0) -> str:
@@ -57,7 +62,7 @@ def table(
         halves = reliabilities[name].corrected.value if name in reliabilities else None
         rows.append(
             [
-                *(name, written(one.tau), short(one.rho.value), written(one.partial)),
+                *(name, _cell(one.tau), short(one.rho.value), _cell(one.partial)),
                 *("/".join(lost), short(halves)),
             ]
         )
@@ -66,7 +71,7 @@ def table(
         ("two seeds", ceiling.seeds),
         ("ceiling", ceiling),
     ):
-        rows.append([name, written(itself.tau), short(itself.rho.value), NONE, NONE, NONE])
+        rows.append([name, _cell(itself.tau), short(itself.rho.value), NONE, NONE, NONE])
     return rows
 
 
@@ -199,7 +204,7 @@ def scatter(
 ) -> Figure:
     """Return the picture; see `write_scatter`."""
     names = ranked(agreements)
-    columns = min(COLUMNS, len(names))
+    columns = min(len(names), min(COLUMNS, key=lambda columns: -len(names) % columns))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.1 * columns + 0.9, 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
@@ -207,6 +212,7 @@ def scatter(
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="#e2e8f0", linewidth=0.8)
         panel.set_axisbelow(True)
+        panel.tick_params(labelsize="small")
         panel.vlines(
             ratings[name],
             100 * accuracy.min(axis=0),

@@ -354,7 +354,7 @@ def _tell(
     flat = {
         **{key: [one[key] for one in networks] for key in ("index", "params", "macs")},
         **_accuracies(found.correct),
-        **{name: values.tolist() for name, values in found.scores.items()},
+        **{name: values.mean(axis=1).tolist() for name, values in found.ratings.items()},
     }
     findings.write_csv(folder / "validation.csv", flat)
     return told
