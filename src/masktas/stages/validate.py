@@ -51,7 +51,7 @@ from masktas.train.networks import WEIGHTS
 from masktas.train.tasks.masked import training_macs
 
 NETWORKS = "networks.jsonl"
-LEAD = "consistency"  # the rating that the verdict is about
+LEAD = "consistency"  # the rating that the verdict is about, where it is among them
 NO_LABELS = "These images have no labels, so accuracy is not known and only how reliable each "
 NO_LABELS += "rating is can be told: give DATA with labels (a folder for each class, or a column "
 NO_LABELS += "`label`), and another --name or --overwrite."
@@ -147,7 +147,7 @@ def validate(
     largest = shared.space.largest
     images.require_fit(largest, f"space {shared.space.name}")
     networks, center = _networks(context, settings, shared)
-    visible = visible_patches(largest, settings.mask_ratio, least=3)
+    visible = _visible(settings, shared)
     labels, classes = _labels(images.source())
     stage = context.run.validated(name)
     parents = {
@@ -171,15 +171,7 @@ def validate(
     if probing is None:
         context.console.warn(NO_LABELS)
     shared.to(context.runtime.device)
-    raters: Raters = DistilledRatings(
-        shared,
-        frozen,
-        context.batches(store, "search"),
-        num_images=settings.num_images,
-        visible=visible,
-        batch_size=settings.batch_size,
-        setup=context.setup,
-    )
+    raters = _raters(context, settings, shared, frozen, store)
     ratings = _rate(raters, networks)
     journal = stage.folder / NETWORKS
     correct = probe(context, probing, shared, networks, journal) if probing else None
@@ -327,6 +319,29 @@ def _probing(
     )
 
 
+def _visible(settings: ValidateSettings, shared: Supernet) -> int:
+    """Return the patches of an image that are seen: a patch is compared with two others."""
+    return visible_patches(shared.space.largest, settings.mask_ratio, least=3)
+
+
+def _raters(
+    context: Context,
+    settings: ValidateSettings,
+    shared: Supernet,
+    teacher: Teacher,
+    store: ImageStore,
+) -> Raters:
+    return DistilledRatings(
+        shared,
+        teacher,
+        context.batches(store, "search"),
+        num_images=settings.num_images,
+        visible=_visible(settings, shared),
+        batch_size=settings.batch_size,
+        setup=context.setup,
+    )
+
+
 def _rate(raters: Raters, networks: list[Architecture]) -> Ratings:
     ratings = raters.rate_all(networks)
     for name, values in ratings.items():
@@ -384,9 +399,10 @@ def _compared(
     ceiling = agreement.ceiling(found.correct, counts, seed=seed)
     rows = findings.table(agreements, reliabilities, ceiling)
     context.console.table(f"{title}, accuracy {_range(accuracy)}", findings.HEADER, rows)
+    lead = LEAD if LEAD in found.ratings else next(iter(found.ratings))
     findings.write_scatter(folder, found.scores, accuracy, found.params, agreements)
     return {
-        "verdict": findings.verdict(agreements, lead=LEAD, num_networks=len(found.networks)),
+        "verdict": findings.verdict(agreements, lead=lead, num_networks=len(found.networks)),
         "agreement": {name: one.to_dict() for name, one in agreements.items()},
         "ceiling": ceiling.to_dict(),
         **told,
