@@ -138,7 +138,8 @@ def _conclusion(one: Agreement, size: Estimate) -> str:
 
 def _others(agreements: Mapping[str, Agreement], lead: str) -> str:
     """Name the other ratings that beat size, or add to it."""
-    names = [name for name in ranked(agreements) if name not in (*OF_SIZE, lead)]
+    others = [name for name in ranked(agreements) if name not in (*OF_SIZE, lead)]
+    names = [name for name in others if agreements[name].tau.above_zero]
     better = [name for name in names if agreements[name].gain.above_zero]
     adding = [name for name in names if agreements[name].partial.above_zero and name not in better]
     said = []
