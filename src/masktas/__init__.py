@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from masktas.stages.search import search
     from masktas.stages.supernet import supernet
     from masktas.stages.teacher import teacher
+    from masktas.stages.validate import ValidateSettings, validate
     from masktas.train.networks import load_network as load
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "SupernetSettings": "masktas.config",
     "TeacherSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
+    "ValidateSettings": "masktas.stages.validate",
     "demo": "masktas.pipeline",
     "finetune": "masktas.stages.finetune",
     "load": "masktas.train.networks:load_network",
@@ -57,6 +59,7 @@ _HOMES = {
     "search": "masktas.stages.search",
     "supernet": "masktas.stages.supernet",
     "teacher": "masktas.stages.teacher",
+    "validate": "masktas.stages.validate",
 }
 
 __all__ = [
@@ -72,6 +75,7 @@ __all__ = [
     "SearchSpace",
     "SupernetSettings",
     "TeacherSettings",
+    "ValidateSettings",
     "build_latency",
     "demo",
     "finetune",
@@ -85,6 +89,7 @@ __all__ = [
     "search",
     "supernet",
     "teacher",
+    "validate",
 ]
 
 

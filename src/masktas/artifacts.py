@@ -31,7 +31,7 @@ LOCK = ".lock"
 OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
 METRICS = "metrics.jsonl"  # what was learnt: the same for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
-OUTCOME = {"search": "winner", "finetune": "test"}
+OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -308,13 +308,17 @@ class Run:
         """One fine-tuned network, by name."""
         return Stage("finetune", self.folder / "finetune" / _plain(name))
 
+    def validated(self, name: str = "main") -> Stage:
+        """One comparison of ratings with accuracy, by name."""
+        return Stage("validate", self.folder / "validate" / _plain(name))
+
     @property
     def report(self) -> Path:
         """The report, one HTML file."""
         return self.folder / "report.html"
 
     def named(self, kind: str) -> list[Stage]:
-        """Return the finished searches or fine-tunings, sorted by name."""
+        """Return the finished searches, fine-tunings or validations, sorted by name."""
         folders = sorted((self.folder / kind).glob(f"*/{MANIFEST}"))
         return [Stage(kind, path.parent) for path in folders]
 

@@ -85,6 +85,16 @@ COMMANDS = {
         the end.
         """,
     ),
+    "validate": (
+        "masktas.cli.validate:validate",
+        """Tell whether ratings rank networks as accuracy does.
+
+        Reads OUT/supernet, images held out of its training, and the labels of the images. Probes
+        networks with labels and compares every rating, and size alone, with their accuracy. Writes
+        OUT/validate/NAME with validation.json, validation.csv and scatter.png. Without labels it
+        tells how reliable each rating is. The test split is not read unless it is asked for.
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
-from masktas.data.sources import Source, class_index
-from masktas.data.store import Images
 from masktas.errors import LabelError
 from masktas.space import Architecture, macs, params
 from masktas.stages.build import classifier_task
 from masktas.stages.context import Context, Data
 from masktas.stages.inputs import load_supernet
+from masktas.stages.labels import labels_of, read_labels
 from masktas.train.metrics import accuracy
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
 
@@ -112,19 +107,6 @@ def finetune(
         )
 
     return context.ranks.first(results)
-
-
-def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:
-    """Return the class index of every image, shard by shard, and the classes' names."""
-    values = [source.labels(number) for number in range(source.num_shards)]
-    indices, classes = class_index(list(itertools.chain.from_iterable(values)))
-    numbers = iter(indices)
-    return [list(itertools.islice(numbers, len(shard))) for shard in values], classes
-
-
-def labels_of(labels: list[list[int]], images: Images) -> Tensor:
-    """Return the class index of each image of a split, `[n]`."""
-    return torch.tensor([labels[shard][index] for shard, index in images.places])
 
 
 def _wanted(

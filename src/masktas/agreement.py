@@ -1,0 +1,361 @@
+"""How well one ranking of networks agrees with another, and how sure that is.
+
+A resample of the networks is a row of counts: how often each was drawn. Row 0 draws each once and
+is the sample itself. Every statistic is a function of such rows, so a number and its bootstrap
+interval are one computation. What is not defined (all ratings alike, two networks) is NaN, and
+None where a person sees it.
+
+Shapes: n networks, m images, S seeds, R rows of counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Statistic = Callable[[Floats, Floats, Floats], Floats]
+
+LEAST = 3  # networks that a rank correlation is of: two agree by chance every second time
+TOP = (1, 3, 5)
+SPLITS = 20  # random halves that are averaged over
+LEVEL = 0.95
+ALIKE = 1e-9  # of squares of correlations: rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and its interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, values: Floats) -> Estimate:
+        """Read row 0 as the value and the other rows as its bootstrap (percentile interval)."""
+        import numpy as np
+
+        if not np.isfinite(values[0]):
+            return cls(None)
+        rows = values[1:][np.isfinite(values[1:])]
+        if not len(rows) or 2 * len(rows) < len(values) - 1:  # defined too seldom to tell
+            return cls(float(values[0]))
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(rows, [tail, 1 - tail]).tolist()
+        return cls(float(values[0]), low, high)
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.low is not None and self.low > 0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return value and interval."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a rating agrees with accuracy.
+
+    Attributes:
+        tau: Kendall's tau-b.
+        rho: Spearman's.
+        partial: Spearman's, given the number of parameters.
+        gain: tau less the tau of the best rating that knows only size.
+        regret: accuracy lost by looking only at the k best rated, by k.
+    """
+
+    tau: Estimate
+    rho: Estimate
+    partial: Estimate
+    gain: Estimate
+    regret: dict[int, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all estimates as JSON types."""
+        named = {name: getattr(self, name) for name in ("tau", "rho", "partial", "gain")}
+        return {
+            **{name: one.to_dict() for name, one in named.items()},
+            "regret": {str(k): one.to_dict() for k, one in self.regret.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How a measure agrees with itself.
+
+    Attributes:
+        tau, rho: between two measurements of the same networks.
+        corrected: rho expected between two measurements twice as long (Spearman-Brown).
+    """
+
+    tau: Estimate
+    rho: Estimate
+    corrected: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all estimates as JSON types."""
+        return {name: getattr(self, name).to_dict() for name in ("tau", "rho", "corrected")}
+
+
+def resamples(num_networks: int, num_resamples: int, seed: int) -> Floats:
+    """Draw networks with replacement, `num_resamples` times: counts `[1 + num_resamples, n]`."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    even = np.full(num_networks, 1 / num_networks)
+    drawn = rng.multinomial(num_networks, even, size=num_resamples)
+    return np.concatenate([np.ones((1, num_networks)), drawn])
+
+
+def kendall(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """Return Kendall's tau-b of `x [n]` and `y [n]` in every resample, `[R]`.
+
+    Pairs in the same order less pairs in the other, over the geometric mean of the pairs that are
+    not tied in `x` and of those not tied in `y` (Kendall 1945). A network drawn twice is a tie.
+    """
+    import numpy as np
+
+    if not _rankable(x, y):
+        return np.full(len(counts), np.nan)
+    of_x, of_y = (np.sign(one[:, None] - one[None, :]) for one in (x, y))
+    both, untied_x, untied_y = (
+        ((counts @ pairs) * counts).sum(axis=1) for pairs in (of_x * of_y, of_x**2, of_y**2)
+    )
+    return _over(both, np.sqrt(untied_x * untied_y))
+
+
+def spearman(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """Return Spearman's rho of `x [n]` and `y [n]` in every resample, `[R]`; ties share ranks."""
+    import numpy as np
+
+    if not _rankable(x, y):
+        return np.full(len(counts), np.nan)
+    of_x, of_y = _ranks(x, counts), _ranks(y, counts)
+    both, square_x, square_y = (
+        (counts * product).sum(axis=1) for product in (of_x * of_y, of_x**2, of_y**2)
+    )
+    return _over(both, np.sqrt(square_x * square_y))
+
+
+def partial_spearman(x: Floats, y: Floats, given: Floats, counts: Floats) -> Floats:
+    """Return Spearman's rho of `x` and `y` with what both share with `given [n]` taken out, `[R]`.
+
+    `(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))` over ranks, so a logarithm of `given`
+    changes nothing. Not defined where `x` or `y` ranks as `given` does, or the other way round.
+    """
+    import numpy as np
+
+    if len(x) <= LEAST:  # with three there is no freedom left
+        return np.full(len(counts), np.nan)
+    xy, xz, yz = (spearman(*pair, counts) for pair in ((x, y), (x, given), (y, given)))
+    left = (1 - xz**2) * (1 - yz**2)
+    return _over(xy - xz * yz, np.sqrt(np.where(left > ALIKE, left, 0.0)))
+
+
+def regret(rating: Floats, accuracy: Floats, counts: Floats, k: int) -> Floats:
+    """Return the best accuracy of all less the best among the k best rated, in every resample.
+
+    Among equal ratings the least accurate is taken first: ties earn nothing. Networks drawn
+    several times count once. Not defined for k of as many networks, or ratings all alike.
+    """
+    import numpy as np
+
+    if not _rankable(rating, accuracy) or k >= len(rating) or np.ptp(rating) == 0:
+        return np.full(len(counts), np.nan)
+    order = np.lexsort((accuracy, -rating))
+    there = counts[:, order] > 0
+    top = there & (there.cumsum(axis=1) <= k)
+    best = (np.where(one, accuracy[order], -np.inf).max(axis=1) for one in (there, top))
+    of_all, of_top = best
+    return np.asarray(of_all - of_top)
+
+
+def spearman_brown(reliability: Floats, times: float = 2.0) -> Floats:
+    """Return the reliability of a measure `times` as long (Spearman 1910, Brown 1910).
+
+    Not defined below -1 / (times - 1), where it has a pole.
+    """
+    return _over(times * reliability, 1 + (times - 1) * reliability)
+
+
+def compare(
+    ratings: Mapping[str, Floats],
+    accuracy: Floats,
+    params: Floats,
+    counts: Floats,
+    *,
+    of_size: Sequence[str],
+) -> dict[str, Agreement]:
+    """Compare ratings `[n]` with accuracy `[n]`, all in the same resamples.
+
+    Args:
+        ratings: by name; higher is better.
+        accuracy: of each network.
+        params: of each network.
+        counts: see `resamples`.
+        of_size: names of the ratings that know only size.
+    """
+    import numpy as np
+
+    taus = {name: kendall(one, accuracy, counts) for name, one in ratings.items()}
+    sizes = [taus[name] for name in of_size if np.isfinite(taus[name][0])]
+    baseline = max(sizes, key=lambda tau: float(tau[0]), default=np.zeros(len(counts)))
+    return {
+        name: Agreement(
+            tau=Estimate.of(taus[name]),
+            rho=Estimate.of(spearman(one, accuracy, counts)),
+            partial=Estimate.of(partial_spearman(one, accuracy, params, counts)),
+            gain=Estimate(None) if name in of_size else Estimate.of(taus[name] - baseline),
+            regret={k: Estimate.of(regret(one, accuracy, counts, k)) for k in TOP},
+        )
+        for name, one in ratings.items()
+    }
+
+
+def split_half(values: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Reliability:
+    """Return how networks rank on one half of the images as on the other.
+
+    Args:
+        values: `[n, m]`, of each network on each image; no labels are needed.
+        counts: see `resamples`.
+        seed: names the random halves.
+        splits: halves that are averaged over.
+    """
+    pairs = (
+        (values[:, one].mean(axis=1), values[:, other].mean(axis=1))
+        for one, other in _halves(values.shape[1], splits, seed)
+    )
+    return _reliability(list(pairs), counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """How well accuracy ranks itself: no rating can be seen to rank better.
+
+    Attributes:
+        halves: between two halves of the test images.
+        seeds: between two seeds of the probe.
+        reliability: share of the measured accuracies' variance that is the networks' own.
+        tau, rho: with the measured accuracy, of a rating that ranks as the true one.
+    """
+
+    halves: Reliability
+    seeds: Reliability
+    reliability: Estimate
+    tau: Estimate
+    rho: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all estimates as JSON types."""
+        names = ("halves", "seeds", "reliability", "tau", "rho")
+        return {name: getattr(self, name).to_dict() for name in names}
+
+
+def ceiling(correct: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Ceiling:
+    """Return how well accuracy ranks itself.
+
+    The noise of images and of seeds is in no two measurements that share neither, so their
+    covariance is the variance of the true accuracies; over the variance of the measured ones it is
+    their reliability (Guttman 1945, his fourth, extended to seeds). A correlation with a measure
+    is at most the root of its reliability (Spearman 1904); tau and rho follow from it as they do
+    in a normal distribution. With one seed its noise is taken for the networks' own.
+
+    Args:
+        correct: `[S, n, m]`, 1 where a network was right about an image.
+        counts: see `resamples`.
+        seed: names the random halves.
+        splits: halves that are averaged over.
+    """
+    import numpy as np
+
+    accuracy = correct.mean(axis=2)
+    seeds = list(itertools.permutations(range(len(correct)), 2))
+    apart = [
+        (correct[a][:, one].mean(axis=1), correct[b][:, other].mean(axis=1))
+        for one, other in _halves(correct.shape[2], splits, seed)
+        for a, b in seeds or [(0, 0)]
+    ]
+    mean = accuracy.mean(axis=0)
+    own = _mean(_covariance, apart, counts)
+    reliability = np.clip(_over(own, _covariance(mean, mean, counts)), 0, 1)
+    root = np.sqrt(reliability)
+    return Ceiling(
+        halves=split_half(correct.mean(axis=0), counts, seed=seed, splits=splits),
+        seeds=_reliability([(accuracy[a], accuracy[b]) for a, b in seeds if a < b], counts),
+        reliability=Estimate.of(reliability),
+        tau=Estimate.of(2 / np.pi * np.arcsin(root)),
+        rho=Estimate.of(6 / np.pi * np.arcsin(root / 2)),
+    )
+
+
+def _covariance(x: Floats, y: Floats, counts: Floats) -> Floats:
+    import numpy as np
+
+    if not _rankable(x, y):
+        return np.full(len(counts), np.nan)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    x, y = x - x.mean(), y - y.mean()
+    return np.asarray(shares @ (x * y) - (shares @ x) * (shares @ y))
+
+
+def _reliability(pairs: Sequence[tuple[Floats, Floats]], counts: Floats) -> Reliability:
+    """Average over pairs of measurements, `[n]` each; those that are not defined are left out."""
+    rho = _mean(spearman, pairs, counts)
+    tau = _mean(kendall, pairs, counts)
+    return Reliability(*(Estimate.of(one) for one in (tau, rho, spearman_brown(rho))))
+
+
+def _mean(statistic: Statistic, pairs: Sequence[tuple[Floats, Floats]], counts: Floats) -> Floats:
+    import numpy as np
+
+    total, defined = np.zeros(len(counts)), np.zeros(len(counts))
+    for x, y in pairs:
+        values = statistic(x, y, counts)
+        total += np.nan_to_num(values)
+        defined += np.isfinite(values)
+    return _over(total, defined)
+
+
+def _halves(
+    num_images: int, splits: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the numbers of the images of two random halves; of an odd number one is left out."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    half = num_images // 2
+    for _ in range(splits if half else 0):
+        order = rng.permutation(num_images)
+        yield order[:half], order[half : 2 * half]
+
+
+def _ranks(x: Floats, counts: Floats) -> Floats:
+    """Return how far each network's rank is from the middle one, in every resample, `[R, n]`."""
+    below = x[:, None] < x[None, :]
+    alike = x[:, None] == x[None, :]
+    ranks: Floats = counts @ (below + 0.5 * alike) - counts.sum(axis=1, keepdims=True) / 2
+    return ranks
+
+
+def _rankable(x: Floats, y: Floats) -> bool:
+    import numpy as np
+
+    return len(x) >= LEAST and bool(np.isfinite(x).all() and np.isfinite(y).all())
+
+
+def _over(numerator: Floats, denominator: Floats) -> Floats:
+    """Divide; NaN where the denominator is not above 0."""
+    import numpy as np
+
+    undefined = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=undefined, where=np.asarray(denominator) > 0)
+    return undefined

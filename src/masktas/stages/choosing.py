@@ -1,0 +1,70 @@
+"""Which networks a rating is validated on: of all sizes evenly, or all of about one size."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+from masktas.errors import BudgetError
+from masktas.space import Architecture, BudgetedSpace
+
+TRIES = 20  # draws for each network that is wanted, before there seem to be no more
+
+
+def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Architecture]:
+    """Draw networks of all sizes evenly, ascending: one in each of `count` ranges of parameters.
+
+    Where a range holds none, another network is drawn from the whole budget instead.
+
+    Returns:
+        Distinct networks; fewer than `count` where there are no more.
+    """
+    low, high = candidates.cost_range("params")
+    edges = [low + (high + 1 - low) * number // count for number in range(count + 1)]
+    drawn: list[Architecture] = []
+    for least, beyond in pairwise(edges):
+        if least < beyond:
+            try:
+                stratum = within(candidates, least, beyond - 1)
+            except BudgetError:
+                continue
+            _extend(drawn, stratum, len(drawn) + 1, rng)
+    _extend(drawn, candidates, count, rng)
+    return drawn
+
+
+def banded(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Architecture]:
+    """Draw distinct networks as a search would; fewer than `count` where there are no more."""
+    drawn: list[Architecture] = []
+    _extend(drawn, candidates, count, rng)
+    return drawn
+
+
+def within(candidates: BudgetedSpace, least: int, most: int) -> BudgetedSpace:
+    """Return the candidates with `least` to `most` parameters.
+
+    Raises:
+        BudgetError: if there are none.
+    """
+    limits = candidates.budget
+    tighter = replace(
+        limits,
+        min_params=max(least, limits.min_params or 0),
+        max_params=most if limits.max_params is None else min(most, limits.max_params),
+    )
+    return BudgetedSpace(candidates.space, tighter)
+
+
+def _extend(
+    drawn: list[Architecture], candidates: BudgetedSpace, count: int, rng: random.Random
+) -> None:
+    """Add networks that are not there yet until there are `count`, or no more are found."""
+    known = set(drawn)
+    tries = TRIES * (count - len(drawn))
+    while len(drawn) < count and tries:
+        one = candidates.sample(rng)
+        if one not in known:
+            known.add(one)
+            drawn.append(one)
+        tries -= 1
