@@ -32,7 +32,10 @@ SHARED_BY_STAGES = {
     "stages.probed",
     "stages.probes",
     "stages.probing",
-    "stages.raters",
+    "stages.panel",
+    "stages.rating",
+    "stages.comparing",
+    "stages.variants",
 }
 TORCH = {"torch", "torchvision", "timm"}
 

@@ -4,10 +4,12 @@ from masktas.config.fields import Settings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
+    ComparisonSettings,
     LatencySettings,
     RatingSettings,
     SearchSettings,
     StrategySettings,
+    ValidateSettings,
 )
 from masktas.config.settings import (
     AdoptedTeacher,
@@ -25,6 +27,7 @@ __all__ = [
     "AdoptedTeacher",
     "AllSettings",
     "BudgetSettings",
+    "ComparisonSettings",
     "DataSettings",
     "FinetuneSettings",
     "LatencySettings",
@@ -37,6 +40,7 @@ __all__ = [
     "SupernetSettings",
     "TeacherSettings",
     "TrainSettings",
+    "ValidateSettings",
     "load",
     "resolve",
     "validate",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from masktas.nn.distill import Teacher
+from masktas.nn.distill import AskedOnce, Teacher
 from masktas.nn.patches import visible_patches
 from masktas.nn.prefixes import Prefixes
 from masktas.nn.rating import Heads, Rating, Shown
@@ -52,10 +52,11 @@ class Rater:
         self._targets: list[dict[str, tuple[Tensor, ...]]] = []
         with torch.no_grad():
             for one in shown:
+                once = AskedOnce(teacher)
                 patches = visible_patches(one.images, one.patch_size, one.ids_keep)
                 self._visible.append((patches, one.ids_keep))
                 self._targets.append(
-                    {name: rating.target(one, teacher) for name, rating in ratings.items()}
+                    {name: rating.target(one, once) for name, rating in ratings.items()}
                 )
 
     @property

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Judge:
         settings: how is rated.
         candidates: the architectures within the budget; `fusion` tells places among them.
         names: the ratings; that of the settings if None.
+        more: ratings by other names, of the same masked images.
         labels: gives the class of each image of the split, `[n]`; for `accuracy` and `knn`.
 
     Raises:
@@ -72,9 +73,11 @@ class Judge:
         candidates: BudgetedSpace,
         *,
         names: Sequence[str] | None = None,
+        more: Mapping[str, Rating] | None = None,
         labels: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.names = tuple(names or (settings.rating,))
+        self._more = dict(more or {})
+        self.names = (*(names or (settings.rating,)), *self._more)
         self.settings = settings
         self._context, self._shared, self._store = context, shared, store
         self._teacher, self._candidates, self._labels = teacher, candidates, labels
@@ -90,6 +93,7 @@ class Judge:
             )
         self.visible = visible_of(shared, settings, self._parts)
         self.rated = 0  # networks times images, by this process
+        self.products = 0  # that this took; see `macs`
         self._seen: dict[Architecture, dict[str, Numbers]] = {}
         self._rater: Rater | None = None
         self._fusion: Fusion | None = None
@@ -236,6 +240,7 @@ class Judge:
                     for part in self._parts
                 ]
             self.rated += end - start
+            self.products += (end - start) * self.macs(one)
         return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
 
     def _build(self) -> Rater:
@@ -292,6 +297,7 @@ class Judge:
             "consistency": Consistency(relation, class_token=settings.class_token),
             "reconstruction": Reconstruction(),
             "feature": Feature(),
+            **self._more,
         }
         if set(self._parts) & set(LABELLED):
             if self._labels is None:

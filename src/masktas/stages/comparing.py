@@ -1,0 +1,204 @@
+"""What was measured of some networks, compared: told, drawn and written.
+
+Shapes: n networks, m images, S seeds, t test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktas import agreement
+from masktas.agreement import Agreement, Reliability
+from masktas.artifacts import write_json
+from masktas.config import ValidateSettings
+from masktas.seeding import seed_for
+from masktas.space import Architecture, format_quantity, macs, params
+from masktas.stages import findings
+from masktas.stages.context import Context
+
+Floats = NDArray[np.float64]
+Ratings = dict[str, Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured.
+
+    Attributes:
+        networks: n architectures.
+        ratings: `[n, m]` by name, over search images.
+        variants: others like them, that were tried beside them.
+        correct: `[S, n, t]`, what was classified right with which seed; None without labels.
+    """
+
+    networks: list[Architecture]
+    ratings: Ratings
+    variants: Ratings
+    correct: Floats | None
+
+    @property
+    def params(self) -> Floats:
+        """Of each network."""
+        return np.array([params(one) for one in self.networks], dtype=np.float64)
+
+    @property
+    def usual(self) -> Ratings:
+        """Every rating that is no variant, over all images, and size: `[n]`."""
+        return {name: values.mean(axis=1) for name, values in self.ratings.items()} | {
+            "params": self.params,
+            "macs": np.array([macs(one) for one in self.networks], dtype=np.float64),
+        }
+
+    @property
+    def scores(self) -> Ratings:
+        """Every rating over all images: `[n]`."""
+        return self.usual | {name: values.mean(axis=1) for name, values in self.variants.items()}
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return what is known of each network."""
+        scores, measured = self.scores, self.ratings | self.variants
+        errors = {
+            name: values.std(axis=1) / values.shape[1] ** 0.5 for name, values in measured.items()
+        }
+        told = []
+        for at, one in enumerate(self.networks):
+            accuracy = None if self.correct is None else self.correct[:, at].mean(axis=1).tolist()
+            told.append(
+                {
+                    "index": at,
+                    "params": params(one),
+                    "macs": macs(one),
+                    "accuracy": accuracy,
+                    "ratings": {name: float(values[at]) for name, values in scores.items()},
+                    "standard_errors": {name: float(error[at]) for name, error in errors.items()},
+                    "architecture": one.to_dict(),
+                }
+            )
+        return told
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the same for a spreadsheet, a line a network."""
+        columns: dict[str, list[Any]] = {
+            "index": list(range(len(self.networks))),
+            "params": [params(one) for one in self.networks],
+            "macs": [macs(one) for one in self.networks],
+        }
+        if self.correct is not None:
+            columns["accuracy"] = self.correct.mean(axis=(0, 2)).tolist()
+            for at, one in enumerate(self.correct):
+                columns[f"accuracy_{at}"] = one.mean(axis=1).tolist()
+        return columns | {
+            name: values.mean(axis=1).tolist()
+            for name, values in (self.ratings | self.variants).items()
+        }
+
+
+def tell(
+    context: Context, found: Found, settings: ValidateSettings, folder: Path
+) -> dict[str, Any]:
+    """Compare, print, draw and write everything; return what the manifest holds of it."""
+    seed = seed_for(context.seed, "validate", "statistics")
+    counts = agreement.resamples(len(found.networks), settings.bootstrap, seed)
+    reliabilities = (
+        {
+            name: agreement.split_half(values, counts, seed=seed)
+            for name, values in found.ratings.items()
+        }
+        | {  # of variants without intervals: nobody looks at dozens of them
+            name: agreement.split_half(values, counts[:1], seed=seed)
+            for name, values in found.variants.items()
+        }
+    )
+    if found.correct is None:
+        told = _unlabelled(context, found, reliabilities)
+    else:
+        told = _compared(context, found, reliabilities, counts, settings, seed, folder)
+    told["reliability"] = {name: one.to_dict() for name, one in reliabilities.items()}
+    write_json(folder / "validation.json", {**told, "networks": found.to_dicts()})
+    findings.write_csv(folder / "validation.csv", found.columns())
+    return told
+
+
+def _unlabelled(
+    context: Context, found: Found, reliabilities: Mapping[str, Reliability]
+) -> dict[str, Any]:
+    rows = findings.table_unlabelled(reliabilities)
+    usual = {name: reliabilities[name] for name in found.ratings}
+    return {
+        "verdict": findings.verdict_unlabelled(usual),
+        "tables": [_shown(context, _title(found), findings.HEADER_UNLABELLED, rows)],
+        "agreement": None,
+        "ceiling": None,
+    }
+
+
+def _compared(
+    context: Context,
+    found: Found,
+    reliabilities: Mapping[str, Reliability],
+    counts: Floats,
+    settings: ValidateSettings,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Print tables, draw the picture and return verdict and statistics as JSON types."""
+    assert found.correct is not None
+    accuracy = found.correct.mean(axis=2)
+    agreements = agreement.compare(
+        found.scores, accuracy.mean(axis=0), found.params, counts, of_size=findings.OF_SIZE
+    )
+    usual = {name: agreements[name] for name in found.usual}
+    variants = {name: agreements[name] for name in found.variants}
+    ceiling = agreement.ceiling(found.correct, counts, seed=seed)
+    rows = findings.table(usual, reliabilities, ceiling)
+    mean = accuracy.mean(axis=0)
+    title = f"{_title(found)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
+    tables = [_shown(context, title, findings.HEADER, rows)]
+    verdict = findings.verdict(
+        agreements, lead=settings.rating, num_networks=len(found.networks), variants=list(variants)
+    )
+    if variants:
+        rows = findings.table_variants(variants, reliabilities)
+        title = f"{len(variants)} variants; p corrected for {findings.compared(agreements)} ratings"
+        tables.append(_shown(context, title, findings.HEADER_VARIANTS, rows))
+    _tell_few(context, agreements, settings.bootstrap)
+    findings.write_scatter(folder, found.usual, accuracy, found.params, usual)
+    return {
+        "verdict": verdict,
+        "tables": tables,
+        "agreement": {name: one.to_dict() for name, one in agreements.items()},
+        "ceiling": ceiling.to_dict(),
+    }
+
+
+def _shown(
+    context: Context, title: str, header: tuple[str, ...], rows: list[list[str]]
+) -> dict[str, Any]:
+    """Print a table and return it, for the report."""
+    context.console.table(title, header, rows)
+    return {"title": title, "header": list(header), "rows": rows}
+
+
+def _title(found: Found) -> str:
+    low, high = min(found.params), max(found.params)
+    return (
+        f"{len(found.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "
+        "parameters"
+    )
+
+
+def _tell_few(context: Context, agreements: Mapping[str, Agreement], resamples: int) -> None:
+    """Warn where nothing could be shown whatever the ratings are."""
+    trials = findings.compared(agreements)
+    needed = round(2 * trials / findings.LEVEL)
+    if trials and resamples < needed:
+        context.console.warn(
+            f"{trials} ratings are compared, so with --bootstrap {resamples} no corrected p value "
+            f"gets below {findings.LEVEL:g}: choose {needed} or more."
+        )
