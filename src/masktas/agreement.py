@@ -267,18 +267,31 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
     return corrected
 
 
-def split_half(values: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Reliability:
+def split_half(
+    values: Floats | Sequence[Floats], counts: Floats, *, seed: int, splits: int = SPLITS
+) -> Reliability:
     """Return how networks rank on one half of the images as on the other.
 
     Args:
-        values: `[n, m]`, of each network on each image; no labels are needed.
+        values: `[n, m]`, of each network on each image; no labels are needed. Of several such, a
+            network's mean rank by all is taken.
         counts: see `resamples`.
         seed: names the random halves.
         splits: halves that are averaged over.
     """
+    import numpy as np
+
+    several = values if isinstance(values, Sequence) else [values]
+    once = np.ones((1, len(several[0])))
+
+    def measured(images: NDArray[np.int64]) -> Floats:
+        means = np.stack([one[:, images].mean(axis=1) for one in several])
+        ranks = np.concatenate([_ranks(one, once) for one in means])
+        return np.asarray(means[0] if len(means) == 1 else ranks.mean(axis=0))
+
     pairs = (
-        (values[:, one].mean(axis=1), values[:, other].mean(axis=1))
-        for one, other in _halves(values.shape[1], splits, seed)
+        (measured(one), measured(other))
+        for one, other in _halves(several[0].shape[1], splits, seed)
     )
     return _reliability(list(pairs), counts)
 

@@ -57,8 +57,8 @@ def test_the_verdict_is_one_sentence_with_its_numbers(world):
     assert "chance" not in text
     assert text.count(". ") == 0
     assert text.endswith(".")
-    assert said(world, "bulk", "chance").endswith("compared, no rating beats size.")
-    assert said(world, "oracle", "chance").endswith("compared, no other rating beats size.")
+    assert said(world, "bulk", "chance").endswith("comparisons, no rating beats size.")
+    assert said(world, "oracle", "chance").endswith("comparisons, no other rating beats size.")
 
 
 def test_variants_are_said_to_be_picked_afterwards(world):
@@ -66,7 +66,7 @@ def test_variants_are_said_to_be_picked_afterwards(world):
     text = findings.verdict(
         agreements, lead="bulk", num_networks=N, variants=["oracle", "skill", "chance", "constant"]
     )
-    assert "corrected for 4 ratings compared, no rating beats size; of 4 variants oracle" in text
+    assert "correction for 4 comparisons, no rating beats size; of 4 variants oracle" in text
     assert "which flatters it since it was picked afterwards: better than size: oracle" in text
     assert "adding to it: skill" in text
     text = findings.verdict(agreements, lead="oracle", num_networks=N, variants=["chance"])
@@ -121,6 +121,11 @@ def test_the_table_has_every_rating_best_first_and_the_ceiling_last(world):
     assert rows[0][1] == "{:.2f}\n[{:.2f}, {:.2f}]".format(
         *agreements["oracle"].tau.to_dict().values()
     )
+    brief = findings.table(
+        agreements, {}, ceiling(correct, resamples(N, 50, 0), seed=0), brief=True
+    )
+    points = [f"{100 * one.value:.1f}" for one in agreements[names[2]].regret.values()]
+    assert brief[2][4] == "/".join(points)
     assert not any("nan" in cell or "None" in cell for row in rows for cell in row)
 
 

@@ -18,13 +18,14 @@ from masktas.artifacts import write_atomic
 OF_SIZE = ("params", "macs")  # ratings that know only size
 NONE = "–"
 COLUMNS = (4, 3)  # of panels: what leaves fewer places empty
+WIDE = 100  # characters of a line that has room for every interval
 INK, FAINT = "#1d2733", "#94a3b8"
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # of corrected p values, below which something counts as shown
 
-HEADER = ("rating", "tau", "rho", "rho given size", "points lost with top 1, 3, 5", "split half")
+HEADER = ("rating", "tau", "rho", "rho given size", "points lost, top 1/3/5", "split half")
 HEADER_VARIANTS = ("variant", "tau", "tau less size's", "p", "rho given size", "p", "split half")
 HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
@@ -52,21 +53,25 @@ def table(
     agreements: Mapping[str, Agreement],
     reliabilities: Mapping[str, Reliability],
     ceiling: Ceiling,
+    *,
+    brief: bool = False,
 ) -> list[list[str]]:
     """Return the rows under `HEADER`: ratings, best first, then how accuracy ranks itself.
 
     That is over two halves of the test images and over two seeds of the probe, and what follows:
-    the ceiling of every rating.
+    the ceiling of every rating. The brief one leaves out the intervals of points lost.
     """
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
-        lost = [_points(one.regret[k]) for k in TOP]
+        lost = "\n".join(_points(one.regret[k]) for k in TOP)
+        if brief:
+            lost = "/".join(short(one.regret[k].value, "{:.1f}", 100) for k in TOP)
         halves = reliabilities[name].corrected.value if name in reliabilities else None
         rows.append(
             [
                 *(name, _cell(one.tau), short(one.rho.value), _cell(one.partial)),
-                *("\n".join(lost), short(halves)),
+                *(lost, short(halves)),
             ]
         )
     for name, itself in (
@@ -154,7 +159,8 @@ def verdict(
         parts.append(f"given size its partial rank correlation is {written(one.partial)}")
     parts[-1] += f": {'it is size' if lead in OF_SIZE else _conclusion(one, best)}"
     usual = {name: one for name, one in agreements.items() if name not in variants}
-    parts.append(f"corrected for {compared(agreements)} ratings compared, {_others(usual, lead)}")
+    corrected = f"after Holm's correction for {compared(agreements)} comparisons"
+    parts.append(f"{corrected}, {_others(usual, lead)}")
     best_first = [name for name in ranked(agreements) if name in variants]
     if best_first and agreements[best_first[0]].tau.value is not None:
         parts.append(_best_variant(agreements, best_first))
