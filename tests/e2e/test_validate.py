@@ -155,11 +155,11 @@ def test_a_journal_of_something_else_is_refused(
 def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     base: Path, world: World, masktas: Call
 ) -> None:
-    code, out, said = masktas(
-        "validate", "--out", base, "--name", "band", "--config", world.recipe, "--json", "--quiet",
-        *FEW, "--band", "15%", "--center", "12K", "--probe", "knn", "--split", "test",
-        "--seeds", 1, "--variants", "--rating", "reconstruction",
+    tokens = (
+        "validate", "--out", base, "--config", world.recipe, "--json", "--quiet", *FEW,
+        "--band", "15%", "--center", "12K", "--probe", "knn", "--split", "test", "--seeds", 1,
     )  # fmt: skip
+    code, out, said = masktas(*tokens, "--name", "band", "--variants", "--rating", "reconstruction")
     assert code == 0
     made = json.loads(out)
     assert made["verdict"].startswith("reconstruction ranks 5 networks")
@@ -178,6 +178,15 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     # the usual one is no variant, without masks nothing is reconstructed, 0.9 leaves one patch
     assert not names & {"consistency scaled 0.05", "reconstruction mask 0", "consistency mask 0.9"}
     assert len(names) == 17 + 1 + 5
+    # a variant is what one gets by asking for it
+    wanted = ("--rows", "unit", "--temperature", 0.2, "--include-self")
+    assert masktas(*tokens, "--name", "asked", *wanted)[0] == 0
+    asked = json.loads((base / "validate/asked/validation.json").read_text())["networks"]
+    for one, other in zip(found, asked, strict=True):
+        assert one["architecture"] == other["architecture"]
+        mine, its = one["ratings"], other["ratings"]
+        assert mine["consistency unit 0.2 self"] == pytest.approx(its["consistency"])
+        assert mine["reconstruction"] == pytest.approx(its["reconstruction"])
 
 
 def test_by_fine_tuning(base: Path, world: World, masktas: Call) -> None:

@@ -73,13 +73,15 @@ class Rater:
         }
 
     @torch.no_grad()
-    def answers(self, architecture: Architecture, batch: int) -> dict[str, Tensor]:
-        """Return what each rating has to say of one batch, `[r, ...]`."""
+    def answers(
+        self, architecture: Architecture, batch: int, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return what each rating, or those named, has to say of one batch, `[r, ...]`."""
         tokens = self.prefixes.encode(architecture, batch, *self._visible[batch])
         heads = self._heads_of(architecture)
         return {
-            name: rating.answer(tokens, heads, self._targets[batch][name])
-            for name, rating in self.ratings.items()
+            name: self.ratings[name].answer(tokens, heads, self._targets[batch][name])
+            for name in names or self.ratings
         }
 
     @torch.no_grad()

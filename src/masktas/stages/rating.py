@@ -138,7 +138,7 @@ class Judge:
         """
         end = self.num_images if end is None else end
         if self._parts:
-            self._look(architectures, end)
+            self._look(architectures, end, self._parts)
         return {
             name: np.array([self._numbers(name, one, end) for one in architectures]).reshape(
                 len(architectures), end
@@ -183,7 +183,7 @@ class Judge:
     def _fuse(self) -> Fusion:
         """Rate the sample among which places are told."""
         known, sample = dict(self._seen), self._sample()
-        self._look(sample, self.num_images)
+        self._look(sample, self.num_images, FUSED)
         fusion = Fusion(
             {part: np.array([self._seen[one][part] for one in sample]) for part in FUSED}
         )
@@ -195,8 +195,8 @@ class Judge:
         drawn = {self._candidates.sample(rng): None for _ in range(SAMPLE)}
         return list(drawn)
 
-    def _look(self, architectures: Sequence[Architecture], end: int) -> None:
-        """See to it that the parts of the ratings are known on the first `end` images."""
+    def _look(self, architectures: Sequence[Architecture], end: int, parts: Sequence[str]) -> None:
+        """See to it that these parts of the ratings are known on the first `end` images."""
         begun: dict[int, list[Architecture]] = {}
         for one in dict.fromkeys(architectures):
             begun.setdefault(self._known(one), []).append(one)
@@ -204,28 +204,32 @@ class Judge:
             if start >= end:
                 continue
             group.sort(key=kinship)
-            fresh = self._gathered(group, start, end)  # [k, parts, end - start]
+            fresh = self._gathered(group, start, end, parts)  # [k, parts, end - start]
             for one, numbers in zip(group, fresh, strict=True):
                 before = self._seen.get(one, {})
                 self._seen[one] = {
                     part: np.concatenate([before[part], row]) if before else row
-                    for part, row in zip(self._parts, numbers, strict=True)
+                    for part, row in zip(parts, numbers, strict=True)
                 }
 
     def _known(self, one: Architecture) -> int:
         return len(self._seen[one][self._parts[0]]) if one in self._seen else 0
 
-    def _gathered(self, group: Sequence[Architecture], start: int, end: int) -> Numbers:
+    def _gathered(
+        self, group: Sequence[Architecture], start: int, end: int, parts: Sequence[str]
+    ) -> Numbers:
         """Rate relatives on some images, each process its share of them."""
         ranks = self._context.ranks
-        table = torch.zeros(len(group), len(self._parts), end - start, dtype=torch.float64)
+        table = torch.zeros(len(group), len(parts), end - start, dtype=torch.float64)
         mine = slice(*(len(group) * at // ranks.size for at in (ranks.rank, ranks.rank + 1)))
         if group[mine]:
-            table[mine] = self._rated(group[mine], start, end)
+            table[mine] = self._rated(group[mine], start, end, parts)
         numbers: Numbers = ranks.sum(table).numpy()
         return numbers
 
-    def _rated(self, group: Sequence[Architecture], start: int, end: int) -> Tensor:
+    def _rated(
+        self, group: Sequence[Architecture], start: int, end: int, parts: Sequence[str]
+    ) -> Tensor:
         """Rate on this process's device; read from it once."""
         if self._rater is None:
             self._rater = self._build()
@@ -234,14 +238,14 @@ class Judge:
         rows = []
         for one in group:
             with self._context.runtime.autocast():
-                answers = [self._rater.answers(one, batch) for batch in batches]
+                answers = [self._rater.answers(one, batch, parts) for batch in batches]
                 rows += [
                     self._rater.per_image(part, [of_batch[part] for of_batch in answers])
-                    for part in self._parts
+                    for part in parts
                 ]
             self.rated += end - start
             self.products += (end - start) * self.macs(one)
-        return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
+        return torch.stack(rows).view(len(group), len(parts), -1).cpu()
 
     def _build(self) -> Rater:
         """Show the images to the teacher, and keep what candidates are compared with."""
