@@ -6,7 +6,7 @@ Shapes: n networks, m images, S seeds, t test images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas import agreement
-from masktas.agreement import Agreement, Reliability
+from masktas.agreement import Agreement, Ceiling, Reliability
 from masktas.artifacts import write_json
 from masktas.config import ValidateSettings
+from masktas.console import Console
 from masktas.seeding import seed_for
 from masktas.space import Architecture, format_quantity, macs, params
 from masktas.stages import findings
@@ -100,6 +101,33 @@ class Found:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table for the report, and what of it is shown on a narrow console.
+
+    Attributes:
+        title, header, rows: of the whole.
+        brief_header, brief: of the narrow one; the same if empty.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    brief_header: tuple[str, ...] = ()
+    brief: list[list[str]] = field(default_factory=list)
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        if self.brief and console.width < findings.WIDE:
+            console.table(self.title, self.brief_header or self.header, self.brief)
+        else:
+            console.table(self.title, self.header, self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole as JSON types."""
+        return {"title": self.title, "header": list(self.header), "rows": self.rows}
+
+
 def tell(
     context: Context, found: Found, settings: ValidateSettings, folder: Path
 ) -> dict[str, Any]:
@@ -134,10 +162,12 @@ def _unlabelled(
     context: Context, found: Found, reliabilities: Mapping[str, Reliability]
 ) -> dict[str, Any]:
     rows = findings.table_unlabelled(reliabilities)
+    table = Table(_title(found), findings.HEADER_UNLABELLED, rows)
+    table.show(context.console)
     usual = {name: reliabilities[name] for name in found.ratings}
     return {
         "verdict": findings.verdict_unlabelled(usual),
-        "tables": [_shown(context, _title(found), findings.HEADER_UNLABELLED, rows)],
+        "tables": [table.to_dict()],
         "agreement": None,
         "ceiling": None,
     }
@@ -161,39 +191,49 @@ def _compared(
     usual = {name: agreements[name] for name in found.usual}
     variants = {name: agreements[name] for name in found.variants}
     ceiling = agreement.ceiling(found.correct, counts, seed=seed)
-    rows = findings.table(usual, reliabilities, ceiling)
-    brief = findings.table(usual, reliabilities, ceiling, brief=True)
     mean = accuracy.mean(axis=0)
     title = f"{_title(found)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
-    room = context.console.width >= findings.WIDE
-    tables = [_shown(context, title, findings.HEADER, rows, None if room else brief)]
+    tables = [_table(title, usual, reliabilities, ceiling)]
+    if variants:
+        tables.append(_table_of_variants(variants, reliabilities, findings.compared(agreements)))
+    for table in tables:
+        table.show(context.console)
+    _tell_few(context, agreements, settings.bootstrap)
+    findings.write_scatter(folder, found.usual, accuracy, found.params, usual)
     verdict = findings.verdict(
         agreements, lead=settings.rating, num_networks=len(found.networks), variants=list(variants)
     )
-    if variants:
-        rows = findings.table_variants(variants, reliabilities)
-        title = f"{len(variants)} variants; p corrected for {findings.compared(agreements)} ratings"
-        tables.append(_shown(context, title, findings.HEADER_VARIANTS, rows))
-    _tell_few(context, agreements, settings.bootstrap)
-    findings.write_scatter(folder, found.usual, accuracy, found.params, usual)
     return {
         "verdict": verdict,
-        "tables": tables,
+        "tables": [table.to_dict() for table in tables],
         "agreement": {name: one.to_dict() for name, one in agreements.items()},
         "ceiling": ceiling.to_dict(),
     }
 
 
-def _shown(
-    context: Context,
+def _table(
     title: str,
-    header: tuple[str, ...],
-    rows: list[list[str]],
-    brief: list[list[str]] | None = None,
-) -> dict[str, Any]:
-    """Print a table, briefly if need be, and return it for the report."""
-    context.console.table(title, header, brief or rows)
-    return {"title": title, "header": list(header), "rows": rows}
+    usual: Mapping[str, Agreement],
+    reliabilities: Mapping[str, Reliability],
+    ceiling: Ceiling,
+) -> Table:
+    rows, brief = (
+        findings.table(usual, reliabilities, ceiling, brief=brief) for brief in (False, True)
+    )
+    return Table(title, findings.HEADER, rows, brief=brief)
+
+
+def _table_of_variants(
+    variants: Mapping[str, Agreement], reliabilities: Mapping[str, Reliability], trials: int
+) -> Table:
+    title = (
+        f"{len(variants)} variants: tau, its gain over size's, partial rho given size; p corrected "
+        f"for {trials} ratings"
+    )
+    rows, brief = (
+        findings.table_variants(variants, reliabilities, brief=brief) for brief in (False, True)
+    )
+    return Table(title, findings.HEADER_VARIANTS, rows, findings.HEADER_VARIANTS_BRIEF, brief)
 
 
 def _title(found: Found) -> str:

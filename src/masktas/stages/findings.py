@@ -27,6 +27,7 @@ LEVEL = 0.05  # of corrected p values, below which something counts as shown
 
 HEADER = ("rating", "tau", "rho", "rho given size", "points lost, top 1/3/5", "split half")
 HEADER_VARIANTS = ("variant", "tau", "tau less size's", "p", "rho given size", "p", "split half")
+HEADER_VARIANTS_BRIEF = ("variant", "tau", "gain", "p", "partial", "p")
 HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
 
@@ -90,17 +91,22 @@ def _points(lost: Estimate) -> str:
 
 
 def table_variants(
-    agreements: Mapping[str, Agreement], reliabilities: Mapping[str, Reliability]
+    agreements: Mapping[str, Agreement],
+    reliabilities: Mapping[str, Reliability],
+    *,
+    brief: bool = False,
 ) -> list[list[str]]:
-    """Return the rows under `HEADER_VARIANTS`, a line each, best first."""
+    """Return the rows under `HEADER_VARIANTS` (or its brief form), a line each, best first."""
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
+        halves = reliabilities[name].corrected.value
         rows.append(
             [
-                *(name, short(one.tau.value), written(one.gain), short(one.gain_p, "{:.3f}")),
-                *(short(one.partial.value), short(one.partial_p, "{:.3f}")),
-                short(reliabilities[name].corrected.value),
+                *(name, short(one.tau.value)),
+                *(short(one.gain.value) if brief else written(one.gain), short(one.gain_p)),
+                *(short(one.partial.value), short(one.partial_p)),
+                *([] if brief else [short(halves)]),
             ]
         )
     return rows
