@@ -15,11 +15,9 @@ from masktas.cli.options import (
     Data,
     Epochs,
     Json,
+    Latency,
+    Limits,
     Machine,
-    MaxMacs,
-    MaxParams,
-    MinMacs,
-    MinParams,
     Out,
     Overwrite,
     Quiet,
@@ -37,10 +35,6 @@ def run(
     *,
     out: Out,
     space: Space = None,
-    max_params: MaxParams = None,
-    min_params: MinParams = None,
-    max_macs: MaxMacs = None,
-    min_macs: MinMacs = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     baselines: Annotated[
@@ -52,6 +46,8 @@ def run(
         ),
     ] = False,
     teacher: Adopted = None,
+    budget: Limits = None,
+    latency: Latency = None,
     config: Config = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -69,9 +65,7 @@ def run(
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
         space=without_none(space=space),
-        limits=without_none(
-            max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
-        ),
+        costs=(budget, latency),
     )
     made = whole(
         data,

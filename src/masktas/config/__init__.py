@@ -4,6 +4,7 @@ from masktas.config.fields import Settings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
+    CostSettings,
     LatencySettings,
     RatingSettings,
     SearchSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "AdoptedTeacher",
     "AllSettings",
     "BudgetSettings",
+    "CostSettings",
     "DataSettings",
     "FinetuneSettings",
     "LatencySettings",

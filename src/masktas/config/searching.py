@@ -100,6 +100,10 @@ class LatencySettings(Settings):
     )
 
 
+class CostSettings(BudgetSettings, LatencySettings):
+    """A budget, and what latency is measured on."""
+
+
 class RatingSettings(Settings):
     """How good a network is, without training it (SPEC 4)."""
 
@@ -185,5 +189,5 @@ class StrategySettings(Settings):
     )
 
 
-class SearchSettings(BudgetSettings, LatencySettings, RatingSettings, StrategySettings):
+class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""

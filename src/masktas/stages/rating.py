@@ -89,7 +89,6 @@ class Judge:
                 f"(--num-images asks for {settings.num_images})."
             )
         self.visible = visible_of(shared, settings, self._parts)
-        self.rated = 0  # networks times images, by this process
         self._seen: dict[Architecture, dict[str, Numbers]] = {}
         self._rater: Rater | None = None
         self._fusion: Fusion | None = None
@@ -151,6 +150,13 @@ class Judge:
     def ends(self) -> list[int]:
         """After how many images a race looks who is left."""
         return racing.rungs(self.num_images)
+
+    @property
+    def share_computed(self) -> float:
+        """Share of the candidates' blocks that were computed; relatives shared the others."""
+        if self._rater is None or not self._rater.prefixes.asked:
+            return 1.0
+        return self._rater.prefixes.computed / self._rater.prefixes.asked
 
     def macs(self, one: Architecture) -> int:
         """Count the products of rating a network on one image: encoding, and relating (16)."""
@@ -235,7 +241,6 @@ class Judge:
                     self._rater.per_image(part, [of_batch[part] for of_batch in answers])
                     for part in self._parts
                 ]
-            self.rated += end - start
         return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
 
     def _build(self) -> Rater:
