@@ -25,7 +25,6 @@ from masktas.space import Budget, SearchSpace, format_quantity
 from masktas.stages.begin import open_beginning
 from masktas.stages.build import teacher_for
 from masktas.stages.context import Data, ImageInput, visible_patches
-from masktas.stages.costing import by_size
 from masktas.stages.finetune import finetune
 from masktas.stages.report import report
 from masktas.stages.search import search
@@ -143,7 +142,7 @@ def _check_first(
 ) -> None:
     """Refuse what a later stage would refuse before hours are spent."""
     images.source(download=settings.runtime.download)
-    by_size(space, settings.search)
+    settings.search.by_size(space)
     if settings.supernet.teacher is None and not adopted:
         visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
         _check_beginning(space, settings.teacher)

@@ -27,6 +27,7 @@ from masktas.cli.options import (
 )
 from masktas.cli.stages import Images
 from masktas.console import Console
+from masktas.space import SearchSpace
 
 
 def run(
@@ -56,8 +57,6 @@ def run(
     machine: Machine = None,
 ) -> None:
     """Go the whole way on images of the user."""
-    from masktas.pipeline import run as whole
-
     settings = settings_of_all(
         config,
         images,
@@ -67,6 +66,10 @@ def run(
         space=without_none(space=space),
         costs=(budget, latency),
     )
+    # what is impossible is refused at once, before torch is there
+    settings.search.by_size(SearchSpace.load(settings.supernet.space))
+    from masktas.pipeline import run as whole
+
     made = whole(
         data,
         out=out,

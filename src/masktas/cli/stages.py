@@ -34,7 +34,7 @@ from masktas.config import (
 )
 from masktas.console import Console
 from masktas.formats import format_seconds
-from masktas.space import format_quantity
+from masktas.space import SearchSpace, format_quantity
 
 Images = Annotated[
     str,
@@ -115,15 +115,19 @@ def search(
     machine: Machine = None,
 ) -> None:
     """Search within a budget."""
+    settings = resolve(
+        SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
+    )
+    space = out / "supernet" / "space.json"
+    if space.exists():  # what is impossible is refused at once, before torch is there
+        settings.by_size(SearchSpace.load(space))
     from masktas.stages.search import search as stage
 
     manifest = stage(
         data,
         out=out,
         name=name,
-        settings=resolve(
-            SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
-        ),
+        settings=settings,
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     if not json:

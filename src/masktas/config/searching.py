@@ -20,7 +20,7 @@ from masktas.config.fields import (
     Share,
     Size,
 )
-from masktas.space import Budget, Costs, SearchSpace
+from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import QUANTITIES
 
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
@@ -68,6 +68,16 @@ class BudgetSettings(Settings):
     def limits_latency(self) -> bool:
         """Whether a latency has to be known."""
         return self.max_latency is not None or self.min_latency is not None
+
+    def by_size(self, space: SearchSpace) -> BudgetedSpace:
+        """Return the architectures within all limits but those on latency: nothing is measured.
+
+        Raises:
+            BudgetError: if there are none, with what would be possible.
+        """
+        limits = {name: text for name, text in self.limits.items() if "latency" not in name}
+        costs = Costs(self.export_precision)
+        return BudgetedSpace(space, Budget.of(limits, space, costs), costs)
 
     def budget(self, space: SearchSpace, costs: Costs) -> Budget:
         """Return the limits as numbers; relative ones need the space."""

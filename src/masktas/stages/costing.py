@@ -16,17 +16,6 @@ from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel, SearchSpac
 MEASURED_AS = ("engine", "device", "threads", "batch", "precision")
 
 
-def by_size(space: SearchSpace, settings: CostSettings) -> BudgetedSpace:
-    """Return the architectures within all limits but those on latency: nothing is measured.
-
-    Raises:
-        BudgetError: if there are none, with what would be possible.
-    """
-    limits = {name: text for name, text in settings.limits.items() if "latency" not in name}
-    costs = Costs(settings.export_precision)
-    return BudgetedSpace(space, Budget.of(limits, space, costs), costs)
-
-
 def costed(
     run: Run,
     space: SearchSpace,
@@ -56,7 +45,7 @@ def costed(
         BudgetError: if no architecture meets the budget, before anything is measured where the
             limits on size alone show it.
     """
-    candidates = by_size(space, settings)
+    candidates = settings.by_size(space)
     if not (latency or settings.limits_latency or settings.latency):
         if measure is not None:
             raise ConfigError("measure= was given, but no limit on latency: give max_latency too.")

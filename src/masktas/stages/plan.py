@@ -34,7 +34,6 @@ from masktas.stages.build import (
     teacher_for,
     teacher_task,
 )
-from masktas.stages.costing import by_size
 from masktas.stages.rating import batch_size_for
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
@@ -175,7 +174,7 @@ class Trial:
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = adopted
-        self._candidates = by_size(space, settings.search)
+        self._candidates = settings.search.by_size(space)
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
         """Measure or compute what the stage takes on so many devices."""
