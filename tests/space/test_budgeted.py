@@ -113,6 +113,18 @@ def test_limits_that_are_no_amounts_are_refused(limit, value):
         Budget(**{limit: value})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_limits_of_size_are_included_to_the_last_byte(precision):
+    space, costs = PRESETS["demo"].replace(depth=(3, 4)), Costs(precision)
+    real = sorted(costs.amount("size", one) for one in BudgetedSpace(space, Budget()))
+    for at in (len(real) // 3, len(real) // 2):
+        for by in (-1, 0, 1):
+            least = BudgetedSpace(space, Budget(min_size=real[at] + by), costs)
+            assert least.size() == sum(size >= real[at] + by for size in real)
+            most = BudgetedSpace(space, Budget(max_size=real[at] + by), costs)
+            assert most.size() == sum(size <= real[at] + by for size in real)
+
+
 # --- whole spaces
 
 
