@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -138,7 +138,9 @@ def _target(
 
 def lines_of(model: LatencyModel) -> list[str]:
     """Write a model for a person: its costs by width, and what they are worth."""
-    lines = ["target      " + ", ".join(f"{value}" for value in _flat(model.target) if value)]
+    from masktas.measure.target import in_words
+
+    lines = [in_words(model.target)]
     lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one")
     for width, stem in model.stem.items():
         heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]
@@ -163,17 +165,3 @@ def sentence_of(model: LatencyModel) -> str:
     if tried["noise_percent"] is not None:
         text += f"; measuring itself differs by {tried['noise_percent']:.1f} %"
     return text + "."
-
-
-def _flat(fields: Any) -> list[Any]:
-    """Return the values of a description, versions by name."""
-    return [
-        " ".join(f"{name} {version}" for name, version in value.items())
-        if isinstance(value, dict)
-        else f"{value} threads"
-        if key == "threads" and value
-        else f"batch of {value}"
-        if key == "batch"
-        else value
-        for key, value in fields.items()
-    ]
