@@ -56,6 +56,9 @@ def test_one_network_is_measured_by_a_command(capsys, small_space, tmp_path, ben
     content = json.loads(printed)
     assert content["target"]["engine"] == "eager"
     assert content["median_ms"] > 0
+    flags = ("--command", bench, "--rounds", 3, "--json", "--quiet")
+    code, printed, _ = call(capsys, "measure", tmp_path, *flags)
+    assert json.loads(printed)["repeats"] == 3
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,7 @@ def test_one_network_is_measured_by_a_command(capsys, small_space, tmp_path, ben
         (("build", "micro", "--out", "a.json", "--engine", "tensorrt"), "choose one of eager"),
         (("build", "micro", "--out", "a.json", "--engine", "function"), "from Python"),
         (("build", "micro", "--out", "a.json", "--threads", "0"), "threads is 0"),
+        (("build", "micro", "--out", "a.json", "--rounds", "0"), "rounds is 0"),
         (("build", "micro", "--out", "a.json", "--engine", "command"), "only with it"),
         (("build", "micro", "--out", "a.json", "--command", "false", "--quiet"), "exit code 1"),
         (("measure", "none.json"), "cannot be read"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from masktas.cli.options import Json, Overwrite, Quiet
 from masktas.console import Console
 
 if TYPE_CHECKING:
+    from masktas.measure.clock import Rounds
     from masktas.measure.target import Target
     from masktas.space.latency import LatencyModel
 
@@ -41,6 +43,12 @@ Command = Annotated[
 Timeout = Annotated[
     float, Parameter(help="Seconds that the command may take for a network.", group="Target")
 ]
+NumRounds = Annotated[
+    int | None,
+    Parameter(
+        help="Turns of every network; if left out, one of a command, else until times settle."
+    ),
+]
 Seed = Annotated[int, Parameter(help="Draws the networks held out, and the order of turns.")]
 
 
@@ -64,6 +72,7 @@ def build(
     held_out: Annotated[
         int, Parameter(help="Random networks that the model is tried on, not fitted to.")
     ] = 20,
+    rounds: NumRounds = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -78,6 +87,7 @@ def build(
         out=out,
         target=target,
         held_out=held_out,
+        rounds=_rounds(rounds),
         seed=seed,
         overwrite=overwrite,
         console=Console(quiet=quiet),
@@ -100,6 +110,7 @@ def measure(
     precision: Precision = "fp32",
     command: Command = None,
     timeout: Timeout = 600.0,
+    rounds: NumRounds = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -107,7 +118,7 @@ def measure(
     from masktas.stages.latency import measure_latency as stage
 
     target = _target(engine, device, threads, batch, precision, command, timeout)
-    timing = stage(network, target=target, console=Console(quiet=quiet))
+    timing = stage(network, target=target, rounds=_rounds(rounds), console=Console(quiet=quiet))
     if json:
         content = {"target": target.describe(), **dataclasses.asdict(timing)}
         print(json_module.dumps(content, indent=2))
@@ -134,6 +145,16 @@ def _target(
     if engine == "function":
         raise ConfigError("A function is given from Python: masktas.build_latency(measure=...).")
     return Target(engine, device, threads, batch, precision, command, timeout=timeout)
+
+
+def _rounds(count: int | None) -> Rounds | None:
+    """Return that many rounds, no more and no fewer; None leaves it to the target."""
+    from masktas.errors import ConfigError
+    from masktas.measure.clock import Rounds
+
+    if count is not None and count < 1:
+        raise ConfigError(f"rounds is {count}: give a whole number above 0.")
+    return None if count is None else Rounds(least=count, most=count, seconds=math.inf)
 
 
 def lines_of(model: LatencyModel) -> list[str]:
