@@ -243,38 +243,44 @@ class Judge:
                 ]
         return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
 
-    def _build(self) -> Rater:
-        """Show the images to the teacher, and keep what candidates are compared with."""
-        context, settings = self._context, self.settings
+    def shown(self) -> Iterator[Shown]:
+        """Yield what candidates are shown, batch by batch; nothing of it is kept here."""
+        context, masks = self._context, self._num_masks
         batches = context.batches(self._store, "search")
-        rng = np.random.default_rng(seed_for(context.seed, "rating"))
-        # in random order: a race looks at the first of them, and these must be like the others
-        chosen = rng.permutation(len(batches.images))[: self.num_images]
-        whole = set(self._parts) <= set(LABELLED)
-        device, masks = context.runtime.device, 1 if whole else settings.num_masks
         patches = self._shared.space.largest.num_patches
         noise = masking_noise(
             self.num_images * masks, patches, seed_for(context.seed, "rating", "mask")
         )
-        ids_keep, ids_masked = random_masking(noise.to(device), self.visible)
+        ids_keep, ids_masked = random_masking(noise.to(context.runtime.device), self.visible)
+        for first, last in itertools.pairwise([0, *self._splits()]):
+            rows = slice(first * masks, last * masks)
+            cuts = np.split(self._chosen[first:last], range(CUT, last - first, CUT))
+            images = torch.cat([batches.plain(cut) for cut in cuts])
+            images = images.repeat_interleave(masks, dim=0)
+            yield Shown(images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size)
 
-        def shown() -> Iterator[Shown]:
-            for first, last in itertools.pairwise([0, *self._splits()]):
-                rows = slice(first * masks, last * masks)
-                cuts = np.split(chosen[first:last], range(CUT, last - first, CUT))
-                images = torch.cat([batches.plain(cut) for cut in cuts])
-                images = images.repeat_interleave(masks, dim=0)
-                yield Shown(images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size)
+    @property
+    def _chosen(self) -> NDArray[np.int64]:
+        """Which images of the split, in random order: a race looks at the first of them first."""
+        rng = np.random.default_rng(seed_for(self._context.seed, "rating"))
+        return rng.permutation(len(self._store.images("search")))[: self.num_images]
 
-        self._shared.to(device)
-        with context.runtime.autocast():
+    @property
+    def _num_masks(self) -> int:
+        """Masks of each image; whole images have none."""
+        return 1 if set(self._parts) <= set(LABELLED) else self.settings.num_masks
+
+    def _build(self) -> Rater:
+        """Show the images to the teacher, and keep what candidates are compared with."""
+        self._shared.to(self._context.runtime.device)
+        with self._context.runtime.autocast():
             return Rater(
                 self._shared,
                 self._teacher,
-                shown(),
-                self._ratings(chosen),
-                num_masks=masks,
-                most_bytes=parse_bytes(settings.prefix_memory),
+                self.shown(),
+                self._ratings(),
+                num_masks=self._num_masks,
+                most_bytes=parse_bytes(self.settings.prefix_memory),
             )
 
     def _splits(self) -> list[int]:
@@ -282,7 +288,7 @@ class Judge:
         size = self.settings.batch_size or batch_size_for(
             self._shared.space.largest, self.visible, self._context.runtime.device.type
         )
-        size = max(1, size // self.settings.num_masks)
+        size = max(1, size // self._num_masks)
         starts = [0, *self.ends]
         return [
             end
@@ -290,7 +296,7 @@ class Judge:
             for end in [*range(first + size, last, size), last]
         ]
 
-    def _ratings(self, chosen: NDArray[np.int64]) -> dict[str, Rating]:
+    def _ratings(self) -> dict[str, Rating]:
         settings = self.settings
         relation = Relation(settings.temperature, settings.rows, settings.include_self)
         made: dict[str, Rating] = {
@@ -301,7 +307,7 @@ class Judge:
         if set(self._parts) & set(LABELLED):
             if self._labels is None:
                 raise ConfigError(f"--rating {self.names[0]} needs labels, and there are none.")
-            labels = self._labels()[torch.from_numpy(chosen)]
+            labels = self._labels()[torch.from_numpy(self._chosen)]
             made |= {"accuracy": Accuracy(labels), "knn": Knn(labels)}
         return {part: made[part] for part in self._parts}
 
