@@ -115,6 +115,9 @@ def main() -> int:
     def rate_exactly(architectures):
         return [racing.full(numbers) for numbers in exact_judge.values(architectures)]
 
+    def rate_once(architectures):
+        return [racing.full(numbers) for numbers in once_judge.values(architectures)]
+
     def rate_racing(architectures):
         elders = [one.candidate.architecture for one in race.top(race.keeps)]
         return racing.race(
@@ -133,9 +136,7 @@ def main() -> int:
             some = [one for at, one in enumerate(asked, start=number) if at % arguments.every == 0]
             number += len(asked)
             ways["exact"].timed(rate_exactly, asked)
-            ways["teacher once"].timed(
-                lambda few: [racing.full(n) for n in once_judge.values(few)], some
-            )
+            ways["teacher once"].timed(rate_once, some)
             ways["plain"].timed(
                 lambda few: [plain(exact_judge, shown, teacher, shared, one) for one in few], some
             )
@@ -179,10 +180,10 @@ def told(arguments, ways, search, race, judge, seen_in_race: int) -> int:
     print(f"largest difference of ratings: plain {off:.1e}, teacher once {off_once:.1e}")
     print(f"race: the same best: {same}; tau of {len(survivors)} survivors {tau:.4f}")
     for name, strategy in (("exact", search), ("racing", race)):
-        one = strategy.best
+        rating, error = strategy.best.rating, strategy.best.score.error
+        one = strategy.best.candidate.architecture
         print(
-            f"best by {name}: {one.rating:.6f} ± {one.score.error:.6f}, "
-            f"{params(one.candidate.architecture):,} params, {macs(one.candidate.architecture):,} MACs"
+            f"best by {name}: {rating:.6f} ± {error:.6f}, {params(one):,} params, {macs(one):,} MACs"
         )
     done = 2 * sum(
         judge.macs(one.candidate.architecture) * judge.num_images for one in search.history
