@@ -113,6 +113,6 @@ def test_the_standard_error_is_that_of_a_bootstrap_over_images() -> None:
         ratios.append(error / np.std(places))
         naive.append(error / np.std([fused(sample, own[rows]).mean() for rows in drawn_again]))
     assert np.median(ratios) == pytest.approx(1, abs=0.15)
-    assert 0.4 < min(ratios)
+    assert min(ratios) > 0.4
     assert max(ratios) < 2.5
     assert np.median(naive) < 0.6  # with the sample held still, easy images would seem to matter
