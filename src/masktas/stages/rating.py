@@ -79,7 +79,8 @@ class Judge:
         self._context, self._shared, self._store = context, shared, store
         self._teacher, self._candidates, self._labels = teacher, candidates, labels
         self._parts = parts_of(self.names)
-        if set(self._parts) & set(LABELLED) and set(self._parts) - set(LABELLED):
+        self._whole = set(self._parts) <= set(LABELLED)  # images, without masks
+        if set(self._parts) & set(LABELLED) and not self._whole:
             raise ConfigError("Ratings of whole and of masked images are not made in one pass.")
         count = len(store.images("search"))
         self.num_images = min(settings.num_images, count) if self._parts else 1
@@ -88,6 +89,12 @@ class Judge:
                 f"The search split has {count} images: rating on all of them "
                 f"(--num-images asks for {settings.num_images})."
             )
+        if self._parts and self._whole and self.num_images < 2:
+            raise ConfigError(
+                f"--rating {self.names[0]} learns from some images what others are: give 2 at "
+                "least, by --num-images and in the search split."
+            )
+        self.num_masks = 1 if self._whole else settings.num_masks
         self.visible = visible_of(shared, settings, self._parts)
         self._seen: dict[Architecture, dict[str, Numbers]] = {}
         self._rater: Rater | None = None
@@ -108,13 +115,15 @@ class Judge:
             mode="json", include=set(RatingSettings.model_fields) - {"batch_size", "prefix_memory"}
         )
         said = {
-            "settings": settings,
+            "settings": settings | {"rating": self.names[0]},
             "made_from": made_from,
             "images": self._store.summary()["splits"]["search"],
             "normalised": [self._store.mean, self._store.std],
             "seed": self._context.seed,
             "precision": self._context.runtime.describe()["precision"],
         }
+        if self._parts and self._whole:
+            said["labels"] = hashlib.sha256(bytes(self._classes().cpu().numpy())).hexdigest()
         if "fusion" in self.names:
             said["sample"] = [one.digest() for one in self._sample()]
         text = json.dumps(said, sort_keys=True, default=list)
@@ -163,14 +172,14 @@ class Judge:
         if not self._parts:
             return 0
         encoded = cost.encoder_macs(one, self.visible) + self.visible**2 * one.embed_dim
-        return self.settings.num_masks * encoded
+        return self.num_masks * encoded
 
     def teacher_macs(self) -> int:
         """Count the products of asking the teacher about one image."""
-        if not self._parts or set(self._parts) <= set(LABELLED):
+        if self._whole:
             return 0
         related = self.visible**2 * self._teacher.embed_dim
-        return self.settings.num_masks * (self._teacher.macs(self.visible) + related)
+        return self.num_masks * (self._teacher.macs(self.visible) + related)
 
     def _numbers(self, name: str, one: Architecture, end: int) -> Numbers:
         if name in BY_SIZE:
@@ -221,31 +230,42 @@ class Judge:
         """Rate relatives on some images, each process its share of them."""
         ranks = self._context.ranks
         table = torch.zeros(len(group), len(self._parts), end - start, dtype=torch.float64)
-        mine = slice(*(len(group) * at // ranks.size for at in (ranks.rank, ranks.rank + 1)))
+        mine = self._share(group)
         if group[mine]:
             table[mine] = self._rated(group[mine], start, end)
         numbers: Numbers = ranks.sum(table).numpy()
         return numbers
 
+    def _share(self, group: Sequence[Architecture]) -> slice:
+        """Return this process's share of relatives: neighbours, of about equal cost for each."""
+        ranks = self._context.ranks
+        costs = np.cumsum([cost.encoder_macs(one, self.visible) for one in group])
+        edges = [costs[-1] * at / ranks.size for at in (ranks.rank, ranks.rank + 1)]
+        first, last = (int(at) for at in np.searchsorted(costs, edges, side="right"))
+        return slice(first, last)
+
     def _rated(self, group: Sequence[Architecture], start: int, end: int) -> Tensor:
         """Rate on this process's device; read from it once."""
         if self._rater is None:
             self._rater = self._build()
-        ends = list(itertools.accumulate(self._rater.sizes))
+        ends = itertools.accumulate(self._rater.sizes)
         batches = [number for number, last in enumerate(ends) if start < last <= end]
-        rows = []
-        for one in group:
-            with self._context.runtime.autocast():
-                answers = [self._rater.answers(one, batch) for batch in batches]
-                rows += [
-                    self._rater.per_image(part, [of_batch[part] for of_batch in answers])
-                    for part in self._parts
-                ]
+        answers: list[list[dict[str, Tensor]]] = [[] for _ in group]
+        # all relatives on one batch, then the next: what they share is small, and is still there
+        with self._context.runtime.autocast():
+            for batch in batches:
+                for one, said in zip(group, answers, strict=True):
+                    said.append(self._rater.answers(one, batch))
+        rows = [
+            self._rater.per_image(part, [of_batch[part] for of_batch in said])
+            for said in answers
+            for part in self._parts
+        ]
         return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
 
     def shown(self) -> Iterator[Shown]:
         """Yield what candidates are shown, batch by batch; nothing of it is kept here."""
-        context, masks = self._context, self._num_masks
+        context, masks = self._context, self.num_masks
         batches = context.batches(self._store, "search")
         patches = self._shared.space.largest.num_patches
         noise = masking_noise(
@@ -265,11 +285,6 @@ class Judge:
         rng = np.random.default_rng(seed_for(self._context.seed, "rating"))
         return rng.permutation(len(self._store.images("search")))[: self.num_images]
 
-    @property
-    def _num_masks(self) -> int:
-        """Masks of each image; whole images have none."""
-        return 1 if set(self._parts) <= set(LABELLED) else self.settings.num_masks
-
     def _build(self) -> Rater:
         """Show the images to the teacher, and keep what candidates are compared with."""
         self._shared.to(self._context.runtime.device)
@@ -279,7 +294,7 @@ class Judge:
                 self._teacher,
                 self.shown(),
                 self._ratings(),
-                num_masks=self._num_masks,
+                num_masks=self.num_masks,
                 most_bytes=parse_bytes(self.settings.prefix_memory),
             )
 
@@ -288,13 +303,19 @@ class Judge:
         size = self.settings.batch_size or batch_size_for(
             self._shared.space.largest, self.visible, self._context.runtime.device.type
         )
-        size = max(1, size // self._num_masks)
+        size = max(1, size // self.num_masks)
         starts = [0, *self.ends]
         return [
             end
             for first, last in itertools.pairwise(starts)
             for end in [*range(first + size, last, size), last]
         ]
+
+    def _classes(self) -> Tensor:
+        """Return the class of each image of the split."""
+        if self._labels is None:
+            raise ConfigError(f"--rating {self.names[0]} needs labels, and there are none.")
+        return self._labels()
 
     def _ratings(self) -> dict[str, Rating]:
         settings = self.settings
@@ -305,9 +326,7 @@ class Judge:
             "feature": Feature(),
         }
         if set(self._parts) & set(LABELLED):
-            if self._labels is None:
-                raise ConfigError(f"--rating {self.names[0]} needs labels, and there are none.")
-            labels = self._labels()[torch.from_numpy(self._chosen)]
+            labels = self._classes()[torch.from_numpy(self._chosen)]
             made |= {"accuracy": Accuracy(labels), "knn": Knn(labels)}
         return {part: made[part] for part in self._parts}
 

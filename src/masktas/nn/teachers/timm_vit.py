@@ -121,7 +121,7 @@ class TimmTeacher:
     @torch.no_grad()
     def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7), the class token first."""
-        if not getattr(self.model, "has_class_token", self.model.num_prefix_tokens > 0):
+        if self.model.cls_token is None:  # tokens before the patches may be registers only
             raise ConfigError(
                 f"The teacher {self.recipe.model} has no class token to compare with: leave out "
                 "--class-token."
