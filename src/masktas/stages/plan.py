@@ -213,6 +213,7 @@ class Trial:
         search = self._settings.search
         visible = num_visible(self._space.largest.num_patches, search.mask_ratio)
         networks = min(search.population * search.generations, self._candidates.size())
+        networks *= 2 if search.baselines else 1  # random search beside it
         rng = random.Random(0)
         drawn = [self._candidates.sample(rng) for _ in range(50)]
         macs = [cost.encoder_macs(one, visible) + visible**2 * one.embed_dim for one in drawn]
