@@ -130,6 +130,21 @@ def test_most_work_is_saved_where_images_move_all_alike() -> None:
     assert each.images > 2 * candidates.images
 
 
+@pytest.mark.parametrize(
+    ("behind", "images"), [(0.6, 50), (0.4, 100), (0.24, 200), (0.15, 400), (-0.1, 400)]
+)
+def test_who_is_clearly_behind_leaves_and_is_the_clearer_the_fewer_images_are_left(
+    behind: float, images: int
+) -> None:
+    """Thresholds are 4 sqrt(1 / seen - 1 / 400): 0.529, 0.346, 0.2 standard deviations."""
+    spread = np.tile([1.0, -1.0], 200)
+    best = 3 * np.random.default_rng(0).normal(size=400)
+    candidates = Field(np.stack([best, best - behind - spread]))
+    scores, _ = raced(candidates, keeps=1)
+    assert scores[1].images == images
+    assert scores[1].complete == (images == 400)
+
+
 def test_nobody_is_looked_at_again_after_leaving_nor_on_fewer_images() -> None:
     candidates = problem(3)
     scores, _ = raced(candidates)
