@@ -63,14 +63,15 @@ def raced(
     )
 
 
-def test_rounds_double_and_the_last_has_all_images() -> None:
-    assert rungs(2000) == [100, 200, 400, 800, 2000]
-    assert rungs(150) == [150]
-    for count in (1, 2, 99, 100, 199, 200, 201, 1000, 12_345):
+def test_rounds_grow_by_half_and_the_last_has_all_images() -> None:
+    assert rungs(2000) == [50, 75, 112, 168, 253, 379, 569, 854, 1281, 2000]
+    assert rungs(2000, first=100, factor=2) == [100, 200, 400, 800, 2000]
+    assert rungs(74) == [74]
+    for count in (1, 2, 49, 50, 75, 76, 1000, 12_345):
         ends = rungs(count)
         assert ends == sorted(set(ends))
         assert ends[-1] == count
-        assert all(later >= 2 * end for end, later in itertools.pairwise(ends))
+        assert all(later >= 1.49 * end for end, later in itertools.pairwise(ends))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=50))
@@ -127,6 +128,21 @@ def test_most_work_is_saved_where_images_move_all_alike() -> None:
     each.numbers = np.array([rng.permutation(one) for one in each.numbers])
     raced(each)
     assert each.images > 2 * candidates.images
+
+
+@pytest.mark.parametrize(
+    ("behind", "images"), [(0.6, 50), (0.4, 100), (0.24, 200), (0.15, 400), (-0.1, 400)]
+)
+def test_who_is_clearly_behind_leaves_and_is_the_clearer_the_fewer_images_are_left(
+    behind: float, images: int
+) -> None:
+    """Thresholds are 4 sqrt(1 / seen - 1 / 400): 0.529, 0.346, 0.2 standard deviations."""
+    spread = np.tile([1.0, -1.0], 200)
+    best = 3 * np.random.default_rng(0).normal(size=400)
+    candidates = Field(np.stack([best, best - behind - spread]))
+    scores, _ = raced(candidates, keeps=1)
+    assert scores[1].images == images
+    assert scores[1].complete == (images == 400)
 
 
 def test_nobody_is_looked_at_again_after_leaving_nor_on_fewer_images() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from masktas.errors import ConfigError
+from masktas.errors import ConfigError, SpaceError
 from masktas.nn.distill import EncoderTeacher, StudentShape
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.prefixes import Prefixes, genes, kinship
@@ -183,6 +183,14 @@ def test_rating_draws_nothing_and_changes_nothing(shared, teacher, family):
     assert all(torch.equal(once[name], again[name]) for name in RATINGS)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in shared.store.items())
+
+
+def test_networks_of_other_spaces_are_refused(shared, teacher, small_space):
+    rater = Rater(shared, teacher, shown(IMAGES), RATINGS, most_bytes=10**6)
+    rater.rate(small_space.largest)
+    for change in ({"embed_dim": 20}, {"mlp_ratio": (1.75, 2, 2)}, {"head_dim": 2}):
+        with pytest.raises(SpaceError):
+            rater.rate(small_space.largest.replace(**change))
 
 
 class Encoding:

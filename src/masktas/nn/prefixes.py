@@ -72,7 +72,9 @@ class Prefixes:
             (batch, architecture.embed_dim, blocks[:length]) for length in range(len(blocks) + 1)
         ]
         begun = max((n for n, key in enumerate(beginnings) if key in self._kept), default=None)
-        self._touch(beginnings)
+        for key in beginnings:
+            if key in self._kept:
+                self._kept.move_to_end(key)
         if begun is None:
             begun, x = 0, stem.embed(visible, ids)
             self._keep(beginnings, 0, x)
@@ -81,19 +83,15 @@ class Prefixes:
         for index in range(begun, len(blocks)):
             x = self._block(architecture, index)(x)
             self._keep(beginnings, index + 1, x)
-        self._touch(beginnings)
         self.asked += len(blocks)
         self.computed += len(blocks) - begun
         return stem.norm(x)  # type: ignore[no-any-return]
 
-    def _touch(self, beginnings: Sequence[Key]) -> None:
-        """Note what was used; the shorter a beginning, the more there are who may share it."""
-        for key in reversed(beginnings):
-            if key in self._kept:
-                self._kept.move_to_end(key)
-
     def _keep(self, beginnings: Sequence[Key], length: int, x: Tensor) -> None:
-        """Keep tokens, at the cost of others, but not of this network's own beginnings."""
+        """Keep tokens, at the cost of others, but not of this network's own shorter beginnings.
+
+        These are shared by more networks, so where memory is narrow they are what stays.
+        """
         size = x.numel() * x.element_size()
         while self._bytes + size > self._most_bytes:
             oldest = next(iter(self._kept), None)

@@ -57,6 +57,7 @@ class Judge:
         candidates: the architectures within the budget; `fusion` tells places among them.
         names: the ratings; that of the settings if None.
         labels: gives the class of each image of the split, `[n]`; for `accuracy` and `knn`.
+        raced: whether the first images will be asked for alone; else batches may be larger.
 
     Raises:
         ConfigError: if settings do not go together.
@@ -73,10 +74,12 @@ class Judge:
         *,
         names: Sequence[str] | None = None,
         labels: Callable[[], Tensor] | None = None,
+        raced: bool = True,
     ) -> None:
         self.names = tuple(names or (settings.rating,))
         self.settings = settings
         self._context, self._shared, self._store = context, shared, store
+        self._raced = raced
         self._teacher, self._candidates, self._labels = teacher, candidates, labels
         self._parts = parts_of(self.names)
         self._whole = set(self._parts) <= set(LABELLED)  # images, without masks
@@ -157,8 +160,8 @@ class Judge:
 
     @property
     def ends(self) -> list[int]:
-        """After how many images a race looks who is left."""
-        return racing.rungs(self.num_images)
+        """After how many images a race looks who is left; the last is all."""
+        return racing.rungs(self.num_images) if self._raced else [self.num_images]
 
     @property
     def share_computed(self) -> float:
