@@ -68,7 +68,7 @@ class Way:
         self.ratings.update(zip(architectures, found, strict=True))
 
 
-def judge_for(arguments, prefix_memory: str):
+def judge_for(arguments, prefix_memory: str, *, raced: bool = False):
     """Return a judge of the run, with the supernet, teacher and what is shown."""
     run = Run(Path(arguments.run))
     settings = SearchSettings(
@@ -84,7 +84,7 @@ def judge_for(arguments, prefix_memory: str):
     sight = Sight.of(shared.space.largest, store.mean, store.std)
     teacher = load_teacher(run, sight, context.runtime.device)
     candidates = settings.by_size(shared.space)
-    judge = Judge(context, shared, teacher, store, settings, candidates)
+    judge = Judge(context, shared, teacher, store, settings, candidates, raced=raced)
     return judge, shared, teacher, candidates
 
 
@@ -105,7 +105,7 @@ def main() -> int:
 
     exact_judge, shared, teacher, candidates = judge_for(arguments, "1GB")
     once_judge = judge_for(arguments, "0B")[0]
-    race_judge = judge_for(arguments, "1GB")[0]
+    race_judge = judge_for(arguments, "1GB", raced=True)[0]
     shown = list(exact_judge.shown())
     ways = {name: Way() for name in ("plain", "teacher once", "exact", "racing")}
     search = evolution(candidates, arguments.seed, arguments.generations)
@@ -182,9 +182,8 @@ def told(arguments, ways, search, race, judge, seen_in_race: int) -> int:
     for name, strategy in (("exact", search), ("racing", race)):
         rating, error = strategy.best.rating, strategy.best.score.error
         one = strategy.best.candidate.architecture
-        print(
-            f"best by {name}: {rating:.6f} ± {error:.6f}, {params(one):,} params, {macs(one):,} MACs"
-        )
+        size = f"{params(one):,} params, {macs(one):,} MACs"
+        print(f"best by {name}: {rating:.6f} ± {error:.6f}, {size}")
     done = 2 * sum(
         judge.macs(one.candidate.architecture) * judge.num_images for one in search.history
     )

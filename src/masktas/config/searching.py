@@ -189,7 +189,7 @@ class StrategySettings(Settings):
         description="Rate all on a few images first and drop what cannot win: much faster.",
     )
     confidence: Annotated[float, Field(gt=0)] = Field(
-        4.0, description="Standard errors by which a candidate must be behind to be dropped."
+        3.0, description="Standard errors by which a candidate must be behind to be dropped."
     )
     top_k: Count = Field(1, description="Best networks that are written, the winner included.")
     baselines: Annotated[int, Field(ge=0)] = Field(

@@ -109,7 +109,14 @@ def search(
         context.run, Sight.of(space.largest, store.mean, store.std), context.runtime.device, teacher
     )
     judge = Judge(
-        context, shared, frozen, store, settings, candidates, labels=lambda: _labels(images, store)
+        context,
+        shared,
+        frozen,
+        store,
+        settings,
+        candidates,
+        labels=lambda: _labels(images, store),
+        raced=settings.racing,
     )
     key = judge.key({name: file_digest(path) for name, path in made_from.items()})
     parents = made_from | models
