@@ -21,7 +21,7 @@ from masktas.data.demo import write_demo_images
 from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.nn.teachers.function import Ask
-from masktas.space import Budget, BudgetedSpace, SearchSpace, format_quantity
+from masktas.space import Budget, SearchSpace, format_quantity
 from masktas.stages.begin import open_beginning
 from masktas.stages.build import teacher_for
 from masktas.stages.context import Data, ImageInput, visible_patches
@@ -72,7 +72,6 @@ def run(
     ranks = Ranks.join()
     stopping = Stopping(settings.runtime.max_time)
     space = SearchSpace.load(settings.supernet.space)
-    budget = settings.search.budget()
     if settings.search.num_classes is not None:
         space = space.replace(num_classes=settings.search.num_classes)
     data_settings = resolve(
@@ -113,7 +112,7 @@ def run(
         settings=settings.supernet, teacher=teacher, **sources, **common("supernet")
     )
     made = {"teacher": Run(Path(out)).teacher.manifest(), **made}
-    console.say(f"3/4 search: {budget}")
+    console.say(f"3/4 search: {_budget(settings.search.limits)}")
     made["search"] = search(
         images.given, settings=settings.search, teacher=teacher, **common("search")
     )
@@ -133,7 +132,7 @@ def run(
     except LabelError as error:
         console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
     page = ranks.first(lambda: str(report(out)))
-    summarize(made, budget, console)
+    summarize(made, console)
     console.say(f"Report: {page}")
     return made
 
@@ -143,12 +142,13 @@ def _check_first(
 ) -> None:
     """Refuse what a later stage would refuse before hours are spent."""
     images.source(download=settings.runtime.download)
-    BudgetedSpace(space, settings.search.budget())
+    settings.search.by_size(space)
     if settings.supernet.teacher is None and not adopted:
         visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
         _check_beginning(space, settings.teacher)
     visible_patches(space.largest, settings.supernet.mask_ratio, least=1)
-    visible_patches(space.largest, settings.search.mask_ratio, least=3)
+    if settings.search.mask_ratio:
+        visible_patches(space.largest, settings.search.mask_ratio, least=3)
 
 
 def _check_beginning(space: SearchSpace, settings: TeacherSettings) -> None:
@@ -219,7 +219,13 @@ def demo(
     )
 
 
-def summarize(made: dict[str, Any], budget: Budget, console: Console) -> None:
+def _budget(limits: dict[str, str]) -> str:
+    """Write limits as the flags that set them."""
+    flags = [f"--{name.replace('_', '-')} {said}" for name, said in limits.items()]
+    return " ".join(flags) or "no limit"
+
+
+def summarize(made: dict[str, Any], console: Console) -> None:
     """Print the closing table: the winner beside its baselines, and what it all cost."""
     found = made["search"]
     rows = [_row("winner", found["winner"], made.get("finetune/main"))]
@@ -227,8 +233,11 @@ def summarize(made: dict[str, Any], budget: Budget, console: Console) -> None:
         rows.append(_row("winner, from scratch", None, made["finetune/scratch"]))
     if found["uniform"]:
         rows.append(_row("largest uniform", found["uniform"], made.get("finetune/uniform")))
+    if found["random_search"]:
+        rows.append(_row("best of random search", found["random_search"], None))
     for number, one in enumerate(found["random"], start=1):
         rows.append(_row(f"random {number}", one, made.get(f"finetune/random-{number}")))
+    budget = Budget(**found["budget"])
     console.table(
         f"Result, {budget} ({found['rated']:,} of {found['feasible']:,} networks rated)",
         ("network", "rating", "params", "MACs", "top-1", "top-5"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from masktas.cli.show import describe
+from masktas.cli.show import describe, show
+from masktas.errors import BudgetError
+from masktas.space import Architecture, SearchSpace, memory, size
+from measured import latency_model
 
 T = ([3] * 10 + [4, 3, 3], [3.5, 3.5, 3, 3.5, 3, 3, 4, 4, 3.5, 4, 3.5, 4, 3.5])
 S = ([6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7], [3, 3.5, 3, 3.5, 4, 4, 4, 4, 4, 4, 4, 3.5, 4])
@@ -80,3 +84,51 @@ def test_a_space_file_is_told_from_an_architecture(tmp_path: Path) -> None:
     for name in ("mine.json", "mine.toml"):
         shown = describe(str(tmp_path / name))
         assert (shown["kind"], shown["name"], shown["size"]) == ("space", "mine", 4)
+
+
+def test_an_architecture_tells_its_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "architecture.json"
+    fields = {"embed_dim": 192, "num_heads": [3] * 12, "mlp_ratio": [4] * 12}
+    path.write_text(json.dumps(fields))
+    one = Architecture.load(path)
+    shown = describe(str(path))
+    assert (shown["size"], shown["memory"]) == (size(one), memory(one))
+    show(str(path))
+    printed = capsys.readouterr().out
+    assert "22.9 MB (the file of fp32 weights)" in printed
+    assert f"{memory(one) / 1e6:.3g} MB (peak of the activations" in printed
+    show("tiny")
+    assert "file_size    21.1 MB to 41.7 MB" in capsys.readouterr().out
+    # An architecture.json may say what it costs.
+    path.write_text(json.dumps(fields | {key: shown[key] for key in ("size", "memory")}))
+    assert Architecture.load(path) == one
+
+
+def test_a_latency_model_tells_its_target_its_size_and_its_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = latency_model(SearchSpace.preset("tiny"), random.Random(0))
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps(model.to_dict()))
+    shown = describe(str(path))
+    assert shown["kind"] == "latency"
+    assert shown["entries"] == {"stem": 3, "attention": 6, "mlp": 6}
+    show(str(path))
+    printed = capsys.readouterr().out
+    for words in ("cpu", "threads", "15 (3 of stem, 6 of attention", "mean_error   0.02", "8"):
+        assert words in printed
+    show(str(path), json=True)
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(shown))
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"mlp": 3}, {"stem": [["x", 1]]}])
+def test_a_file_that_is_nearly_a_latency_model_is_refused(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    fields = latency_model(SearchSpace.preset("tiny"), random.Random(0)).to_dict()
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps(fields | change))
+    with pytest.raises(BudgetError, match=r"latency\.json: not a latency model"):
+        describe(str(path))

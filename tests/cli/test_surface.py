@@ -33,7 +33,7 @@ ADOPTED = {
 BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
 TARGET = {
     "--engine", "--device", "--threads", "--batch", "--precision", "--command", "--timeout",
-    "--quiet", "--json",
+    "--rounds", "--quiet", "--json",
 }  # fmt: skip
 
 FLAGS = {

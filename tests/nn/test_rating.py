@@ -7,9 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from masktas.nn.distill import EncoderTeacher, StudentShape
-from masktas.nn.patches import take, unpatchify
-from masktas.nn.rating import ConsistencyRating, Relation, consistency
+from masktas.nn.distill import (
+    EncoderTeacher,
+    Projection,
+    StudentShape,
+    Teacher,
+    feature_loss,
+    feature_losses,
+)
+from masktas.nn.mae import Decoder
+from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
+from masktas.nn.rating import (
+    Consistency,
+    Feature,
+    Heads,
+    Rating,
+    Reconstruction,
+    Relation,
+    Shown,
+    consistency,
+)
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
@@ -140,100 +157,144 @@ def test_maps_leave_the_tokens_as_they_were():
         assert torch.equal(tokens, before)
 
 
-def rating_of(teacher, images: Tensor, keep: Tensor, relation: Relation, size: int = 4):
-    batches = zip(images.split(size), keep.split(size), strict=True)
-    return ConsistencyRating(teacher, batches, patch_size=2, relation=relation)
+def literal_normalised(numbers: list[float], eps: float, unbiased: bool) -> list[float]:
+    mean = sum(numbers) / len(numbers)
+    squares = sum((one - mean) ** 2 for one in numbers)
+    return [(one - mean) / math.sqrt(squares / (len(numbers) - unbiased) + eps) for one in numbers]
 
 
-@pytest.fixture
-def searched(randomize, random_patches, small_space):
-    """A teacher, a supernet, seven images and their visible patches."""
-    teacher = EncoderTeacher(randomize(ViT(TEACHER), 0))
-    shared = Supernet(small_space, StudentShape(32, 1, 20))
-    randomize(shared.student, 1)
-    patches, keep, _ = random_patches((7, 24, 12), 6, 2)
-    return teacher, shared, unpatchify(patches, 2, (4, 6)), take(patches, keep), keep
+def literal_feature(projected: Tensor, target: Tensor) -> float:
+    """Equation (11) of one image: smooth L1 between normalised tokens."""
+    losses = []
+    for ours, theirs in zip(projected.tolist(), target.tolist(), strict=True):
+        pairs = zip(*(literal_normalised(one, 1e-5, False) for one in (ours, theirs)), strict=True)
+        apart = [abs(a - b) for a, b in pairs]
+        losses += [d * d / 2 if d < 1 else d - 0.5 for d in apart]
+    return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("relation", VARIANTS, ids=str)
-def test_rating_equals_equation_13_in_loops(searched, sample_architectures, relation: Relation):
-    teacher, shared, images, visible, keep = searched
-    rating = rating_of(teacher, images, keep, relation, 3)
-    theirs = teacher(images, keep)
+def literal_pixels(predicted: Tensor, image: Tensor, masked: list[int], side: int) -> float:
+    """Equation (10) of one image, its patches cut pixel by pixel."""
+    columns = image.shape[2] // side
+    losses = []
+    for number, patch in zip(masked, predicted.tolist(), strict=True):
+        top, left = number // columns * side, number % columns * side
+        pixels = [
+            float(image[channel, top + y, left + x])
+            for y in range(side)
+            for x in range(side)
+            for channel in range(image.shape[0])
+        ]
+        wanted = literal_normalised(pixels, 1e-6, True)
+        losses += [(a - b) ** 2 for a, b in zip(patch, wanted, strict=True)]
+    return sum(losses) / len(losses)
+
+
+@pytest.fixture(scope="module")
+def teacher(randomize):
+    return EncoderTeacher(randomize(ViT(TEACHER), 0))
+
+
+@pytest.fixture(scope="module")
+def shared(randomize, small_space):
+    supernet = Supernet(small_space, StudentShape(32, 1, 20))
+    randomize(supernet.student, 1)
+    return supernet
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(2))
+
+
+def masks_of(rows: int, visible: int, seed: int = 3) -> tuple[Tensor, Tensor]:
+    return random_masking(masking_noise(rows, 24, seed), visible)
+
+
+def rate(rating: Rating, tokens: Tensor, heads: Heads, shown: Shown, teacher: Teacher) -> Tensor:
+    with torch.no_grad():
+        target = rating.target(shown, teacher)
+        return rating.per_image(rating.answer(tokens, heads, target))
+
+
+def encoded(shared, architecture, shown: Shown) -> tuple[Tensor, Heads]:
+    student = shared.subnet(architecture)
+    with torch.no_grad():
+        visible = take(patchify(shown.images, 2), shown.ids_keep)
+        tokens = student.encoder.forward_features(visible, shown.ids_keep)
+    return tokens, Heads(student.decoder, student.projection)
+
+
+@pytest.mark.parametrize("visible", [3, 6, 24])
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("relation", VARIANTS[::3], ids=str)
+def test_consistency_of_networks_equals_equation_13_in_loops(
+    shared, teacher, images, sample_architectures, relation: Relation, class_token: bool, visible
+):
+    shown = Shown(images, *masks_of(5, visible), 2)
+    theirs = teacher.encoder.forward_features(
+        take(patchify(images, 2), shown.ids_keep), shown.ids_keep
+    )
+    first = 0 if class_token else 1
     for architecture in sample_architectures(2, 0):
-        encoder = shared.encoder(architecture)
-        tokens = encoder.forward_features(visible, keep)[:, 1:].detach()
-        literal = [literal_consistency(t, s, relation) for t, s in zip(theirs, tokens, strict=True)]
-        rated = rating(encoder)
-        assert rated.shape == ()
-        assert not rated.requires_grad
-        assert rated.item() == pytest.approx(sum(literal) / len(literal), abs=1e-4, rel=1e-4)
+        tokens, heads = encoded(shared, architecture, shown)
+        literal = [
+            literal_consistency(t[first:], s[first:], relation)
+            for t, s in zip(theirs, tokens, strict=True)
+        ]
+        rating = Consistency(relation, class_token=class_token)
+        rated = rate(rating, tokens, heads, shown, teacher)
+        torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
 
 
-def test_rating_does_not_hang_on_the_batch_size(searched, sample_architectures):
-    teacher, shared, images, _, keep = searched
-    encoders = [shared.encoder(architecture) for architecture in sample_architectures(3, 1)]
-    ratings = []
-    for batch_size in (1, 2, 3, 7, 100):
-        rating = rating_of(teacher, images, keep, Relation(), batch_size)
-        ratings.append([rating(encoder).item() for encoder in encoders])
-    for other in ratings[1:]:
-        assert other == pytest.approx(ratings[0], abs=1e-6, rel=1e-6)
+def test_feature_and_reconstruction_equal_equations_11_and_10_in_loops(
+    shared, teacher, images, sample_architectures
+):
+    shown = Shown(images, *masks_of(5, 6), 2)
+    theirs = teacher(images, shown.ids_keep)
+    for architecture in sample_architectures(2, 0):
+        tokens, heads = encoded(shared, architecture, shown)
+        with torch.no_grad():
+            projected = heads.projection(tokens[:, 1:])
+            predicted = heads.decoder(tokens, shown.ids_keep, shown.ids_masked)
+        features = [-literal_feature(*pair) for pair in zip(projected, theirs, strict=True)]
+        rated = rate(Feature(), tokens, heads, shown, teacher)
+        torch.testing.assert_close(rated, torch.tensor(features), atol=1e-5, rtol=1e-5)
+        pixels = [
+            -literal_pixels(one, image, masked.tolist(), 2)
+            for one, image, masked in zip(predicted, images, shown.ids_masked, strict=True)
+        ]
+        rated = rate(Reconstruction(), tokens, heads, shown, teacher)
+        torch.testing.assert_close(rated, torch.tensor(pixels), atol=1e-5, rtol=1e-5)
 
 
-def test_rating_does_not_hang_on_what_was_rated_before(searched, sample_architectures):
-    teacher, shared, images, _, keep = searched
-    architectures = sample_architectures(5, 2)
-
-    def rate(order: list[int]) -> list[Tensor]:
-        rating = rating_of(teacher, images, keep, Relation())
-        rated = {at: rating(shared.encoder(architectures[at])) for at in order}
-        return [rated[at] for at in range(5)]
-
-    plain = rate([0, 1, 2, 3, 4])
-    assert len({one.item() for one in plain}) == 5
-    for order in ([4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [0, 1, 2, 3, 4]):
-        assert all(torch.equal(a, b) for a, b in zip(rate(order), plain, strict=True))
-
-
-def test_rating_draws_nothing_and_changes_nothing(searched, small_space):
-    teacher, shared, images, _, keep = searched
-    rating = rating_of(teacher, images, keep, Relation())
-    encoder = shared.encoder(small_space.largest)
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    state = torch.get_rng_state()
-    assert torch.equal(rating(encoder), rating(encoder))
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
-def test_the_teacher_is_asked_once_for_each_batch_and_never_by_a_candidate(searched, small_space):
-    teacher, shared, images, _, keep = searched
-    asked = []
-
-    class Counting:
-        embed_dim = 20
-
-        def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-            asked.append(len(images))
-            return teacher(images, ids_keep)
-
-    rating = rating_of(Counting(), images, keep, Relation(), 3)
-    assert asked == [3, 3, 1]
-    rating(shared.encoder(small_space.smallest))
-    rating(shared.encoder(small_space.largest))
-    assert asked == [3, 3, 1]
+def test_losses_of_images_average_to_those_that_are_trained():
+    ours, theirs = torch.randn(4, 5, 7), torch.randn(4, 5, 7)
+    each = feature_losses(ours, theirs)
+    assert each.shape == (4,)
+    torch.testing.assert_close(each.mean(), feature_loss(ours, theirs))
+    alone = [feature_loss(a[None], b[None]) for a, b in zip(ours, theirs, strict=True)]
+    torch.testing.assert_close(each, torch.stack(alone))
 
 
 @pytest.mark.parametrize("relation", [Relation(), Relation(1.0, "raw", True)], ids=str)
 def test_no_network_is_rated_above_the_teacher_itself(
     randomize, random_patches, relation: Relation
 ):
-    patches, keep, _ = random_patches((6, 24, 12), 6, 3)
+    patches, keep, masked = random_patches((6, 24, 12), 6, 3)
     own = randomize(ViT(TEACHER), 4)
-    rating = rating_of(EncoderTeacher(own), unpatchify(patches, 2, (4, 6)), keep, relation)
-    best = rating(own).item()
+    teacher = EncoderTeacher(own)
+    shown = Shown(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
+    none = Heads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
+    rating = Consistency(relation)
+    visible = take(patches, keep)
+
+    @torch.no_grad()
+    def rated_of(network: ViT) -> float:
+        tokens = network.forward_features(visible, keep)
+        return rate(rating, tokens, none, shown, teacher).mean().item()
+
+    best = rated_of(own)
     generator = torch.Generator().manual_seed(0)
     for scale in (0.003, 0.03, 0.3):
         mean = 0.0
@@ -243,7 +304,7 @@ def test_no_network_is_rated_above_the_teacher_itself(
             with torch.no_grad():
                 for parameter in other.parameters():
                     parameter += scale * torch.randn(parameter.shape, generator=generator)
-            rated = rating(other).item()
+            rated = rated_of(other)
             assert rated < best
             mean += rated / 5
         assert mean < best - 1e-6

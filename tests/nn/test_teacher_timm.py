@@ -123,6 +123,23 @@ def test_tokens_are_those_of_forward_features_where_all_is_visible(family: str) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_class_token_comes_before_the_same_tokens_or_is_refused(family: str) -> None:
+    teacher, sight = build(family)
+    images = images_of(sight)
+    ids = torch.arange(sight.grid[0] * sight.grid[1]).expand(2, -1)
+    if teacher.model.cls_token is None:
+        with pytest.raises(ConfigError, match="no class token to compare with"):
+            teacher.with_class_token(images, ids)
+        return
+    with torch.no_grad():
+        wanted = teacher.model.forward_features(images)[:, :1]  # registers come after it
+    tokens = teacher.with_class_token(images, ids)
+    assert not tokens.requires_grad
+    torch.testing.assert_close(tokens[:, :1], wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(tokens[:, 1:], teacher(images, ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_timms_own_patch_dropping(family: str) -> None:
     teacher, sight = build(family)
     images, ids = images_of(sight), some(sight.grid[0] * sight.grid[1], 5)

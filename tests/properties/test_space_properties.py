@@ -3,6 +3,8 @@
 import itertools
 import json
 import random
+from collections import Counter
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,9 +12,11 @@ from hypothesis import strategies as st
 
 from masktas.errors import BudgetError, SpaceError
 from masktas.space import (
+    QUANTITIES,
     Architecture,
     Budget,
     BudgetedSpace,
+    Costs,
     SearchSpace,
     crossover,
     format_quantity,
@@ -20,7 +24,9 @@ from masktas.space import (
     mutate,
     params,
     parse_quantity,
+    tables,
 )
+from measured import latency_model
 
 few = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 2**32).map(random.Random)
@@ -59,19 +65,33 @@ def enumerate_all(space):
 
 
 @st.composite
-def spaces_with_budgets(draw):
-    """Draw a space, its architectures with their costs, and limits at or beside real costs."""
+def worlds(draw):
+    """Draw a space, its architectures with what they cost, and limits at or beside real costs."""
     space = draw(spaces())
-    every = [(one, params(one), macs(one)) for one in enumerate_all(space)]
+    costs = Costs(
+        draw(st.sampled_from(["fp32", "fp16", "bf16"])),
+        latency_model(space, random.Random(draw(st.integers(0, 99)))),
+    )
+    every = {one: costs.of(one) for one in enumerate_all(space)}
     limits = {}
-    for position, what in ((1, "params"), (2, "macs")):
-        costs = sorted({entry[position] for entry in every})
-        near = st.builds(int.__add__, st.sampled_from(costs), st.integers(-1, 1))
+    for what in draw(st.sets(st.sampled_from(QUANTITIES), max_size=4)):
+        real = sorted({amounts[what] for amounts in every.values()})
+        step = 0.0001 if what == "latency" else 1
+        near = st.builds(
+            lambda amount, by, step=step: amount + by * step,
+            st.sampled_from(real),
+            st.sampled_from([0, 0, 0, -1, 1]),
+        )
         low, high = draw(st.none() | near), draw(st.none() | near)
         if low is not None and high is not None:
             low, high = min(low, high), max(low, high)
         limits |= {f"min_{what}": low, f"max_{what}": high}
-    return space, every, Budget(**limits)
+    return space, costs, every, Budget(**limits)
+
+
+def within(every, budget):
+    """Return those of a world that are within the budget."""
+    return {one: amounts for one, amounts in every.items() if budget.allows(amounts)}
 
 
 # --- spaces
@@ -128,73 +148,117 @@ def test_digests_tell_architectures_apart(space, rng):
 
 
 @settings(max_examples=150, deadline=None)
-@given(spaces_with_budgets(), seeds)
-def test_a_budgeted_space_agrees_with_enumeration(drawn, rng):
-    space, every, budget = drawn
-    fitting = {
-        one: costs
-        for one, *costs in every
-        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
-    }
+@given(worlds(), seeds)
+def test_a_budgeted_space_agrees_with_enumeration(world, rng):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
     if not fitting:
-        with pytest.raises(BudgetError, match="No network of space drawn"):
-            BudgetedSpace(space, budget)
+        with pytest.raises(BudgetError, match="No network of space drawn has at"):
+            BudgetedSpace(space, budget, costs)
         return
-    counted = BudgetedSpace(space, budget)
+    counted = BudgetedSpace(space, budget, costs)
+    assert counted.exact
     assert counted.size() == len(fitting)
-    for position, what in enumerate(("params", "macs")):
-        costs = [entry[position] for entry in fitting.values()]
-        assert counted.cost_range(what) == (min(costs), max(costs))
-    assert {one for one, *_ in every if counted.contains(one)} == set(fitting)
-    assert {counted.sample(rng) for _ in range(20)} <= set(fitting)
+    for what in QUANTITIES:
+        amounts = [amounts[what] for amounts in fitting.values()]
+        assert counted.cost_range(what) == (min(amounts), max(amounts))
+    assert {one for one in every if counted.contains(one)} == set(fitting)
+    assert sorted(map(repr, counted)) == sorted(map(repr, fitting))
+    assert list(counted) == list(BudgetedSpace(space, budget, costs))
+    for sample in (counted.sample, counted.sample_evenly):
+        assert {sample(rng) for _ in range(20)} <= set(fitting)
+    most = max(amounts["macs"] for amounts in fitting.values())
+    assert fitting[counted.costliest(rng)]["macs"] == most
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds(), seeds, st.sampled_from([(0, 0), (40, 10**6), (10**6, 40), (10**6, 400)]))
+def test_where_cells_are_not_exact_nothing_is_lost_and_no_draw_breaks_the_budget(world, rng, most):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
+    with patch.multiple(tables, ADDITIONS=most[0], PAIRS=most[1]):
+        try:
+            counted = BudgetedSpace(space, budget, costs)
+        except BudgetError as error:
+            unlucky = "was found in 1,000 draws that has" in str(error)
+            if fitting and not unlucky:
+                raise
+            return
+        assert counted.size() >= len(fitting) > 0
+        assert sorted(map(repr, counted)) == sorted(map(repr, fitting))
+        for what in QUANTITIES:
+            amounts = [amounts[what] for amounts in fitting.values()]
+            low, high = counted.cost_range(what)
+            assert low <= min(amounts)
+            assert max(amounts) <= high
+        assert {one for one in every if counted.contains(one)} == set(fitting)
+        for sample in (counted.sample, counted.sample_evenly, counted.costliest):
+            assert {sample(rng) for _ in range(5)} <= set(fitting)
 
 
 @few
-@given(spaces_with_budgets())
-def test_largest_uniform_agrees_with_enumeration(drawn):
-    space, every, budget = drawn
-    alike = {
-        one: tuple(costs)
-        for one, *costs in every
-        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
-        and len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
-    }
-    if not any(
-        budget.allows(dict(zip(("params", "macs"), costs, strict=True))) for _, *costs in every
-    ):
+@given(worlds())
+def test_largest_uniform_agrees_with_enumeration(world):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
+    if not fitting:
         return
-    found = BudgetedSpace(space, budget).largest_uniform()
+    alike = {
+        one: (amounts["params"], amounts["macs"])
+        for one, amounts in fitting.items()
+        if len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
+    }
+    found = BudgetedSpace(space, budget, costs).largest_uniform()
     if alike:
         assert alike[found] == max(alike.values())
     else:
         assert found is None
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(spaces_with_budgets(), st.integers(0, 2**32))
-def test_draws_within_a_budget_are_those_of_the_space_that_meet_it(drawn, seed):
-    # Rejection is the definition; the exact sampler must have the same distribution.
-    space, every, budget = drawn
-    weight = {
-        one: (len(space.num_heads) * len(space.mlp_ratio)) ** -one.depth
-        for one, *costs in every
-        if budget.allows(dict(zip(("params", "macs"), costs, strict=True)))
-    }
-    if not weight:
-        return
-    total, draws = sum(weight.values()), 3000
-    counted, rng = BudgetedSpace(space, budget), random.Random(seed)
-    seen = {}
-    for _ in range(draws):
-        one = counted.sample(rng)
-        seen[one] = seen.get(one, 0) + 1
+def assert_draws_are_those_of(counted, fitting, seed):
+    """Hold a sampler against its definition: draws of the space that meet the budget."""
+    space = counted.space
+    weight = {one: (len(space.num_heads) * len(space.mlp_ratio)) ** -one.depth for one in fitting}
+    total, draws, rng = sum(weight.values()), 3000, random.Random(seed)
+    seen = Counter(counted.sample(rng) for _ in range(draws))
     chi_square = sum(
-        (seen.get(one, 0) - draws * share / total) ** 2 / (draws * share / total)
+        (seen[one] - draws * share / total) ** 2 / (draws * share / total)
         for one, share in weight.items()
     )
     # Seven deviations, and room for cells of few draws: a wrong weight is far beyond.
     freedom = len(weight)
     assert chi_square < freedom + 7 * (2 * freedom) ** 0.5 + 20
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(worlds(), st.integers(0, 2**32))
+def test_draws_within_a_budget_are_those_of_the_space_that_meet_it(world, seed):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
+    if fitting:
+        assert_draws_are_those_of(BudgetedSpace(space, budget, costs), fitting, seed)
+
+
+@pytest.mark.parametrize("most", [(10**6, 10**6), (0, 0), (10**6, 60)])
+def test_draws_within_limits_of_all_quantities(most):
+    space = SearchSpace(
+        "mine", (5, 9), (1, 2, 3), (1, 2, 4), (1.2, 1.3, 2),
+        head_dim=2, image_size=(4, 8), patch_size=4, in_channels=1, num_classes=3,
+    )  # fmt: skip
+    costs = Costs(latency=latency_model(space, random.Random(0)))
+    every = {one: costs.of(one) for one in enumerate_all(space)}
+    middle = costs.of(space.uniform(9, 2, 2, 2))
+    budget = Budget(
+        max_params=int(middle["params"] * 1.1), min_macs=int(middle["macs"] * 0.7),
+        max_latency=middle["latency"] * 1.05, max_size=int(middle["size"] * 1.3),
+        min_memory=int(middle["memory"] * 0.9),
+    )  # fmt: skip
+    fitting = within(every, budget)
+    assert 20 < len(fitting) < len(every) / 2
+    with patch.multiple(tables, ADDITIONS=most[0], PAIRS=most[1]):
+        counted = BudgetedSpace(space, budget, costs)
+    assert counted.exact is (most[1] == 10**6)
+    assert_draws_are_those_of(counted, fitting, 5)
 
 
 # --- quantities

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +14,7 @@ from masktas.cli.options import Json, Overwrite, Quiet
 from masktas.console import Console
 
 if TYPE_CHECKING:
+    from masktas.measure.clock import Rounds
     from masktas.measure.target import Target
     from masktas.space.latency import LatencyModel
 
@@ -41,6 +43,12 @@ Command = Annotated[
 Timeout = Annotated[
     float, Parameter(help="Seconds that the command may take for a network.", group="Target")
 ]
+NumRounds = Annotated[
+    int | None,
+    Parameter(
+        help="Turns of every network; if left out, one of a command, else until times settle."
+    ),
+]
 Seed = Annotated[int, Parameter(help="Draws the networks held out, and the order of turns.")]
 
 
@@ -64,6 +72,7 @@ def build(
     held_out: Annotated[
         int, Parameter(help="Random networks that the model is tried on, not fitted to.")
     ] = 20,
+    rounds: NumRounds = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -78,6 +87,7 @@ def build(
         out=out,
         target=target,
         held_out=held_out,
+        rounds=_rounds(rounds),
         seed=seed,
         overwrite=overwrite,
         console=Console(quiet=quiet),
@@ -100,6 +110,7 @@ def measure(
     precision: Precision = "fp32",
     command: Command = None,
     timeout: Timeout = 600.0,
+    rounds: NumRounds = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -107,7 +118,7 @@ def measure(
     from masktas.stages.latency import measure_latency as stage
 
     target = _target(engine, device, threads, batch, precision, command, timeout)
-    timing = stage(network, target=target, console=Console(quiet=quiet))
+    timing = stage(network, target=target, rounds=_rounds(rounds), console=Console(quiet=quiet))
     if json:
         content = {"target": target.describe(), **dataclasses.asdict(timing)}
         print(json_module.dumps(content, indent=2))
@@ -136,9 +147,21 @@ def _target(
     return Target(engine, device, threads, batch, precision, command, timeout=timeout)
 
 
+def _rounds(count: int | None) -> Rounds | None:
+    """Return that many rounds, no more and no fewer; None leaves it to the target."""
+    from masktas.errors import ConfigError
+    from masktas.measure.clock import Rounds
+
+    if count is not None and count < 1:
+        raise ConfigError(f"rounds is {count}: give a whole number above 0.")
+    return None if count is None else Rounds(least=count, most=count, seconds=math.inf)
+
+
 def lines_of(model: LatencyModel) -> list[str]:
     """Write a model for a person: its costs by width, and what they are worth."""
-    lines = ["target      " + ", ".join(f"{value}" for value in _flat(model.target) if value)]
+    from masktas.measure.target import in_words
+
+    lines = [in_words(model.target)]
     lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one")
     for width, stem in model.stem.items():
         heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]
@@ -163,17 +186,3 @@ def sentence_of(model: LatencyModel) -> str:
     if tried["noise_percent"] is not None:
         text += f"; measuring itself differs by {tried['noise_percent']:.1f} %"
     return text + "."
-
-
-def _flat(fields: Any) -> list[Any]:
-    """Return the values of a description, versions by name."""
-    return [
-        " ".join(f"{name} {version}" for name, version in value.items())
-        if isinstance(value, dict)
-        else f"{value} threads"
-        if key == "threads" and value
-        else f"batch of {value}"
-        if key == "batch"
-        else value
-        for key, value in fields.items()
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,11 @@ from cyclopts import Parameter
 from masktas.config import (
     AdoptedTeacher,
     AllSettings,
+    BudgetSettings,
     DataSettings,
+    LatencySettings,
     RuntimeSettings,
+    Settings,
     load,
     resolve,
     validate,
@@ -34,13 +38,11 @@ Json = Annotated[bool, Parameter(negative="", help="Print the result as JSON on 
 Space = Annotated[
     str | None, Parameter(help="tiny, small, base, micro, demo, or a .toml or .json file.")
 ]
-MaxParams = Annotated[str | None, Parameter(help="At most this many parameters: 6M.")]
-MinParams = Annotated[str | None, Parameter(help="At least this many parameters.")]
-MaxMacs = Annotated[str | None, Parameter(help="At most this many multiply-accumulates: 1.3G.")]
-MinMacs = Annotated[str | None, Parameter(help="At least this many multiply-accumulates.")]
 Epochs = Annotated[int | None, Parameter(help="Of every training stage at once.")]
 BatchSize = Annotated[int | None, Parameter(help="Images of a step, in every training stage.")]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
+Limits = Annotated[BudgetSettings | None, Parameter(name="*", group="Budget")]
+Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]
 Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
@@ -71,20 +73,28 @@ def settings_of_all(
     training: dict[str, Any],
     adopted: AdoptedTeacher | None,
     space: dict[str, Any],
-    limits: dict[str, Any],
+    costs: Sequence[Settings | None],
 ) -> AllSettings:
     """Return every stage's settings: from the file, with the flags of a whole run over it."""
     said = load(config)
     layers: dict[str, dict[str, Any]] = {
-        "data": images.model_dump(exclude_unset=True) if images else {},
-        "runtime": machine.model_dump(exclude_unset=True) if machine else {},
+        "data": given(images),
+        "runtime": given(machine),
         "teacher": training,
-        "supernet": training | space | (adopted.model_dump(exclude_unset=True) if adopted else {}),
-        "search": limits,
+        "supernet": training | space | given(adopted),
+        "search": given(*costs),
         "finetune": training,
     }
     merged = {name: said.get(name, {}) | flags for name, flags in layers.items()}
     return validate(AllSettings, merged)
+
+
+def given(*groups: Settings | None) -> dict[str, Any]:
+    """Return the flags of some groups that were given."""
+    said: dict[str, Any] = {}
+    for group in groups:
+        said |= group.model_dump(exclude_unset=True) if group else {}
+    return said
 
 
 def without_none(**values: Any) -> dict[str, Any]:

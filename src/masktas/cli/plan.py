@@ -14,11 +14,9 @@ from masktas.cli.options import (
     Data,
     Epochs,
     Json,
+    Latency,
+    Limits,
     Machine,
-    MaxMacs,
-    MaxParams,
-    MinMacs,
-    MinParams,
     Quiet,
     Space,
     settings_of_all,
@@ -39,10 +37,6 @@ def plan(
         int | None, Parameter(help="How many images there will be, instead of DATA.")
     ] = None,
     space: Space = None,
-    max_params: MaxParams = None,
-    min_params: MinParams = None,
-    max_macs: MaxMacs = None,
-    min_macs: MinMacs = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     devices: Annotated[int, Parameter(help="How many share each batch.")] = 1,
@@ -59,6 +53,8 @@ def plan(
     ] = 0.3,
     seconds: Annotated[float, Parameter(help="To measure for, on the machine at hand.")] = 60.0,
     teacher: Adopted = None,
+    budget: Limits = None,
+    latency: Latency = None,
     config: Config = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -73,9 +69,7 @@ def plan(
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
         space=without_none(space=space),
-        limits=without_none(
-            max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
-        ),
+        costs=(budget, latency),
     )
     if (data is None) == (num_images is None):
         raise ConfigError("Give either DATA or --num-images.")

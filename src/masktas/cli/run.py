@@ -15,11 +15,9 @@ from masktas.cli.options import (
     Data,
     Epochs,
     Json,
+    Latency,
+    Limits,
     Machine,
-    MaxMacs,
-    MaxParams,
-    MinMacs,
-    MinParams,
     Out,
     Overwrite,
     Quiet,
@@ -29,6 +27,7 @@ from masktas.cli.options import (
 )
 from masktas.cli.stages import Images
 from masktas.console import Console
+from masktas.space import SearchSpace
 
 
 def run(
@@ -37,10 +36,6 @@ def run(
     *,
     out: Out,
     space: Space = None,
-    max_params: MaxParams = None,
-    min_params: MinParams = None,
-    max_macs: MaxMacs = None,
-    min_macs: MinMacs = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     baselines: Annotated[
@@ -52,6 +47,8 @@ def run(
         ),
     ] = False,
     teacher: Adopted = None,
+    budget: Limits = None,
+    latency: Latency = None,
     config: Config = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -60,8 +57,6 @@ def run(
     machine: Machine = None,
 ) -> None:
     """Go the whole way on images of the user."""
-    from masktas.pipeline import run as whole
-
     settings = settings_of_all(
         config,
         images,
@@ -69,10 +64,12 @@ def run(
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
         space=without_none(space=space),
-        limits=without_none(
-            max_params=max_params, min_params=min_params, max_macs=max_macs, min_macs=min_macs
-        ),
+        costs=(budget, latency),
     )
+    # what is impossible is refused at once, before torch is there
+    settings.search.by_size(SearchSpace.load(settings.supernet.space))
+    from masktas.pipeline import run as whole
+
     made = whole(
         data,
         out=out,

@@ -8,26 +8,33 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from masktas.cli.found import show_found
 from masktas.cli.options import (
     Config,
     Data,
     Json,
+    Latency,
+    Limits,
     Machine,
     Out,
     Overwrite,
     Quiet,
     common,
+    given,
 )
 from masktas.config import (
     FinetuneSettings,
+    RatingSettings,
     SearchSettings,
+    StrategySettings,
     SupernetSettings,
     TeacherSettings,
     load,
     resolve,
 )
+from masktas.console import Console
 from masktas.formats import format_seconds
-from masktas.space import format_quantity
+from masktas.space import SearchSpace, format_quantity
 
 Images = Annotated[
     str,
@@ -100,20 +107,31 @@ def search(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
-    options: Annotated[SearchSettings | None, Parameter(name="*", group="Search")] = None,
+    budget: Limits = None,
+    latency: Latency = None,
+    rating: Annotated[RatingSettings | None, Parameter(name="*", group="Rating")] = None,
+    options: Annotated[StrategySettings | None, Parameter(name="*", group="Search")] = None,
     images: Data = None,
     machine: Machine = None,
 ) -> None:
     """Search within a budget."""
+    settings = resolve(
+        SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
+    )
+    space = out / "supernet" / "space.json"
+    if space.exists():  # what is impossible is refused at once, before torch is there
+        settings.by_size(SearchSpace.load(space))
     from masktas.stages.search import search as stage
 
     manifest = stage(
         data,
         out=out,
         name=name,
-        settings=resolve(SearchSettings, load(config).get("search"), options),
+        settings=settings,
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
+    if not json:
+        show_found(manifest, Console(quiet=quiet))
     winner = manifest["winner"]
     _print(
         manifest,

@@ -5,6 +5,7 @@ from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
     ComparisonSettings,
+    CostSettings,
     LatencySettings,
     RatingSettings,
     SearchSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "AllSettings",
     "BudgetSettings",
     "ComparisonSettings",
+    "CostSettings",
     "DataSettings",
     "FinetuneSettings",
     "LatencySettings",

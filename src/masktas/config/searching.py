@@ -20,7 +20,7 @@ from masktas.config.fields import (
     Share,
     Size,
 )
-from masktas.space import Budget, Costs, SearchSpace
+from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import QUANTITIES
 
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
@@ -69,6 +69,16 @@ class BudgetSettings(Settings):
         """Whether a latency has to be known."""
         return self.max_latency is not None or self.min_latency is not None
 
+    def by_size(self, space: SearchSpace) -> BudgetedSpace:
+        """Return the architectures within all limits but those on latency: nothing is measured.
+
+        Raises:
+            BudgetError: if there are none, with what would be possible.
+        """
+        limits = {name: text for name, text in self.limits.items() if "latency" not in name}
+        costs = Costs(self.export_precision)
+        return BudgetedSpace(space, Budget.of(limits, space, costs), costs)
+
     def budget(self, space: SearchSpace, costs: Costs) -> Budget:
         """Return the limits as numbers; relative ones need the space."""
         return Budget.of(self.limits, space, costs)
@@ -98,6 +108,10 @@ class LatencySettings(Settings):
         description="A program of yours that measures instead, on a phone or a board: it is given "
         "a network's folder and prints milliseconds (docs/latency.md).",
     )
+
+
+class CostSettings(BudgetSettings, LatencySettings):
+    """A budget, and what latency is measured on."""
 
 
 class RatingSettings(Settings):
@@ -175,7 +189,7 @@ class StrategySettings(Settings):
         description="Rate all on a few images first and drop what cannot win: much faster.",
     )
     confidence: Annotated[float, Field(gt=0)] = Field(
-        4.0, description="Standard errors by which a candidate must be behind to be dropped."
+        3.0, description="Standard errors by which a candidate must be behind to be dropped."
     )
     top_k: Count = Field(1, description="Best networks that are written, the winner included.")
     baselines: Annotated[int, Field(ge=0)] = Field(
@@ -185,7 +199,7 @@ class StrategySettings(Settings):
     )
 
 
-class SearchSettings(BudgetSettings, LatencySettings, RatingSettings, StrategySettings):
+class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
 
 
@@ -242,5 +256,5 @@ class ComparisonSettings(Settings):
         return None if self.band is None else float(self.band.removesuffix("%")) / 100
 
 
-class ValidateSettings(BudgetSettings, LatencySettings, RatingSettings, ComparisonSettings):
+class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
     """Whether ratings rank networks as accuracy does; the verdict is about `rating` (SPEC 4)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -139,14 +139,19 @@ class Target:
         }
 
     def __str__(self) -> str:
-        said = self.describe()
-        if self.is_own:
-            return f"{self.engine} {said[self.engine]}"
-        threads = f", {said['threads']} threads" if said["threads"] else ""
-        return (
-            f"{self.engine} on {said['name']} ({said['device']}{threads}), {self.precision}, "
-            f"batch of {self.batch}"
-        )
+        return in_words(self.describe())
+
+
+def in_words(said: Mapping[str, Any]) -> str:
+    """Write a target's description as people say it."""
+    if said["engine"] in ("command", "function"):
+        return f"{said['engine']} {said[said['engine']]}"
+    threads = said["threads"]
+    of_threads = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    return (
+        f"{said['engine']} on {said['name']} ({said['device']}{of_threads}), {said['precision']}, "
+        f"batch of {said['batch']}"
+    )
 
 
 def _require_compiler(*, cuda: bool) -> None:

@@ -41,11 +41,12 @@ class TurnLog:
             append_lines(path, [json.dumps(head)])
         elif lines[0] != head:
             raise ArtifactError(
-                f"{path}: was begun on another target, {lines[0].get('target')}. Delete it or "
-                "choose another --out."
+                f"{path}: was begun on another target, {lines[0].get('target')}. Choose "
+                "another --out, or add --overwrite."
             )
         for line in lines[1:]:
-            self._turns[_key(line, path)] = line["ms"]
+            key = _key(line, path)
+            self._turns[key] = line["ms"]
 
     def __contains__(self, key: tuple[int, str]) -> bool:
         return key in self._turns
@@ -64,9 +65,9 @@ class TurnLog:
 
 def _key(line: dict[str, Any], path: Path) -> tuple[int, str]:
     turn = line.get("ms")
-    numbers = isinstance(turn, list) and all(isinstance(ms, int | float) for ms in turn)
+    numbers = isinstance(turn, list) and all(isinstance(ms, float) and ms > 0 for ms in turn)
     if not numbers or not turn or not {"round", "network"} <= set(line):
-        raise ArtifactError(f"{path}: damaged, {line} is no turn. Delete the file.")
+        raise ArtifactError(f"{path}: damaged, {line} is no turn. Add --overwrite, or delete it.")
     return line["round"], line["network"]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+NEAR = 5  # places to either side over which their slope is taken: between two it is all noise
 
 
 class Fusion:
@@ -32,8 +33,10 @@ class Fusion:
     def __call__(self, numbers: Mapping[str, Numbers], end: int) -> Numbers:
         """Return a number for each of the first `end` images; their mean is the fused rating.
 
-        A place is no mean over images; how much one image moves it is the slope of the place at the
-        network's mean, so the spread of these numbers gives its standard error (delta method).
+        A place is no mean over images. How much one image moves it is about the slope of the places
+        there, times what the image says of the network beyond what it says of the whole sample: an
+        easy image moves all alike, and no place. So the spread of these numbers gives the place's
+        standard error over images (delta method).
 
         Args:
             numbers: for each rating, a number for each of these images, `[end]`.
@@ -41,14 +44,15 @@ class Fusion:
         """
         fused = np.zeros(end)
         for name, sample in self._sample.items():
-            mean = numbers[name].mean()
-            place, slope = _place(np.sort(sample[:, :end].mean(axis=1)), float(mean))
-            fused += place + slope * (numbers[name] - mean)
+            seen, own = sample[:, :end], numbers[name][:end]
+            place, slope = _place(np.sort(seen.mean(axis=1)), float(own.mean()))
+            beyond = own - seen.mean(axis=0)
+            fused += place + slope * (beyond - beyond.mean())
         return fused / len(self._sample)
 
 
 def _place(ordered: Numbers, mean: float) -> tuple[float, float]:
-    """Return the place of a mean among sorted others, and the slope of places there."""
+    """Return the place of a mean among sorted others, and how steep places are there."""
     values, places = _distinct(ordered)
     if len(values) < 2:
         return 0.5, 0.0
@@ -58,8 +62,9 @@ def _place(ordered: Numbers, mean: float) -> tuple[float, float]:
     if mean >= values[-1]:
         return float(places[-1] + overall * (mean - values[-1])), overall
     after = int(np.searchsorted(values, mean, side="right"))
-    slope = float((places[after] - places[after - 1]) / (values[after] - values[after - 1]))
-    return float(places[after - 1] + slope * (mean - values[after - 1])), slope
+    first, last = max(0, after - NEAR), min(len(values) - 1, after - 1 + NEAR)
+    slope = float((places[last] - places[first]) / (values[last] - values[first]))
+    return float(np.interp(mean, values, places)), slope
 
 
 def _distinct(ordered: Numbers) -> tuple[Numbers, Numbers]:

@@ -11,6 +11,7 @@ Shapes: n images, V visible patches, S numbers of a patch, T = V + 1 with the cl
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,10 @@ def kinship(architecture: Architecture) -> tuple[int, tuple[Gene, ...]]:
 class Prefixes:
     """The encoders of a supernet, with a memory.
 
+    What is kept was true of the weights as they were: where they change, make another one.
+
     Args:
-        supernet: whose slices are used.
+        supernet: whose slices are used, on the device it will stay on.
         most_bytes: of tokens that are kept; what was not used for longest goes first.
 
     Attributes:
@@ -64,38 +67,40 @@ class Prefixes:
             visible: `[n, V, S]`.
             ids: `[n, V]`, which patches they are.
         """
-        width, blocks = architecture.embed_dim, genes(architecture)
-        stem = self._stem(architecture)
-        begun, x = self._longest(batch, width, blocks)
-        if x is None:
-            x = stem.embed(visible, ids)
+        stem, blocks = self._stem(architecture), genes(architecture)
+        beginnings: list[Key] = [
+            (batch, architecture.embed_dim, blocks[:length]) for length in range(len(blocks) + 1)
+        ]
+        begun = max((n for n, key in enumerate(beginnings) if key in self._kept), default=None)
+        for key in beginnings:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+        if begun is None:
+            begun, x = 0, stem.embed(visible, ids)
+            self._keep(beginnings, 0, x)
+        else:
+            x = self._kept[beginnings[begun]]
         for index in range(begun, len(blocks)):
             x = self._block(architecture, index)(x)
-            self._keep((batch, width, blocks[: index + 1]), x)
+            self._keep(beginnings, index + 1, x)
         self.asked += len(blocks)
         self.computed += len(blocks) - begun
         return stem.norm(x)  # type: ignore[no-any-return]
 
-    def _longest(
-        self, batch: int, width: int, blocks: tuple[Gene, ...]
-    ) -> tuple[int, Tensor | None]:
-        """Return how many of the blocks need not be computed, and the tokens after them."""
-        for length in range(len(blocks), 0, -1):
-            key = (batch, width, blocks[:length])
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return length, self._kept[key]
-        return 0, None
+    def _keep(self, beginnings: Sequence[Key], length: int, x: Tensor) -> None:
+        """Keep tokens, at the cost of others, but not of this network's own shorter beginnings.
 
-    def _keep(self, key: Key, x: Tensor) -> None:
+        These are shared by more networks, so where memory is narrow they are what stays.
+        """
         size = x.numel() * x.element_size()
-        if size > self._most_bytes:
-            return
-        self._kept[key] = x
-        self._bytes += size
-        while self._bytes > self._most_bytes:
-            _, gone = self._kept.popitem(last=False)
+        while self._bytes + size > self._most_bytes:
+            oldest = next(iter(self._kept), None)
+            if oldest is None or oldest in beginnings[:length]:
+                return
+            gone = self._kept.pop(oldest)
             self._bytes -= gone.numel() * gone.element_size()
+        self._kept[beginnings[length]] = x
+        self._bytes += size
 
     def _stem(self, architecture: Architecture) -> ViT:
         width = architecture.embed_dim

@@ -23,6 +23,8 @@ from masktas.space import Architecture
 class Rater:
     """A function from architecture to a number for each image, by each of several ratings.
 
+    It rates the weights as they are now: where they are trained further, make another one.
+
     Args:
         supernet: whose slices are rated.
         teacher: frozen; asked here and not again.
@@ -76,7 +78,12 @@ class Rater:
     def answers(
         self, architecture: Architecture, batch: int, names: Iterable[str] | None = None
     ) -> dict[str, Tensor]:
-        """Return what each rating, or those named, has to say of one batch, `[r, ...]`."""
+        """Return what each rating, or those named, has to say of one batch, `[r, ...]`.
+
+        Raises:
+            SpaceError: if the architecture is not of the space.
+        """
+        self._supernet.space.require(architecture)
         tokens = self.prefixes.encode(architecture, batch, *self._visible[batch])
         heads = self._heads_of(architecture)
         return {

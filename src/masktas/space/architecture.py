@@ -13,7 +13,7 @@ from masktas.errors import SpaceError
 
 POOLS = ("cls", "mean")
 # What an architecture.json may say beside the architecture itself.
-RESULT_KEYS = ("params", "macs", "rating")
+RESULT_KEYS = ("params", "macs", "latency", "size", "memory", "rating")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget, Costs
 from masktas.space.cells import Cells, Pair
 from masktas.space.limits import QUANTITIES
-from masktas.space.refusal import joined, refusal
+from masktas.space.refusal import refusal
 from masktas.space.space import SearchSpace
 from masktas.space.tables import Tables
 
@@ -24,10 +24,12 @@ REDRAWS = 10_000
 class BudgetedSpace:
     """The architectures of a space that meet a budget.
 
-    Counts, ranges and draws are exact, unless a space has so many choices (12 of heads and 8 of
-    MLPs in each of 24 blocks) that its cells would be too many: then `exact` is False, `size` and
-    `cost_range` are upper and outer bounds, and draws are repeated until the budget is met, so
-    `contains` and the distribution of `sample` are exact all the same.
+    Counts, ranges and draws are exact, unless the cells of a space would be too many: with 12
+    choices of heads and 8 of MLPs in each of 24 blocks, one limit of parameters is still exact,
+    latency or several limits at once are not. Then `exact` is False, `size` and `cost_range` are
+    upper and outer bounds, and draws are repeated until the budget is met. So `contains`, what is
+    iterated, and the distribution of `sample` are exact all the same; `sample_evenly` and
+    `costliest` keep the budget.
 
     Args:
         space: the space.
@@ -46,6 +48,8 @@ class BudgetedSpace:
         if "latency" in budget.limited():
             self.costs.latency_model().require(space)
         self._tables = Tables(space, self.costs)
+        if not self._tables.may_meet(budget):
+            raise BudgetError(refusal(self._tables, budget))
         self._cells = Cells(self._tables, budget)
         self.exact = self._cells.exact
         if not self._cells.rows:
@@ -94,10 +98,7 @@ class BudgetedSpace:
             one = self._cells.draw(rng)
             if self.exact or self._meets(one):
                 return one
-        raise BudgetError(
-            f"No network of space {self.space.name} with {joined(self.budget)} was found in "
-            f"{tries:,} draws among those nearest to it: choose wider limits."
-        )
+        raise BudgetError(refusal(self._tables, self.budget, tries=tries))
 
     def sample_evenly(self, rng: random.Random) -> Architecture:
         """Draw a number of parameters uniformly, then an architecture of about that many.

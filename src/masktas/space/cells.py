@@ -204,7 +204,7 @@ class Cells:
     def span(self, what: str) -> tuple[float, float]:
         """Return the smallest and the largest amount of a quantity; there must be a row.
 
-        Latency in ms. Where cells are not exact, both ends may lie outside the budget a little.
+        Latency in ms. Where cells are not exact, no network may reach the ends.
         """
         ends = [self._row_span("params" if what == "size" else what, row) for row in self.rows]
         if what == "size":
@@ -212,8 +212,14 @@ class Cells:
                 (self._size(low, row), self._size(high, row))
                 for (low, high), row in zip(ends, self.rows, strict=True)
             ]
-        least, most = min(low for low, _ in ends), max(high for _, high in ends)
-        return (least / TICKS, most / TICKS) if what == "latency" else (least, most)
+        span: tuple[float, float] = min(low for low, _ in ends), max(high for _, high in ends)
+        if what == "latency":
+            span = span[0] / TICKS, span[1] / TICKS
+        least, most = self._budget.limits(what)
+        return (
+            span[0] if least is None else max(span[0], least),
+            span[1] if most is None else min(span[1], most),
+        )
 
     def _size(self, params: int, row: Row) -> int:
         return params * self._tables.number_bytes + cost.header_bytes(row.group.depth)

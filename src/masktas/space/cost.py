@@ -173,6 +173,7 @@ def mlp_memory(tokens: int, width: int, hidden: int) -> int:
     """Count the most numbers live in the MLP's half of a block.
 
     The block's input, what attention added and their sum are kept, of `D` channels each. To them
-    come, in turn: norm and hidden layer; hidden layer before and after GELU; output and sum.
+    come the hidden layer before and after GELU, or the output and the sum. (Norm and hidden layer
+    together are never the most.)
     """
-    return tokens * max(4 * width + hidden, 3 * width + 2 * hidden, 5 * width)
+    return tokens * max(3 * width + 2 * hidden, 5 * width)

@@ -114,7 +114,8 @@ def parse_limit(what: str, text: str | int | float) -> Limit:
         return Limit(what, None, share, words)
     amount = None if relative else _absolute(what, words)
     if amount is None:
-        raise BudgetError(f"{text!r} is not a budget for {what}: {_advice(what)}.")
+        said = repr(text) if len(words) < 100 else f"{words[:80]!r}..."
+        raise BudgetError(f"{said} is not a budget for {what}: {_advice(what)}.")
     return Limit(what, amount)
 
 

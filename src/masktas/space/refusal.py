@@ -10,31 +10,44 @@ from masktas.space.limits import format_amount
 from masktas.space.tables import Tables
 
 
-def refusal(tables: Tables, budget: Budget) -> str:
+def refusal(tables: Tables, budget: Budget, *, tries: int = 0) -> str:
     """Say for each limited quantity what remains when all other limits hold.
 
     Where nothing does, say what the whole space has. Ends are rounded into the ranges, so that
     who copies one into a limit asks for what there is.
+
+    Args:
+        tables: of the space.
+        budget: what cannot be met.
+        tries: draws that were made in vain, where it is not known that there is none.
     """
     possible, whole = [], []
     for what in budget.limited():
         others = _with(budget, what)
-        cells = Cells(tables, others, what)
-        if not cells.rows:
+        found = _span(tables, others, what)
+        if found is None:
             whole.append(f"{what} from {written_range(what, *tables.span(what))}")
             continue
-        low, high = cells.span(what)
+        span, exact = found
         words = f"with {joined(others)}, " if others.limited() else ""
         words += f"{what} go from " if what.endswith("s") else f"{what} goes from "
-        possible.append(words + ("" if cells.exact else "about ") + written_range(what, low, high))
-        if cells.exact:
-            possible[-1] += _gap(tables, budget, what, (low, high))
+        words += ("" if exact else "about ") + written_range(what, *span)
+        possible.append(words + (_gap(tables, budget, what, span) if exact else ""))
     if whole:
         possible.append(f"the whole space has {', '.join(whole)}")
+    has = f"was found in {tries:,} draws that has" if tries else "has"
     return (
-        f"No network of space {tables.space.name} has {joined(budget)}: {'; '.join(possible)}. "
+        f"No network of space {tables.space.name} {has} {joined(budget)}: {'; '.join(possible)}. "
         "Choose limits within that, or another space."
     )
+
+
+def _span(tables: Tables, budget: Budget, what: str) -> tuple[tuple[float, float], bool] | None:
+    """Return the range of a quantity within a budget, and whether it is exact; None if empty."""
+    if not budget.limited():
+        return tables.span(what), True
+    cells = Cells(tables, budget, what) if tables.may_meet(budget) else None
+    return (cells.span(what), cells.exact) if cells is not None and cells.rows else None
 
 
 def joined(budget: Budget) -> str:
@@ -54,9 +67,12 @@ def _gap(tables: Tables, budget: Budget, what: str, span: tuple[float, float]) -
     low, high = budget.limits(what)
     if low is None or high is None or low <= span[0] or high >= span[1]:
         return ""
-    below = Cells(tables, _with(budget, what, most=low), what).span(what)[1]
-    above = Cells(tables, _with(budget, what, least=high), what).span(what)[0]
-    return f", but none between {_exact(what, below)} and {_exact(what, above)}"
+    below = Cells(tables, _with(budget, what, most=low), what)
+    above = Cells(tables, _with(budget, what, least=high), what)
+    if not (below.exact and above.exact):
+        return ""
+    ends = _exact(what, below.span(what)[1]), _exact(what, above.span(what)[0])
+    return f", but none between {ends[0]} and {ends[1]}"
 
 
 def written_range(what: str, low: float, high: float) -> str:

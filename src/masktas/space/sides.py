@@ -84,13 +84,11 @@ class Side:
     def __init__(self, choices: Sequence[Choice], depth: int, most: int) -> None:
         self._levels = [choice.level for choice in choices]
         self._columns = list(zip(*(choice.amounts for choice in choices), strict=True))
-        for first, others in RESOLUTIONS:
-            resolutions = [first] + [others] * (len(self._columns) - 1)
-            self._take_grids(
-                [Grid(v, r) for v, r in zip(self._columns, resolutions, strict=True)], depth
-            )
-            last = (first, others) == RESOLUTIONS[-1]
-            self._ways = self._count(depth, math.inf if last else most)
+        tried = [(first, *[others] * (len(self._columns) - 1)) for first, others in RESOLUTIONS]
+        for resolutions in dict.fromkeys(tried):
+            pairs = zip(self._columns, resolutions, strict=True)
+            self._take_grids([Grid(values, resolution) for values, resolution in pairs], depth)
+            self._ways = self._count(depth, math.inf if resolutions == tried[-1] else most)
             if self._ways:
                 break
         self._ends: list[tuple[list[Ways], list[Ways]]] = []

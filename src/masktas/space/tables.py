@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from masktas.space import cost
-from masktas.space.budget import TICKS, Costs, ticks
+from masktas.space.budget import TICKS, Budget, Costs, ticks
 from masktas.space.sides import Choice, Side
 from masktas.space.space import SearchSpace
 
@@ -90,6 +90,14 @@ class Tables:
         ends = list(self._spans(what))
         least, most = min(low for low, _ in ends), max(high for _, high in ends)
         return (least / TICKS, most / TICKS) if what == "latency" else (least, most)
+
+    def may_meet(self, budget: Budget) -> bool:
+        """Say whether every limit by itself is within the space's range: quick, and necessary."""
+        for what in budget.limited():
+            (low, high), (least, most) = budget.limits(what), self.span(what)
+            if (low is not None and low > most) or (high is not None and high < least):
+                return False
+        return True
 
     def _spans(self, what: str) -> Iterator[tuple[int, int]]:
         """Yield the smallest and largest amount for each width and depth."""

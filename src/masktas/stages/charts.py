@@ -14,6 +14,13 @@ from masktas.space import Architecture
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
 PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
 
+COST_WORDS = {
+    "params": "parameters",
+    "macs": "multiply-accumulates",
+    "latency": "milliseconds of one inference",
+    "size": "bytes of weights",
+    "memory": "bytes of activations",
+}
 NO_LOSS = ("step", "epoch", "lr", "grad_norm")
 PROBED = (("smallest", "#0f766e"), ("middle", "#4338ca"), ("largest", ACCENT))
 MEASURES = (
@@ -96,11 +103,11 @@ def _plain(text: str) -> str:
 def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
     """Draw the rating of everything that was rated against its cost, with budget and baselines.
 
-    The cost is the one the budget limits: multiply-accumulates if it limits these alone.
+    The cost is the first that the budget limits, or parameters.
     """
     budget = manifest["budget"]
-    of_macs = bool(budget) and all(limit.endswith("macs") for limit in budget)
-    cost = "macs" if of_macs else "params"
+    limited = [limit.partition("_")[2] for limit in budget]
+    cost = next((name for name in limited if all(name in entry for entry in history)), "params")
     figure, axes = _figure()
     points = axes.scatter(
         [entry[cost] for entry in history],
@@ -131,9 +138,57 @@ def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
             label=label,
         )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("multiply-accumulates" if of_macs else "parameters")
+    axes.set_xlabel(COST_WORDS[cost])
     axes.set_ylabel("rating (higher is better)")
     figure.colorbar(points, ax=axes, label="generation")
+    _legend(figure)
+    return _save(figure)
+
+
+def front(found: dict[str, Any], cost: str) -> str:
+    """Draw the front, rating against a cost, with winner and baselines.
+
+    Bars are one standard error of the rating over images. A measured latency stands for the
+    predicted one where there is one.
+    """
+    figure, axes = _figure()
+
+    def at(one: dict[str, Any]) -> float:
+        measured = one.get("measured_latency") if cost == "latency" else None
+        return float(one[cost] if measured is None else measured)
+
+    members = sorted(found["front"], key=at)
+    axes.errorbar(
+        [at(one) for one in members],
+        [one["rating"] for one in members],
+        yerr=[one["error"] or 0 for one in members],
+        color="#0f766e",
+        linewidth=1.4,
+        elinewidth=0.7,
+        marker="o",
+        markersize=3,
+        label="front",
+    )
+    marks = [
+        ("best of random search", found["random_search"], "x", INK, 40),
+        ("largest uniform", found["uniform"], "s", "#4338ca", 44),
+        ("winner", found["winner"], "*", ACCENT, 190),
+    ]
+    for label, one, marker, color, size in marks:
+        if one:
+            axes.scatter(
+                [at(one)],
+                [one["rating"]],
+                marker=marker,
+                color=color,
+                s=size,
+                label=label,
+                zorder=3,
+            )
+    if cost != "latency":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(COST_WORDS[cost])
+    axes.set_ylabel("rating (higher is better)")
     _legend(figure)
     return _save(figure)
 

@@ -5,67 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
-from masktas.config import ValidateSettings
 from masktas.errors import BudgetError
-from masktas.measure.build import kept_at, latency_for
-from masktas.measure.target import Target
-from masktas.space import (
-    Architecture,
-    Budget,
-    BudgetedSpace,
-    Costs,
-    LatencyModel,
-    SearchSpace,
-    format_quantity,
-)
-from masktas.stages.context import Context
+from masktas.space import Architecture, BudgetedSpace, format_quantity
 
 TRIES = 20  # draws for each network that is wanted, before there seem to be no more
-
-
-def affordable(
-    context: Context, space: SearchSpace, settings: ValidateSettings
-) -> tuple[BudgetedSpace, dict[str, Path]]:
-    """Return the architectures within the budget, and the file of a latency model if that has one.
-
-    Raises:
-        BudgetError: if no architecture meets the budget, before anything is measured where the
-            other limits show it.
-    """
-    of_size = {name: text for name, text in settings.limits.items() if "latency" not in name}
-    costs = Costs(settings.export_precision)
-    candidates = BudgetedSpace(space, Budget.of(of_size, space, costs), costs)
-    if not settings.limits_latency:
-        return candidates, {}
-    if settings.latency is not None:
-        path = Path(settings.latency)
-    else:
-        target = _target(settings)
-        path = kept_at(context.run.folder, space, target)
-
-        def measured() -> None:
-            run, seed = context.run.folder, context.seed
-            latency_for(run, space, target, console=context.console, seed=seed)
-
-        context.ranks.first(measured)
-    costs = Costs(settings.export_precision, LatencyModel.load(path))
-    return BudgetedSpace(space, settings.budget(space, costs), costs), {"latency": path}
-
-
-def _target(settings: ValidateSettings) -> Target:
-    """Return what the user wants latency to be measured on."""
-    batch = settings.latency_batch
-    if settings.latency_command is not None:
-        return Target("command", command=settings.latency_command, batch=batch)
-    return Target(
-        settings.latency_engine,
-        settings.latency_device,
-        settings.latency_threads,
-        batch,
-        settings.latency_precision,
-    )
 
 
 def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Architecture]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Explorer:
                 if stopped and not strategy.done:
                     raise context.stopping.error(f"Stopped after {done} of {total} candidates")
 
-    def _chunks(self, asked: Sequence[Candidate]) -> Any:
+    def _chunks(self, asked: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
         """Divide a generation: stopping need not wait for its end. A race is never divided."""
         self._longest = 0.0
         size = len(asked) if self._settings.racing else 2 * self._context.ranks.size
@@ -138,8 +138,11 @@ class Explorer:
             seconds = time.monotonic() - began
             self._longest = max(self._longest, 2 * seconds)
             start += size
-            wanted = int(size * CHUNK_SECONDS / max(seconds, 1e-3))
-            size = max(1, int(self._context.ranks.first(lambda: wanted)))
+            size = max(1, int(size * CHUNK_SECONDS / max(self._agreed(seconds), 1e-3)))
+
+    def _agreed(self, seconds: float) -> float:
+        """Return the first process's seconds: all must divide alike."""
+        return float(self._context.ranks.first(lambda: seconds))
 
     def _rate(
         self, path: Path, strategy: Strategy, chunk: Sequence[Candidate], start: int, bar: Bar

@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # of corrected p values, below which something counts as shown
 
-HEADER = ("rating", "tau", "rho", "rho given size", "points lost, top 1/3/5", "split half")
+# broken such that the brief table fits 80 characters
+HEADER = (*("rating", "tau", "rho", "rho\ngiven size", "points\nlost, top\n1/3/5", "split\nhalf"),)
 HEADER_VARIANTS = ("variant", "tau", "tau less size's", "p", "rho given size", "p", "split half")
 HEADER_VARIANTS_BRIEF = ("variant", "tau", "gain", "p", "partial", "p")
 HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from masktas.console import Console
@@ -134,8 +133,7 @@ def _there_already(
 ) -> LatencyModel:
     """Return the model that is there; an ArtifactError if it is of something else."""
     model = LatencyModel.load(path)
-    there = dataclasses.replace(model, target=dict(model.target))
-    if there.target != target.describe() or dict(model.fixed) != fixed_of(space):
+    if model.target != target.describe() or model.fixed != fixed_of(space):
         raise ArtifactError(
             f"{path} is of another target or space. Choose another --out, or add --overwrite."
         )

@@ -23,7 +23,7 @@ from masktas.nn.distill import EncoderTeacher, Teacher
 from masktas.nn.patches import num_visible
 from masktas.nn.view import Sight
 from masktas.nn.vit import ViT
-from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
+from masktas.space import Architecture, SearchSpace, cost
 from masktas.stages.adopt import open_teacher
 from masktas.stages.build import (
     Setup,
@@ -34,6 +34,7 @@ from masktas.stages.build import (
     teacher_for,
     teacher_task,
 )
+from masktas.stages.rating import batch_size_for
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import GRAD_NORM, train_step
@@ -173,7 +174,7 @@ class Trial:
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = adopted
-        self._candidates = BudgetedSpace(space, settings.search.budget())
+        self._candidates = settings.search.by_size(space)
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
         """Measure or compute what the stage takes on so many devices."""
@@ -212,11 +213,14 @@ class Trial:
         search = self._settings.search
         visible = num_visible(self._space.largest.num_patches, search.mask_ratio)
         networks = min(search.population * search.generations, self._candidates.size())
+        networks *= 2 if search.baselines else 1  # random search beside it
         rng = random.Random(0)
         drawn = [self._candidates.sample(rng) for _ in range(50)]
         macs = [cost.encoder_macs(one, visible) + visible**2 * one.embed_dim for one in drawn]
         flops = 2.0 * sum(macs) / len(macs)
-        batch = min(search.batch_size, self.images)
+        device_type = self._setup.runtime.device.type
+        at_once = search.batch_size or batch_size_for(self._space.largest, visible, device_type)
+        batch = min(at_once, self.images)
         images = networks * self.images
         if device:
             pace = device.flops * device.share / flops * devices

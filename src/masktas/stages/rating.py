@@ -58,6 +58,7 @@ class Judge:
         names: the ratings; that of the settings if None.
         more: ratings by other names, of the same masked images.
         labels: gives the class of each image of the split, `[n]`; for `accuracy` and `knn`.
+        raced: whether the first images will be asked for alone; else batches may be larger.
 
     Raises:
         ConfigError: if settings do not go together.
@@ -75,14 +76,17 @@ class Judge:
         names: Sequence[str] | None = None,
         more: Mapping[str, Rating] | None = None,
         labels: Callable[[], Tensor] | None = None,
+        raced: bool = True,
     ) -> None:
         self._more = dict(more or {})
         self.names = (*(names or (settings.rating,)), *self._more)
         self.settings = settings
         self._context, self._shared, self._store = context, shared, store
+        self._raced = raced
         self._teacher, self._candidates, self._labels = teacher, candidates, labels
         self._parts = parts_of(self.names)
-        if set(self._parts) & set(LABELLED) and set(self._parts) - set(LABELLED):
+        self._whole = set(self._parts) <= set(LABELLED)  # images, without masks
+        if set(self._parts) & set(LABELLED) and not self._whole:
             raise ConfigError("Ratings of whole and of masked images are not made in one pass.")
         count = len(store.images("search"))
         self.num_images = min(settings.num_images, count) if self._parts else 1
@@ -91,6 +95,12 @@ class Judge:
                 f"The search split has {count} images: rating on all of them "
                 f"(--num-images asks for {settings.num_images})."
             )
+        if self._parts and self._whole and self.num_images < 2:
+            raise ConfigError(
+                f"--rating {self.names[0]} learns from some images what others are: give 2 at "
+                "least, by --num-images and in the search split."
+            )
+        self.num_masks = 1 if self._whole else settings.num_masks
         self.visible = visible_of(shared, settings, self._parts)
         self.rated = 0  # networks times images, by this process
         self.products = 0  # that this took; see `macs`
@@ -113,13 +123,15 @@ class Judge:
             mode="json", include=set(RatingSettings.model_fields) - {"batch_size", "prefix_memory"}
         )
         said = {
-            "settings": settings,
+            "settings": settings | {"rating": self.names[0]},
             "made_from": made_from,
             "images": self._store.summary()["splits"]["search"],
             "normalised": [self._store.mean, self._store.std],
             "seed": self._context.seed,
             "precision": self._context.runtime.describe()["precision"],
         }
+        if self._parts and self._whole:
+            said["labels"] = hashlib.sha256(bytes(self._classes().cpu().numpy())).hexdigest()
         if "fusion" in self.names:
             said["sample"] = [one.digest() for one in self._sample()]
         text = json.dumps(said, sort_keys=True, default=list)
@@ -153,22 +165,29 @@ class Judge:
 
     @property
     def ends(self) -> list[int]:
-        """After how many images a race looks who is left."""
-        return racing.rungs(self.num_images)
+        """After how many images a race looks who is left; the last is all."""
+        return racing.rungs(self.num_images) if self._raced else [self.num_images]
+
+    @property
+    def share_computed(self) -> float:
+        """Share of the candidates' blocks that were computed; relatives shared the others."""
+        if self._rater is None or not self._rater.prefixes.asked:
+            return 1.0
+        return self._rater.prefixes.computed / self._rater.prefixes.asked
 
     def macs(self, one: Architecture) -> int:
         """Count the products of rating a network on one image: encoding, and relating (16)."""
         if not self._parts:
             return 0
         encoded = cost.encoder_macs(one, self.visible) + self.visible**2 * one.embed_dim
-        return self.settings.num_masks * encoded
+        return self.num_masks * encoded
 
     def teacher_macs(self) -> int:
         """Count the products of asking the teacher about one image."""
-        if not self._parts or set(self._parts) <= set(LABELLED):
+        if self._whole:
             return 0
         related = self.visible**2 * self._teacher.embed_dim
-        return self.settings.num_masks * (self._teacher.macs(self.visible) + related)
+        return self.num_masks * (self._teacher.macs(self.visible) + related)
 
     def _numbers(self, name: str, one: Architecture, end: int) -> Numbers:
         if name in BY_SIZE:
@@ -221,11 +240,19 @@ class Judge:
         """Rate relatives on some images, each process its share of them."""
         ranks = self._context.ranks
         table = torch.zeros(len(group), len(parts), end - start, dtype=torch.float64)
-        mine = slice(*(len(group) * at // ranks.size for at in (ranks.rank, ranks.rank + 1)))
+        mine = self._share(group)
         if group[mine]:
             table[mine] = self._rated(group[mine], start, end, parts)
         numbers: Numbers = ranks.sum(table).numpy()
         return numbers
+
+    def _share(self, group: Sequence[Architecture]) -> slice:
+        """Return this process's share of relatives: neighbours, of about equal cost for each."""
+        ranks = self._context.ranks
+        costs = np.cumsum([cost.encoder_macs(one, self.visible) for one in group])
+        edges = [costs[-1] * at / ranks.size for at in (ranks.rank, ranks.rank + 1)]
+        first, last = (int(at) for at in np.searchsorted(costs, edges, side="right"))
+        return slice(first, last)
 
     def _rated(
         self, group: Sequence[Architecture], start: int, end: int, parts: Sequence[str]
@@ -233,52 +260,56 @@ class Judge:
         """Rate on this process's device; read from it once."""
         if self._rater is None:
             self._rater = self._build()
-        ends = list(itertools.accumulate(self._rater.sizes))
+        ends = itertools.accumulate(self._rater.sizes)
         batches = [number for number, last in enumerate(ends) if start < last <= end]
-        rows = []
-        for one in group:
-            with self._context.runtime.autocast():
-                answers = [self._rater.answers(one, batch, parts) for batch in batches]
-                rows += [
-                    self._rater.per_image(part, [of_batch[part] for of_batch in answers])
-                    for part in parts
-                ]
-            self.rated += end - start
-            self.products += (end - start) * self.macs(one)
+        answers: list[list[dict[str, Tensor]]] = [[] for _ in group]
+        # all relatives on one batch, then the next: what they share is small, and is still there
+        with self._context.runtime.autocast():
+            for batch in batches:
+                for one, said in zip(group, answers, strict=True):
+                    said.append(self._rater.answers(one, batch, parts))
+        rows = [
+            self._rater.per_image(part, [of_batch[part] for of_batch in said])
+            for said in answers
+            for part in parts
+        ]
+        self.rated += len(group) * (end - start)
+        self.products += (end - start) * sum(self.macs(one) for one in group)
         return torch.stack(rows).view(len(group), len(parts), -1).cpu()
 
-    def _build(self) -> Rater:
-        """Show the images to the teacher, and keep what candidates are compared with."""
-        context, settings = self._context, self.settings
+    def shown(self) -> Iterator[Shown]:
+        """Yield what candidates are shown, batch by batch; nothing of it is kept here."""
+        context, masks = self._context, self.num_masks
         batches = context.batches(self._store, "search")
-        rng = np.random.default_rng(seed_for(context.seed, "rating"))
-        # in random order: a race looks at the first of them, and these must be like the others
-        chosen = rng.permutation(len(batches.images))[: self.num_images]
-        whole = set(self._parts) <= set(LABELLED)
-        device, masks = context.runtime.device, 1 if whole else settings.num_masks
         patches = self._shared.space.largest.num_patches
         noise = masking_noise(
             self.num_images * masks, patches, seed_for(context.seed, "rating", "mask")
         )
-        ids_keep, ids_masked = random_masking(noise.to(device), self.visible)
+        ids_keep, ids_masked = random_masking(noise.to(context.runtime.device), self.visible)
+        for first, last in itertools.pairwise([0, *self._splits()]):
+            rows = slice(first * masks, last * masks)
+            cuts = np.split(self._chosen[first:last], range(CUT, last - first, CUT))
+            images = torch.cat([batches.plain(cut) for cut in cuts])
+            images = images.repeat_interleave(masks, dim=0)
+            yield Shown(images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size)
 
-        def shown() -> Iterator[Shown]:
-            for first, last in itertools.pairwise([0, *self._splits()]):
-                rows = slice(first * masks, last * masks)
-                cuts = np.split(chosen[first:last], range(CUT, last - first, CUT))
-                images = torch.cat([batches.plain(cut) for cut in cuts])
-                images = images.repeat_interleave(masks, dim=0)
-                yield Shown(images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size)
+    @property
+    def _chosen(self) -> NDArray[np.int64]:
+        """Which images of the split, in random order: a race looks at the first of them first."""
+        rng = np.random.default_rng(seed_for(self._context.seed, "rating"))
+        return rng.permutation(len(self._store.images("search")))[: self.num_images]
 
-        self._shared.to(device)
-        with context.runtime.autocast():
+    def _build(self) -> Rater:
+        """Show the images to the teacher, and keep what candidates are compared with."""
+        self._shared.to(self._context.runtime.device)
+        with self._context.runtime.autocast():
             return Rater(
                 self._shared,
                 self._teacher,
-                shown(),
-                self._ratings(chosen),
-                num_masks=masks,
-                most_bytes=parse_bytes(settings.prefix_memory),
+                self.shown(),
+                self._ratings(),
+                num_masks=self.num_masks,
+                most_bytes=parse_bytes(self.settings.prefix_memory),
             )
 
     def _splits(self) -> list[int]:
@@ -286,7 +317,7 @@ class Judge:
         size = self.settings.batch_size or batch_size_for(
             self._shared.space.largest, self.visible, self._context.runtime.device.type
         )
-        size = max(1, size // self.settings.num_masks)
+        size = max(1, size // self.num_masks)
         starts = [0, *self.ends]
         return [
             end
@@ -294,7 +325,13 @@ class Judge:
             for end in [*range(first + size, last, size), last]
         ]
 
-    def _ratings(self, chosen: NDArray[np.int64]) -> dict[str, Rating]:
+    def _classes(self) -> Tensor:
+        """Return the class of each image of the split."""
+        if self._labels is None:
+            raise ConfigError(f"--rating {self.names[0]} needs labels, and there are none.")
+        return self._labels()
+
+    def _ratings(self) -> dict[str, Rating]:
         settings = self.settings
         relation = Relation(settings.temperature, settings.rows, settings.include_self)
         made: dict[str, Rating] = {
@@ -304,9 +341,7 @@ class Judge:
             **self._more,
         }
         if set(self._parts) & set(LABELLED):
-            if self._labels is None:
-                raise ConfigError(f"--rating {self.names[0]} needs labels, and there are none.")
-            labels = self._labels()[torch.from_numpy(chosen)]
+            labels = self._classes()[torch.from_numpy(self._chosen)]
             made |= {"accuracy": Accuracy(labels), "knn": Knn(labels)}
         return {part: made[part] for part in self._parts}
 

@@ -24,9 +24,10 @@ from masktas.nn.view import Sight
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace, cost, params
 from masktas.space.limits import parse_limit
-from masktas.stages.choosing import affordable, banded, stratified, within
+from masktas.stages.choosing import banded, stratified, within
 from masktas.stages.comparing import Found, tell
 from masktas.stages.context import Context, Data
+from masktas.stages.costing import costed
 from masktas.stages.inputs import load_supernet, load_teacher, teacher_file
 from masktas.stages.labels import labels_of, read_labels
 from masktas.stages.panel import Panel, Rated
@@ -81,7 +82,15 @@ def validate(
         shared.space = shared.space.replace(num_classes=settings.num_classes)
     largest = shared.space.largest
     images.require_fit(largest, f"space {shared.space.name}")
-    candidates, models = affordable(context, shared.space, settings)
+    candidates, _, models = costed(
+        context.run,
+        shared.space,
+        settings,
+        latency=False,
+        measure=None,
+        seed=context.seed,
+        console=context.console,
+    )
     networks, in_band, center = _networks(context, settings, candidates)
     labels, classes = _labels(images.source())
     stage = context.run.validated(name)

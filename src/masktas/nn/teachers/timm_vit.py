@@ -92,7 +92,7 @@ class TimmTeacher:
     @property
     def has_class_token(self) -> bool:
         """Whether the model has one: registers come before patches too."""
-        return bool(getattr(self.model, "has_class_token", self.model.num_prefix_tokens > 0))
+        return self.model.cls_token is not None
 
     @property
     def num_params(self) -> int:

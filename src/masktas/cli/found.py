@@ -1,0 +1,60 @@
+"""What a search has found, as a table: the winner beside what it is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from masktas.console import Console
+from masktas.space import Budget, format_amount
+
+QUANTITIES = ("params", "macs", "latency", "size", "memory")
+
+
+def show_found(manifest: dict[str, Any], console: Console) -> None:
+    """Print winner, others of the best, baselines, and how sure the difference is."""
+    winner, rest = manifest["winner"], manifest["top"][1:]
+    rows = [("winner", winner)]
+    rows += [(f"{place}. best", one) for place, one in enumerate(rest, start=2)]
+    if manifest["random_search"]:
+        rows.append(("best of random search", manifest["random_search"]))
+    if manifest["uniform"]:
+        rows.append(("largest uniform", manifest["uniform"]))
+    shown = [what for what in QUANTITIES if what in _wanted(manifest)]
+    console.table(
+        f"{Budget(**manifest['budget'])}: {manifest['rated']:,} of {manifest['feasible']:,} "
+        f"networks rated, {manifest['reused']:,} of them before",
+        ("network", "rating", "winner is ahead by", *shown),
+        [
+            (name, _rating(one), _ahead(manifest, name), *(_amount(one, what) for what in shown))
+            for name, one in rows
+        ],
+    )
+    console.say(f"{len(manifest['front'])} networks are on the front: front.svg, .csv, .json.")
+
+
+def _wanted(manifest: dict[str, Any]) -> set[str]:
+    """Return the quantities that say something: size, and what is limited or an objective."""
+    limited = {limit.partition("_")[2] for limit in manifest["budget"]}
+    return {"params", "macs"} | limited | set(manifest["objectives"])
+
+
+def _rating(one: dict[str, Any]) -> str:
+    error = one["error"]
+    return f"{one['rating']:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def _ahead(manifest: dict[str, Any], name: str) -> str:
+    """Write a difference with its error; both are made image by image."""
+    key = {"best of random search": "random_search", "largest uniform": "uniform"}.get(name)
+    found = manifest["ahead"].get(key) if key else None
+    if not found:
+        return ""
+    error = found["error"]
+    return f"{found['difference']:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def _amount(one: dict[str, Any], what: str) -> str:
+    text = format_amount(what, one[what])
+    if what == "latency" and "measured_latency" in one:
+        return f"{format_amount(what, one['measured_latency'])} (predicted {text})"
+    return text

@@ -1,0 +1,89 @@
+"""Latency from Python: a model in a file, and the time of one network."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import masktas
+from masktas.errors import ArtifactError, ConfigError, SpaceError
+from masktas.measure.clock import Rounds
+from masktas.space.latency import LatencyModel
+
+
+def measure(network):
+    return float(network.architecture.depth + network.architecture.embed_dim)
+
+
+def none_is_left(network):
+    raise AssertionError("measured again")
+
+
+none_is_left.__module__, none_is_left.__qualname__ = measure.__module__, measure.__qualname__
+
+
+@pytest.fixture
+def space_file(small_space, tmp_path):
+    path = tmp_path / "space.json"
+    path.write_text(json.dumps(small_space.to_dict()))
+    return path
+
+
+def test_a_model_is_built_once(space_file, small_space, tmp_path):
+    out = tmp_path / "phone.json"
+    model = masktas.build_latency(space_file, out=out, measure=measure, held_out=3)
+    assert model == LatencyModel.load(out)
+    assert model.predict(small_space.middle) == pytest.approx(measure_of(small_space.middle))
+    assert masktas.build_latency(small_space, out=out, measure=none_is_left) == model
+    with pytest.raises(AssertionError, match="measured again"):
+        masktas.build_latency(small_space, out=out, measure=none_is_left, overwrite=True)
+
+
+def measure_of(architecture):
+    return architecture.depth + architecture.embed_dim
+
+
+def test_another_target_or_space_is_refused(small_space, tmp_path):
+    out = tmp_path / "model.json"
+    masktas.build_latency(small_space, out=out, measure=measure, held_out=0)
+    with pytest.raises(ArtifactError, match=r"another target or space.*--overwrite"):
+        masktas.build_latency(small_space, out=out, target=masktas.LatencyTarget(threads=1))
+    for other in ({"patch_size": 4}, {"image_size": (8, 8)}):
+        with pytest.raises(ArtifactError, match="another target or space"):
+            masktas.build_latency(small_space.replace(**other), out=out, measure=measure)
+    wider = small_space.replace(num_heads=(1, 2, 5))
+    with pytest.raises(masktas.MasktasError, match="has not measured"):
+        masktas.build_latency(wider, out=out, measure=measure)
+
+
+def test_a_run_has_a_place_for_its_models(small_space, space_file, tmp_path):
+    run = tmp_path / "run"
+    (run / "supernet").mkdir(parents=True)
+    space_file.rename(run / "supernet" / "space.json")
+    model = masktas.build_latency(run, measure=measure, held_out=0)
+    (kept,) = (run / "latency").glob("*.json")
+    assert LatencyModel.load(kept) == model
+    with pytest.raises(ConfigError, match="Say with --out"):
+        masktas.build_latency(small_space, measure=measure)
+    with pytest.raises(ConfigError, match=r"ends in \.json"):
+        masktas.build_latency(small_space, measure=measure, out=tmp_path / "model.txt")
+    with pytest.raises(ArtifactError, match="Give a preset, a space file or a run folder"):
+        masktas.build_latency(tmp_path, measure=measure)
+    with pytest.raises(SpaceError, match="Unknown space 'tny'"):
+        masktas.build_latency("tny", measure=measure)
+
+
+def test_one_network_is_measured(small_space, tmp_path):
+    assert masktas.measure_latency(small_space.middle, measure=measure).median_ms == 20
+    (tmp_path / "architecture.json").write_text(json.dumps(small_space.middle.to_dict()))
+    for where in (tmp_path, tmp_path / "architecture.json"):
+        assert masktas.measure_latency(where, measure=measure).median_ms == 20
+    target = masktas.LatencyTarget(threads=1)
+    timing = masktas.measure_latency(tmp_path, target=target, rounds=Rounds(least=2, most=2))
+    assert 0 < timing.low_ms <= timing.median_ms <= timing.high_ms < 1000
+    assert timing.repeats >= 6
+    with pytest.raises(ConfigError, match="either a target or a function"):
+        masktas.measure_latency(tmp_path, target=target, measure=measure)
+    with pytest.raises(SpaceError, match="cannot be read"):
+        masktas.measure_latency(tmp_path / "none.json")
