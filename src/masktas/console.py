@@ -120,7 +120,7 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table, numbers right-aligned, the first column left."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
         for position, name in enumerate(header):
             table.add_column(name, justify="right" if position else "left")
         for row in rows:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from masktas.agreement import ceiling, compare, resamples, split_half
+from masktas.console import Console
 from masktas.stages import findings
 
 N = 40
@@ -160,3 +161,27 @@ def test_the_spreadsheet_reads_back(tmp_path):
     findings.write_csv(tmp_path / "a.csv", {"index": [0, 1], "tau, b": [0.1, 1e-9]})
     with open(tmp_path / "a.csv", newline="") as file:
         assert list(csv.reader(file)) == [["index", "tau, b"], ["0", "0.1"], ["1", "1e-09"]]
+
+
+def test_tables_fit_80_characters(monkeypatch, capsys):
+    """Also where every number is negative, and names are the longest there are."""
+    monkeypatch.setenv("COLUMNS", "80")
+    rng = np.random.default_rng(0)
+    accuracy, params = 0.01 * rng.normal(size=(2, 12))
+    names = ["reconstruction", "consistency scaled 0.05 self"]
+    ratings = {name: 0.003 * rng.normal(size=12) - accuracy for name in names} | {"params": params}
+    counts = resamples(12, 200, 0)
+    found = compare(ratings, accuracy, params, counts, of_size=("params",))
+    halves = {name: split_half(rng.normal(size=(12, 9)), counts, seed=0) for name in names}
+    correct = (rng.uniform(size=(2, 12, 50)) < 0.5).astype(float)
+    usual = {name: found[name] for name in ("reconstruction", "params")}
+    rows = findings.table(usual, halves, ceiling(correct, counts, seed=0), brief=True)
+    Console().table("usual", findings.HEADER, rows)
+    rows = findings.table_variants({names[1]: found[names[1]]}, halves, brief=True)
+    Console().table("variants", findings.HEADER_VARIANTS_BRIEF, rows)
+    shown = capsys.readouterr().err
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    tau = found["reconstruction"].tau
+    assert f"[{tau.low:.2f}, {tau.high:.2f}]" in shown
+    assert tau.high < 0
+    assert all(name in shown for name in names)
