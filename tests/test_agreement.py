@@ -16,7 +16,9 @@ from masktas.agreement import (
     Estimate,
     ceiling,
     compare,
+    holm,
     kendall,
+    p_value,
     partial_spearman,
     regret,
     resamples,
@@ -334,7 +336,7 @@ def test_what_is_told_is_json_and_complete():
     ratings, accuracy, params = planted()
     found = compare(ratings, accuracy, params, resamples(40, 20, 0), of_size=("params",))
     told = found["skill"].to_dict()
-    assert set(told) == {"tau", "rho", "partial", "gain", "regret"}
+    assert set(told) == {"tau", "rho", "partial", "gain", "regret", "gain_p", "partial_p"}
     assert set(told["regret"]) == {"1", "3", "5"}
     assert set(told["tau"]) == {"value", "low", "high"}
     assert all(isinstance(value, float) for value in told["tau"].values())
@@ -348,3 +350,23 @@ def test_forty_networks_and_ten_ratings_take_under_two_seconds():
     compare(ratings, rng.normal(size=40), ratings["params"], resamples(40, 2000, 0),
             of_size=("params",))  # fmt: skip
     assert time.perf_counter() - began < 2
+
+
+def test_p_values_are_below_a_level_where_intervals_leave_zero_out():
+    ratings, accuracy, _ = planted()
+    counts = resamples(40, 2000, 0)
+    tau = kendall(ratings["skill"], accuracy, counts)
+    assert Estimate.of(tau).above_zero
+    assert p_value(tau) < 0.05
+    assert p_value(-tau) == p_value(tau)
+    assert p_value(tau) >= 2 / 2001
+    assert p_value(np.zeros(9)) == 1.0
+    assert p_value(np.full(9, np.nan)) is None
+    assert p_value(np.ones(1)) is None
+
+
+def test_holm_corrects_for_how_many_were_tried():
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "none": None})
+    assert found == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
+    assert holm({}) == {}

@@ -384,6 +384,7 @@ def test_a_run_has_a_folder_for_each_stage():
         run.search(): ("search", "RUN/search/main"),
         run.search("6M"): ("search", "RUN/search/6M"),
         run.finetune("6M"): ("finetune", "RUN/finetune/6M"),
+        run.validated("band"): ("validate", "RUN/validate/band"),
     }
     for stage, (name, folder) in folders.items():
         assert (stage.name, stage.folder) == (name, Path(folder))
@@ -394,8 +395,9 @@ def test_finished_stages_are_listed_in_order(tmp_path):
     run = Run(tmp_path)
     assert run.stages() == []
     run.supernet.begin({})
-    for stage in (run.finetune("b"), run.search("z"), run.teacher, run.search("a")):
+    finished = [run.teacher, run.search("a"), run.search("z"), run.finetune("b"), run.validated()]
+    for stage in (finished[4], finished[2], finished[0], finished[3], finished[1]):
         stage.begin({})
         stage.finish({}, {})
-    assert run.stages() == [run.teacher, run.search("a"), run.search("z"), run.finetune("b")]
+    assert run.stages() == finished
     assert run.named("search") == [run.search("a"), run.search("z")]

@@ -20,21 +20,25 @@ FLOORS = {
 }  # fmt: skip
 SHARED_BY_STAGES = {
     "stages.adopt",
+    "stages.answers",
     "stages.begin",
     "stages.build",
     "stages.charts",
     "stages.choosing",
+    "stages.comparing",
     "stages.context",
+    "stages.costing",
     "stages.exploring",
     "stages.findings",
     "stages.inputs",
     "stages.labels",
+    "stages.panel",
     "stages.pictures",
     "stages.probed",
     "stages.probes",
     "stages.probing",
-    "stages.raters",
     "stages.rating",
+    "stages.variants",
 }
 TORCH = {"torch", "torchvision", "timm"}
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         SearchSettings,
         SupernetSettings,
         TeacherSettings,
+        ValidateSettings,
     )
     from masktas.errors import MasktasError
     from masktas.measure.target import Target as LatencyTarget
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from masktas.stages.search import search
     from masktas.stages.supernet import supernet
     from masktas.stages.teacher import teacher
-    from masktas.stages.validate import ValidateSettings, validate
+    from masktas.stages.validate import validate
     from masktas.train.networks import load_network as load
 
 _HOMES = {
@@ -45,8 +46,8 @@ _HOMES = {
     "SearchSpace": "masktas.space",
     "SupernetSettings": "masktas.config",
     "TeacherSettings": "masktas.config",
+    "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
-    "ValidateSettings": "masktas.stages.validate",
     "demo": "masktas.pipeline",
     "finetune": "masktas.stages.finetune",
     "load": "masktas.train.networks:load_network",

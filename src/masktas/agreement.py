@@ -71,6 +71,8 @@ class Agreement:
         partial: Spearman's, given the number of parameters.
         gain: tau less the tau of the best rating that knows only size.
         regret: accuracy lost by looking only at the k best rated, by k.
+        gain_p, partial_p: how probable so large a `gain` or `partial` would be if it were 0, over
+            all ratings that were compared with size at once (Holm); None where not defined.
     """
 
     tau: Estimate
@@ -78,6 +80,8 @@ class Agreement:
     partial: Estimate
     gain: Estimate
     regret: dict[int, Estimate]
+    gain_p: float | None = None
+    partial_p: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all estimates as JSON types."""
@@ -85,6 +89,8 @@ class Agreement:
         return {
             **{name: one.to_dict() for name, one in named.items()},
             "regret": {str(k): one.to_dict() for k, one in self.regret.items()},
+            "gain_p": self.gain_p,
+            "partial_p": self.partial_p,
         }
 
 
@@ -209,30 +215,83 @@ def compare(
     taus = {name: kendall(one, accuracy, counts) for name, one in ratings.items()}
     sizes = [taus[name] for name in of_size if np.isfinite(taus[name][0])]
     baseline = max(sizes, key=lambda tau: float(tau[0]), default=np.zeros(len(counts)))
+    others = [name for name in ratings if name not in of_size]
+    gains = {name: taus[name] - baseline for name in others}
+    partials = {
+        name: partial_spearman(one, accuracy, params, counts) for name, one in ratings.items()
+    }
+    gain_p, partial_p = (
+        holm({name: p_value(values[name]) for name in others}) for values in (gains, partials)
+    )
     return {
         name: Agreement(
             tau=Estimate.of(taus[name]),
             rho=Estimate.of(spearman(one, accuracy, counts)),
-            partial=Estimate.of(partial_spearman(one, accuracy, params, counts)),
-            gain=Estimate(None) if name in of_size else Estimate.of(taus[name] - baseline),
+            partial=Estimate.of(partials[name]),
+            gain=Estimate.of(gains[name]) if name in gains else Estimate(None),
             regret={k: Estimate.of(regret(one, accuracy, counts, k)) for k in TOP},
+            gain_p=gain_p.get(name),
+            partial_p=partial_p.get(name),
         )
         for name, one in ratings.items()
     }
 
 
-def split_half(values: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Reliability:
+def p_value(values: Floats) -> float | None:
+    """Return the two-sided p value of a statistic being 0, from its resamples `[R]`.
+
+    Twice the share of resamples on the other side of 0, the sample itself counted among them
+    (Davison and Hinkley 1997, 4.2): below 0.05 about where the interval leaves 0 out, and never
+    below 2 / R. None where it is not defined.
+    """
+    import numpy as np
+
+    rows = values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(values[0]) or not len(rows) or 2 * len(rows) < len(values) - 1:
+        return None
+    beyond = min(int((rows <= 0).sum()), int((rows >= 0).sum()))
+    return min(1.0, 2 * (1 + beyond) / (1 + len(rows)))
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
+    """Correct p values for their number: who tries much finds something by chance (Holm 1979).
+
+    The chance that any true zero gets below 0.05 is at most 0.05. What is not defined was no trial.
+    """
+    known = {name: p for name, p in p_values.items() if p is not None}
+    corrected: dict[str, float] = {}
+    most = 0.0
+    for done, name in enumerate(sorted(known, key=lambda name: known[name])):
+        most = max(most, min(1.0, (len(known) - done) * known[name]))
+        corrected[name] = most
+    return corrected
+
+
+def split_half(
+    values: Floats | Sequence[Floats], counts: Floats, *, seed: int, splits: int = SPLITS
+) -> Reliability:
     """Return how networks rank on one half of the images as on the other.
 
     Args:
-        values: `[n, m]`, of each network on each image; no labels are needed.
+        values: `[n, m]`, of each network on each image; no labels are needed. Of several such, a
+            network's mean rank by all is taken.
         counts: see `resamples`.
         seed: names the random halves.
         splits: halves that are averaged over.
     """
+    import numpy as np
+
+    several = values if isinstance(values, Sequence) else [values]
+    once = np.ones((1, len(several[0])))
+
+    def measured(images: NDArray[np.int64]) -> Floats:
+        means = np.stack([one[:, images].mean(axis=1) for one in several])
+        ranks = np.concatenate([_ranks(one, once) for one in means])
+        return np.asarray(means[0] if len(means) == 1 else ranks.mean(axis=0))
+
     pairs = (
-        (values[:, one].mean(axis=1), values[:, other].mean(axis=1))
-        for one, other in _halves(values.shape[1], splits, seed)
+        (measured(one), measured(other))
+        for one, other in _halves(several[0].shape[1], splits, seed)
     )
     return _reliability(list(pairs), counts)
 

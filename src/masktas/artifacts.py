@@ -325,7 +325,8 @@ class Run:
     def stages(self) -> list[Stage]:
         """Return every finished stage in the order of the way through."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
-        return first + self.named("search") + self.named("finetune")
+        kinds = ("search", "finetune", "validate")
+        return first + [stage for kind in kinds for stage in self.named(kind)]
 
 
 def _plain(name: str) -> str:

@@ -99,6 +99,11 @@ class Console:
     def _talk(self) -> RichConsole:
         return self._quiet or self._out
 
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+        return self._out.width
+
     def say(self, text: str) -> None:
         """Print a sentence."""
         self._talk.print(text, markup=False)

@@ -22,11 +22,12 @@ from worlds import World, count_lines, manifest, started, until
 pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 SHAPE = ("--patch-size", 4, "--image-size", 16, "--embed-dim", 32, "--depth", 2, "--num-heads", 2)
-FEW = ("--num-networks", 7, "--mask-ratio", 0.75, "--bootstrap", 50, "--probe-images", 60)
+FEW = ("--num-networks", 5, "--mask-ratio", 0.75, "--bootstrap", 50, "--probe-images", 40)
+SIZES = {"params", "macs"}
 RESULTS = ("networks.jsonl", "validation.json", "validation.csv", "scatter.svg", "scatter.png")
 
 
-def trained(images: Path, out: Path, recipe: Path, space: Path) -> Path:
+def trained(images: Path, out: Path, recipe: Path) -> Path:
     common = ("--out", out, "--config", recipe, "--quiet")
     for tokens in (("teacher", images, *SHAPE, "--epochs", 1), ("supernet", "--epochs", 1)):
         with pytest.raises(SystemExit) as ended:
@@ -38,7 +39,7 @@ def trained(images: Path, out: Path, recipe: Path, space: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("validated") / "run"
-    return trained(world.images, out, world.recipe, world.space)
+    return trained(world.images, out, world.recipe)
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +57,19 @@ def test_it_leaves_table_picture_and_manifest(validated: Path, world: World) -> 
     made = manifest(validated)
     found = json.loads((validated / "validation.json").read_text())
     assert found["verdict"] == made["verdict"]
-    ratings = {"consistency", "reconstruction", "feature"}
-    assert ratings | {"params", "macs"} == set(found["agreement"])
+    ratings = {"consistency", "reconstruction", "feature", "fusion", "accuracy", "knn"}
+    assert ratings | SIZES == set(found["agreement"])
     assert ratings == set(found["reliability"])
-    for one in found["agreement"].values():
-        assert set(one) == {"tau", "rho", "partial", "gain", "regret"}
+    for name, one in found["agreement"].items():
+        assert (one["gain"]["value"] is None) == (name in SIZES)
+    (table,) = made["tables"]
+    assert {row[0] for row in table["rows"]} >= ratings | SIZES | {"ceiling"}
+    assert made["verdict"].startswith("consistency ranks 5 networks")
     assert 0 <= found["ceiling"]["rho"]["value"] <= 1
     assert made["probe"] == "linear"
     assert not made["test_split_read"]
     assert made["cost"]["images"] > 0
-    assert len(found["networks"]) == made["num_networks"] == 7
+    assert len(found["networks"]) == made["num_networks"] == 5
 
 
 def test_what_is_told_of_a_network_is_what_its_bits_say(validated: Path, world: World) -> None:
@@ -74,7 +78,7 @@ def test_what_is_told_of_a_network_is_what_its_bits_say(validated: Path, world: 
     rows = list(csv.DictReader((validated / "validation.csv").read_text().splitlines()))
     count = manifest(validated)["images"]["splits"]["validation"]["images"]
     space = SearchSpace.load(world.space)
-    assert len(lines) == len(found) == len(rows) == 7
+    assert len(lines) == len(found) == len(rows) == 5
     for line, one, row in zip(lines, found, rows, strict=True):
         architecture = Architecture.from_dict(line["architecture"])
         assert space.check(architecture) is None
@@ -85,7 +89,7 @@ def test_what_is_told_of_a_network_is_what_its_bits_say(validated: Path, world: 
             assert float(row[f"accuracy_{seed}"]) == pytest.approx(bits.mean())
         assert float(row["consistency"]) == one["ratings"]["consistency"] < 0
         assert one["standard_errors"]["consistency"] > 0
-    assert len({json.dumps(line["architecture"]) for line in lines}) == 7
+    assert len({json.dumps(line["architecture"]) for line in lines}) == 5
     sizes = [line["params"] for line in lines]
     assert max(sizes) > 1.5 * min(sizes)
 
@@ -113,6 +117,10 @@ def test_killed_and_resumed_is_the_same(
         assert process.wait() == -signal.SIGKILL
     assert not (journal.parent / "manifest.json").exists(), "killed too late"
     journal.write_bytes(journal.read_bytes() + b'{"index": 3, "corr')  # torn by the kill
+    code, _, said = masktas(*tokens, "--max-time", "0.01s")
+    assert code == 75
+    assert "of 5 networks, as --max-time asks" in " ".join(said.split())
+    assert not (journal.parent / "manifest.json").exists()
     code, out, said = masktas(*tokens)
     assert code == 0
     assert "Going on after" in said
@@ -120,14 +128,6 @@ def test_killed_and_resumed_is_the_same(
     for name in RESULTS:
         assert file_digest(journal.parent / name) == file_digest(validated / name), name
     assert manifest(journal.parent)["verdict"] in out
-
-
-def test_it_stops_when_time_is_up_and_goes_on(base: Path, world: World, masktas: Call) -> None:
-    tokens = ("validate", "--out", base, "--name", "late", "--config", world.recipe, *FEW)
-    code, _, said = masktas(*tokens, "--max-time", "0.01s")
-    assert code == 75
-    assert "Stopped after 0 of 7 networks" in " ".join(said.split())
-    assert masktas(*tokens)[0] == 0
 
 
 def test_a_journal_of_something_else_is_refused(
@@ -152,55 +152,81 @@ def test_a_journal_of_something_else_is_refused(
         assert words in said
 
 
-def test_inside_a_band_by_neighbours_on_the_test_split_as_json(
+def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     base: Path, world: World, masktas: Call
 ) -> None:
-    code, out, _ = masktas(
-        "validate", "--out", base, "--name", "band", "--config", world.recipe, "--quiet", "--json",
-        *FEW, "--band", "15%", "--center", "12K", "--probe", "knn", "--split", "test",
-        "--seeds", 1,
+    tokens = (
+        "validate", "--out", base, "--config", world.recipe, "--json", "--quiet", *FEW,
+        "--band", "15%", "--center", "12K", "--probe", "knn", "--split", "test", "--seeds", 1,
     )  # fmt: skip
+    code, out, said = masktas(*tokens, "--name", "band", "--variants", "--rating", "reconstruction")
     assert code == 0
     made = json.loads(out)
+    assert made["verdict"].startswith("reconstruction ranks 5 networks")
     assert made["test_split_read"]
     assert made["center"] == 12_000
     assert made["ceiling"]["seeds"]["tau"]["value"] is None
+    assert "choose 1160 or more" in " ".join(said.split())  # of resamples, for 29 ratings
     found = json.loads((base / "validate/band/validation.json").read_text())["networks"]
     assert all(10_200 <= one["params"] <= 13_800 for one in found)
+    usual, variants = (made["tables"][at]["rows"] for at in (0, 1))
+    names = {row[0] for row in variants}
+    assert names < set(found[0]["ratings"])
+    assert not names & {row[0] for row in usual}
+    assert {f"consistency {rows} 1 self" for rows in ("raw", "scaled", "unit")} < names
+    assert {"consistency mask 0", "reconstruction mask 0.5", "consistency 4 masks"} < names
+    # the usual one is no variant, without masks nothing is reconstructed, 0.9 leaves one patch
+    assert not names & {"consistency scaled 0.05", "reconstruction mask 0", "consistency mask 0.9"}
+    assert len(names) == 17 + 1 + 5
+    # a variant is what one gets by asking for it
+    wanted = ("--rows", "unit", "--temperature", 0.2, "--include-self")
+    assert masktas(*tokens, "--name", "asked", *wanted)[0] == 0
+    asked = json.loads((base / "validate/asked/validation.json").read_text())["networks"]
+    for one, other in zip(found, asked, strict=True):
+        assert one["architecture"] == other["architecture"]
+        mine, its = one["ratings"], other["ratings"]
+        assert mine["consistency unit 0.2 self"] == pytest.approx(its["consistency"])
+        assert mine["reconstruction"] == pytest.approx(its["reconstruction"])
 
 
 def test_by_fine_tuning(base: Path, world: World, masktas: Call) -> None:
     code, _, said = masktas(
         "validate", "--out", base, "--name", "tuned", "--config", world.recipe, "--quiet",
-        *FEW[2:], "--num-networks", 2, "--probe", "finetune", "--epochs", 1,
+        *FEW[4:], "--num-networks", 2, "--probe", "finetune", "--epochs", 1, "--seeds", 1,
+        "--mask-ratio", 0,
     )  # fmt: skip
     assert code == 0, said
-    assert "Nothing can be said" in manifest(base / "validate/tuned")["verdict"]
+    made = manifest(base / "validate/tuned")
+    assert "Nothing can be said" in made["verdict"]
+    assert "reconstruction" not in made["agreement"]
 
 
 def test_images_without_labels_still_tell_how_reliable_ratings_are(
-    world: World, masktas: Call, tmp_path: Path
+    base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in world.images.rglob("*.png"):
         shutil.copy(path, flat / path.name)
-    run = trained(flat, tmp_path / "run", world.recipe, world.space)
-    tokens = ("validate", "--out", run, "--config", world.recipe, *FEW)
-    code, out, said = masktas(*tokens)
+    common = ("--out", base, "--config", world.recipe, *FEW)
+    tokens = (*common, "--name", "flat")
+    code, out, said = masktas("validate", flat, *tokens)
     assert code == 0
     assert "have no labels" in said
     assert "give DATA with labels" in " ".join(said.split())
     assert "reliability of the ratings" in out
-    found = json.loads((run / "validate/main/validation.json").read_text())
+    found = json.loads((base / "validate/flat/validation.json").read_text())
     assert found["agreement"] is None
     assert -1 <= found["reliability"]["consistency"]["rho"]["value"] <= 1
     assert found["networks"][0]["accuracy"] is None
-    assert not (run / "validate/main/scatter.png").exists()
+    assert not (base / "validate/flat/scatter.png").exists()
     # with labels it is another validation, which is said and not passed off
-    code, _, said = masktas("validate", world.images, "--out", run, "--config", world.recipe, *FEW)
+    code, _, said = masktas("validate", *tokens)
     assert code == 2
     assert "--overwrite" in said
+    code, _, said = masktas("validate", flat, *common, "--name", "knn", "--rating", "knn")
+    assert code == 2
+    assert "--rating knn needs labels" in said
 
 
 @pytest.mark.parametrize(
@@ -209,8 +235,12 @@ def test_images_without_labels_still_tell_how_reliable_ratings_are(
         (("--center", "12K"), "give --band 5% as well"),
         (("--band", "150%"), "give a share such as 5% or 0.05"),
         (("--band", "wide"), "give a share such as 5% or 0.05"),
-        (("--band", "1%", "--center", "6M"), "No architecture of space small-world"),
-        (("--max-params", "2K"), "No architecture of space small-world"),
+        (("--band", "1%", "--center", "6M"), "No network of space small-world"),
+        (("--band", "1%", "--center", "12K", "--max-params", "8K"), "another --center"),
+        (("--max-params", "2K"), "No network of space small-world"),
+        (("--max-latency", "5ms", "--latency", "none.json"), "none.json"),
+        (("--mask-ratio", "0", "--rating", "fusion"), "leaves nothing to reconstruct"),
+        (("--rating", "magic"), "--rating"),
         (("--mask-ratio", "0.99"), "mask_ratio 0.99 leaves"),
         (("--num-networks", "0"), "--num-networks"),
         (("--seeds", "0"), "--seeds"),

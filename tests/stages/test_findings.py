@@ -57,8 +57,40 @@ def test_the_verdict_is_one_sentence_with_its_numbers(world):
     assert "chance" not in text
     assert text.count(". ") == 0
     assert text.endswith(".")
-    assert said(world, "bulk", "chance").endswith("; no rating beats size.")
-    assert said(world, "oracle", "chance").endswith("; no other rating beats size.")
+    assert said(world, "bulk", "chance").endswith("comparisons, no rating beats size.")
+    assert said(world, "oracle", "chance").endswith("comparisons, no other rating beats size.")
+
+
+def test_variants_are_said_to_be_picked_afterwards(world):
+    agreements = world[0]
+    text = findings.verdict(
+        agreements, lead="bulk", num_networks=N, variants=["oracle", "skill", "chance", "constant"]
+    )
+    assert "correction for 4 comparisons, no rating beats size; of 4 variants oracle" in text
+    assert "which flatters it since it was picked afterwards: better than size: oracle" in text
+    assert "adding to it: skill" in text
+    text = findings.verdict(agreements, lead="oracle", num_networks=N, variants=["chance"])
+    assert text.endswith("picked afterwards: none beats size.")
+    nothing = findings.verdict(agreements, lead="oracle", num_networks=N, variants=["constant"])
+    assert "variants" not in nothing
+
+
+def test_chance_is_not_found_among_many_variants():
+    """Of 40 ratings that know nothing, one alone would often be called better than size."""
+    rng = np.random.default_rng(1)
+    accuracy, params = rng.normal(size=30), rng.normal(size=30)
+    variants = {f"chance {number}": rng.normal(size=30) for number in range(40)}
+    ratings = {**variants, "consistency": rng.normal(size=30), "params": params}
+    found = compare(ratings, accuracy, params, resamples(30, 2000, 0), of_size=("params",))
+    assert any(one.gain.above_zero for one in found.values())
+    text = findings.verdict(found, lead="consistency", num_networks=30, variants=list(variants))
+    assert text.endswith("none beats size.")
+    rows = findings.table_variants(
+        {name: found[name] for name in variants},
+        {name: split_half(rng.normal(size=(30, 9)), resamples(30, 0, 0), seed=0) for name in found},
+    )
+    assert {len(row) for row in rows} == {len(findings.HEADER_VARIANTS)}
+    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
 
 
 def test_inside_a_band_of_one_size_a_useful_rating_is_not_called_size():
@@ -81,13 +113,19 @@ def test_the_table_has_every_rating_best_first_and_the_ceiling_last(world):
     assert set(names[:7]) == set(ratings)
     assert names[0] == "oracle"
     assert names[6] == "constant"
-    assert rows[6][1:] == [findings.NONE] * 3 + ["–/–/–", findings.NONE]
+    assert rows[6][1:] == [findings.NONE] * 3 + ["–\n–\n–", findings.NONE]
     assert names[7:] == ["two halves", "two seeds", "ceiling"]
     taus = [float(row[1].split()[0]) for row in rows[:6]]
     assert taus == sorted(taus, reverse=True)
+    assert rows[2][4].startswith(f"{100 * agreements[names[2]].regret[1].value:.1f} [")
     assert rows[0][1] == "{:.2f}\n[{:.2f}, {:.2f}]".format(
         *agreements["oracle"].tau.to_dict().values()
     )
+    brief = findings.table(
+        agreements, {}, ceiling(correct, resamples(N, 50, 0), seed=0), brief=True
+    )
+    points = [f"{100 * one.value:.1f}" for one in agreements[names[2]].regret.values()]
+    assert brief[2][4] == "/".join(points)
     assert not any("nan" in cell or "None" in cell for row in rows for cell in row)
 
 

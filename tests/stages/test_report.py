@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from masktas.cli.show import show
 from masktas.errors import ArtifactError
 from masktas.space import SearchSpace, macs, params
 from masktas.stages.report import report
@@ -176,6 +178,55 @@ def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:
     content["budget"] = {"max_macs": 10_000_000}
     manifest.write_text(json.dumps(content))
     assert "multiply-accumulates</text>" in report(run).read_text()
+
+
+def write_validation(run: Path, name: str, *, probe: str | None) -> None:
+    rows = [["consistency", "0.29\n[0.05, 0.51]", "0.41", "–", "–", "1.00"]]
+    table = {"title": f"30 <{name}> networks", "header": list("abcdef"), "rows": rows}
+    settings = {"split": "test", "probe_images": 2000, "rating": "consistency"}
+    content = {
+        "verdict": "consistency ranks 30 networks & more.",
+        "tables": [table],
+        "agreement": probe and {"consistency": {"tau": {"value": 0.29}}},
+        "probe": probe,
+        "num_networks": 30,
+        "settings": {"settings": settings},
+    }
+    write_stage(run / "validate" / name, content, None)
+    (run / "validate" / name / "settings.json").write_text("{}")
+
+
+def test_report_shows_what_validations_found(run: Path) -> None:
+    words = "Do ratings rank networks as accuracy does?"
+    page = report(run).read_text()
+    assert words not in page
+    assert "<td>the last number of fine-tuning</td>" in page
+    write_validation(run, "band", probe="linear")
+    (run / "validate/band/scatter.png").write_bytes(b"a picture")
+    write_validation(run, "flat", probe=None)
+    page = report(run).read_text()
+    assert page.count(words) == 2
+    assert "consistency ranks 30 networks &amp; more." in page
+    assert "30 &lt;band&gt; networks" in page
+    assert "<td>0.29\n[0.05, 0.51]</td>" in page
+    assert page.count(base64.b64encode(b"a picture").decode()) == 1
+    assert "2,000 labelled images, measured on the test split" in page
+    # which was read by one of them
+    assert "<td>the last number of fine-tuning, validate/band</td>" in page
+    assert "<td>search, fine-tuning, validate/band, validate/flat</td>" in page
+    rows = [row for row in page.split("<tr>") if row.startswith("<td>validate/")]
+    assert ["<td>yes</td>" in row for row in rows] == [True, False]
+
+
+def test_show_lists_validations(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_validation(run, "band", probe="linear")
+    write_validation(run, "flat", probe=None)
+    for stage in ("teacher", "search", "finetune"):
+        (run / stage).rename(run / f"not-{stage}")
+    show(str(run))
+    out = capsys.readouterr().out
+    assert "validate/band             finished  200 s  30 networks, consistency tau 0.29" in out
+    assert "30 networks, without labels" in out
 
 
 def test_report_of_a_run_that_has_only_begun(tmp_path: Path, run: Path) -> None:

@@ -133,9 +133,10 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 def _run(run: Run) -> dict[str, Any]:
     stages = [run.teacher, run.supernet]
-    for kind in ("search", "finetune"):
+    makers = {"search": run.search, "finetune": run.finetune, "validate": run.validated}
+    for kind, made in makers.items():
         folders = sorted({path.parent for path in (run.folder / kind).glob(f"*/{SETTINGS}")})
-        stages += [getattr(run, kind)(folder.name) for folder in folders]
+        stages += [made(folder.name) for folder in folders]
     begun = [stage for stage in stages if (stage.folder / SETTINGS).exists()]
     if not begun:
         raise MasktasError(
@@ -174,7 +175,17 @@ def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
         outcome |= {key: manifest["winner"][key] for key in ("rating", "params", "macs")}
     if "test" in manifest:
         outcome |= {key: manifest["test"][key] for key in ("top1", "top5")}
+    if "verdict" in manifest:
+        lead = manifest["settings"]["settings"]["rating"]
+        outcome |= {"num_networks": manifest["num_networks"], "verdict": manifest["verdict"]}
+        outcome["tau"] = _taus(manifest, (lead, "params"))
     return outcome
+
+
+def _taus(manifest: dict[str, Any], names: tuple[str, ...]) -> dict[str, float | None]:
+    """Return the rank correlations with accuracy that a validation found; none without labels."""
+    agreements = manifest["agreement"] or {}
+    return {name: agreements[name]["tau"]["value"] for name in names if name in agreements}
 
 
 def _lines(content: dict[str, Any]) -> list[str]:
@@ -234,6 +245,10 @@ def _latency_lines(content: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _tau(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
 def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -257,4 +272,8 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
     if "top1" in stage:
         words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
+    if "tau" in stage:
+        taus = [f"{name} tau {_tau(value)}" for name, value in stage["tau"].items()]
+        told = ", ".join(taus) or "without labels"
+        words.append(f"{stage['num_networks']} networks, {told}")
     return "  ".join(words)

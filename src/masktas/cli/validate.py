@@ -1,4 +1,4 @@
-"""`masktas validate`: does the rating rank networks as accuracy does?"""
+"""`masktas validate`: do ratings rank networks as accuracy does?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from cyclopts import Parameter
 
 from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, common
 from masktas.cli.stages import Name, SameImages
-from masktas.config import load, resolve
+from masktas.config import (
+    BudgetSettings,
+    ComparisonSettings,
+    LatencySettings,
+    RatingSettings,
+    ValidateSettings,
+    load,
+    resolve,
+)
 from masktas.formats import format_seconds
-from masktas.stages.validate import ValidateSettings
-from masktas.stages.validate import validate as stage
 
 
 def validate(
@@ -25,16 +31,22 @@ def validate(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
-    options: Annotated[ValidateSettings | None, Parameter(name="*", group="Validation")] = None,
+    compared: Annotated[ComparisonSettings | None, Parameter(name="*", group="Validation")] = None,
+    rating: Annotated[RatingSettings | None, Parameter(name="*", group="Rating")] = None,
+    budget: Annotated[BudgetSettings | None, Parameter(name="*", group="Budget")] = None,
+    latency: Annotated[LatencySettings | None, Parameter(name="*", group="Latency")] = None,
     images: Data = None,
     machine: Machine = None,
 ) -> None:
     """Compare ratings with accuracy."""
+    from masktas.stages.validate import validate as stage
+
+    said = load(config).get("validate")
     manifest = stage(
         data,
         out=out,
         name=name,
-        settings=resolve(ValidateSettings, load(config).get("validate"), options),
+        settings=resolve(ValidateSettings, said, compared, rating, budget, latency),
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     if json:

@@ -4,11 +4,13 @@ from masktas.config.fields import Settings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
+    ComparisonSettings,
     CostSettings,
     LatencySettings,
     RatingSettings,
     SearchSettings,
     StrategySettings,
+    ValidateSettings,
 )
 from masktas.config.settings import (
     AdoptedTeacher,
@@ -26,6 +28,7 @@ __all__ = [
     "AdoptedTeacher",
     "AllSettings",
     "BudgetSettings",
+    "ComparisonSettings",
     "CostSettings",
     "DataSettings",
     "FinetuneSettings",
@@ -39,6 +42,7 @@ __all__ = [
     "SupernetSettings",
     "TeacherSettings",
     "TrainSettings",
+    "ValidateSettings",
     "load",
     "resolve",
     "validate",

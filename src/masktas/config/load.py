@@ -91,7 +91,8 @@ def explain(error: ValidationError, kind: type[Settings], *, where: str = "") ->
 
 def _known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
     keys = []
-    for name, field in kind.model_fields.items():
+    for attribute, field in kind.model_fields.items():
+        name = field.alias or attribute
         keys.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             keys += _known_keys(field.annotation, f"{prefix}{name}.")

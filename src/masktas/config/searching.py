@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from masktas.config.fields import (
     Bytes,
@@ -201,3 +201,60 @@ class StrategySettings(Settings):
 
 class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
+
+
+def _band(value: object) -> str:
+    """Read a share: 5%, 5 % or 0.05."""
+    text = str(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise ValueError("give a share such as 5% or 0.05")
+    return f"{100 * share:.10g}%"
+
+
+class ComparisonSettings(Settings):
+    """Which networks are compared, and what stands for their accuracy."""
+
+    num_networks: Count = Field(30, description="Networks that are compared.")
+    band: Annotated[str, BeforeValidator(_band)] | None = Field(
+        None,
+        description="Compare networks within this share of --center parameters: 5%; if unset, of "
+        "all sizes evenly.",
+    )
+    center: Params | None = Field(
+        None,
+        description="Parameters in the middle of the band; if unset those of search/main's winner, "
+        "or the middle of what is feasible.",
+    )
+    variants: bool = Field(
+        False,
+        description="Also try consistency with other rows, temperatures, class token and masks.",
+    )
+    probe: Literal["linear", "knn", "finetune"] = Field(
+        "linear",
+        description="What stands for accuracy: a linear classifier or the 20 nearest neighbours of "
+        "frozen features, or fine-tuning for --epochs.",
+    )
+    probe_images: Count = Field(5000, description="Labelled images that a probe learns from.")
+    epochs: Count = Field(2, description="Passes over them, of fine-tuning.")
+    split: Literal["validation", "test"] = Field(
+        "validation", description="Whose images accuracy is measured on."
+    )
+    seeds: Annotated[int, Field(gt=0, le=100)] = Field(
+        2, description="Probes of each network, with other images in another order."
+    )
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        5000, description="Resamples that intervals and p values are made from."
+    )
+
+    @property
+    def share(self) -> float | None:
+        """Half the width of the band over its center."""
+        return None if self.band is None else float(self.band.removesuffix("%")) / 100
+
+
+class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
+    """Whether ratings rank networks as accuracy does; the verdict is about `rating` (SPEC 4)."""

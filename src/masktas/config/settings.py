@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from masktas.config.fields import (
     Bytes,
@@ -22,7 +22,7 @@ from masktas.config.fields import (
     Settings,
     Share,
 )
-from masktas.config.searching import SearchSettings
+from masktas.config.searching import SearchSettings, ValidateSettings
 
 
 class DataSettings(Settings):
@@ -231,7 +231,12 @@ class FinetuneSettings(TrainSettings):
 
 
 class AllSettings(Settings):
-    """Every stage's settings: what a configuration file may hold, one section each."""
+    """Every stage's settings: what a configuration file may hold, one section each.
+
+    `[validate]` is the attribute `validation`: pydantic's models have a method of that name.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     data: DataSettings = DataSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -239,3 +244,4 @@ class AllSettings(Settings):
     supernet: SupernetSettings = SupernetSettings()
     search: SearchSettings = SearchSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    validation: ValidateSettings = Field(ValidateSettings(), alias="validate")

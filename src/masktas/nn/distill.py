@@ -20,6 +20,47 @@ from masktas.nn.vit import ViT, init_linears
 from masktas.space import Architecture, cost
 
 
+class Answers(Protocol):
+    """What a rating wants of a teacher: tokens of patches."""
+
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Return tokens `[B, V, D_t]`; see `Teacher`."""
+        ...
+
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Return tokens `[B, 1 + V, D_t]`; see `Teacher`."""
+        ...
+
+
+class AskedOnce:
+    """A teacher that several ratings ask about the same images: it answers the first and repeats.
+
+    Args:
+        teacher: frozen.
+    """
+
+    def __init__(self, teacher: Answers) -> None:
+        self._teacher = teacher
+        self._asked: tuple[Tensor, Tensor] | None = None
+        self._said: dict[bool, Tensor] = {}
+
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7); see `Teacher`."""
+        return self._answer(images, ids_keep, class_token=False)
+
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible patches (7), the class token first."""
+        return self._answer(images, ids_keep, class_token=True)
+
+    def _answer(self, images: Tensor, ids_keep: Tensor, *, class_token: bool) -> Tensor:
+        if self._asked is None or self._asked[0] is not images or self._asked[1] is not ids_keep:
+            self._asked, self._said = (images, ids_keep), {}
+        if class_token not in self._said:
+            ask = self._teacher.with_class_token if class_token else self._teacher
+            self._said[class_token] = ask(images, ids_keep)
+        return self._said[class_token]
+
+
 class Teacher(Protocol):
     """Anything that turns visible patches of images into tokens, and never changes.
 
@@ -35,6 +76,11 @@ class Teacher(Protocol):
     @property
     def num_params(self) -> int:
         """Numbers it holds in memory; 0 where that is not known."""
+        ...
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether `with_class_token` can be asked."""
         ...
 
     def macs(self, visible: int) -> int:
@@ -83,6 +129,11 @@ class EncoderTeacher:
     def depth(self) -> int:
         """Blocks."""
         return self.encoder.architecture.depth
+
+    @property
+    def has_class_token(self) -> bool:
+        """Every one of ours has."""
+        return True
 
     @property
     def num_params(self) -> int:

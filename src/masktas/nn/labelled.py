@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.distill import Teacher
+from masktas.nn.distill import Answers
 from masktas.nn.rating import Heads, Shown
 
 NEIGHBOURS = 20
@@ -31,7 +31,7 @@ class Accuracy:
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """No answer is compared with the teacher's."""
         return ()
 
@@ -73,7 +73,7 @@ class Knn:
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """No answer is compared with the teacher's."""
         return ()
 

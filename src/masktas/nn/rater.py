@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from masktas.nn.distill import Teacher
+from masktas.nn.distill import AskedOnce, Teacher
 from masktas.nn.patches import visible_patches
 from masktas.nn.prefixes import Prefixes
 from masktas.nn.rating import Heads, Rating, Shown
@@ -54,10 +54,11 @@ class Rater:
         self._targets: list[dict[str, tuple[Tensor, ...]]] = []
         with torch.no_grad():
             for one in shown:
+                once = AskedOnce(teacher)
                 patches = visible_patches(one.images, one.patch_size, one.ids_keep)
                 self._visible.append((patches, one.ids_keep))
                 self._targets.append(
-                    {name: rating.target(one, teacher) for name, rating in ratings.items()}
+                    {name: rating.target(one, once) for name, rating in ratings.items()}
                 )
 
     @property
@@ -74,8 +75,10 @@ class Rater:
         }
 
     @torch.no_grad()
-    def answers(self, architecture: Architecture, batch: int) -> dict[str, Tensor]:
-        """Return what each rating has to say of one batch, `[r, ...]`.
+    def answers(
+        self, architecture: Architecture, batch: int, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return what each rating, or those named, has to say of one batch, `[r, ...]`.
 
         Raises:
             SpaceError: if the architecture is not of the space.
@@ -84,8 +87,8 @@ class Rater:
         tokens = self.prefixes.encode(architecture, batch, *self._visible[batch])
         heads = self._heads_of(architecture)
         return {
-            name: rating.answer(tokens, heads, self._targets[batch][name])
-            for name, rating in self.ratings.items()
+            name: self.ratings[name].answer(tokens, heads, self._targets[batch][name])
+            for name in names or self.ratings
         }
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.distill import Projection, Teacher, feature_losses
+from masktas.nn.distill import Answers, Projection, feature_losses
 from masktas.nn.mae import Decoder, normalize_patches
 from masktas.nn.patches import patchify, take
 
@@ -93,7 +93,7 @@ class Heads:
 class Rating(Protocol):
     """A number for each image; higher is better, and a candidate's rating is the mean."""
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """Return what a candidate's answer is compared with: made once, for all candidates."""
         ...
 
@@ -120,7 +120,7 @@ class Consistency:
     def __init__(self, relation: Relation, *, class_token: bool = False) -> None:
         self.relation, self.class_token = relation, class_token
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the teacher's map `[n, V, V]` (16)."""
         ask = teacher.with_class_token if self.class_token else teacher
         return (self.relation.map(ask(shown.images, shown.ids_keep)),)
@@ -142,7 +142,7 @@ class Reconstruction:
     In half of it (float16) a loss would be off by 1e-5, and to compare would take longer.
     """
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the masked patches, normalised by themselves, and where patches are."""
         patches = patchify(shown.images, shown.patch_size)
         masked = normalize_patches(take(patches, shown.ids_masked))  # [n, M, S]
@@ -163,7 +163,7 @@ class Reconstruction:
 class Feature:
     """Minus the feature loss (11): how well the projection predicts the teacher's tokens."""
 
-    def target(self, shown: Shown, teacher: Teacher) -> tuple[Tensor, ...]:
+    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the teacher's tokens `[n, V, D_t]`."""
         return (teacher(shown.images, shown.ids_keep),)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from masktas.errors import BudgetError
-from masktas.space import Architecture, BudgetedSpace
+from masktas.space import Architecture, BudgetedSpace, format_quantity
 
 TRIES = 20  # draws for each network that is wanted, before there seem to be no more
 
@@ -20,7 +20,7 @@ def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> lis
     Returns:
         Distinct networks; fewer than `count` where there are no more.
     """
-    low, high = candidates.cost_range("params")
+    low, high = (round(end) for end in candidates.cost_range("params"))
     edges = [low + (high + 1 - low) * number // count for number in range(count + 1)]
     drawn: list[Architecture] = []
     for least, beyond in pairwise(edges):
@@ -48,12 +48,14 @@ def within(candidates: BudgetedSpace, least: int, most: int) -> BudgetedSpace:
         BudgetError: if there are none.
     """
     limits = candidates.budget
-    tighter = replace(
-        limits,
-        min_params=max(least, limits.min_params or 0),
-        max_params=most if limits.max_params is None else min(most, limits.max_params),
-    )
-    return BudgetedSpace(candidates.space, tighter)
+    least, most = max(least, limits.min_params or 0), min(most, limits.max_params or most)
+    if least > most:
+        raise BudgetError(
+            f"No network of {candidates.space.name} has {format_quantity(least)} parameters or more"
+            f" and {format_quantity(most)} or fewer: choose another --center or --band."
+        )
+    tighter = replace(limits, min_params=least, max_params=most)
+    return BudgetedSpace(candidates.space, tighter, candidates.costs)
 
 
 def _extend(

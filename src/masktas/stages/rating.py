@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Judge:
         settings: how is rated.
         candidates: the architectures within the budget; `fusion` tells places among them.
         names: the ratings; that of the settings if None.
+        more: ratings by other names, of the same masked images.
         labels: gives the class of each image of the split, `[n]`; for `accuracy` and `knn`.
         raced: whether the first images will be asked for alone; else batches may be larger.
 
@@ -73,10 +74,12 @@ class Judge:
         candidates: BudgetedSpace,
         *,
         names: Sequence[str] | None = None,
+        more: Mapping[str, Rating] | None = None,
         labels: Callable[[], Tensor] | None = None,
         raced: bool = True,
     ) -> None:
-        self.names = tuple(names or (settings.rating,))
+        self._more = dict(more or {})
+        self.names = (*(names or (settings.rating,)), *self._more)
         self.settings = settings
         self._context, self._shared, self._store = context, shared, store
         self._raced = raced
@@ -99,6 +102,8 @@ class Judge:
             )
         self.num_masks = 1 if self._whole else settings.num_masks
         self.visible = visible_of(shared, settings, self._parts)
+        self.rated = 0  # networks times images, by this process
+        self.products = 0  # that this took; see `macs`
         self._seen: dict[Architecture, dict[str, Numbers]] = {}
         self._rater: Rater | None = None
         self._fusion: Fusion | None = None
@@ -145,7 +150,7 @@ class Judge:
         """
         end = self.num_images if end is None else end
         if self._parts:
-            self._look(architectures, end)
+            self._look(architectures, end, self._parts)
         return {
             name: np.array([self._numbers(name, one, end) for one in architectures]).reshape(
                 len(architectures), end
@@ -197,7 +202,7 @@ class Judge:
     def _fuse(self) -> Fusion:
         """Rate the sample among which places are told."""
         known, sample = dict(self._seen), self._sample()
-        self._look(sample, self.num_images)
+        self._look(sample, self.num_images, FUSED)
         fusion = Fusion(
             {part: np.array([self._seen[one][part] for one in sample]) for part in FUSED}
         )
@@ -209,8 +214,8 @@ class Judge:
         drawn = {self._candidates.sample(rng): None for _ in range(SAMPLE)}
         return list(drawn)
 
-    def _look(self, architectures: Sequence[Architecture], end: int) -> None:
-        """See to it that the parts of the ratings are known on the first `end` images."""
+    def _look(self, architectures: Sequence[Architecture], end: int, parts: Sequence[str]) -> None:
+        """See to it that these parts of the ratings are known on the first `end` images."""
         begun: dict[int, list[Architecture]] = {}
         for one in dict.fromkeys(architectures):
             begun.setdefault(self._known(one), []).append(one)
@@ -218,24 +223,26 @@ class Judge:
             if start >= end:
                 continue
             group.sort(key=kinship)
-            fresh = self._gathered(group, start, end)  # [k, parts, end - start]
+            fresh = self._gathered(group, start, end, parts)  # [k, parts, end - start]
             for one, numbers in zip(group, fresh, strict=True):
                 before = self._seen.get(one, {})
                 self._seen[one] = {
                     part: np.concatenate([before[part], row]) if before else row
-                    for part, row in zip(self._parts, numbers, strict=True)
+                    for part, row in zip(parts, numbers, strict=True)
                 }
 
     def _known(self, one: Architecture) -> int:
         return len(self._seen[one][self._parts[0]]) if one in self._seen else 0
 
-    def _gathered(self, group: Sequence[Architecture], start: int, end: int) -> Numbers:
+    def _gathered(
+        self, group: Sequence[Architecture], start: int, end: int, parts: Sequence[str]
+    ) -> Numbers:
         """Rate relatives on some images, each process its share of them."""
         ranks = self._context.ranks
-        table = torch.zeros(len(group), len(self._parts), end - start, dtype=torch.float64)
+        table = torch.zeros(len(group), len(parts), end - start, dtype=torch.float64)
         mine = self._share(group)
         if group[mine]:
-            table[mine] = self._rated(group[mine], start, end)
+            table[mine] = self._rated(group[mine], start, end, parts)
         numbers: Numbers = ranks.sum(table).numpy()
         return numbers
 
@@ -247,7 +254,9 @@ class Judge:
         first, last = (int(at) for at in np.searchsorted(costs, edges, side="right"))
         return slice(first, last)
 
-    def _rated(self, group: Sequence[Architecture], start: int, end: int) -> Tensor:
+    def _rated(
+        self, group: Sequence[Architecture], start: int, end: int, parts: Sequence[str]
+    ) -> Tensor:
         """Rate on this process's device; read from it once."""
         if self._rater is None:
             self._rater = self._build()
@@ -258,13 +267,15 @@ class Judge:
         with self._context.runtime.autocast():
             for batch in batches:
                 for one, said in zip(group, answers, strict=True):
-                    said.append(self._rater.answers(one, batch))
+                    said.append(self._rater.answers(one, batch, parts))
         rows = [
             self._rater.per_image(part, [of_batch[part] for of_batch in said])
             for said in answers
-            for part in self._parts
+            for part in parts
         ]
-        return torch.stack(rows).view(len(group), len(self._parts), -1).cpu()
+        self.rated += len(group) * (end - start)
+        self.products += (end - start) * sum(self.macs(one) for one in group)
+        return torch.stack(rows).view(len(group), len(parts), -1).cpu()
 
     def shown(self) -> Iterator[Shown]:
         """Yield what candidates are shown, batch by batch; nothing of it is kept here."""
@@ -327,6 +338,7 @@ class Judge:
             "consistency": Consistency(relation, class_token=settings.class_token),
             "reconstruction": Reconstruction(),
             "feature": Feature(),
+            **self._more,
         }
         if set(self._parts) & set(LABELLED):
             labels = self._classes()[torch.from_numpy(self._chosen)]

@@ -52,6 +52,8 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     template = resources.files("masktas.stages").joinpath("report.html").read_text("utf-8")
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
+        validations=[_validation(stage) for stage in folder.named("validate")],
+        readers=_readers(folder),
         searches=[_search(stage, folder) for stage in folder.named("search")],
         curves=[
             _curve(stage)
@@ -87,6 +89,39 @@ def _search(stage: Stage, run: Run) -> dict[str, Any]:
         "architecture": winner["architecture"],
         "rows": _block_rows(Architecture.from_dict(winner["architecture"])),
     }
+
+
+def _validation(stage: Stage) -> dict[str, Any]:
+    """Return one validation as the template shows it."""
+    manifest = stage.manifest()
+    return {
+        "name": stage.folder.name,
+        "verdict": manifest["verdict"],
+        "tables": manifest["tables"],
+        "scatter": _picture(stage.folder / "scatter.png"),
+        "probe": manifest["probe"],
+        "split": manifest["settings"]["settings"]["split"],
+        "probed": manifest["settings"]["settings"]["probe_images"],
+    }
+
+
+def _readers(run: Run) -> dict[str, list[str]]:
+    """Return what has read, or would read, the images of each split."""
+    readers = {
+        "supernet": ["teacher", "supernet", "fine-tuning"],
+        "search": ["search", "fine-tuning"],
+        "validation": ["probes", "pictures", "watching fine-tuning"],
+        "test": ["the last number of fine-tuning"],
+    }
+    for stage in run.named("validate"):
+        manifest = stage.manifest()
+        read = ["search"]
+        if manifest["probe"]:
+            read += ["supernet", manifest["settings"]["settings"]["split"]]
+        for split in read:
+            name = f"validate/{stage.folder.name}"
+            readers[split] = [*readers[split], name]
+    return readers
 
 
 def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
@@ -184,7 +219,7 @@ def _cost(stage: Stage, run: Run) -> dict[str, Any]:
         "attempts": manifest["cost"].get("attempts", 1),
         "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
         "seed": manifest["settings"]["seed"],
-        "labels": "yes" if stage.name == "finetune" else "no",
+        "labels": "yes" if stage.name == "finetune" or manifest.get("probe") else "no",
     }
 
 

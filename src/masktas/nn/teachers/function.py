@@ -69,6 +69,11 @@ class FunctionTeacher:
             )
         return tokens.detach()
 
+    @property
+    def has_class_token(self) -> bool:
+        """A function answers for patches only."""
+        return False
+
     def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Refuse: a function answers for patches only."""
         raise ConfigError(

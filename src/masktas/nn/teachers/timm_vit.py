@@ -90,6 +90,11 @@ class TimmTeacher:
         return len(self.model.blocks)
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether the model has one: registers come before patches too."""
+        return self.model.cls_token is not None
+
+    @property
     def num_params(self) -> int:
         """Numbers of the model."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -121,7 +126,7 @@ class TimmTeacher:
     @torch.no_grad()
     def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7), the class token first."""
-        if self.model.cls_token is None:  # tokens before the patches may be registers only
+        if not self.has_class_token:
             raise ConfigError(
                 f"The teacher {self.recipe.model} has no class token to compare with: leave out "
                 "--class-token."
