@@ -20,11 +20,14 @@ FLOORS = {
 }  # fmt: skip
 SHARED_BY_STAGES = {
     "stages.adopt",
+    "stages.answers",
     "stages.begin",
     "stages.build",
     "stages.charts",
     "stages.choosing",
     "stages.context",
+    "stages.costing",
+    "stages.exploring",
     "stages.findings",
     "stages.inputs",
     "stages.labels",
@@ -33,6 +36,7 @@ SHARED_BY_STAGES = {
     "stages.probes",
     "stages.probing",
     "stages.raters",
+    "stages.rating",
 }
 TORCH = {"torch", "torchvision", "timm"}
 
@@ -174,7 +178,8 @@ def test_spaces_and_architectures_are_usable_without_torch():
         "assert masktas.params(space.smallest) <= masktas.params(one)\n"
         "assert masktas.macs(one) > 0\n"
         "assert masktas.Budget(max_params=6_000_000).allows({'params': 1})\n"
-        "assert masktas.SearchSettings(max_params='6M').budget().max_params == 6_000_000\n"
+        "searched = masktas.SearchSettings(max_params='6M').by_size(space)\n"
+        "assert searched.budget.max_params == 6_000_000 and searched.size() < space.size()\n"
         "del sys.modules['torch'], sys.modules['numpy']"
     )
     assert loaded & set(HEAVY) == set()
