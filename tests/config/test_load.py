@@ -11,9 +11,9 @@ from masktas.config import (
     TeacherSettings,
     load,
     resolve,
+    searching,
     validate,
 )
-from masktas.config import searching
 from masktas.config import settings as settings_module
 from masktas.errors import BudgetError, ConfigError
 from masktas.space import Budget, Costs, SearchSpace
