@@ -37,6 +37,7 @@ SHARED_BY_STAGES = {
     "stages.probing",
     "stages.raters",
     "stages.rating",
+    "stages.searched",
 }
 TORCH = {"torch", "torchvision", "timm"}
 

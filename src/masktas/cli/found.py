@@ -40,7 +40,7 @@ def show_found(manifest: dict[str, Any], console: Console) -> None:
 def _wanted(manifest: dict[str, Any]) -> set[str]:
     """Return the quantities that say something: size, and what is limited or an objective."""
     limited = {limit.partition("_")[2] for limit in manifest["budget"]}
-    timed = {"latency"} & manifest["winner"].keys()
+    timed = {what for what in ("latency",) if what in manifest["winner"]}
     return {"params", "macs"} | limited | timed | set(manifest["objectives"])
 
 
@@ -53,8 +53,10 @@ def _ahead(manifest: dict[str, Any], name: str) -> str:
     """Write a difference with its error; both are made image by image."""
     key = {"best of random search": "random_search", "largest uniform": "uniform"}.get(name)
     found = manifest["ahead"].get(key) if key else None
-    if not found:
+    if not key or not found:
         return ""
+    if manifest[key]["architecture"] == manifest["winner"]["architecture"]:
+        return "the same"
     error = found["error"]
     return f"{found['difference']:.4f}" + (f" ± {error:.4f}" if error else "")
 
