@@ -1,9 +1,9 @@
 """Winners of searches under ever tighter latency budgets: predicted, measured, kept?
 
 Command   python benchmarks/latency_winners.py RUN [--engine eager] [--threads 1] [--batch 1]
-Shows     the latency model of the target and its error on networks it was not fitted to; then a
-          search for each of 10 budgets, evenly over what the space can do: the winner's predicted
-          and measured latency, what the search took, and how many ratings it took from earlier ones.
+Shows     the latency model of the target and its error on networks it was not fitted to; then,
+          for each of 10 budgets, evenly over what the space can do, a search: predicted and
+          measured latency of its winner, how long it took, how many ratings others had made.
 Limit     every measured winner keeps its budget. Exit code 1 if one does not.
 """
 

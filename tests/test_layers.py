@@ -38,6 +38,7 @@ SHARED_BY_STAGES = {
     "stages.probes",
     "stages.probing",
     "stages.rating",
+    "stages.searched",
     "stages.variants",
 }
 TORCH = {"torch", "torchvision", "timm"}
@@ -183,8 +184,8 @@ def test_spaces_and_architectures_are_usable_without_torch():
         "assert masktas.params(space.smallest) <= masktas.params(one)\n"
         "assert masktas.macs(one) > 0\n"
         "assert masktas.Budget(max_params=6_000_000).allows({'params': 1})\n"
-        "settings = masktas.SearchSettings(max_params='6M')\n"
-        "assert settings.budget(space, masktas.space.Costs()).max_params == 6_000_000\n"
+        "searched = masktas.SearchSettings(max_params='6M').by_size(space)\n"
+        "assert searched.budget.max_params == 6_000_000 and searched.size() < space.size()\n"
         "del sys.modules['torch'], sys.modules['numpy']"
     )
     assert loaded & set(HEAVY) == set()

@@ -19,6 +19,7 @@ from masktas import launch
 from masktas.formats import format_seconds
 
 LINE_SECONDS = 10.0
+FILE_WIDTH = 200  # columns of a table in a log file, at most
 
 
 class Bar:
@@ -93,6 +94,8 @@ class Console:
             emoji=False,
             quiet=silent,
         )
+        if not self._out.is_terminal:
+            self._out.width = FILE_WIDTH
         self._quiet = RichConsole(quiet=True) if quiet or silent else None
 
     @property

@@ -142,6 +142,7 @@ def _check_first(
 ) -> None:
     """Refuse what a later stage would refuse before hours are spent."""
     images.source(download=settings.runtime.download)
+    settings.search.require_together()
     settings.search.by_size(space)
     if settings.supernet.teacher is None and not adopted:
         visible_patches(space.largest, settings.teacher.mask_ratio, least=1)

@@ -30,7 +30,25 @@ ADOPTED = {
     "--teacher", "--teacher-layer", "--teacher-heads", "--teacher-resize", "--no-teacher-resize",
     "--teacher-partial", "--no-teacher-partial",
 }  # fmt: skip
-BUDGET = {"--max-params", "--min-params", "--max-macs", "--min-macs"}
+BUDGET = {
+    "--max-params", "--min-params", "--max-macs", "--min-macs", "--max-latency", "--min-latency",
+    "--max-size", "--min-size", "--max-memory", "--min-memory", "--num-classes",
+    "--export-precision",
+}  # fmt: skip
+LATENCY = {
+    "--latency", "--latency-engine", "--latency-device", "--latency-threads", "--latency-batch",
+    "--latency-precision", "--latency-command",
+}  # fmt: skip
+RATING = {
+    "--rating", "--num-images", "--batch-size", "--mask-ratio", "--num-masks", "--temperature",
+    "--rows", "--include-self", "--no-include-self", "--class-token", "--no-class-token",
+    "--prefix-memory",
+}  # fmt: skip
+STRATEGY = {
+    "--strategy", "--objectives", "--population", "--generations", "--patience", "--parents",
+    "--depth-probability", "--block-probability", "--diversity", "--racing", "--no-racing",
+    "--confidence", "--top-k", "--baselines",
+}  # fmt: skip
 TARGET = {
     "--engine", "--device", "--threads", "--batch", "--precision", "--command", "--timeout",
     "--rounds", "--quiet", "--json",
@@ -38,16 +56,13 @@ TARGET = {
 
 FLAGS = {
     "demo": COMMON,
-    "run": COMMON | IMAGES | BUDGET | ADOPTED | {"--config", "--space", "--epochs", "--batch-size",
-        "--baselines"},
+    "run": COMMON | IMAGES | BUDGET | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
+        "--batch-size", "--baselines"},
     "teacher": COMMON | IMAGES | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
         "--num-heads", "--mlp-ratio", "--init", "--init-partial", "--no-init-partial"},
     "supernet": COMMON | IMAGES | MASKED | ADOPTED | {"--config", "--space", "--beta", "--sampler",
         "--probes", "--probe-images"},
-    "search": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-classes", "--population",
-        "--generations", "--parents", "--depth-probability", "--block-probability",
-        "--num-images", "--batch-size", "--mask-ratio", "--temperature", "--rows",
-        "--include-self", "--no-include-self", "--baselines"},
+    "search": COMMON | IMAGES | BUDGET | LATENCY | RATING | STRATEGY | {"--config", "--name"},
     "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
         "--pool", "--drop-path", "--label-smoothing"},
     "validate": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-networks", "--band",
@@ -61,7 +76,7 @@ FLAGS = {
         "--temperature", "--rows", "--include-self", "--no-include-self", "--class-token",
         "--no-class-token", "--prefix-memory"},
     "report": {"--beside"},
-    "plan": MACHINE | IMAGES | BUDGET | ADOPTED | {"--num-images", "--space", "--epochs",
+    "plan": MACHINE | IMAGES | BUDGET | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
         "--config", "--quiet", "--json"},
     "latency build": TARGET | {"--out", "--held-out", "--seed", "--overwrite"},

@@ -11,17 +11,21 @@ from masktas.config import (
     TeacherSettings,
     load,
     resolve,
+    searching,
     validate,
 )
 from masktas.config import settings as settings_module
 from masktas.errors import BudgetError, ConfigError
-from masktas.space import Budget
+from masktas.space import Budget, Costs, SearchSpace
 
-KINDS = [
-    kind
-    for kind in vars(settings_module).values()
-    if isinstance(kind, type) and issubclass(kind, Settings)
-]
+KINDS = list(
+    dict.fromkeys(
+        kind
+        for module in (settings_module, searching)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Settings)
+    )
+)
 SECTIONS = {
     field.alias or name: field.annotation for name, field in AllSettings.model_fields.items()
 }
@@ -174,7 +178,7 @@ def test_a_key_like_no_other_lists_what_is_known():
         ("[search]\ntemperature = 0", "search.temperature", "is 0"),
         ("[search]\ntemperature = inf", "search.temperature", "is inf"),
         ('[search]\nmax_params = "abc"', "search.max_params", "'abc'.* such as 6M"),
-        ('[search]\nmax_macs = "1e400"', "search.max_macs", "such as 6M"),
+        ('[search]\nmax_macs = "1e400"', "search.max_macs", "such as 1.3G"),
         ("[search]\nmin_params = -3", "search.min_params", "-3.* such as 6M"),
         ("[search]\nnum_classes = -1", "search.num_classes", "is -1"),
         ("[data]\nin_channels = 0", "data.in_channels", "is 0: .*greater than 0"),
@@ -251,12 +255,28 @@ def test_later_layers_win_key_by_key():
 def test_budgets_are_read_as_people_write_them(file):
     text = '[search]\nmax_params = "6M"\nmin_params = 5000000\nmax_macs = "1.3G"\n'
     settings = resolve(SearchSettings, load(file(text))["search"])
-    assert settings.budget() == Budget(
+    space = SearchSpace.preset("tiny")
+    assert settings.limits == {"max_params": "6M", "min_params": "5000000", "max_macs": "1.3G"}
+    assert settings.budget(space, Costs()) == Budget(
         min_params=5_000_000, max_params=6_000_000, max_macs=1_300_000_000
     )
-    assert SearchSettings().budget() == Budget()
+    assert SearchSettings().budget(space, Costs()) == Budget()
+
+
+def test_a_relative_budget_hangs_on_the_space():
+    settings = SearchSettings(max_params="80% of largest", export_precision="fp16")
+    for name in ("micro", "tiny"):
+        space = SearchSpace.preset(name)
+        whole = Costs().of(space.largest)["params"]
+        assert settings.by_size(space).budget == Budget(max_params=round(0.8 * whole))
+
+
+def test_what_is_asked_of_size_alone_needs_no_latency():
+    settings = SearchSettings(max_latency="5ms", max_params="6M")
+    assert settings.limits_latency
+    assert settings.by_size(SearchSpace.preset("tiny")).budget == Budget(max_params=6_000_000)
 
 
 def test_a_budget_turned_round_is_refused():
     with pytest.raises(BudgetError, match="--min-params 7M is above --max-params 6M"):
-        SearchSettings(min_params="7M", max_params="6M").budget()
+        SearchSettings(min_params="7M", max_params="6M").by_size(SearchSpace.preset("tiny"))

@@ -17,7 +17,8 @@ from masktas.data.store import Images, InMemory
 from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss, pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking
-from masktas.nn.rating import ConsistencyRating, Relation
+from masktas.nn.rater import Rater
+from masktas.nn.rating import Consistency, Relation, Shown
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
@@ -102,11 +103,12 @@ def literally(
         masking_noise(count, 16, seed_for(seed, "probes", "mask")), VISIBLE
     )
     predicted, projected = shared.subnet(one)(patches, keep, hidden)
-    rate = ConsistencyRating(teacher, [(images, keep)], patch_size=2, relation=Relation())
+    shown = [Shown(images, keep, hidden, 2)]
+    rater = Rater(shared, teacher, shown, {"rating": Consistency(Relation())})
     return (
         pixel_loss(predicted, patches, hidden).item(),
         feature_loss(projected, teacher(images, keep)).item(),
-        rate(shared.encoder(one)).item(),
+        rater.rate(one)["rating"].mean().item(),
     )
 
 

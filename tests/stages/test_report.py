@@ -109,6 +109,56 @@ def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
     assert "1,000" in page
 
 
+def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
+    path = run / "search/main/manifest.json"
+    content = json.loads(path.read_text())
+    for number, one in enumerate([content["winner"], content["uniform"], *content["random"]]):
+        one |= {"error": 0.0123, "latency": 4.5, "measured_latency": 4.75 + number, "size": 9e6}
+    error = {"difference": 0.4, "error": 0.0321}
+    target = {"engine": "command", "command": "ask <phone>", "batch": 1}
+    content |= {
+        "top": [content["winner"], content["random"][0]],
+        "front": [content["winner"]],
+        "random_search": content["random"][1],
+        "ahead": {"uniform": error, "random_search": error | {"difference": 0.2}},
+        "objectives": ["params", "latency"],
+        "latency_target": target,
+    }
+    content["budget"] |= {"max_latency": 5.0}
+    path.write_text(json.dumps(content))
+    page = report(run).read_text()
+    for words in (
+        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency", "<th>predicted</th>",
+        "+0.4000 ± 0.0321 against the largest uniform network", "+0.2000 ± 0.0321 against the best",
+        "2. best of the search", "Best of a random search", "front.csv", "ask &lt;phone&gt;",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "9 MB" not in page, "size was not limited"
+    content["random_search"] = content["winner"]
+    path.write_text(json.dumps(content))
+    assert "it is the same network" in report(run).read_text()
+
+
+def test_ratings_with_labels_are_said_to_use_them(run: Path) -> None:
+    path = run / "search/main/manifest.json"
+    content = json.loads(path.read_text())
+    before = report(run).read_text().count("<td>yes</td>")
+    content["settings"]["settings"] = {"rating": "knn"}
+    path.write_text(json.dumps(content))
+    page = report(run).read_text()
+    assert page.count("<td>yes</td>") == before + 1
+    assert "nearest neighbours" in page
+
+
+def test_what_racing_has_dropped_is_never_the_best(run: Path) -> None:
+    path = run / "search/main/history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["complete"] = False
+    lines[1]["origin"] = "neighbour"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "neighbour" in report(run).read_text()
+
+
 def test_report_escapes_what_the_user_named(run: Path) -> None:
     page = report(run).read_text()
     assert "&lt;photos &amp; more&gt;" in page

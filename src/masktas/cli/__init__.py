@@ -22,6 +22,7 @@ from masktas.errors import LostProcess, MasktasError, Stopped, ToldElsewhere
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+LONGEST = 80  # characters of a wrong value that are repeated
 TELLING = 3.0
 
 HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
@@ -248,6 +249,8 @@ def _sentence(error: CycloptsError) -> str:
         names = [part for part in first["loc"] if isinstance(part, str)]
         flag = "--" + names[-1].replace("_", "-") if names else "A flag"
         message = first["msg"].removeprefix("Value error, ")
-        return f"{flag} {first['input']}: {message[:1].lower()}{message[1:].rstrip('.')}."
+        said = str(first["input"])
+        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+        return f"{flag} {said}: {message[:1].lower()}{message[1:].rstrip('.')}."
     command = " ".join(error.command_chain or ())
     return f"{str(error).strip()} See `masktas {command + ' ' if command else ''}--help`."

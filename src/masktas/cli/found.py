@@ -8,6 +8,7 @@ from masktas.console import Console
 from masktas.space import Budget, format_amount
 
 QUANTITIES = ("params", "macs", "latency", "size", "memory")
+HEADS = {"macs": "MACs", "measured_latency": "latency", "latency": "predicted latency"}
 
 
 def show_found(manifest: dict[str, Any], console: Console) -> None:
@@ -20,22 +21,27 @@ def show_found(manifest: dict[str, Any], console: Console) -> None:
     if manifest["uniform"]:
         rows.append(("largest uniform", manifest["uniform"]))
     shown = [what for what in QUANTITIES if what in _wanted(manifest)]
+    if "measured_latency" in winner:
+        shown.insert(shown.index("latency"), "measured_latency")
     console.table(
         f"{Budget(**manifest['budget'])}: {manifest['rated']:,} of {manifest['feasible']:,} "
-        f"networks rated, {manifest['reused']:,} of them before",
-        ("network", "rating", "winner is ahead by", *shown),
+        f"networks rated" + (f", {manifest['reused']:,} of them before" * bool(manifest["reused"])),
+        ("network", "rating", "ahead by", *(HEADS.get(what, what) for what in shown)),
         [
             (name, _rating(one), _ahead(manifest, name), *(_amount(one, what) for what in shown))
             for name, one in rows
         ],
     )
-    console.say(f"{len(manifest['front'])} networks are on the front: front.svg, .csv, .json.")
+    count = len(manifest["front"])
+    many = "1 network is" if count == 1 else f"{count:,} networks are"
+    console.say(f"{many} on the front: front.svg, .csv, .json.")
 
 
 def _wanted(manifest: dict[str, Any]) -> set[str]:
     """Return the quantities that say something: size, and what is limited or an objective."""
     limited = {limit.partition("_")[2] for limit in manifest["budget"]}
-    return {"params", "macs"} | limited | set(manifest["objectives"])
+    timed = {what for what in ("latency",) if what in manifest["winner"]}
+    return {"params", "macs"} | limited | timed | set(manifest["objectives"])
 
 
 def _rating(one: dict[str, Any]) -> str:
@@ -47,14 +53,13 @@ def _ahead(manifest: dict[str, Any], name: str) -> str:
     """Write a difference with its error; both are made image by image."""
     key = {"best of random search": "random_search", "largest uniform": "uniform"}.get(name)
     found = manifest["ahead"].get(key) if key else None
-    if not found:
+    if not key or not found:
         return ""
+    if manifest[key]["architecture"] == manifest["winner"]["architecture"]:
+        return "the same"
     error = found["error"]
     return f"{found['difference']:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
 def _amount(one: dict[str, Any], what: str) -> str:
-    text = format_amount(what, one[what])
-    if what == "latency" and "measured_latency" in one:
-        return f"{format_amount(what, one['measured_latency'])} (predicted {text})"
-    return text
+    return format_amount("latency" if what == "measured_latency" else what, one[what])

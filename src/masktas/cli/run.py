@@ -67,6 +67,7 @@ def run(
         costs=(budget, latency),
     )
     # what is impossible is refused at once, before torch is there
+    settings.search.require_together()
     settings.search.by_size(SearchSpace.load(settings.supernet.space))
     from masktas.pipeline import run as whole
 

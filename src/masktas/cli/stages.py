@@ -118,8 +118,10 @@ def search(
     settings = resolve(
         SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
     )
+    # what is impossible is refused at once, before torch is there
+    settings.require_together()
     space = out / "supernet" / "space.json"
-    if space.exists():  # what is impossible is refused at once, before torch is there
+    if space.exists():
         settings.by_size(SearchSpace.load(space))
     from masktas.stages.search import search as stage
 

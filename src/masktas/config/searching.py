@@ -20,9 +20,11 @@ from masktas.config.fields import (
     Share,
     Size,
 )
+from masktas.errors import ConfigError
 from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import QUANTITIES
 
+RACED = ("consistency", "reconstruction", "feature", "fusion")  # a few images say something
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
@@ -201,6 +203,19 @@ class StrategySettings(Settings):
 
 class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
+
+    def require_together(self) -> None:
+        """Raise ConfigError unless rating, strategy and racing go together."""
+        if self.racing and self.rating not in RACED:
+            raise ConfigError(
+                f"--racing compares networks on a few images first, and --rating {self.rating} "
+                f"says nothing of these: leave --racing out, or choose {', '.join(RACED)}."
+            )
+        if self.racing and self.strategy == "nsga2":
+            raise ConfigError(
+                "--racing drops what has a low rating, and for nsga2 low ratings count too where "
+                "costs are low: leave it out, or choose another --strategy."
+            )
 
 
 def _band(value: object) -> str:

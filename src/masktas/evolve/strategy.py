@@ -47,7 +47,8 @@ class Score:
         if not math.isfinite(self.rating) or not 0 <= (self.error or 0) < math.inf:
             raise MasktasError(
                 f"A rating is {self.rating} (standard error: {self.error}), which is not finite: "
-                "choose another rating, or train the supernet again if its losses are not either."
+                "choose a higher --temperature or another --rating, or train the supernet again if "
+                "its losses are not finite either."
             )
 
 

@@ -144,7 +144,12 @@ class Budget:
         read = {name: parse_limit(name[4:], text) for name, text in limits.items()}
         if any(limit.what == "latency" for limit in read.values()):
             costs.latency_model()
-        amounts = {name: limit.resolve(space, costs) for name, limit in read.items()}
+        amounts = {}
+        for name, limit in read.items():
+            try:
+                amounts[name] = limit.resolve(space, costs)
+            except BudgetError as error:
+                raise BudgetError(f"--{name.replace('_', '-')}: {error}") from None
         return cls(**amounts)  # type: ignore[arg-type]
 
     def limits(self, what: str) -> tuple[float | None, float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,29 +115,45 @@ class Answers:
     def best(self, strategy: Strategy, count: int) -> list[Answer]:
         """Return the `count` best of those rated that keep the budget also when measured.
 
+        Says which do not.
+
         Raises:
             BudgetError: if none of the best does.
         """
-        if not self._times:
-            return [self._answer(rated) for rated in strategy.top(count)]
-        kept: list[Answer] = []
-        ranked = strategy.top(MOST_MEASURED)
-        for start in range(0, len(ranked), AT_A_TIME):
-            chunk = ranked[start : start + max(AT_A_TIME, count)]
-            for answer in self._measured([self._answer(rated) for rated in chunk]):
-                if self._keeps(answer):
-                    kept.append(answer)
-                else:
-                    self._tell_dropped(answer)
-            if len(kept) >= count:
-                return kept[:count]
+        kept = self.kept(strategy, count, tell=self._tell_dropped)
         if not kept:
+            tried = len(strategy.top(MOST_MEASURED))
             raise BudgetError(
-                f"None of the best {len(ranked)} networks keeps {self._candidates.budget} when "
+                f"None of the best {tried} networks keeps {self._candidates.budget} when "
                 "measured, though the latency model says so: build it again on a quiet machine "
                 "(`masktas latency build`), or allow more."
             )
         return kept
+
+    def kept(
+        self, strategy: Strategy, count: int, *, tell: Callable[[Answer], None] | None = None
+    ) -> list[Answer]:
+        """Return the `count` best that keep the budget also when measured, or as many as do.
+
+        Args:
+            strategy: has rated them.
+            count: how many are wanted.
+            tell: is called with each that does not.
+        """
+        if not self._times:
+            return [self._answer(rated) for rated in strategy.top(count)]
+        kept: list[Answer] = []
+        ranked, at_a_time = strategy.top(max(MOST_MEASURED, count)), max(AT_A_TIME, count)
+        for start in range(0, len(ranked), at_a_time):
+            chunk = ranked[start : start + at_a_time]
+            for answer in self._measured([self._answer(rated) for rated in chunk]):
+                if self._keeps(answer):
+                    kept.append(answer)
+                elif tell is not None and len(kept) < count:
+                    tell(answer)
+            if len(kept) >= count:
+                break
+        return kept[:count]
 
     def front(self, strategy: Strategy, objectives: Sequence[str]) -> list[Answer]:
         """Return the networks that no other beats in rating and all `objectives` at once.

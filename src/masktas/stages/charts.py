@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -196,10 +198,11 @@ def front(found: dict[str, Any], cost: str) -> str:
 def progress(history: list[dict[str, Any]]) -> str:
     """Draw each candidate's rating in the order of the search, and the best so far."""
     figure, axes = _figure()
-    ratings = [entry["rating"] for entry in history]
-    best = [max(ratings[: number + 1]) for number in range(len(ratings))]
-    colors = {"random": FAINT, "crossover": "#0f766e", "mutation": "#4338ca"}
-    for origin, color in colors.items():
+    # what racing has dropped is an estimate, and never the best
+    sure = [entry["rating"] if entry.get("complete", True) else -math.inf for entry in history]
+    best = list(itertools.accumulate(sure, max))
+    origins = dict.fromkeys(["random", *(entry["origin"] for entry in history)])
+    for origin, color in zip(origins, itertools.cycle((FAINT, *PALETTE[1:])), strict=False):
         mine = [(n, e["rating"]) for n, e in enumerate(history, 1) if e["origin"] == origin]
         if mine:
             axes.scatter(

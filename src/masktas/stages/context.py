@@ -143,11 +143,11 @@ class Context:
         if stage.finished and not self.overwrite:
             stage.require_fresh()
         recorded = {
-            **more,
             "parents": {name: file_digest(path) for name, path in parents.items()},
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
             "precision": self.runtime.describe()["precision"],
+            **more,  # last: what follows from the others is not what a refusal should name
         }
 
         def claim() -> bool:

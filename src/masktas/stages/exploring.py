@@ -9,8 +9,7 @@ from typing import Any
 
 from masktas.artifacts import SETTINGS, read_json, read_lines
 from masktas.config import StrategySettings
-from masktas.console import Bar
-from masktas.errors import ConfigError, MasktasError
+from masktas.errors import MasktasError
 from masktas.evolve import (
     NSGA2,
     Candidate,
@@ -78,16 +77,6 @@ class Explorer:
         known: dict[str, tuple[Score, str]],
     ) -> None:
         self._context, self._judge, self._settings, self._known = context, judge, settings, known
-        if settings.racing and not judge.can_race:
-            raise ConfigError(
-                f"--racing compares networks on a few images first, and {judge.names[0]} says "
-                "nothing of these: leave it out."
-            )
-        if settings.racing and settings.strategy == "nsga2":
-            raise ConfigError(
-                "--racing drops what has a low rating, and for nsga2 low ratings count too where "
-                "costs are low: leave it out, or choose another --strategy."
-            )
 
     def explore(self, strategy: Strategy, path: Path, label: str) -> None:
         """Go on with a strategy to its end.
@@ -112,7 +101,10 @@ class Explorer:
                 asked = strategy.ask()
                 stopped = False
                 for chunk in self._chunks(asked[len(scores) :]):
-                    scores += self._rate(path, strategy, chunk, done, bar)
+                    # who races against whom decides who drops out: a generation of which a part
+                    # is written already is raced whole
+                    field = asked if self._settings.racing else chunk
+                    scores += self._rate(path, strategy, chunk, field, done)
                     done += len(chunk)
                     bar.update(done, _best(strategy, asked, scores))
                     if context.ranks.any(context.stopping.asked(self._longest))[0]:
@@ -145,15 +137,20 @@ class Explorer:
         return float(self._context.ranks.first(lambda: seconds))
 
     def _rate(
-        self, path: Path, strategy: Strategy, chunk: Sequence[Candidate], start: int, bar: Bar
+        self,
+        path: Path,
+        strategy: Strategy,
+        chunk: Sequence[Candidate],
+        field: Sequence[Candidate],
+        start: int,
     ) -> list[Score]:
-        """Score some candidates and append them to the journal."""
+        """Score some candidates, rated beside a field, and append them to the journal."""
         known = {
             one.architecture: self._known[name]
-            for one in chunk
+            for one in field
             if (name := name_of(one.architecture)) in self._known
         }
-        fresh = [one.architecture for one in chunk if one.architecture not in known]
+        fresh = [one.architecture for one in field if one.architecture not in known]
         found = dict(zip(fresh, self._scores(strategy, fresh), strict=True)) if fresh else {}
         found |= {one: score for one, (score, _) in known.items()}
         scores = [found[one.architecture] for one in chunk]

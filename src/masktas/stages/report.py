@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import statistics
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from markupsafe import Markup
 from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
 from masktas.errors import ArtifactError
 from masktas.formats import format_flops, format_seconds
-from masktas.space import Architecture, Budget, format_quantity
+from masktas.space import format_quantity
 from masktas.stages import charts
+from masktas.stages.searched import searched
 
-GENES = ("embed_dim", "num_heads", "mlp_ratio")
 ROWS = ["original", "masked", "teacher", "student (largest)"]
 STAGE_WORDS = {
     "teacher": "Teacher: masked autoencoder",
@@ -54,7 +53,7 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
         name=folder.folder.resolve().name,
         validations=[_validation(stage) for stage in folder.named("validate")],
         readers=_readers(folder),
-        searches=[_search(stage, folder) for stage in folder.named("search")],
+        searches=[searched(stage, folder) for stage in folder.named("search")],
         curves=[
             _curve(stage)
             for stage in stages
@@ -71,24 +70,6 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     )
     write_text(folder.report, page)
     return folder.report
-
-
-def _search(stage: Stage, run: Run) -> dict[str, Any]:
-    """Return one search as the template shows it."""
-    manifest = stage.manifest()
-    history = read_lines(stage.folder / "history.jsonl")
-    winner = manifest["winner"]
-    return {
-        "name": stage.folder.name,
-        "manifest": manifest,
-        "budget": str(Budget(**manifest["budget"])),
-        "results": _results(manifest, run),
-        "scatter": _svg(charts.candidates(history, manifest)),
-        "progress": _svg(charts.progress(history)),
-        "blocks": _svg(charts.blocks(Architecture.from_dict(winner["architecture"]))),
-        "architecture": winner["architecture"],
-        "rows": _block_rows(Architecture.from_dict(winner["architecture"])),
-    }
 
 
 def _validation(stage: Stage) -> dict[str, Any]:
@@ -147,56 +128,6 @@ def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
     }
 
 
-def _tuned(run: Run, one: dict[str, Any], init: str) -> dict[str, Any] | None:
-    """Return a fine-tuning of this very network, whatever it is called, if there is one."""
-    for stage in run.named("finetune"):
-        manifest = stage.manifest()
-        made = manifest["settings"]
-        same = all(made["architecture"][gene] == one["architecture"][gene] for gene in GENES)
-        if same and made["settings"]["init"] == init:
-            return manifest
-    return None
-
-
-def _results(manifest: dict[str, Any], run: Run) -> list[dict[str, Any]]:
-    """Return the rows of the result table: winner and baselines, rated alike."""
-    winner, uniform, drawn = manifest["winner"], manifest["uniform"], manifest["random"]
-    rows = [_row("Winner of the search", [winner], [_tuned(run, winner, "inherit")])]
-    scratch = _tuned(run, winner, "scratch")
-    if scratch:
-        rows.append(_row("Its shape, from random weights", [], [scratch]))
-    if uniform:
-        title = "Largest uniform network that fits"
-        rows.append(_row(title, [uniform], [_tuned(run, uniform, "inherit")]))
-    if drawn:
-        title = f"Mean of {len(drawn)} random networks of the winner's size"
-        rows.append(_row(title, drawn, [_tuned(run, one, "inherit") for one in drawn]))
-    return rows
-
-
-def _row(
-    title: str, rated: list[dict[str, Any]], tuned: list[dict[str, Any] | None]
-) -> dict[str, Any]:
-    measured = [one for one in tuned if one]
-    sizes = rated or measured
-    return {
-        "title": title,
-        "rating": _mean([one["rating"] for one in rated], "{:.4f}"),
-        "params": format_quantity(statistics.fmean(one["params"] for one in sizes)),
-        "macs": format_quantity(statistics.fmean(one["macs"] for one in sizes)),
-        "top1": _mean([100 * one["test"]["top1"] for one in measured], "{:.2f}"),
-        "top5": _mean([100 * one["test"]["top5"] for one in measured], "{:.2f}"),
-    }
-
-
-def _mean(values: list[float], form: str) -> str:
-    """Write a mean, and the standard deviation where there is more than one value."""
-    if not values:
-        return "–"
-    text = form.format(statistics.fmean(values))
-    return f"{text} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else text
-
-
 def _curve(stage: Stage) -> dict[str, Any]:
     title = STAGE_WORDS[stage.name]
     if stage.name == "finetune":
@@ -219,16 +150,14 @@ def _cost(stage: Stage, run: Run) -> dict[str, Any]:
         "attempts": manifest["cost"].get("attempts", 1),
         "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
         "seed": manifest["settings"]["seed"],
-        "labels": "yes" if stage.name == "finetune" or manifest.get("probe") else "no",
+        "labels": "yes" if _saw_labels(stage.name, manifest) else "no",
     }
 
 
-def _block_rows(one: Architecture) -> list[tuple[int, int, int, float, int]]:
-    blocks = zip(one.num_heads, one.mlp_ratio, one.mlp_dim, strict=True)
-    return [
-        (number, heads, heads * one.head_dim, ratio, hidden)
-        for number, (heads, ratio, hidden) in enumerate(blocks, start=1)
-    ]
+def _saw_labels(stage: str, manifest: dict[str, Any]) -> bool:
+    rating = manifest["settings"].get("settings", {}).get("rating")
+    probed = bool(manifest.get("probe"))
+    return stage == "finetune" or probed or rating in ("accuracy", "knn")
 
 
 def _adopted(teacher: Stage) -> dict[str, Any] | None:

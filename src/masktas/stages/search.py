@@ -82,6 +82,7 @@ def search(
     """
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or SearchSettings()
+    settings.require_together()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     space = SearchSpace.load(context.run.supernet.folder / SPACE)
     if settings.num_classes is not None:
@@ -211,7 +212,7 @@ def _find(
             seed=seed_for(context.seed, "baselines", "search"),
         )
         explorer.explore(chance, stage.folder / RANDOM_HISTORY, "random search")
-        random_search = answers.measure(answers.rate([chance.best.candidate.architecture]))[0]
+        random_search = next(iter(answers.kept(chance, 1)), None)
     uniform = candidates.largest_uniform()
     drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
     beside = answers.measure(answers.rate([*drawn, *([uniform] if uniform else [])]))
