@@ -136,8 +136,8 @@ def memory(architecture: Architecture, precision: str = "fp32") -> int:
     """Return the peak bytes of live activations while one image is classified.
 
     Of `nn.vit.ViT`, eager, without gradients, weights not counted. Through all blocks live the
-    image, its patches, the class token and the tokens that entered the first block; to them comes
-    the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits.
+    image, its patches and the tokens that entered the first block; to them comes the costliest
+    moment of a block (`attention_memory`, `mlp_memory`) or the logits.
 
     Not counted is what a kernel takes for itself, and that attention of 16 bits is computed in 32
     on a CPU. Where the first block alone is the costliest, the truth is one `[T, D]` less.
@@ -155,10 +155,10 @@ def memory(architecture: Architecture, precision: str = "fp32") -> int:
 
 
 def held_memory(architecture: Architecture) -> int:
-    """Count the numbers that live through all blocks: image, patches, class token, tokens."""
+    """Count the numbers that live through all blocks: image, patches, tokens."""
     patches, width = architecture.num_patches, architecture.embed_dim
     pixels = architecture.patch_size**2 * architecture.in_channels
-    return 2 * patches * pixels + width + (patches + 1) * width
+    return 2 * patches * pixels + (patches + 1) * width
 
 
 def attention_memory(tokens: int, width: int, inner: int) -> int:
