@@ -225,7 +225,9 @@ def known_ratings(context: Context, key: str, mine: Path) -> dict[str, tuple[Sco
         for name, rating, error, images, whose in entries
     }
     if known:
-        context.console.say(f"{len(known):,} networks have been rated alike before: reused.")
+        context.console.say(
+            f"{len(known):,} networks have been rated alike before: none of them again."
+        )
     return known
 
 
