@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import masktas as package
 from masktas.artifacts import file_digest
 from masktas.cli import main
+from masktas.evolve import Exhaustive
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
 from worlds import (
     RECIPE,
@@ -541,6 +543,14 @@ def test_a_hostile_value_is_one_sentence(
     said = refused(f"{flag}={value}")
     assert flag.removeprefix("--").partition("-")[2].split("-")[-1] in said
     assert len(said) < 1000
+
+
+def test_too_many_to_rate_them_all(
+    run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masktas.stages.exploring.Exhaustive", partial(Exhaustive, limit=50))
+    assert "137 architectures" in refused("--strategy", "exhaustive")
+    assert not (run / "search").exists(), "nothing was begun"
 
 
 @pytest.mark.parametrize(

@@ -134,19 +134,22 @@ def test_two_learn_what_one_learns(alone: Path, undisturbed: tuple[Path, Path]) 
 
 def test_two_find_what_one_finds(alone: Path, hot: Path, tmp_path: Path) -> None:
     run = shutil.copytree(alone, tmp_path / "run")
+    shutil.rmtree(run / "search")  # its ratings would be reused
     code, said = work("search", "--out", run, "--name", "two", "--config", hot,
                       said=tmp_path / "said")  # fmt: skip
     assert code == 0, said
-    here, there = (entries(run / f"search/{name}/history.jsonl") for name in ("main", "two"))
+    folders = (alone / "search/main", run / "search/two")
+    here, there = (entries(folder / "history.jsonl") for folder in folders)
     assert len(here) == len(there) == 32
     for mine, other in zip(here, there, strict=True):
-        assert abs(mine.pop("rating") - other.pop("rating")) <= 1e-6
+        for number in ("rating", "error"):
+            assert abs(mine.pop(number) - other.pop(number)) <= 1e-6
         assert mine == other
-    one, two = (manifest(run / f"search/{name}") for name in ("main", "two"))
+    one, two = map(manifest, folders)
     for kind in ("winner", "uniform"):
         assert one[kind]["architecture"] == two[kind]["architecture"]
     assert [r["architecture"] for r in one["random"]] == [r["architecture"] for r in two["random"]]
-    weights = (file_digest(run / f"search/{name}/weights.safetensors") for name in ("main", "two"))
+    weights = (file_digest(folder / "weights.safetensors") for folder in folders)
     assert len(set(weights)) == 1 or one["winner"]["rating"] != two["winner"]["rating"]
 
 

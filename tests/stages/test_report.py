@@ -14,6 +14,7 @@ import pytest
 from masktas.cli.show import show
 from masktas.errors import ArtifactError
 from masktas.space import SearchSpace, macs, params
+from masktas.stages import charts
 from masktas.stages.report import report
 
 SPLITS = {
@@ -157,6 +158,8 @@ def test_what_racing_has_dropped_is_never_the_best(run: Path) -> None:
     lines[1]["origin"] = "neighbour"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "neighbour" in report(run).read_text()
+    rest = max(line["rating"] for line in lines[1:])
+    assert charts.best_so_far(lines)[-1] == rest < lines[0]["rating"]
 
 
 def test_report_escapes_what_the_user_named(run: Path) -> None:

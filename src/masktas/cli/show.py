@@ -172,7 +172,8 @@ def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
     if "licence" in manifest:
         outcome["licence"] = manifest["licence"]
     if "winner" in manifest:
-        outcome |= {key: manifest["winner"][key] for key in ("rating", "params", "macs")}
+        keys = ("rating", "error", "params", "macs", "measured_latency")
+        outcome |= {key: manifest["winner"][key] for key in keys if key in manifest["winner"]}
     if "test" in manifest:
         outcome |= {key: manifest["test"][key] for key in ("top1", "top5")}
     if "verdict" in manifest:
@@ -270,6 +271,10 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"licence {stage['licence']}")
     if "params" in stage:
         words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
+        if stage.get("error"):
+            words[-1] += f" ± {stage['error']:.4f}"
+        if "measured_latency" in stage:
+            words[-1] += f", {format_amount('latency', stage['measured_latency'])} measured"
     if "top1" in stage:
         words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
     if "tau" in stage:

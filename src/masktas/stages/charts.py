@@ -198,9 +198,7 @@ def front(found: dict[str, Any], cost: str) -> str:
 def progress(history: list[dict[str, Any]]) -> str:
     """Draw each candidate's rating in the order of the search, and the best so far."""
     figure, axes = _figure()
-    # what racing has dropped is an estimate, and never the best
-    sure = [entry["rating"] if entry.get("complete", True) else -math.inf for entry in history]
-    best = list(itertools.accumulate(sure, max))
+    best = best_so_far(history)
     origins = dict.fromkeys(["random", *(entry["origin"] for entry in history)])
     for origin, color in zip(origins, itertools.cycle((FAINT, *PALETTE[1:])), strict=False):
         mine = [(n, e["rating"]) for n, e in enumerate(history, 1) if e["origin"] == origin]
@@ -219,6 +217,12 @@ def progress(history: list[dict[str, Any]]) -> str:
     axes.set_ylabel("rating (higher is better)")
     _legend(figure)
     return _save(figure)
+
+
+def best_so_far(history: list[dict[str, Any]]) -> list[float]:
+    """Return the best rating until each candidate; what racing has dropped is an estimate only."""
+    sure = [entry["rating"] if entry.get("complete", True) else -math.inf for entry in history]
+    return list(itertools.accumulate(sure, max))
 
 
 def blocks(one: Architecture) -> str:

@@ -225,7 +225,7 @@ def known_ratings(context: Context, key: str, mine: Path) -> dict[str, tuple[Sco
         for name, rating, error, images, whose in entries
     }
     if known:
-        context.console.say(f"{len(known):,} networks have been rated alike before: reused.")
+        context.console.say(f"{len(known):,} networks were rated alike before, and are not again.")
     return known
 
 

@@ -96,6 +96,8 @@ def search(
         seed=context.seed,
         console=context.console,
     )
+    objectives = objectives_for(settings.objectives, candidates.budget)
+    strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     stage = context.run.search(name)
@@ -124,8 +126,6 @@ def search(
     if not context.begin(stage, settings, parents=parents, images=images.to_dict(), rated_by=key):
         return stage.manifest()
 
-    objectives = objectives_for(settings.objectives, candidates.budget)
-    strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
     known = known_ratings(context, key, stage.folder)
     explorer = Explorer(context, judge, settings, known)
     explorer.explore(strategy, stage.folder / HISTORY, "search")
