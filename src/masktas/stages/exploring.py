@@ -17,6 +17,7 @@ from masktas.evolve import (
     Exhaustive,
     LocalSearch,
     RandomSearch,
+    Rated,
     Score,
     Strategy,
     journal,
@@ -77,6 +78,7 @@ class Explorer:
         known: dict[str, tuple[Score, str]],
     ) -> None:
         self._context, self._judge, self._settings, self._known = context, judge, settings, known
+        self.histories: list[list[Rated]] = []  # of what was explored
 
     def explore(self, strategy: Strategy, path: Path, label: str) -> None:
         """Go on with a strategy to its end.
@@ -90,6 +92,7 @@ class Explorer:
             Stopped: if that was asked; what has been rated is in the journal.
         """
         context = self._context
+        self.histories.append(strategy.history)
         scores = journal.replay(path, strategy)
         context.ranks.any()  # nobody writes before all have read
         total = strategy.total

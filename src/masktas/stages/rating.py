@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -181,6 +181,18 @@ class Judge:
             return 0
         encoded = cost.encoder_macs(one, self.visible) + self.visible**2 * one.embed_dim
         return self.num_masks * encoded
+
+    def products_of(self, rated: Sequence[tuple[Architecture, int]]) -> float:
+        """Count the products of rating relatives on so many images each; what is shared, once."""
+        plain = sum(self.macs(one) * images for one, images in rated)
+        blocks = sum(one.depth * images for one, images in rated)
+        beginnings: dict[Hashable, int] = {}
+        for one, images in rated:
+            width, of_blocks = kinship(one)
+            for length in range(1, one.depth + 1):
+                key = (width, of_blocks[:length])
+                beginnings[key] = max(images, beginnings.get(key, 0))
+        return plain * sum(beginnings.values()) / blocks if blocks else 0.0
 
     def teacher_macs(self) -> int:
         """Count the products of asking the teacher about one image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def search(
         return context.finish(
             stage,
             store,
-            _cost(strategy, judge, known),
+            _cost(explorer.histories, judge, known),
             parents=parents,
             budget=candidates.budget.to_dict(),
             space=space.to_dict(),
@@ -242,16 +243,19 @@ def _write(stage: Stage, shared: Supernet, found: Found, objectives: tuple[str, 
     write_text(folder / "front.svg", charts.front(found.to_dict(), objectives[0]))
 
 
-def _cost(strategy: Strategy, judge: Judge, known: dict[str, Any]) -> dict[str, Any]:
+def _cost(histories: list[list[Rated]], judge: Judge, known: dict[str, Any]) -> dict[str, Any]:
     """Count images, and products of encoding them and relating their patches (16).
 
-    Blocks that relatives share are counted as often as they were computed.
+    What relatives of a generation share is counted once.
     """
-    rated = [one for one in strategy.history if not _was_known(one, known)]
-    seen = [(judge.macs(one.candidate.architecture), one.score.images or 0) for one in rated]
-    products = judge.share_computed * sum(macs * images for macs, images in seen)
-    products += judge.teacher_macs() * judge.num_images
-    return {"images": sum(images for _, images in seen), "flops": round(2 * products)}
+    images, products = 0, float(judge.teacher_macs() * judge.num_images)
+    for history in histories:
+        rated = [one for one in history if not _was_known(one, known)]
+        for _, generation in itertools.groupby(rated, lambda one: one.candidate.generation):
+            seen = [(one.candidate.architecture, one.score.images or 0) for one in generation]
+            images += sum(count for _, count in seen)
+            products += judge.products_of(seen)
+    return {"images": images, "flops": round(2 * products)}
 
 
 def _was_known(one: Rated, known: dict[str, Any]) -> bool:
