@@ -21,6 +21,7 @@ from masktas.stages.rating import Judge
 SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
 AT_A_TIME = 5  # networks that are measured in turns until one keeps the budget
 MOST_MEASURED = 50
+TURNS = "latency.turns.jsonl"  # of the networks that were measured
 COLUMNS = ("rating", "error", "params", "macs", "size", "memory", "latency", "measured_latency")
 
 
@@ -73,6 +74,12 @@ class Clock:
         """Whether anything can be measured."""
         return self._target is not None
 
+    def forget(self) -> None:
+        """Drop what was measured: the same command measures anew."""
+        self._times.clear()
+        if self._context.ranks.is_first:
+            (self._folder / TURNS).unlink(missing_ok=True)
+
     def measure(
         self, architectures: Sequence[Architecture]
     ) -> list[tuple[float, float, float] | None]:
@@ -82,7 +89,7 @@ class Clock:
             target = self._target
 
             def times() -> list[list[float]]:
-                log = self._folder / "latency.turns.jsonl"
+                log = self._folder / TURNS
                 seed = self._context.seed
                 timings = measure_in_turns(
                     fresh, target, seed=seed, log=log, console=self._context.console
@@ -123,9 +130,11 @@ class Answers:
         kept = self.kept(strategy, count, tell=self._tell_dropped)
         if not kept:
             tried = len(strategy.top(MOST_MEASURED))
+            self._clock.forget()
             raise BudgetError(
                 f"None of the best {tried} networks keeps {self._candidates.budget} when "
-                "measured, though the latency model says so: build it again on a quiet machine "
+                "measured, though the latency model says so. If the machine was not quiet, give the "
+                "same command again: only measuring is repeated. Else build the model again "
                 "(`masktas latency build`), or allow more."
             )
         return kept
