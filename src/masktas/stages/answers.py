@@ -133,8 +133,8 @@ class Answers:
             self._clock.forget()
             raise BudgetError(
                 f"None of the best {tried} networks keeps {self._candidates.budget} when "
-                "measured, though the latency model says so. If the machine was not quiet, give the "
-                "same command again: only measuring is repeated. Else build the model again "
+                "measured, though the latency model says so. If the machine was not quiet, give "
+                "the same command again: only measuring is repeated. Else build the model again "
                 "(`masktas latency build`), or allow more."
             )
         return kept
