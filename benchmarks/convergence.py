@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import METRICS, Run, read_lines, write_text
-from masktas.stages import charts
+from masktas.stages.common import charts
 
 
 def probed(run: Path) -> list[dict[str, Any]]:

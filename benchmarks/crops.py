@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from masktas.data.augment import crop, random_boxes, random_colors
-from masktas.data.decode import decode
+from masktas.data.decode.image import decode
 from masktas.data.resample import dense, interpolated, native
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

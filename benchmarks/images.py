@@ -32,9 +32,9 @@ from crops import MEAN, SCALE, STD, TABLE, drop_cached, images_a_second, loader,
 from PIL import Image
 
 from masktas.data.batches import Augment, Batches
-from masktas.data.building import Cache, Wish
 from masktas.data.sources import open_source
-from masktas.data.store import ImageStore, View, open_store
+from masktas.data.store.build import Cache, Wish
+from masktas.data.store.image_store import ImageStore, View, open_store
 
 SHARES = {"search_share": 0.01, "validation_share": 0.01, "test_share": 0.01}
 SPLITS = ("supernet", "search", "validation", "test")

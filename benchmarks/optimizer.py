@@ -34,11 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as functional_adamw
 
-from masktas.nn.distill import StudentShape
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet, leading
 from masktas.space import SearchSpace
-from masktas.train.optim import BETAS, EPS, SlicedAdamW, adamw, decay_groups
-from masktas.train.sliced import SETTLED, native
+from masktas.train.optim.cpu import SETTLED, native
+from masktas.train.optim.sliced_adamw import BETAS, EPS, SlicedAdamW, adamw, decay_groups
 
 LR, DECAY = 1e-3, 0.05
 BYTES = 7 * 4  # weight and two moments read and written, gradient read

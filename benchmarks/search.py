@@ -27,15 +27,15 @@ from scipy.stats import kendalltau
 from masktas.artifacts import Run
 from masktas.config import SearchSettings
 from masktas.console import Console
-from masktas.evolve import Evolution, racing
 from masktas.nn.patches import visible_patches
-from masktas.nn.rating import Relation, consistency
-from masktas.nn.view import Sight
+from masktas.nn.teachers.adapter import Sight
+from masktas.ratings.label_free import Relation, consistency
 from masktas.seeding import seed_for
 from masktas.space import Architecture, macs, params
-from masktas.stages.context import Context
-from masktas.stages.inputs import load_supernet, load_teacher
-from masktas.stages.rating import Judge
+from masktas.stages.common.evaluator import Judge
+from masktas.stages.common.load import load_supernet, load_teacher
+from masktas.stages.common.stage import Context
+from masktas.strategies import Evolution, racing
 from masktas.train.runtime import matmul_flops
 
 CONFIDENCE = SearchSettings().confidence

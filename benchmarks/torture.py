@@ -230,7 +230,7 @@ def traces(out: Path, folder: Path) -> tuple[Any, ...]:
 
 def run_quietly(world: World, out: Path, outcome: Outcome) -> None:
     """Run all stages once and measure how long each takes to begin, and then to end."""
-    finish(begin([sys.executable, "-c", "import masktas.pipeline"], Path(os.devnull)))  # compiles
+    finish(begin([sys.executable, "-c", "import masktas.stages.run"], Path(os.devnull)))  # compiles
     for verb in VERBS:
         folder = out / FOLDERS.get(verb, verb)
         folder.mkdir(parents=True)

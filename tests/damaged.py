@@ -305,7 +305,7 @@ def peak() -> float:
 
 def outcome_of(content: bytes, in_channels: int) -> str:
     """Decode, and look at every promise."""
-    from masktas.data.decode import decode, dimensions
+    from masktas.data.decode.image import decode, dimensions
     from masktas.errors import DataError
 
     try:

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     )
     from masktas.errors import MasktasError
     from masktas.measure.target import Target as LatencyTarget
-    from masktas.pipeline import demo, run
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
     from masktas.stages.finetune import finetune
     from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.plan import plan
-    from masktas.stages.report import report
-    from masktas.stages.search import search
-    from masktas.stages.supernet import supernet
-    from masktas.stages.teacher import teacher
-    from masktas.stages.validate import validate
+    from masktas.stages.report.stage import report
+    from masktas.stages.run import demo, run
+    from masktas.stages.search.stage import search
+    from masktas.stages.supernet.stage import supernet
+    from masktas.stages.teacher.stage import teacher
+    from masktas.stages.validate.stage import validate
     from masktas.train.networks import load_network as load
 
 _HOMES = {
@@ -48,19 +48,19 @@ _HOMES = {
     "TeacherSettings": "masktas.config",
     "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
-    "demo": "masktas.pipeline",
+    "demo": "masktas.stages.run",
     "finetune": "masktas.stages.finetune",
     "load": "masktas.train.networks:load_network",
     "macs": "masktas.space",
     "measure_latency": "masktas.stages.latency",
     "params": "masktas.space",
     "plan": "masktas.stages.plan",
-    "report": "masktas.stages.report",
-    "run": "masktas.pipeline",
-    "search": "masktas.stages.search",
-    "supernet": "masktas.stages.supernet",
-    "teacher": "masktas.stages.teacher",
-    "validate": "masktas.stages.validate",
+    "report": "masktas.stages.report.stage",
+    "run": "masktas.stages.run",
+    "search": "masktas.stages.search.stage",
+    "supernet": "masktas.stages.supernet.stage",
+    "teacher": "masktas.stages.teacher.stage",
+    "validate": "masktas.stages.validate.stage",
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images, InMemory
+from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import DataError
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

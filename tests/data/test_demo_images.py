@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from masktas.data.decode import decode
+from masktas.data.decode.image import decode
 from masktas.data.demo import write_demo_images
 from masktas.data.sources import class_index, open_source
 

@@ -22,8 +22,8 @@ import pytest
 import masktas as package
 from masktas.artifacts import file_digest
 from masktas.cli import main
-from masktas.evolve import Exhaustive
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
+from masktas.strategies import Exhaustive
 from worlds import (
     RECIPE,
     SPACE,
@@ -552,7 +552,7 @@ def test_a_hostile_value_is_one_sentence(
 def test_too_many_to_rate_them_all(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masktas.stages.exploring.Exhaustive", partial(Exhaustive, limit=50))
+    monkeypatch.setattr("masktas.stages.search.runner.Exhaustive", partial(Exhaustive, limit=50))
     assert "137 architectures" in refused("--strategy", "exhaustive")
     assert not (run / "search").exists(), "nothing was begun"
 

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 import masktas as api
 from masktas.artifacts import Run, file_digest, read_lines
 from masktas.config import load, validate
-from masktas.nn.teachers.official import convert
-from masktas.nn.view import Sight
-from masktas.stages.inputs import load_teacher
+from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.mae_format import convert
+from masktas.stages.common.load import load_teacher
 from masktas.train.networks import load_network
 from released import official_mae, write_official
 from worlds import World, count_lines, manifest, started, until

@@ -15,7 +15,7 @@ from masktas.artifacts import Run, file_digest, read_lines
 from masktas.cli import main
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, macs, params
-from masktas.stages.inputs import load_supernet
+from masktas.stages.common.load import load_supernet
 from worlds import World, manifest
 
 pytestmark = pytest.mark.e2e

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from masktas.errors import SpaceError
-from masktas.nn.distill import MaskedStudent, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss
 from masktas.nn.patches import take
+from masktas.nn.student import MaskedStudent, StudentShape, feature_loss
 from masktas.nn.supernet import Supernet, leading
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace

@@ -10,7 +10,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktas.evolve import (
+from masktas.space import Budget, BudgetedSpace, SearchSpace, macs, params
+from masktas.strategies import (
     NSGA2,
     Evolution,
     Exhaustive,
@@ -20,7 +21,6 @@ from masktas.evolve import (
     front,
     journal,
 )
-from masktas.space import Budget, BudgetedSpace, SearchSpace, macs, params
 
 seeds = st.integers(0, 2**32)
 

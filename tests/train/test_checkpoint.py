@@ -8,15 +8,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from masktas.errors import ArtifactError
-from masktas.nn.distill import StudentShape
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import masking_noise, random_masking
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
 from masktas.train.checkpoint import KEEP, Checkpoints, TrainingState, load_strict
-from masktas.train.optim import SlicedAdamW, adamw, warmup_cosine
+from masktas.train.optim.sliced_adamw import SlicedAdamW, adamw, warmup_cosine
 from worlds import every_entry
 
 SHAPE = Architecture(

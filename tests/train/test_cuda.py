@@ -8,11 +8,11 @@ import torch
 
 from masktas.config import FinetuneSettings, SupernetSettings, TeacherSettings
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images
-from masktas.nn.distill import EncoderTeacher
+from masktas.data.store.image_store import Images
+from masktas.nn.student import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import SearchSpace
-from masktas.stages.build import (
+from masktas.stages.common.tasks import (
     Setup,
     classifier_task,
     supernet_task,

@@ -16,7 +16,7 @@ from masktas.console import Console
 from masktas.stopping import Stopping
 from masktas.train.log import Ledger, Metrics
 from masktas.train.loop import Machine, Plan, Training
-from masktas.train.optim import adamw
+from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.task import Recipe

@@ -28,7 +28,7 @@ from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
 from masktas.train.log import Ledger
 from masktas.train.loop import RECOVERIES, Machine, Plan, Training
-from masktas.train.optim import adamw
+from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.task import Recipe

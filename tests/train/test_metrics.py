@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images, InMemory
+from masktas.data.store.image_store import Images, InMemory
 from masktas.train.metrics import EVALUATION_BATCH, accuracy
 from masktas.train.runtime import Runtime
 

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images, InMemory
+from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
-from masktas.nn.distill import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.mae import pixel_loss
+from masktas.nn.student import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
-from masktas.train.optim import adamw
+from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import Recipe
-from masktas.train.tasks.distilled import MaskedDistillation, sampler
-from masktas.train.tasks.masked import MaskedBatches
+from masktas.train.tasks.mae import MaskedBatches
+from masktas.train.tasks.supernet import MaskedDistillation, sampler
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(1e-3, 0.05, 20, 0.2)

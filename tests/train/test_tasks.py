@@ -20,10 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
-from masktas.data.store import Images, InMemory
-from masktas.nn.distill import EncoderTeacher, StudentShape
+from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import patchify
+from masktas.nn.student import EncoderTeacher, StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT, stochastic_depth
 from masktas.seeding import seed_for
@@ -36,9 +36,9 @@ from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import Recipe, Task
-from masktas.train.tasks.classified import Classification
-from masktas.train.tasks.distilled import MaskedDistillation, sampler
-from masktas.train.tasks.masked import MaskedAutoencoding, MaskedBatches
+from masktas.train.tasks.classify import Classification
+from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
+from masktas.train.tasks.supernet import MaskedDistillation, sampler
 
 BATCH = 6
 CPU = Runtime(torch.device("cpu"), bf16=False)

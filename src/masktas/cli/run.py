@@ -69,7 +69,7 @@ def run(
     # what is impossible is refused at once, before torch is there
     settings.search.require_together()
     settings.search.by_size(SearchSpace.load(settings.supernet.space))
-    from masktas.pipeline import run as whole
+    from masktas.stages.run import run as whole
 
     made = whole(
         data,
@@ -92,7 +92,7 @@ def demo(
     machine: Machine = None,
 ) -> None:
     """Go the whole way on the demo's images."""
-    from masktas.pipeline import demo as whole
+    from masktas.stages.run import demo as whole
 
     made = whole(
         out=out,

@@ -61,7 +61,7 @@ def teacher(
     machine: Machine = None,
 ) -> None:
     """Pre-train the teacher."""
-    from masktas.stages.teacher import teacher as stage
+    from masktas.stages.teacher.stage import teacher as stage
 
     manifest = stage(
         data,
@@ -86,7 +86,7 @@ def supernet(
     machine: Machine = None,
 ) -> None:
     """Train the supernet."""
-    from masktas.stages.supernet import supernet as stage
+    from masktas.stages.supernet.stage import supernet as stage
 
     manifest = stage(
         data,
@@ -123,7 +123,7 @@ def search(
     space = out / "supernet" / "space.json"
     if space.exists():
         settings.by_size(SearchSpace.load(space))
-    from masktas.stages.search import search as stage
+    from masktas.stages.search.stage import search as stage
 
     manifest = stage(
         data,
@@ -192,7 +192,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report."""
-    from masktas.stages.report import report as stage
+    from masktas.stages.report.stage import report as stage
 
     print(stage(out, beside=beside))
 

@@ -39,7 +39,7 @@ def validate(
     machine: Machine = None,
 ) -> None:
     """Compare ratings with accuracy."""
-    from masktas.stages.validate import validate as stage
+    from masktas.stages.validate.stage import validate as stage
 
     said = load(config).get("validate")
     manifest = stage(

@@ -16,7 +16,7 @@ from masktas.data.augment import (
     random_boxes,
     random_colors,
 )
-from masktas.data.store import Images
+from masktas.data.store.image_store import Images
 from masktas.errors import DataError
 from masktas.seeding import seed_for
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from masktas.nn.distill import MaskedStudent, StudentShape
+from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget, Costs
-from masktas.space.cells import Cells, Pair
+from masktas.space.exact.cells import Cells, Pair
+from masktas.space.exact.infeasible import refusal
+from masktas.space.exact.tables import Tables
 from masktas.space.limits import QUANTITIES
-from masktas.space.refusal import refusal
 from masktas.space.space import SearchSpace
-from masktas.space.tables import Tables
 
 TRIES = 1000  # to draw the first network where cells are not exact: well below a second
 REDRAWS = 10_000

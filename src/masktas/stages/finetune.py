@@ -9,10 +9,10 @@ from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.errors import LabelError
 from masktas.space import Architecture, macs, params
-from masktas.stages.build import classifier_task
-from masktas.stages.context import Context, Data
-from masktas.stages.inputs import load_supernet
-from masktas.stages.labels import labels_of, read_labels
+from masktas.stages.common.labels import labels_of, read_labels
+from masktas.stages.common.load import load_supernet
+from masktas.stages.common.stage import Context, Data
+from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
 

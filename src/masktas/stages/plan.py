@@ -17,15 +17,15 @@ import torch
 from masktas.config import AllSettings, TrainSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
-from masktas.data.store import Images, InMemory
+from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
-from masktas.nn.distill import EncoderTeacher, Teacher
 from masktas.nn.patches import num_visible
-from masktas.nn.view import Sight
+from masktas.nn.student import EncoderTeacher, Teacher
+from masktas.nn.teachers.adapter import Sight
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace, cost
-from masktas.stages.adopt import open_teacher
-from masktas.stages.build import (
+from masktas.stages.common.evaluator import batch_size_for
+from masktas.stages.common.tasks import (
     Setup,
     augment,
     classifier_task,
@@ -34,7 +34,7 @@ from masktas.stages.build import (
     teacher_for,
     teacher_task,
 )
-from masktas.stages.rating import batch_size_for
+from masktas.stages.common.teachers import open_teacher
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import GRAD_NORM, train_step

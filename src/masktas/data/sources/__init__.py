@@ -9,7 +9,7 @@ from masktas.data.sources.base import (
 )
 from masktas.data.sources.files import FolderSource, ListSource
 from masktas.data.sources.hub import HubSource
-from masktas.data.sources.opening import canonical, open_source
+from masktas.data.sources.open import canonical, open_source
 from masktas.data.sources.python import PythonSource
 from masktas.data.sources.tables import ParquetSource
 from masktas.data.sources.tars import TarSource

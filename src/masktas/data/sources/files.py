@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.data.sources.base import Item, Ranges, folder_labels, in_test_folder, shown
-from masktas.data.sources.places import LocalPlace, Place
+from masktas.data.sources.remote import LocalPlace, Place
 from masktas.errors import DataError, LabelError
 
 FILES_PER_SHARD = 512

@@ -18,7 +18,7 @@ from masktas.data.sources.base import (
     require_size,
     shown,
 )
-from masktas.data.sources.places import LocalPlace, connect
+from masktas.data.sources.remote import LocalPlace, connect
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError, LabelError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, shown
 from masktas.data.sources.files import Listing, ListSource
-from masktas.data.sources.places import LocalPlace, Place, connect
+from masktas.data.sources.remote import LocalPlace, Place, connect
 from masktas.errors import DataError
 
 HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}

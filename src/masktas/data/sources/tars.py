@@ -22,7 +22,7 @@ from masktas.data.sources.base import (
     require_size,
     shown,
 )
-from masktas.data.sources.places import Place
+from masktas.data.sources.remote import Place
 from masktas.errors import DataError, LabelError
 
 LABEL_SUFFIXES = (".cls", ".json")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, Item, Ranges, named_classes, reason
 from masktas.data.sources.files import Listing, ListSource, walk
-from masktas.data.sources.places import LocalPlace
+from masktas.data.sources.remote import LocalPlace
 from masktas.errors import DataError
 
 ROWS_PER_SHARD = 1024

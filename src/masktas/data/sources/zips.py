@@ -18,7 +18,7 @@ from masktas.data.sources.base import (
     require_size,
     shown,
 )
-from masktas.data.sources.places import Place
+from masktas.data.sources.remote import Place
 from masktas.errors import DataError
 
 MEMBERS_PER_SHARD = 512

@@ -16,7 +16,7 @@ from torch import Tensor
 from masktas.errors import ArtifactError
 from masktas.nn.mae import DECODER_HEAD_DIM, Decoder
 from masktas.nn.teachers.files import read_config, read_tensors
-from masktas.nn.teachers.official import IMAGENET_MEAN, IMAGENET_STD, convert
+from masktas.nn.teachers.mae_format import IMAGENET_MEAN, IMAGENET_STD, convert
 from masktas.nn.vit import NORM_EPS, ViT
 
 MODEL_TYPE = "vit_mae"

@@ -1,0 +1,289 @@
+"""Tell what the user points at, and open it."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
+from masktas.data.sources.files import FolderSource, Listing, ListSource, walk
+from masktas.data.sources.hub import HubSource, has_card, is_saved
+from masktas.data.sources.lists import open_list
+from masktas.data.sources.patterns import (
+    HOLDING,
+    choose,
+    expand_braces,
+    is_glob,
+    is_hidden,
+    kind_of,
+)
+from masktas.data.sources.python import PythonSource
+from masktas.data.sources.remote import LocalPlace, Place, RemotePlace, connect, described
+from masktas.data.sources.tables import Columns, ParquetSource
+from masktas.data.sources.tars import TarSource
+from masktas.data.sources.vision import NAMES, open_vision
+from masktas.data.sources.zips import ZipSource
+from masktas.errors import DataError
+
+
+def open_source(
+    location: str | Path | object,
+    *,
+    root: str | None = None,
+    download: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Source:
+    """Open images, whatever holds them; see `docs/data.md`.
+
+    Args:
+        location: a folder, list, pattern, archive, table, URL or name; or a Python object that
+            gives images.
+        root: where the files of torchvision's data sets are.
+        download: fetch those if they are not there.
+        image_column: of tables: the images; found by itself where there is one such column.
+        label_column: of tables: the labels.
+
+    Raises:
+        DataError: if there is nothing there, or no image in it.
+    """
+    columns = Columns(image_column, label_column)
+    if not isinstance(location, str | os.PathLike):
+        return PythonSource(location, columns)
+    text = _text(location)
+    named = {"root": root, "image_column": image_column, "label_column": label_column}
+    spec = {key: value for key, value in named.items() if value is not None}
+    spec["location"] = canonical(text)
+    try:
+        if os.path.lexists(text):
+            return _open_local(text, columns, spec)
+        if _is_remote(text):
+            return _open_remote(text, columns, spec)
+        if text.startswith("hf:"):
+            return HubSource(text, columns, spec)
+        if text in NAMES:
+            return open_vision(text, root, download=download)
+        if is_glob(text) or expand_braces(text) != [text]:
+            return _open_pattern(text, columns, spec)
+    except OSError as error:
+        raise DataError(f"{text}: cannot be opened ({reason(error)}).") from None
+    raise _nothing(text)
+
+
+def canonical(location: str | Path) -> str:
+    """Return a location that means the same in another working directory.
+
+    Local things get their absolute path; URLs and names stay as they are.
+    """
+    text = _text(location)
+    if os.path.lexists(text):
+        return os.path.abspath(text)
+    if "::" in text:  # zip://*.jpg::photos.zip: the last one may be a file of this machine
+        outer, _, last = text.rpartition("::")
+        return text if "://" in last else f"{outer}::{os.path.abspath(last)}"
+    if "://" in text or text.startswith("hf:") or text in NAMES:
+        return text
+    if os.sep not in text and not is_glob(text) and expand_braces(text) == [text]:
+        return text  # nothing of that name is here: told as it was written, with names like it
+    return os.path.abspath(text)
+
+
+def _text(location: str | os.PathLike[str]) -> str:
+    """Return a location as text; `Path` has taken one of the slashes of a URL away."""
+    text = os.fspath(location)
+    if isinstance(location, Path) and not os.path.lexists(text):
+        text = re.sub(r"^([a-z][a-z0-9+.-]+|.*::[a-z][a-z0-9+.-]+):/(?!/)", r"\1://", text)
+    return text
+
+
+def _is_remote(text: str) -> bool:
+    return "://" in text or "::" in text
+
+
+def _open_local(path: str, columns: Columns, spec: dict[str, Any]) -> Source:
+    if os.path.isdir(path):
+        return _open_folder(path, columns, spec)
+    if not os.path.exists(path):
+        raise DataError(f"{path}: a link to something that is not there.")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: neither a file nor a folder, so no images can be read from it.")
+    return _open_file(path, path, LocalPlace(), columns, spec)
+
+
+def _open_file(
+    location: str, path: str, place: Place, columns: Columns, spec: dict[str, Any]
+) -> Source:
+    kind = kind_of(location)
+    if kind == "list":
+        return open_list(location, path, place, spec)
+    if kind in ("tar", "zip", "parquet"):
+        return _open_kind(location, kind, [(_file_name(location), path)], place, columns, spec)
+    if kind == "images":
+        raise DataError(f"{location}: give the folder that holds the images, not one of them.")
+    raise DataError(
+        f"{location}: give the folder that holds the images, a list of them (.txt, .csv, .tsv), an "
+        "archive (.zip, .tar, .tar.gz, .tar.zst) or a .parquet file."
+    )
+
+
+def _file_name(location: str) -> str:
+    if location.startswith(("http://", "https://")):
+        location = re.split(r"[?#]", location, maxsplit=1)[0]
+    return location.rpartition("/")[2]
+
+
+def _open_kind(
+    location: str,
+    kind: str,
+    files: list[tuple[str, str]],
+    place: Place,
+    columns: Columns,
+    spec: dict[str, Any],
+    states: list[str] | None = None,
+) -> Source:
+    """Open files of one kind, given by name and path."""
+    if kind == "tar":
+        return TarSource(location, files, place, spec)
+    if kind == "zip":
+        return ZipSource(location, files, place, spec)
+    if kind == "parquet":
+        return ParquetSource(location, files, place, columns, spec)
+    names, paths = [name for name, _ in files], [path for _, path in files]
+    return ListSource(location, Listing(names, paths, states=states), place, spec)
+
+
+def _open_folder(path: str, columns: Columns, spec: dict[str, Any]) -> Source:
+    if is_saved(path) or has_card(path):
+        return HubSource(path, columns, spec)
+    suffixes = (".parquet",)
+    names = [one for one in os.listdir(path) if one.lower().endswith(suffixes) and one[0] != "."]
+    chosen = choose(names or list(walk(Path(path), HOLDING)))
+    if chosen is None:
+        raise DataError(
+            f"{path}: no images in it. Looked in all folders below for files ending in "
+            f"{', '.join(IMAGE_SUFFIXES)}, for archives (.tar, .zip) and for .parquet files."
+        )
+    kind, names = chosen
+    if kind == "images":
+        return FolderSource(Path(path), names)
+    files = [(name, os.path.join(path, name)) for name in names]
+    return _open_kind(path, kind, files, LocalPlace(), columns, spec)
+
+
+def _open_pattern(pattern: str, columns: Columns, spec: dict[str, Any]) -> Source:
+    """Open what wildcards and braces stand for."""
+    found: set[str] = set()
+    for one in expand_braces(pattern):
+        if not is_glob(one) and not os.path.lexists(one):
+            raise DataError(f"{pattern}: {one} is not there.")
+        found |= set(glob.glob(one, recursive=True)) if is_glob(one) else {one}
+    files = [path for path in found if kind_of(path) not in (None, "list")]
+    files = [path for path in files if not os.path.isdir(path)]
+    if not files:  # the pattern stands for folders
+        folders = (path for path in found if os.path.isdir(path))
+        files = [f"{path}/{name}" for path in folders for name in walk(Path(path), HOLDING)]
+    base = _fixed(pattern)
+    matched = {os.path.normpath(path) for path in files if not path.endswith("/")}
+    return _open_matches(pattern, base, sorted(matched), LocalPlace(), columns, spec)
+
+
+def _open_matches(
+    pattern: str,
+    base: str,
+    paths: Sequence[str],
+    place: Place,
+    columns: Columns,
+    spec: dict[str, Any],
+) -> Source:
+    kinds = {kind: path for path in reversed(paths) if (kind := kind_of(path))}
+    if not kinds:
+        raise DataError(f"{pattern}: no image, archive or .parquet file has a name like this.")
+    if len(kinds) > 1:
+        raise DataError(
+            f"{pattern}: stands for several kinds of files, {' and '.join(kinds.values())}: "
+            "write a pattern that only one kind fits."
+        )
+    files = [(os.path.relpath(path, base), path) for path in paths]
+    return _open_kind(pattern, next(iter(kinds)), files, place, columns, spec)
+
+
+def _fixed(pattern: str) -> str:
+    """Return the folder above the first wildcard: names are given below it."""
+    head = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
+    return head.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+
+
+def _open_remote(location: str, columns: Columns, spec: dict[str, Any]) -> Source:
+    expanded = expand_braces(location)
+    place, path = connect(expanded[0])
+    local = type(place.system).__name__ == "LocalFileSystem"  # file://: pipes and links are told
+    if local and len(expanded) == 1:
+        if os.path.lexists(path):
+            return _open_local(path, columns, spec)
+        if is_glob(path):
+            return _open_pattern(path, columns, spec)
+        raise _nothing(path)
+    try:
+        if len(expanded) > 1 or is_glob(path if "::" in location else location):
+            paths = []
+            for one in expanded:
+                inner = place.system._strip_protocol(one) if len(expanded) > 1 else path
+                paths += sorted(place.system.glob(inner)) if is_glob(one) else [inner]
+            paths = [str(one) for one in paths if kind_of(str(one)) not in (None, "list")]
+            return _open_matches(location, _fixed(path), paths, place, columns, spec)
+        if kind_of(_inner(location, path)) is not None and not place.system.isdir(path):
+            return _open_file(_inner(location, path), path, place, columns, spec)
+        return _open_remote_folder(location, path, place, columns, spec)
+    except DataError:
+        raise
+    except Exception as error:  # each protocol's library raises its own
+        raise DataError(
+            f"{location}: cannot be reached or listed ({type(error).__name__}: {error})."
+        ) from None
+
+
+def _inner(location: str, path: str) -> str:
+    """Return what tells the kind: of zip://a.tar::b.zip, the path in the archive."""
+    return path if "::" in location else location
+
+
+def _open_remote_folder(
+    location: str, path: str, place: RemotePlace, columns: Columns, spec: dict[str, Any]
+) -> Source:
+    listed: dict[str, Any] = place.system.find(path, detail=True)
+    base = path.rstrip("/")
+    below = {name[len(base) :].lstrip("/"): name for name in map(str, listed)}
+    names = [name for name in below if kind_of(name) not in (None, "list") and not is_hidden(name)]
+    chosen = choose(names)
+    if chosen is None:
+        raise DataError(f"{location}: there is nothing there, or no images in it.")
+    kind, names = chosen
+    files = [(name, below[name]) for name in names]
+    states = [described(listed[full]) for _, full in files]
+    return _open_kind(location, kind, files, place, columns, spec, states)
+
+
+def _nothing(text: str) -> DataError:
+    """Say that nothing is there, and what may have been meant."""
+    folder, _, name = text.rstrip("/").rpartition("/")
+    try:
+        beside = os.listdir(folder or ("/" if text.startswith("/") else "."))
+    except OSError:
+        beside = []
+    candidates = [*beside, *([] if folder else NAMES)]
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75) or [
+        one for one in candidates if one.lower() == name.lower()
+    ]
+    if near:
+        meant = f"{folder}/{near[0]}" if folder else near[0]
+        hint = f"Did you mean {meant}?"
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        hint = f"Give a folder of images; a data set of the Hugging Face hub is hf:{text}."
+    else:
+        hint = "Give a folder of images."
+    return DataError(f"{text}: there is no such file or folder. {hint}")

@@ -1,0 +1,1 @@
+"""Images decoded once: parts on disk, and the splits read from them."""

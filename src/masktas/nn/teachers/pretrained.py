@@ -1,0 +1,172 @@
+"""A teacher as it was found, and how it is fitted to a student: layer, size, positions."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+
+from masktas.errors import ConfigError
+from masktas.nn.mae import Decoder
+from masktas.nn.student import EncoderTeacher
+from masktas.nn.teachers.adapter import Sight, view_between
+from masktas.nn.teachers.timm_vit import TimmTeacher
+from masktas.nn.vit import ViT
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A teacher that was trained elsewhere.
+
+    Attributes:
+        source: what the user pointed at.
+        teacher: what encodes, as it was trained.
+        sight: what it was trained to see.
+        licence: of its weights, as far as they tell; `unknown` else.
+        decoder: its decoder, where it has one.
+        normalised_pixels: whether that predicts patches normalised by themselves.
+    """
+
+    source: str
+    teacher: EncoderTeacher | TimmTeacher
+    sight: Sight
+    licence: str
+    decoder: Decoder | None = None
+    normalised_pixels: bool = True
+
+    def fitted(self, student: Sight, *, layer: int | None = None, resize: bool = False) -> Released:
+        """Return it as this student needs it: so many layers, as many patches.
+
+        Args:
+            student: what the student sees.
+            layer: the tokens after this block are the target, counted from 1, or from the end
+                where negative; None for the last. They pass the final norm.
+            resize: resize positions to the student's grid also where patch sizes differ.
+
+        Raises:
+            ConfigError: if they do not go together, with what would.
+        """
+        image_size = self._image_size(student, resize=resize)
+        fitted = self
+        if layer is not None:
+            fitted = fitted._cut(layer)
+        if image_size != self.sight.image_size:
+            fitted = fitted._resized(image_size)
+        return fitted
+
+    def view(self, student: Sight) -> EncoderTeacher | TimmTeacher:
+        """Return the teacher, looking at the images of a student."""
+        self.teacher.view = view_between(student, self.sight)
+        return self.teacher
+
+    def _image_size(self, student: Sight, *, resize: bool) -> tuple[int, int]:
+        """Return the size of the images that it will look at."""
+        mine, patch = self.sight, self.sight.patch_size
+        if student.in_channels not in (1, mine.in_channels):
+            raise ConfigError(
+                f"{self.source} sees {mine.in_channels} channels and the student "
+                f"{student.in_channels}: choose a space with in_channels {mine.in_channels} or 1."
+            )
+        rows, columns = student.grid
+        if patch != student.patch_size and not resize and mine.grid != student.grid:
+            works = [side * student.patch_size for side in mine.grid]
+            raise ConfigError(
+                f"{self.source} cuts {_pixels(mine.image_size)} pixels into patches of {patch}, a "
+                f"grid of {_pixels(mine.grid)}, but the student {_pixels(student.image_size)} into "
+                f"patches of {student.patch_size}, {_pixels(student.grid)}: choose a space with "
+                f"image_size {_size(works)} and --image-size {_size(works)}, or one with "
+                f"patch_size {patch}, or give --teacher-resize to let the teacher look at "
+                f"{_pixels((rows * patch, columns * patch))} pixels, its positions resized."
+            )
+        return rows * patch, columns * patch
+
+    def _cut(self, layer: int) -> Released:
+        depth = self.teacher.depth
+        kept = layer if layer > 0 else depth + 1 + layer
+        if not 1 <= kept <= depth:
+            raise ConfigError(
+                f"--teacher-layer {layer}: {self.source} has {depth} blocks: give 1 to {depth}, or "
+                f"-1 to {-depth}."
+            )
+        if kept == depth:
+            return self
+        if isinstance(self.teacher, TimmTeacher):
+            self.teacher.cut(kept)
+            return self
+        # what a decoder reads is the last layer
+        cut = cut_encoder(self.teacher.encoder, kept)
+        return dataclasses.replace(self, teacher=EncoderTeacher(cut), decoder=None)
+
+    def _resized(self, image_size: tuple[int, int]) -> Released:
+        sight = dataclasses.replace(self.sight, image_size=image_size)
+        if isinstance(self.teacher, TimmTeacher):
+            self.teacher.resize(image_size)
+            return dataclasses.replace(self, sight=sight)
+        encoder = resize_encoder(self.teacher.encoder, image_size)
+        decoder = self.decoder
+        if decoder is not None:
+            decoder = resize_decoder(decoder, self.sight.grid, encoder)
+        return dataclasses.replace(
+            self, teacher=EncoderTeacher(encoder), decoder=decoder, sight=sight
+        )
+
+
+def cut_encoder(encoder: ViT, depth: int) -> ViT:
+    """Return the first `depth` blocks of a ViT, with its final norm."""
+    one = encoder.architecture
+    shape = one.replace(num_heads=one.num_heads[:depth], mlp_ratio=one.mlp_ratio[:depth])
+    return _filled(ViT, shape, encoder)
+
+
+def resize_encoder(encoder: ViT, image_size: tuple[int, int]) -> ViT:
+    """Return the ViT for images of another size: its positions are resized, bicubic."""
+    shape = encoder.architecture.replace(image_size=image_size)
+    positions = resample_abs_pos_embed(
+        encoder.pos_embed.detach(),
+        new_size=list(shape.grid),
+        old_size=list(encoder.architecture.grid),
+        num_prefix_tokens=1,
+    )
+    with torch.device("meta"):
+        resized = ViT(shape)
+    resized.load_state_dict(encoder.state_dict() | {"pos_embed": positions}, assign=True)
+    return resized
+
+
+def resize_decoder(decoder: Decoder, grid: tuple[int, int], encoder: ViT) -> Decoder:
+    """Return the decoder of a resized encoder: its positions are resized likewise."""
+    positions = resample_abs_pos_embed(
+        decoder.positions,
+        new_size=list(encoder.architecture.grid),
+        old_size=list(grid),
+        num_prefix_tokens=0,
+    )
+    with torch.device("meta"):
+        resized = Decoder(
+            encoder.architecture, decoder_dim=decoder.dim, decoder_depth=len(decoder.blocks)
+        )
+    resized.load_state_dict(decoder.state_dict() | {"positions": positions}, assign=True)
+    return resized
+
+
+def _filled(kind: type[ViT], shape: object, source: ViT) -> ViT:
+    with torch.device("meta"):
+        network = kind(shape)  # type: ignore[arg-type]
+    state = source.state_dict()
+    network.load_state_dict({name: state[name] for name in network.state_dict()}, assign=True)
+    return network
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _size(size: list[int]) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"

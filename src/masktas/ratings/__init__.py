@@ -1,0 +1,1 @@
+"""Ratings of architectures: label-free and labelled scores, fusion, and their evaluation."""

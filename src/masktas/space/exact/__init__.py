@@ -1,0 +1,1 @@
+"""The mathematics of exact budgets: cells of equal cost. Imported by `masktas.space` only."""

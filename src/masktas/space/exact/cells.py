@@ -1,0 +1,284 @@
+"""The part of a space that meets a budget, as cells of equal cost: counted, drawn, ranged.
+
+Every cost is a sum over blocks (memory a maximum), and a block's share splits into what its heads
+and what its MLP cost (`cost`, `latency`). So a network of one width and depth costs what a pair of
+states costs, one of its heads and one of its MLPs (`sides`), and such a pair is a cell. Whether
+a budget can be met, by how many networks, and a draw among them need no trial and error, however
+narrow the budget.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from masktas.space import cost
+from masktas.space.architecture import Architecture
+from masktas.space.budget import TICKS, Budget, tick_limits
+from masktas.space.exact.counting import State
+from masktas.space.exact.tables import SUMS, Levels, Tables
+
+
+class Partners:
+    """States of the MLPs, in the order of their first sum."""
+
+    def __init__(self, states: list[State]) -> None:
+        self.states = sorted(states, key=lambda state: (state.low, state.level))
+        self._lows = [state.low[0] for state in self.states]
+        # In order too: where they are not exact, a range may hold a few that do not belong to it.
+        self._highs = list(itertools.accumulate((state.high[0] for state in self.states), max))
+        self.totals = [0, *itertools.accumulate(state.ways for state in self.states)]
+
+    def between(self, least: float, most: float) -> tuple[int, int]:
+        """Return where those start and stop whose first sum can be from `least` to `most`."""
+        return bisect.bisect_left(self._highs, least), bisect.bisect_right(self._lows, most)
+
+
+class Group:
+    """All networks of one width and depth.
+
+    Args:
+        width, depth: theirs.
+        stem: what everything but the blocks adds to each sum.
+        limits: the least and the most of each sum, blocks only.
+        floor: the least level that heads or MLPs must reach.
+        partners: states of the MLPs: all, and those that reach it.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        stem: tuple[int, ...],
+        limits: Sequence[tuple[float, float]],
+        floor: float,
+        partners: tuple[Partners, Partners],
+    ) -> None:
+        self.width, self.depth, self.stem = width, depth, stem
+        self._limits, self._floor = limits, floor
+        self._all, self._reaching = partners
+
+    def _range(self, heads: State) -> tuple[Partners, int, int]:
+        partners = self._all if heads.level >= self._floor else self._reaching
+        least, most = self._limits[0]
+        return partners, *partners.between(least - heads.high[0], most - heads.low[0])
+
+    def partners(self, heads: State) -> list[State]:
+        """Return the states of the MLPs that are within the limits together with `heads`."""
+        partners, start, stop = self._range(heads)
+        found = partners.states[start:stop]
+        for index, (least, most) in enumerate(self._limits[1:], start=1):
+            low, high = most - heads.low[index], least - heads.high[index]
+            found = [
+                state for state in found if state.low[index] <= low and state.high[index] >= high
+            ]
+        return found
+
+    def count(self, heads: State) -> int:
+        """Return how many sequences of MLPs go with one of the heads."""
+        if len(self._limits) > 1:
+            return sum(state.ways for state in self.partners(heads))
+        partners, start, stop = self._range(heads)
+        return partners.totals[stop] - partners.totals[start] if stop > start else 0
+
+
+class Pair(NamedTuple):
+    """A cell: networks of one width and depth whose halves are of these states."""
+
+    group: Group
+    heads: State
+    mlps: State
+
+    @property
+    def ways(self) -> int:
+        """How many networks it holds."""
+        return self.heads.ways * self.mlps.ways
+
+
+class Row(NamedTuple):
+    """All cells with the same heads."""
+
+    group: Group
+    heads: State
+    ways: int
+
+
+class Cells:
+    """The networks of a space within a budget, by what they cost.
+
+    Args:
+        tables: of the space.
+        budget: the limits.
+        asked: a quantity that will be asked for (`span`, `amount`) beside those that are limited.
+        paired: whether cells will be looked at one by one (`pairs`).
+
+    Attributes:
+        exact: whether every cell is of equal cost and wholly within the budget. Where there would
+            be too many states, sums are rounded: cells then hold every network within the budget,
+            but others too.
+        rows: those that are not empty.
+    """
+
+    def __init__(
+        self, tables: Tables, budget: Budget, asked: str | None = None, *, paired: bool = False
+    ) -> None:
+        self._space, self._budget, self._tables = tables.space, budget, tables
+        wanted = {*budget.limited(), asked}
+        if "size" in wanted:
+            wanted.add("params")
+        self.sums = tuple(what for what in SUMS if what in wanted) or ("params",)
+        least, most = budget.limits("memory")
+        self._levels = Levels(least, most, by_value=asked == "memory")
+        self._sides = tables.sides(self.sums, self._levels, paired=paired)
+        self.exact = all(side.exact for sides in self._sides.values() for side in sides)
+        self.rows = list(self._all_rows())
+        block = len(self._space.num_heads) * len(self._space.mlp_ratio)
+        deepest = max(self._space.depth)
+        # P(row) when each dimension is drawn uniformly, times block**deepest: whole numbers.
+        self._cumulative = list(
+            itertools.accumulate(
+                row.ways * block ** (deepest - row.group.depth) for row in self.rows
+            )
+        )
+        self._partners: dict[int, tuple[list[State], list[int]]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many networks there are."""
+        return sum(row.ways for row in self.rows)
+
+    def draw(self, rng: random.Random) -> Architecture:
+        """Draw one as `SearchSpace.sample` would, given that it is in a cell."""
+        at = bisect.bisect_right(self._cumulative, rng.randrange(self._cumulative[-1]))
+        if at not in self._partners:
+            states = self.rows[at].group.partners(self.rows[at].heads)
+            self._partners[at] = (states, list(itertools.accumulate(s.ways for s in states)))
+        states, counts = self._partners[at]
+        mlps = states[bisect.bisect_right(counts, rng.randrange(counts[-1]))]
+        return self.draw_from(Pair(self.rows[at].group, self.rows[at].heads, mlps), rng)
+
+    def draw_from(self, pair: Pair, rng: random.Random) -> Architecture:
+        """Draw one of a cell's networks, all equally likely."""
+        group = pair.group
+        heads, mlps = self._sides[group.width]
+        return self._build(
+            group.width,
+            heads.draw(group.depth, pair.heads, rng),
+            mlps.draw(group.depth, pair.mlps, rng),
+        )
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield every cell, in a fixed order."""
+        for group, heads, _ in self.rows:
+            for mlps in group.partners(heads):
+                yield Pair(group, heads, mlps)
+
+    def networks(self) -> Iterator[Architecture]:
+        """Yield every network, in a fixed order."""
+        for group, heads, mlps in self.pairs():
+            side, other = self._sides[group.width]
+            for first in side.sequences(group.depth, heads.level, heads.key):
+                for second in other.sequences(group.depth, mlps.level, mlps.key):
+                    yield self._build(group.width, first, second)
+
+    def _build(self, width: int, heads: Sequence[int], mlps: Sequence[int]) -> Architecture:
+        return self._space.build(
+            width,
+            tuple(self._space.num_heads[choice] for choice in heads),
+            tuple(self._space.mlp_ratio[choice] for choice in mlps),
+        )
+
+    def amount(self, what: str, pair: Pair) -> tuple[int, int]:
+        """Return between what a cell's amounts of one of `sums` are."""
+        at = self.sums.index(what)
+        fixed = pair.group.stem[at]
+        return (
+            fixed + pair.heads.low[at] + pair.mlps.low[at],
+            fixed + pair.heads.high[at] + pair.mlps.high[at],
+        )
+
+    def span(self, what: str) -> tuple[float, float]:
+        """Return the smallest and the largest amount of a quantity; there must be a row.
+
+        Latency in ms. Where cells are not exact, no network may reach the ends.
+        """
+        ends = [self._row_span("params" if what == "size" else what, row) for row in self.rows]
+        if what == "size":
+            ends = [
+                (self._size(low, row), self._size(high, row))
+                for (low, high), row in zip(ends, self.rows, strict=True)
+            ]
+        span: tuple[float, float] = min(low for low, _ in ends), max(high for _, high in ends)
+        if what == "latency":
+            span = span[0] / TICKS, span[1] / TICKS
+        least, most = self._budget.limits(what)
+        return (
+            span[0] if least is None else max(span[0], least),
+            span[1] if most is None else min(span[1], most),
+        )
+
+    def _size(self, params: int, row: Row) -> int:
+        return params * self._tables.number_bytes + cost.header_bytes(row.group.depth)
+
+    def _row_span(self, what: str, row: Row) -> tuple[int, int]:
+        states, heads = row.group.partners(row.heads), row.heads
+        if what == "memory":
+            levels = [state.level for state in states]
+            return max(heads.level, min(levels)), max(heads.level, max(levels))
+        at = self.sums.index(what)
+        fixed = row.group.stem[at]
+        return (
+            fixed + heads.low[at] + min(state.low[at] for state in states),
+            fixed + heads.high[at] + max(state.high[at] for state in states),
+        )
+
+    # --- how it is built
+
+    def _all_rows(self) -> Iterator[Row]:
+        floor, ceiling = self._levels.limits
+        for width in self._space.embed_dim:
+            for depth in self._space.depth:
+                heads, mlps = (
+                    [state for state in side.states(depth) if state.level <= ceiling]
+                    for side in self._sides[width]
+                )
+                reaching = [state for state in mlps if state.level >= floor]
+                stem = tuple(self._tables.stem(what, width) for what in self.sums)
+                limits = [
+                    (least - fixed, most - fixed)
+                    for (least, most), fixed in zip(self._limits(depth), stem, strict=True)
+                ]
+                group = Group(
+                    width, depth, stem, limits, floor, (Partners(mlps), Partners(reaching))
+                )
+                for state in heads:
+                    if count := group.count(state):
+                        yield Row(group, state, state.ways * count)
+
+    def _limits(self, depth: int) -> list[tuple[float, float]]:
+        """Return the least and the most of every sum; size limits parameters."""
+        limits = []
+        for what in self.sums:
+            low, high = self._budget.limits(what)
+            ends = (-math.inf if low is None else low, math.inf if high is None else high)
+            if what == "latency":
+                ends = tick_limits(self._budget)
+            elif what == "params":
+                ends = (
+                    max(ends[0], self._by_size(depth)[0]),
+                    min(ends[1], self._by_size(depth)[1]),
+                )
+            limits.append(ends)
+        return limits
+
+    def _by_size(self, depth: int) -> tuple[float, float]:
+        low, high = self._budget.limits("size")
+        header, number = cost.header_bytes(depth), self._tables.number_bytes
+        return (
+            -math.inf if low is None else -((header - math.ceil(low)) // number),
+            math.inf if high is None else (math.floor(high) - header) // number,
+        )

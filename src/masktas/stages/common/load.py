@@ -1,0 +1,212 @@
+"""Read what earlier stages left: the teacher, the supernet, a searched architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from masktas.artifacts import Run, read_json, write_json
+from masktas.errors import ArtifactError, ConfigError
+from masktas.nn.mae import Decoder, MaskedAutoencoder
+from masktas.nn.student import EncoderTeacher, StudentShape, Teacher
+from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.adapter import Sight, View, view_between
+from masktas.nn.teachers.function import Ask, FunctionTeacher
+from masktas.space import Architecture, SearchSpace
+from masktas.train import checkpoint
+from masktas.train.networks import ARCHITECTURE, WEIGHTS, load_network
+
+DECODER = "decoder.safetensors"
+TEACHER = "teacher.json"  # of one that was adopted
+SPACE = "space.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """A teacher with its decoder, to show what it reconstructs.
+
+    Attributes:
+        model: encoder and decoder.
+        view: how it sees the student's images; None where it sees them as they are.
+        sight: what it sees then.
+        normalised: whether it predicts patches normalised by themselves.
+    """
+
+    model: MaskedAutoencoder
+    view: View | None
+    sight: Sight
+    normalised: bool
+
+
+def adopted_facts(run: Run) -> dict[str, Any] | None:
+    """Return what is known of the run's teacher if it was adopted, not pre-trained here."""
+    path = run.teacher.folder / TEACHER
+    if not path.exists():
+        return None
+    facts = read_json(path)
+    if not isinstance(facts, dict) or not {"kind", "mean", "std", "embed_dim"} <= facts.keys():
+        raise ArtifactError(f"{path}: damaged. `masktas supernet --teacher ... --overwrite` again.")
+    return facts
+
+
+def teacher_file(run: Run) -> Path:
+    """Return the file that stands for the run's teacher where its hash is asked for."""
+    weights = run.teacher.folder / WEIGHTS
+    function = not weights.exists() and (run.teacher.folder / TEACHER).exists()
+    return run.teacher.folder / TEACHER if function else weights
+
+
+def load_teacher(run: Run, student: Sight, device: torch.device, ask: Ask | None = None) -> Teacher:
+    """Return the run's teacher, frozen, looking at the images of a student.
+
+    Args:
+        run: the run.
+        student: what the student sees.
+        device: where it is asked.
+        ask: the function, where that is the teacher.
+
+    Raises:
+        ArtifactError: if it is not there, damaged or does not go with the student.
+    """
+    run.teacher.manifest()
+    facts = adopted_facts(run)
+    if (facts is not None and facts["kind"] == "function") != (ask is not None):
+        _refuse_function(run, facts, ask)
+    if ask is not None:
+        return FunctionTeacher(ask, student, device)
+    sight = teacher_sight(run)
+    if sight.grid != student.grid:
+        raise ArtifactError(
+            f"{run.teacher.folder} sees a grid of {sight.grid[0]} x {sight.grid[1]} patches and "
+            f"the student one of {student.grid[0]} x {student.grid[1]}: choose another space, or "
+            "adopt the teacher again with --teacher and --overwrite."
+        )
+    view = view_between(student, sight)
+    if facts is not None and facts["kind"] == "timm":
+        from masktas.nn.teachers.timm_vit import load_timm
+
+        path = run.teacher.folder / WEIGHTS
+        frozen: Teacher = load_timm(facts, checkpoint.load(path)[0], where=path, view=view)
+    else:
+        frozen = EncoderTeacher(load_network(run.teacher.folder), view)
+    return frozen.to(device)
+
+
+def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) -> None:
+    if ask is not None:
+        raise ConfigError(
+            f"{run.teacher.folder} is no Python function: leave out teacher=, or choose another "
+            "out."
+        )
+    assert facts is not None
+    raise ConfigError(
+        f"{run.teacher.folder} is the Python function {facts['source']}: from Python, give it "
+        "again as teacher= to masktas.supernet, masktas.search or masktas.run."
+    )
+
+
+def teacher_sight(run: Run) -> Sight:
+    """Return what the run's teacher was trained to see."""
+    facts = adopted_facts(run)
+    if facts is None:
+        images = run.teacher.manifest()["images"]
+        one = Architecture.load(run.teacher.folder / ARCHITECTURE)
+        return Sight.of(one, images["mean"], images["std"])
+    height, width = facts["image_size"]
+    return Sight(
+        (height, width),
+        facts["patch_size"],
+        facts["in_channels"],
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+    )
+
+
+def load_decoder(folder: Path, encoder: Architecture) -> Decoder | None:
+    """Return the decoder beside a teacher, its shape read off its tensors; None without one."""
+    path = folder / DECODER
+    if not path.exists():
+        return None
+    tensors, _ = checkpoint.load(path)
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if "mask_token" not in tensors:
+        raise ArtifactError(f"{path}: not a decoder, mask_token is missing.")
+    decoder = Decoder(
+        encoder, decoder_dim=tensors["mask_token"].shape[-1], decoder_depth=len(blocks)
+    )
+    checkpoint.load_strict(decoder, tensors, where=str(path))
+    return decoder
+
+
+def load_reconstruction(run: Run, student: Sight, device: torch.device) -> Reconstruction | None:
+    """Return the run's teacher with its decoder; None where it has none."""
+    facts = adopted_facts(run)
+    if facts is not None and facts["kind"] != "vit":
+        return None
+    encoder = load_network(run.teacher.folder)
+    decoder = load_decoder(run.teacher.folder, encoder.architecture)
+    if decoder is None:
+        return None
+    sight = teacher_sight(run)
+    view = view_between(student, sight)
+    return Reconstruction(
+        MaskedAutoencoder.joined(encoder, decoder).eval().to(device),
+        None if view is None else view.to(device),
+        sight,
+        facts is None or facts["normalised_pixels"],
+    )
+
+
+def save_supernet(folder: Path, supernet: Supernet) -> None:
+    """Write the store of weights and the space it is for."""
+    checkpoint.save(folder / WEIGHTS, supernet.student.state_dict(), {})
+    write_json(folder / SPACE, supernet.space.to_dict())
+
+
+def load_supernet(run: Run) -> Supernet:
+    """Return the run's supernet."""
+    settings = run.supernet.manifest()["settings"]["settings"]
+    folder = run.supernet.folder
+    shape = StudentShape(
+        decoder_dim=settings["decoder_dim"],
+        decoder_depth=settings["decoder_depth"],
+        teacher_dim=_teacher_dim(run),
+    )
+    supernet = Supernet(SearchSpace.load(folder / SPACE), shape)
+    path = folder / WEIGHTS
+    checkpoint.load_strict(supernet.student, checkpoint.load(path)[0], where=str(path))
+    return supernet
+
+
+def _teacher_dim(run: Run) -> int:
+    facts = adopted_facts(run)
+    if facts is not None:
+        return int(facts["embed_dim"])
+    return Architecture.load(run.teacher.folder / ARCHITECTURE).embed_dim
+
+
+def require_same_patches(run: Run, space: SearchSpace) -> None:
+    """Raise ArtifactError unless a teacher pre-trained here cuts the same patches as the space.
+
+    One that was adopted need only cut as many.
+    """
+    if adopted_facts(run) is not None:
+        return
+    run.teacher.manifest()
+    teacher = Architecture.load(run.teacher.folder / ARCHITECTURE)
+    mine = (space.image_size, space.patch_size, space.in_channels)
+    its = (teacher.image_size, teacher.patch_size, teacher.in_channels)
+    if mine != its:
+        raise ArtifactError(
+            f"Space {space.name} sees {_patches(*mine)}, but the teacher {_patches(*its)}: train "
+            f"a teacher with --image-size {mine[0][0]} --patch-size {mine[1]} --in-channels "
+            f"{mine[2]}, or choose another space."
+        )
+
+
+def _patches(image_size: tuple[int, int], patch_size: int, in_channels: int) -> str:
+    height, width = image_size
+    return f"{height} x {width} pixels of {in_channels} channels in patches of {patch_size}"

@@ -1,0 +1,187 @@
+"""Build what is trained, from settings: for the stages, and for `plan`, which tries it first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from masktas.config import (
+    FinetuneSettings,
+    SupernetSettings,
+    TeacherSettings,
+    TrainSettings,
+    resolve,
+)
+from masktas.data.batches import Augment, Batches
+from masktas.errors import ConfigError
+from masktas.nn.mae import MaskedAutoencoder
+from masktas.nn.patches import num_visible
+from masktas.nn.student import StudentShape, Teacher
+from masktas.nn.supernet import Supernet
+from masktas.nn.vit import ViT
+from masktas.seeding import seed_for
+from masktas.space import Architecture, SearchSpace
+from masktas.train.optim.sliced_adamw import scaled_lr
+from masktas.train.ranks import Ranks
+from masktas.train.runtime import Runtime
+from masktas.train.task import Recipe
+from masktas.train.tasks.classify import Classification
+from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
+from masktas.train.tasks.supernet import MaskedDistillation, sampler
+
+TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where a task is at home: the seed that names its draws, the device, the processes."""
+
+    seed: int
+    runtime: Runtime
+    ranks: Ranks
+
+    def generator(self, *key: str | int) -> torch.Generator:
+        """Return a CPU generator for one purpose."""
+        return torch.Generator().manual_seed(seed_for(self.seed, *key))
+
+
+def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
+    """Return the teacher's settings with the shape that suits the space, where it was not said.
+
+    One that starts from released weights has the shape of these.
+    """
+    if said.init is not None:
+        return said
+    heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
+    shape = {
+        "patch_size": space.patch_size,
+        "embed_dim": heads * space.head_dim,
+        "num_heads": heads,
+        "depth": max(space.depth),
+    }
+    return resolve(TeacherSettings, shape, said)
+
+
+def teacher_architecture(
+    settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
+) -> Architecture:
+    """Return the teacher's shape, all blocks alike, without a head."""
+    if settings.embed_dim % settings.num_heads:
+        raise ConfigError(
+            f"The teacher's embed_dim {settings.embed_dim} does not divide into "
+            f"{settings.num_heads} heads: choose a num_heads that divides it."
+        )
+    return Architecture(
+        embed_dim=settings.embed_dim,
+        num_heads=(settings.num_heads,) * settings.depth,
+        mlp_ratio=(settings.mlp_ratio,) * settings.depth,
+        head_dim=settings.embed_dim // settings.num_heads,
+        image_size=image_size,
+        patch_size=settings.patch_size,
+        in_channels=in_channels,
+        num_classes=0,
+    )
+
+
+def teacher_task(
+    settings: TeacherSettings,
+    shape: Architecture,
+    batches: Batches,
+    setup: Setup,
+    begun: MaskedAutoencoder | None = None,
+) -> tuple[MaskedAutoencoder, MaskedAutoencoding]:
+    """Return a masked autoencoder in its starting state, and its training.
+
+    `begun` is one to go on with, instead of random weights.
+    """
+    model = begun or MaskedAutoencoder(
+        shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
+    )
+    if begun is None:
+        model.init_weights(setup.generator("teacher"))
+    task = MaskedAutoencoding(
+        model.to(setup.runtime.device),
+        _masked(batches, shape, settings.mask_ratio, setup),
+        recipe(settings, batches),
+        setup.runtime,
+        setup.ranks,
+    )
+    return model, task
+
+
+def supernet_task(
+    settings: SupernetSettings,
+    space: SearchSpace,
+    teacher: Teacher,
+    batches: Batches,
+    setup: Setup,
+) -> tuple[Supernet, MaskedDistillation]:
+    """Return a supernet in its starting state, and its training; the teacher moves beside it."""
+    device = setup.runtime.device
+    teacher.to(device)
+    supernet = Supernet(
+        space, StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim)
+    )
+    supernet.init_weights(setup.generator("supernet"))
+    task = MaskedDistillation(
+        supernet.to(device),
+        teacher,
+        _masked(batches, space.largest, settings.mask_ratio, setup),
+        recipe(settings, batches),
+        setup.runtime,
+        beta=settings.beta,
+        draw=sampler(settings.sampler, space),
+        seed=setup.seed,
+    )
+    return supernet, task
+
+
+def classifier_task(
+    settings: FinetuneSettings,
+    shape: Architecture,
+    supernet: Supernet | None,
+    batches: Batches,
+    target: Tensor,
+    setup: Setup,
+) -> tuple[ViT, Classification]:
+    """Return a network with the supernet's slice, or random weights, and its fine-tuning."""
+    network = ViT(shape)
+    network.init_weights(setup.generator("finetune"))
+    if supernet is not None:
+        network.load_state_dict(supernet.extract(shape).state_dict())
+    task = Classification(
+        network.to(setup.runtime.device),
+        batches,
+        target,
+        recipe(settings, batches),
+        setup.runtime,
+        drop_path=settings.drop_path,
+        label_smoothing=settings.label_smoothing,
+        seed=setup.seed,
+        ranks=setup.ranks,
+    )
+    return network, task
+
+
+def augment(settings: TrainSettings) -> Augment:
+    """Return how training batches are varied."""
+    return Augment(settings.crop_scale, settings.flip, settings.color)
+
+
+def recipe(settings: TrainSettings, batches: Batches) -> Recipe:
+    """Return how fast to learn: the settings' rate, for 256 images, scaled to the batch."""
+    return Recipe(
+        lr=scaled_lr(settings.lr, settings.batch_size),
+        weight_decay=settings.weight_decay,
+        total_steps=settings.epochs * batches.steps_per_epoch,
+        warmup_share=settings.warmup_share,
+    )
+
+
+def _masked(
+    batches: Batches, shape: Architecture, mask_ratio: float, setup: Setup
+) -> MaskedBatches:
+    visible = num_visible(shape.num_patches, mask_ratio)
+    return MaskedBatches(batches, shape.patch_size, visible, setup.seed)

@@ -1,0 +1,1 @@
+"""supernet + budget -> search/NAME/"""

@@ -1,0 +1,114 @@
+"""Pictures that stages leave beside their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from masktas.artifacts import write_atomic
+from masktas.data.batches import Batches
+from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
+from masktas.nn.student import MaskedStudent
+from masktas.seeding import seed_for
+from masktas.stages.common.load import Reconstruction
+
+CELL = 112  # least side of one image in the picture, pixels
+GAP = 4
+
+
+@torch.no_grad()
+def draw_reconstructions(
+    path: Path,
+    *,
+    batches: Batches,
+    teacher: Reconstruction | None,
+    student: MaskedStudent,
+    visible: int,
+    seed: int,
+    count: int = 8,
+) -> list[str]:
+    """Write a PNG of held-out images: a row each of original, masked, teacher's and student's.
+
+    Predictions are of patches normalised by themselves, so each is shown with the mean and
+    variance of the true patch, as MAE's authors do. A teacher without a decoder has no row.
+
+    Returns:
+        What the rows show.
+    """
+    one = student.encoder.architecture
+    patch_size, grid = one.patch_size, one.grid
+    images = batches.plain(np.arange(min(count, len(batches.images))))
+    patches = patchify(images, patch_size)
+    noise = masking_noise(len(images), patches.shape[1], seed_for(seed, "picture"))
+    ids_keep, ids_masked = random_masking(noise.to(images.device), visible)
+    masked = _fill(patches, ids_masked, torch.zeros_like(take(patches, ids_masked)))
+    predicted, _ = student(patches, ids_keep, ids_masked)
+    completed = _fill(patches, ids_masked, _denormalize(predicted, take(patches, ids_masked)))
+    rows = {
+        "original": _bytes(images, batches.mean, batches.std),
+        "masked": _bytes(unpatchify(masked, patch_size, grid), batches.mean, batches.std),
+    }
+    if teacher is not None:
+        rows["teacher"] = _reconstructed(teacher, images, ids_keep, ids_masked)
+    rows["student (largest)"] = _bytes(
+        unpatchify(completed, patch_size, grid), batches.mean, batches.std
+    )
+    sheet = _sheet(list(rows.values()))
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
+    return list(rows)
+
+
+def _reconstructed(
+    teacher: Reconstruction, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
+) -> list[np.ndarray]:
+    """Complete images as a teacher does, in what it sees of them."""
+    sight = teacher.sight
+    seen = images if teacher.view is None else teacher.view(images)
+    patches = patchify(seen, sight.patch_size)
+    predicted = teacher.model(patches, ids_keep, ids_masked)
+    if teacher.normalised:
+        predicted = _denormalize(predicted, take(patches, ids_masked))
+    completed = unpatchify(_fill(patches, ids_masked, predicted), sight.patch_size, sight.grid)
+    return _bytes(completed, sight.mean, sight.std)
+
+
+def _fill(patches: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """Replace the patches `ids` by `values`."""
+    index = ids.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+    return patches.scatter(1, index, values.to(patches.dtype))
+
+
+def _denormalize(predicted: Tensor, true: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(true, dim=-1, keepdim=True)
+    return predicted.float() * (variance + 1e-6).sqrt() + mean
+
+
+def _bytes(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[np.ndarray]:
+    """Undo the normalisation of images `[B, C, H, W]`: bytes `[H, W, 3]` of each."""
+    by, to = (torch.tensor(v, device=images.device)[:, None, None] for v in (std, mean))
+    pixels = ((images * by + to).clamp(0, 1) * 255).round().byte()
+    shown = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
+    return [one.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy() for one in shown]
+
+
+def _sheet(rows: list[list[np.ndarray]]) -> Image.Image:
+    height, width = rows[0][0].shape[:2]
+    scale = max(1, -(-CELL // width))
+    cell_width, cell_height = width * scale, height * scale
+    sheet = Image.new(
+        "RGB",
+        (len(rows[0]) * (cell_width + GAP) - GAP, len(rows) * (cell_height + GAP) - GAP),
+        "white",
+    )
+    for row, images in enumerate(rows):
+        for column, pixels in enumerate(images):
+            image = Image.fromarray(pixels).resize(
+                (cell_width, cell_height), Image.Resampling.NEAREST
+            )
+            sheet.paste(image, (column * (cell_width + GAP), row * (cell_height + GAP)))
+    return sheet

@@ -1,0 +1,138 @@
+"""Released weights as the beginning of a teacher's pre-training (`masktas teacher --init`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from masktas.config import TeacherSettings
+from masktas.errors import ConfigError
+from masktas.nn.mae import Decoder, MaskedAutoencoder
+from masktas.nn.student import EncoderTeacher
+from masktas.nn.teachers.adapter import Sight, View, view_between
+from masktas.nn.teachers.pretrained import Released
+from masktas.nn.vit import ViT
+from masktas.stages.common.tasks import Setup
+from masktas.stages.common.teachers import open_teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a pre-training starts from.
+
+    Attributes:
+        settings: the teacher's, with the shape of the weights.
+        released: the weights, their positions resized to the images.
+        file: where they are.
+    """
+
+    settings: TeacherSettings
+    released: Released
+    file: Path
+
+    @property
+    def licence(self) -> str:
+        """That of the weights, which what is made from them inherits."""
+        return self.released.licence
+
+    def model(self, mean: list[float], std: list[float], setup: Setup) -> MaskedAutoencoder:
+        """Return the masked autoencoder; its decoder is fresh where there was none.
+
+        Args:
+            mean, std: by which the images are normalised here; the first layer takes up the
+                difference to those that the weights are used to.
+            setup: draws a fresh decoder.
+        """
+        encoder, decoder = _encoder(self.released), self.released.decoder
+        here = Sight.of(encoder.architecture, mean, std)
+        change = view_between(here, self.released.sight)
+        if change is not None:
+            _take_up(encoder, change)
+        if decoder is None:
+            decoder = Decoder(
+                encoder.architecture,
+                decoder_dim=self.settings.decoder_dim,
+                decoder_depth=self.settings.decoder_depth,
+            )
+            decoder.init_weights(setup.generator("teacher"))
+        model = MaskedAutoencoder.joined(encoder, decoder).train().requires_grad_(True)
+        encoder.pos_embed.requires_grad_(False)
+        return model
+
+
+def open_beginning(
+    settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
+) -> Beginning:
+    """Open what `settings.init` names, for images of that size.
+
+    Raises:
+        MasktasError: if it cannot be read, is no ViT of ours, or does not go with the images.
+    """
+    assert settings.init is not None
+    said = settings.model_fields_set
+    released, file = open_teacher(
+        settings.init,
+        num_heads=settings.num_heads if "num_heads" in said else None,
+        partial=settings.init_partial,
+        flag="--init",
+    )
+    if not isinstance(released.teacher, EncoderTeacher) or file is None:
+        raise ConfigError(
+            f"--init {settings.init}: pre-training goes on with a run of ours, a file in the "
+            "public MAE format or a folder of a Hugging Face ViTMAE; other teachers are adopted as "
+            "they are, by masktas supernet --teacher."
+        )
+    if released.sight.in_channels != in_channels:
+        its = released.sight.in_channels
+        raise ConfigError(f"--init {settings.init} sees {its} channels: give --in-channels {its}.")
+    shape = _shape(released)
+    for name in said & shape.keys():
+        if getattr(settings, name) != shape[name]:
+            raise ConfigError(
+                f"--init {settings.init} has {name} {shape[name]}, not {getattr(settings, name)}: "
+                f"leave {name} out, the shape comes from the weights."
+            )
+    patch = released.sight.patch_size
+    if image_size[0] % patch or image_size[1] % patch:
+        nearest = [max(1, round(side / patch)) * patch for side in dict.fromkeys(image_size)]
+        sides = "x".join(str(side) for side in nearest)
+        raise ConfigError(
+            f"--init {settings.init} has patches of {patch}, which do not divide images of "
+            f"{image_size[0]} x {image_size[1]} pixels: give --image-size {sides}."
+        )
+    here = Sight(image_size, patch, in_channels, released.sight.mean, released.sight.std)
+    return Beginning(settings.model_copy(update=shape), released.fitted(here), file)
+
+
+def _encoder(released: Released) -> ViT:
+    assert isinstance(released.teacher, EncoderTeacher)
+    return released.teacher.encoder
+
+
+def _shape(released: Released) -> dict[str, int | float]:
+    """Return the teacher's settings that the weights decide."""
+    one = _encoder(released).architecture
+    shape: dict[str, int | float] = {
+        "patch_size": one.patch_size,
+        "embed_dim": one.embed_dim,
+        "depth": one.depth,
+        "num_heads": one.num_heads[0],
+        "mlp_ratio": one.mlp_ratio[0],
+    }
+    if released.decoder is not None:
+        shape["decoder_dim"] = released.decoder.dim
+        shape["decoder_depth"] = len(released.decoder.blocks)
+    return shape
+
+
+@torch.no_grad()
+def _take_up(encoder: ViT, change: View) -> None:
+    """Let the patch embedding do what a view does to pixels: `W (s x + t) + b`."""
+    layer = encoder.patch_embed
+    channels = encoder.architecture.in_channels
+    weight = layer.weight.unflatten(1, (-1, channels))  # [D, P * P, C]
+    scale, shift = change.scale.flatten(), change.shift.flatten()
+    layer.bias.add_((weight * shift).sum(dim=(1, 2)))
+    layer.weight.copy_((weight * scale).flatten(1))

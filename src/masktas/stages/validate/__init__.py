@@ -1,0 +1,1 @@
+"""supernet + labels -> validate/NAME/"""

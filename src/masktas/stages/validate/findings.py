@@ -1,0 +1,326 @@
+"""What a validation found: as a table, one plain sentence, a file for a spreadsheet, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from masktas.artifacts import write_atomic
+from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Estimate, Reliability
+
+OF_SIZE = ("params", "macs")  # ratings that know only size
+NONE = "–"
+COLUMNS = (4, 3)  # of panels: what leaves fewer places empty
+WIDE = 100  # characters of a line that has room for every interval
+INK, FAINT = "#1d2733", "#94a3b8"
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05  # of corrected p values, below which something counts as shown
+
+# broken such that the brief table fits 80 characters
+HEADER = (*("rating", "tau", "rho", "rho\ngiven size", "points\nlost, top\n1/3/5", "split\nhalf"),)
+HEADER_VARIANTS = ("variant", "tau", "tau less size's", "p", "rho given size", "p", "split half")
+HEADER_VARIANTS_BRIEF = ("variant", "tau", "gain", "p", "partial", "p")
+HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
+
+
+def written(one: Estimate, form: str = "{:.2f}") -> str:
+    """Write an estimate as people read it: 0.77 [0.62, 0.88]."""
+    if one.value is None:
+        return NONE
+    if one.low is None or one.high is None:
+        return form.format(one.value)
+    return f"{form} [{form}, {form}]".format(one.value, one.low, one.high)
+
+
+def _cell(one: Estimate) -> str:
+    """Write an estimate in two lines: the table then fits 80 columns."""
+    return written(one).replace(" [", "\n[")
+
+
+def short(value: float | None, form: str = "{:.2f}", times: float = 1.0) -> str:
+    """Write a number, or a dash where there is none."""
+    return NONE if value is None else form.format(times * value)
+
+
+def table(
+    agreements: Mapping[str, Agreement],
+    reliabilities: Mapping[str, Reliability],
+    ceiling: Ceiling,
+    *,
+    brief: bool = False,
+) -> list[list[str]]:
+    """Return the rows under `HEADER`: ratings, best first, then how accuracy ranks itself.
+
+    That is over two halves of the test images and over two seeds of the probe, and what follows:
+    the ceiling of every rating. The brief one leaves out the intervals of points lost.
+    """
+    rows = []
+    for name in ranked(agreements):
+        one = agreements[name]
+        lost = "\n".join(_points(one.regret[k]) for k in TOP)
+        if brief:
+            lost = "/".join(short(one.regret[k].value, "{:.1f}", 100) for k in TOP)
+        halves = reliabilities[name].corrected.value if name in reliabilities else None
+        rows.append(
+            [
+                *(name, _cell(one.tau), short(one.rho.value), _cell(one.partial)),
+                *(lost, short(halves)),
+            ]
+        )
+    for name, itself in (
+        ("two halves", ceiling.halves),
+        ("two seeds", ceiling.seeds),
+        ("ceiling", ceiling),
+    ):
+        rows.append([name, _cell(itself.tau), short(itself.rho.value), NONE, NONE, NONE])
+    return rows
+
+
+def _points(lost: Estimate) -> str:
+    """Write a share as percent points: 1.2 [0.0, 3.1]."""
+    times = [None if one is None else 100 * one for one in (lost.value, lost.low, lost.high)]
+    return written(Estimate(*times), "{:.1f}")
+
+
+def table_variants(
+    agreements: Mapping[str, Agreement],
+    reliabilities: Mapping[str, Reliability],
+    *,
+    brief: bool = False,
+) -> list[list[str]]:
+    """Return the rows under `HEADER_VARIANTS` (or its brief form), a line each, best first."""
+    rows = []
+    for name in ranked(agreements):
+        one = agreements[name]
+        halves = reliabilities[name].corrected.value
+        rows.append(
+            [
+                *(name, short(one.tau.value)),
+                *(short(one.gain.value) if brief else written(one.gain), short(one.gain_p)),
+                *(short(one.partial.value), short(one.partial_p)),
+                *([] if brief else [short(halves)]),
+            ]
+        )
+    return rows
+
+
+def table_unlabelled(reliabilities: Mapping[str, Reliability]) -> list[list[str]]:
+    """Return the rows under `HEADER_UNLABELLED`."""
+    return [
+        [name, written(one.tau), written(one.rho), written(one.corrected)]
+        for name, one in reliabilities.items()
+    ]
+
+
+def ranked(agreements: Mapping[str, Agreement]) -> list[str]:
+    """Return the ratings' names by tau, best first; undefined ones last."""
+
+    def tau(name: str) -> float:
+        value = agreements[name].tau.value
+        return -2.0 if value is None else value
+
+    return sorted(agreements, key=tau, reverse=True)
+
+
+def verdict(
+    agreements: Mapping[str, Agreement],
+    *,
+    lead: str,
+    num_networks: int,
+    variants: Sequence[str] = (),
+) -> str:
+    """Say in one plain sentence whether the leading rating ranks as accuracy does.
+
+    Of the leading rating, which was chosen before, "better" and "adds" are said where a whole
+    confidence interval is above 0: of the difference of the taus, and of the rank correlation
+    given size. Of all others where a p value corrected for the number of all is below 0.05.
+
+    Args:
+        agreements: of all ratings, size and variants too.
+        lead: what the sentence is about.
+        num_networks: n.
+        variants: which of them are variants.
+    """
+    one = agreements[lead]
+    if one.tau.value is None:
+        return (
+            f"Nothing can be said: of {num_networks} networks too few differ in {lead} and in "
+            "accuracy."
+        )
+    parts = [f"{lead} ranks {num_networks} networks with tau {written(one.tau)}"]
+    sizes = [name for name in ranked(agreements) if name in OF_SIZE and name != lead]
+    best = agreements[sizes[0]].tau if sizes else Estimate(None)
+    if best.value is not None:
+        joined = "but" if best.value > 0.8 * one.tau.value else "and"
+        parts[0] += f", {joined} size alone ({sizes[0]}) reaches {written(best)}"
+    if one.partial.value is not None:
+        parts.append(f"given size its partial rank correlation is {written(one.partial)}")
+    parts[-1] += f": {'it is size' if lead in OF_SIZE else _conclusion(one, best)}"
+    usual = {name: one for name, one in agreements.items() if name not in variants}
+    corrected = f"after Holm's correction for {compared(agreements)} comparisons"
+    parts.append(f"{corrected}, {_others(usual, lead)}")
+    best_first = [name for name in ranked(agreements) if name in variants]
+    if best_first and agreements[best_first[0]].tau.value is not None:
+        parts.append(_best_variant(agreements, best_first))
+    return "; ".join(parts) + "."
+
+
+def compared(agreements: Mapping[str, Agreement]) -> int:
+    """Return how many ratings were compared with size: what p values are corrected for."""
+    return sum(one.gain_p is not None for one in agreements.values())
+
+
+def verdict_unlabelled(reliabilities: Mapping[str, Reliability]) -> str:
+    """Say in one sentence what is known without labels: how well each rating repeats itself."""
+    each = [f"{name} {written(one.corrected)}" for name, one in reliabilities.items()]
+    return (
+        "Without labels nothing is known of accuracy; the reliability of the ratings over images "
+        f"is {', '.join(each)}."
+    )
+
+
+def _conclusion(one: Agreement, size: Estimate) -> str:
+    if not one.tau.above_zero:
+        return "it is not shown to rank them at all"
+    if one.gain.above_zero:
+        return "it ranks better than size"
+    if one.partial.above_zero:
+        return "it adds to size"
+    return "mostly size" if size.above_zero else "no better than size, as far as this tells"
+
+
+def _others(agreements: Mapping[str, Agreement], lead: str) -> str:
+    """Name the other ratings that beat size, or add to it."""
+    others = [name for name in ranked(agreements) if name not in (*OF_SIZE, lead)]
+    names = [name for name in others if agreements[name].tau.above_zero]
+    better = [name for name in names if _is_better(agreements[name])]
+    adding = [name for name in names if _adds(agreements[name]) and name not in better]
+    said = []
+    if better:
+        said.append(f"better than size: {_named(better, agreements)}")
+    if adding:
+        said.append(f"adding to size: {_named(adding, agreements)}")
+    alone = agreements[lead].gain.above_zero
+    return ", ".join(said) or f"no {'other ' if alone else ''}rating beats size"
+
+
+def _best_variant(agreements: Mapping[str, Agreement], best_first: Sequence[str]) -> str:
+    """Tell of the variant with the highest tau, and which are shown to be worth more than size."""
+    name = best_first[0]
+    shown = [one for one in best_first if _is_better(agreements[one])]
+    adding = [one for one in best_first if _adds(agreements[one]) and one not in shown]
+    words = f"better than size: {_named(shown, agreements)}" if shown else "none beats size"
+    if adding:
+        words += f", adding to it: {_named(adding, agreements)}"
+    return (
+        f"of {len(best_first)} variants {name} ranks best with tau "
+        f"{written(agreements[name].tau)}, which flatters it since it was picked afterwards: "
+        f"{words}"
+    )
+
+
+def _is_better(one: Agreement) -> bool:
+    return one.gain_p is not None and one.gain_p < LEVEL and (one.gain.value or 0) > 0
+
+
+def _adds(one: Agreement) -> bool:
+    return one.partial_p is not None and one.partial_p < LEVEL and (one.partial.value or 0) > 0
+
+
+def _named(names: Sequence[str], agreements: Mapping[str, Agreement]) -> str:
+    return " and ".join(f"{name} (tau {agreements[name].tau.value:.2f})" for name in names)
+
+
+def write_csv(path: Path, columns: Mapping[str, Sequence[float | str]]) -> None:
+    """Write columns of equal length, a line a network."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    lines.writerows(zip(*columns.values(), strict=True))
+    write_atomic(path, lambda temporary: _write(temporary, text.getvalue()))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_scatter(
+    folder: Path,
+    ratings: Mapping[str, Floats],
+    accuracy: Floats,
+    params: Floats,
+    agreements: Mapping[str, Agreement],
+) -> None:
+    """Draw ratings against accuracy, `scatter.svg` and `scatter.png`: a panel a rating.
+
+    Args:
+        folder: where they go.
+        ratings: `[n]` each, by name.
+        accuracy: `[S, n]`, of every seed of the probe: lines between them show its noise.
+        params: `[n]`, the colour.
+        agreements: for the titles.
+    """
+    import matplotlib
+
+    figure = scatter(ratings, accuracy, params, agreements)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
+        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            write_atomic(
+                folder / f"scatter.{kind}",
+                lambda path, kind=kind, metadata=metadata: figure.savefig(  # type: ignore[misc]
+                    path, format=kind, dpi=130, metadata=metadata
+                ),
+            )
+
+
+def scatter(
+    ratings: Mapping[str, Floats],
+    accuracy: Floats,
+    params: Floats,
+    agreements: Mapping[str, Agreement],
+) -> Figure:
+    """Return the picture; see `write_scatter`."""
+    names = ranked(agreements)
+    columns = min(len(names), min(COLUMNS, key=lambda columns: -len(names) % columns))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.1 * columns + 0.9, 2.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for panel, name in zip(panels, names, strict=False):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#e2e8f0", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.tick_params(labelsize="small")
+        panel.vlines(
+            ratings[name],
+            100 * accuracy.min(axis=0),
+            100 * accuracy.max(axis=0),
+            color=FAINT,
+            linewidth=0.8,
+        )
+        points = panel.scatter(
+            ratings[name], 100 * accuracy.mean(axis=0), c=params, cmap="viridis", s=22, zorder=3
+        )
+        panel.set_title(_title(name, agreements[name]), fontsize="small", color=INK)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        if name in OF_SIZE:
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for panel in panels[len(names) :]:
+        panel.set_visible(False)
+    figure.supylabel("accuracy, %", fontsize="small", color=INK)
+    figure.supxlabel("rating (higher is better)", fontsize="small", color=INK)
+    figure.colorbar(points, ax=panels.tolist(), label="parameters", format=EngFormatter(sep=""))
+    return figure
+
+
+def _title(name: str, one: Agreement) -> str:
+    known = "" if one.partial.value is None else f", rho given size {one.partial.value:.2f}"
+    return f"{name}\ntau {short(one.tau.value)}{known}"

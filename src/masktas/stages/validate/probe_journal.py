@@ -1,0 +1,98 @@
+"""Probe network after network, with a journal: what is known of one outlives a kill.
+
+Shapes: n networks, S seeds, t test images.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from masktas.artifacts import append_lines, read_lines
+from masktas.errors import ArtifactError, MasktasError
+from masktas.nn.supernet import Supernet
+from masktas.space import Architecture, params
+from masktas.stages.common.stage import Context
+from masktas.stages.validate.probes import Probing
+
+
+def probe(
+    context: Context,
+    probing: Probing,
+    shared: Supernet,
+    networks: list[Architecture],
+    journal: Path,
+) -> NDArray[np.float64]:
+    """Probe network after network, from where the journal ends: `[S, n, t]`.
+
+    Each process of a job probes whole networks.
+    """
+    ranks = context.ranks
+    found = _read(journal, networks, (probing.recipe.seeds, probing.num_test))
+    ranks.any()  # nobody writes before all have read
+    total, longest = len(networks), 0.0
+    if found:
+        context.console.say(f"Going on after {len(found)} networks.")
+    with context.console.bar("validate", total, len(found)) as bar, context.stopping.listening():
+        while len(found) < total:
+            if ranks.any(context.stopping.asked(2 * longest))[0]:
+                raise context.stopping.error(f"Stopped after {len(found)} of {total} networks")
+            began, start = time.monotonic(), len(found)
+            asked = networks[start : start + ranks.size]
+            right = np.zeros((len(asked), probing.recipe.seeds, probing.num_test), dtype=np.uint8)
+            for at in ranks.mine(range(len(asked))):
+                right[at] = probing.correct(shared, asked[at])
+            found += list(ranks.sum(torch.from_numpy(right)).numpy().astype(bool))
+            if ranks.is_first:
+                append_lines(
+                    journal, [_line(at, networks[at], found[at]) for at in range(start, len(found))]
+                )
+                context.ledger.write(len(found))
+            bar.update(len(found), f"accuracy {found[-1].mean():.2%}")
+            longest = max(longest, time.monotonic() - began)
+    return np.stack(found, axis=1).astype(np.float64)
+
+
+def _line(at: int, one: Architecture, right: NDArray[np.bool_]) -> str:
+    """Write what a network got right as a line of the journal: a bit an image."""
+    return json.dumps(
+        {
+            "index": at,
+            "params": params(one),
+            "accuracy": right.mean(axis=1).tolist(),
+            "correct": [base64.b64encode(np.packbits(seed).tobytes()).decode() for seed in right],
+            "architecture": one.to_dict(),
+        }
+    )
+
+
+def _read(
+    journal: Path, networks: list[Architecture], shape: tuple[int, int]
+) -> list[NDArray[np.bool_]]:
+    """Read what is known already: `[S, t]` for each of the first networks.
+
+    Raises:
+        ArtifactError: if the journal is damaged or of other networks or images.
+    """
+    seeds, images = shape
+    found: list[NDArray[np.bool_]] = []
+    for one, line in zip(networks, read_lines(journal), strict=False):
+        try:
+            bits = [base64.b64decode(text, validate=True) for text in line["correct"]]
+            whole = np.stack([np.frombuffer(seed, dtype=np.uint8) for seed in bits])
+            known = Architecture.from_dict(line["architecture"])
+        except (KeyError, TypeError, ValueError, MasktasError):
+            raise ArtifactError(f"{journal}: not the journal of a validation.") from None
+        if known != one or whole.shape != (seeds, -(-images // 8)):
+            raise ArtifactError(
+                f"{journal}: network {len(found)} is not the one that would be probed, or other "
+                "images were: give another --name, or --overwrite."
+            )
+        found.append(np.unpackbits(whole, axis=1, count=images).astype(bool))
+    return found

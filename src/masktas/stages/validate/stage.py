@@ -1,0 +1,232 @@
+"""supernet + labels -> validate/NAME/: does the rating without labels rank as accuracy does?
+
+A number of networks are probed with labels and compared with their ratings (SPEC 4). Overall most
+of a rating's rank correlation is size; what counts is the order inside a budget.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from masktas.config import DataSettings, RuntimeSettings, ValidateSettings
+from masktas.console import Console
+from masktas.data.sources import Source
+from masktas.data.store.image_store import ImageStore
+from masktas.errors import ConfigError, LabelError
+from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.function import Ask
+from masktas.seeding import seed_for
+from masktas.space import Architecture, BudgetedSpace, cost, params
+from masktas.space.limits import parse_limit
+from masktas.stages.common.budget import costed
+from masktas.stages.common.evaluator import batch_size_for
+from masktas.stages.common.labels import labels_of, read_labels
+from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.stage import Context, Data
+from masktas.stages.validate.comparing import Found, tell
+from masktas.stages.validate.networks import banded, stratified, within
+from masktas.stages.validate.probe_journal import probe
+from masktas.stages.validate.probes import Probing, Recipe
+from masktas.stages.validate.ratings import Panel, Rated
+from masktas.train.networks import WEIGHTS
+from masktas.train.tasks.mae import training_macs
+
+NETWORKS = "networks.jsonl"
+NO_LABELS = "These images have no labels, so accuracy is not known and only how reliable each "
+NO_LABELS += "rating is can be told: give DATA with labels (a folder for each class, or a column "
+NO_LABELS += "`label`), and another --name or --overwrite."
+
+
+def validate(
+    data: Data | None = None,
+    *,
+    out: str | Path,
+    name: str = "main",
+    settings: ValidateSettings | None = None,
+    data_settings: DataSettings | None = None,
+    runtime: RuntimeSettings | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
+    teacher: Ask | None = None,
+) -> dict[str, Any]:
+    """Compare ratings with accuracy, over networks of a supernet.
+
+    Without labels it tells how reliable each rating is, and no more.
+
+    Args:
+        data: labelled images; those of the supernet if None.
+        out: the run folder, with a finished `supernet/`; `validate/NAME/` is written in it.
+        name: of this comparison; one run can hold many.
+        settings, data_settings, runtime: see `masktas.config`.
+        console: where progress, table and verdict are shown.
+        overwrite: start afresh.
+        teacher: the function that the supernet has learnt from, where it was one.
+
+    Returns:
+        The manifest, with `verdict`, `agreement` by rating, `reliability` and `ceiling`.
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    context = Context(out, runtime, console, overwrite=overwrite)
+    settings = settings or ValidateSettings()
+    images = context.images_recorded(context.run.supernet, data, data_settings)
+    shared = load_supernet(context.run)
+    if settings.num_classes is not None:
+        shared.space = shared.space.replace(num_classes=settings.num_classes)
+    largest = shared.space.largest
+    images.require_fit(largest, f"space {shared.space.name}")
+    candidates, _, models = costed(
+        context.run,
+        shared.space,
+        settings,
+        latency=False,
+        measure=None,
+        seed=context.seed,
+        console=context.console,
+    )
+    networks, in_band, center = _networks(context, settings, candidates)
+    labels, classes = _labels(images.source())
+    stage = context.run.validated(name)
+    parents = {
+        "teacher": teacher_file(context.run),
+        "supernet": context.run.supernet.folder / WEIGHTS,
+        **models,
+    }
+    splits = ("supernet", "search", settings.split) if labels else ("search",)
+    store = context.open_images(images, allowed=splits)
+    sight = Sight.of(largest, store.mean, store.std)
+    frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
+    of_search = _of_search(labels, store)
+    panel = Panel(context, shared, frozen, store, settings, in_band, of_search)
+    probing = _probing(context, settings, shared, store, labels, classes) if labels else None
+    if not context.begin(
+        stage,
+        settings,
+        parents=parents,
+        images=images.to_dict(),
+        center=center,
+        labelled=probing is not None,
+    ):
+        return stage.manifest()
+    if probing is None:
+        context.console.warn(NO_LABELS)
+    shared.to(context.runtime.device)
+    rated = panel.rate(networks)
+    journal = stage.folder / NETWORKS
+    correct = probe(context, probing, shared, networks, journal) if probing else None
+    found = Found(networks, rated.usual, rated.variants, correct)
+
+    def results() -> dict[str, Any]:
+        told = tell(context, found, settings, stage.folder)
+        return context.finish(
+            stage,
+            store,
+            _cost(networks, rated, probing),
+            parents,
+            space=shared.space.to_dict(),
+            budget=candidates.budget.to_dict(),
+            center=center,
+            num_networks=len(networks),
+            probe=settings.probe if probing else None,
+            test_split_read=probing is not None and settings.split == "test",
+            **told,
+        )
+
+    return context.ranks.first(results)
+
+
+def _networks(
+    context: Context, settings: ValidateSettings, candidates: BudgetedSpace
+) -> tuple[list[Architecture], BudgetedSpace, int | None]:
+    """Choose the networks; return too what they are drawn from, and the middle of the band."""
+    rng = random.Random(seed_for(context.seed, "validate", "networks"))
+    count = settings.num_networks
+    center = None
+    if settings.share is None:
+        if settings.center is not None:
+            raise ConfigError("center is the middle of a band: give --band 5% as well.")
+        networks = stratified(candidates, count, rng)
+    else:
+        center = _center(context, settings, candidates)
+        least, most = (round(center * (1 + side * settings.share)) for side in (-1, 1))
+        candidates = within(candidates, max(1, least), most)
+        networks = banded(candidates, count, rng)
+    if len(networks) < count:
+        context.console.say(f"Only {len(networks)} networks within {candidates.budget} were found.")
+    return networks, candidates, center
+
+
+def _center(context: Context, settings: ValidateSettings, candidates: BudgetedSpace) -> int:
+    if settings.center is not None:
+        limit = parse_limit("params", settings.center)
+        return round(limit.resolve(candidates.space, candidates.costs))
+    searched = context.run.search("main")
+    if searched.finished:
+        winner = Architecture.from_dict(searched.manifest()["winner"]["architecture"])
+        return params(winner.replace(num_classes=candidates.space.num_classes))
+    return round(sum(candidates.cost_range("params")) / 2)
+
+
+def _labels(source: Source) -> tuple[list[list[int]] | None, int]:
+    """Return the labels, as `read_labels`, and the number of classes; None if there are none."""
+    try:
+        labels, classes = read_labels(source)
+    except LabelError:
+        return None, 0
+    return (labels, len(classes)) if len(classes) > 1 else (None, 0)
+
+
+def _of_search(labels: list[list[int]] | None, store: ImageStore) -> Callable[[], Tensor] | None:
+    """Return what gives the classes of the images that networks are rated on."""
+    if labels is None:
+        return None
+    return lambda: labels_of(labels, store.images("search"))
+
+
+def _probing(
+    context: Context,
+    settings: ValidateSettings,
+    shared: Supernet,
+    store: ImageStore,
+    labels: list[list[int]],
+    classes: int,
+) -> Probing:
+    largest, device = shared.space.largest, context.runtime.device.type
+    recipe = Recipe(
+        settings.probe,
+        settings.probe_images,
+        settings.epochs,
+        settings.seeds,
+        settings.batch_size or batch_size_for(largest, largest.num_patches, device),
+    )
+    return Probing(
+        recipe,
+        store,
+        labels,
+        classes=classes,
+        test=settings.split,
+        seed=context.seed,
+        runtime=context.runtime,
+    )
+
+
+def _cost(networks: list[Architecture], rated: Rated, probing: Probing | None) -> dict[str, Any]:
+    """Count images, and the products of encoders (and of classifiers in training) over them."""
+    images, products = rated.images, rated.products
+    if probing is not None:
+        recipe = probing.recipe
+        trained = recipe.probe == "finetune"
+        learnt = recipe.epochs * recipe.seeds * probing.num_learnt if trained else 0
+        seen = recipe.seeds * probing.num_test if trained else probing.num_seen
+        images += len(networks) * (learnt + seen)
+        for one in networks:
+            products += learnt * training_macs(one, one.num_patches, 0)
+            products += seen * cost.encoder_macs(one, one.num_patches)
+    return {"images": images, "flops": 2 * products}

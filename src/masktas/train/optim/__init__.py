@@ -1,0 +1,1 @@
+"""Optimisers: AdamW on slices, on the CPU, by Triton, or by torch."""

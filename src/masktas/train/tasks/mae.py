@@ -1,0 +1,127 @@
+"""Masked batches, and the first training they serve: a masked autoencoder (SPEC 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from masktas.data.batches import Batches, to_device
+from masktas.nn.mae import MaskedAutoencoder, decoder_macs, pixel_loss
+from masktas.nn.patches import masking_noise, patchify, random_masking
+from masktas.seeding import seed_for
+from masktas.space import Architecture, cost
+from masktas.train.optim.sliced_adamw import adamw
+from masktas.train.ranks import ALONE, Ranks
+from masktas.train.runtime import Runtime
+from masktas.train.task import Recipe
+
+Masked = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBatches:
+    """The images of a step as patches, some of them hidden at random.
+
+    Attributes:
+        batches: the images.
+        patch_size: side of a patch.
+        visible: V, how many patches of an image stay visible.
+        seed: names the masks.
+    """
+
+    batches: Batches
+    patch_size: int
+    visible: int
+    seed: int
+
+    def images(self, step: int, rows: slice) -> Masked:
+        """Return images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]` of those rows."""
+        pixels, _ = self.batches.train(step, rows)
+        num_patches = pixels[0, 0].numel() // self.patch_size**2
+        # drawn for the whole batch: the same masks however it is divided
+        noise = masking_noise(
+            self.batches.batch_size, num_patches, seed_for(self.seed, "mask", step)
+        )
+        ids_keep, ids_masked = random_masking(to_device(noise[rows], pixels.device), self.visible)
+        return pixels, ids_keep, ids_masked
+
+    def __call__(self, step: int, rows: slice) -> Masked:
+        """Return them as patches `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]`."""
+        pixels, ids_keep, ids_masked = self.images(step, rows)
+        return patchify(pixels, self.patch_size), ids_keep, ids_masked
+
+
+class MaskedAutoencoding:
+    """`Task`: predict the hidden patches (4, 5, 10).
+
+    Args:
+        model: in its starting state, on its device.
+        batches: what it sees.
+        recipe: of the optimiser.
+        runtime: device and precision.
+        ranks: the processes that share it.
+    """
+
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        batches: MaskedBatches,
+        recipe: Recipe,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.module = model
+        self.batch_size = batches.batches.batch_size
+        self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.schedule = recipe.schedule(self.optimizer)
+        self._network = ranks.wrap(model)
+        self._batches, self._runtime = batches, runtime
+        self._macs = training_macs(
+            model.encoder.architecture,
+            batches.visible,
+            decoder_macs(
+                model.encoder.architecture,
+                batches.visible,
+                decoder_dim=model.decoder.dim,
+                decoder_depth=len(model.decoder.blocks),
+            ),
+        )
+
+    def networks(self, _: int) -> list[nn.Module]:
+        """Return the one network, whatever the step."""
+        return [self._network]
+
+    def inputs(self, step: int, rows: slice) -> Masked:
+        """Return masked patches."""
+        return self._batches(step, rows)
+
+    def losses(self, network: nn.Module, inputs: Masked) -> dict[str, Tensor]:
+        """Return the pixel loss (10)."""
+        patches, ids_keep, ids_masked = inputs
+        with self._runtime.autocast():
+            predicted = network(patches, ids_keep, ids_masked, recompute=self._runtime.recompute)
+        return {"pixel_loss": pixel_loss(predicted, patches, ids_masked)}
+
+    def update(self, _: nn.Module) -> None:
+        """Do a step of AdamW."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def macs(self, _: int) -> int:
+        """Count an image's, the same in every step."""
+        return self._macs
+
+    def about(self, _: int) -> str:
+        """Say nothing: no step is special."""
+        return ""
+
+
+def training_macs(architecture: Architecture, patches: int, more: int) -> int:
+    """Count an image's products, forward and backward, of an encoder and `more` after it.
+
+    Backward takes two products for each one forward, but for the first layer, whose input needs
+    no gradient. What is computed again (`recompute`) is not counted.
+    """
+    forward = cost.encoder_macs(architecture, patches) + more
+    return 3 * forward - cost.embedding_macs(architecture, patches)

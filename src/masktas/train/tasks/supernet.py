@@ -1,0 +1,142 @@
+"""The supernet's training: weight sharing by masked distillation (SPEC 3, Algorithm 1)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from masktas.nn.mae import decoder_macs, pixel_loss
+from masktas.nn.patches import patchify
+from masktas.nn.student import Teacher, feature_loss, projection_macs
+from masktas.nn.supernet import Supernet
+from masktas.seeding import seed_for
+from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
+from masktas.train.optim.sliced_adamw import SlicedAdamW
+from masktas.train.runtime import Runtime
+from masktas.train.task import Recipe
+from masktas.train.tasks.mae import MaskedBatches, training_macs
+
+Sampler = Callable[[random.Random], list[Architecture]]
+SANDWICHED = 2  # random architectures between largest and smallest
+
+
+def sampler(kind: str, space: SearchSpace) -> Sampler:
+    """Return what draws the architectures of a step; the first one contains the others.
+
+    Args:
+        kind: `uniform`, the paper's: one, each choice by itself; `sandwich`: the largest, the
+            smallest and two random ones; `budget`: one, all sizes alike.
+        space: they are of it.
+    """
+    if kind == "sandwich":
+        ends = [space.largest, space.smallest]
+        return lambda rng: ends + [space.sample(rng) for _ in range(SANDWICHED)]
+    if kind == "budget":
+        sized = BudgetedSpace(space, Budget())
+        return lambda rng: [sized.sample_evenly(rng)]
+    return lambda rng: [space.sample(rng)]
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledInputs:
+    """Masked patches `[B, N, S]`, which are visible `[B, V]`, and the teacher's tokens of them."""
+
+    patches: Tensor
+    ids_keep: Tensor
+    ids_masked: Tensor
+    target: Tensor
+
+
+class MaskedDistillation:
+    """`Task`: lines 5 to 9 of Algorithm 1.
+
+    Args:
+        supernet: in its starting state, on its device.
+        teacher: frozen, on the same device.
+        batches: what both see.
+        recipe: of the optimiser.
+        runtime: device and precision.
+        beta: weight of the feature loss in (9).
+        draw: the architectures of a step.
+        seed: names them.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        teacher: Teacher,
+        batches: MaskedBatches,
+        recipe: Recipe,
+        runtime: Runtime,
+        *,
+        beta: float,
+        draw: Sampler,
+        seed: int,
+    ) -> None:
+        self.module = supernet.student
+        self.batch_size = batches.batches.batch_size
+        self.optimizer = SlicedAdamW(
+            supernet.student, supernet.edges(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        self.schedule = recipe.schedule(self.optimizer)
+        self.beta = beta
+        self._supernet, self._teacher, self._draw, self._seed = supernet, teacher, draw, seed
+        self._batches, self._runtime = batches, runtime
+
+    def sampled(self, step: int) -> list[Architecture]:
+        """Return the architectures of a step (line 6), the same in every process."""
+        return self._draw(random.Random(seed_for(self._seed, "sample", step)))
+
+    def networks(self, step: int) -> list[nn.Module]:
+        """Return the sampled subnets over the store's leading slices."""
+        return [self._supernet.subnet(one).train() for one in self.sampled(step)]
+
+    def inputs(self, step: int, rows: slice) -> DistilledInputs:
+        """Mask (line 5) and ask the teacher (7)."""
+        images, ids_keep, ids_masked = self._batches.images(step, rows)
+        with self._runtime.autocast():
+            target = self._teacher(images, ids_keep)
+        patches = patchify(images, self._batches.patch_size)
+        return DistilledInputs(patches, ids_keep, ids_masked, target)
+
+    def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
+        """Return the loss (9) and its parts (10, 11)."""
+        with self._runtime.autocast():
+            predicted, projected = network(
+                inputs.patches,
+                inputs.ids_keep,
+                inputs.ids_masked,
+                recompute=self._runtime.recompute,
+            )
+        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        feature = feature_loss(projected, inputs.target)
+        loss = pixel + self.beta * feature if self.beta else pixel  # (9)
+        return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
+
+    def update(self, network: nn.Module) -> None:
+        """Update what was sampled and freeze the rest (line 9)."""
+        self.optimizer.step_slices(dict(network.named_parameters()))
+
+    def macs(self, step: int) -> int:
+        """Count an image's: the teacher forward, the students forward and backward."""
+        teacher = self._teacher.macs(self._batches.visible)
+        return teacher + sum(self._student_macs(one) for one in self.sampled(step))
+
+    def _student_macs(self, one: Architecture) -> int:
+        shape, visible = self._supernet.shape, self._batches.visible
+        decoder = decoder_macs(
+            one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
+        )
+        projection = visible * projection_macs(one.embed_dim, shape.teacher_dim)
+        backward = 0 if self.beta else 2 * projection  # not trained, only watched
+        return training_macs(one, visible, decoder + projection) - backward
+
+    def about(self, step: int) -> str:
+        """Name the architectures of a step."""
+        return "; ".join(
+            f"width {one.embed_dim}, heads {list(one.num_heads)}, MLP ratios {list(one.mlp_ratio)}"
+            for one in self.sampled(step)
+        )

@@ -1,0 +1,300 @@
+"""The report's numbers, from manifests alone; no torch is needed to write it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masktas.cli.show import show
+from masktas.errors import ArtifactError
+from masktas.space import SearchSpace, macs, params
+from masktas.stages.common import charts
+from masktas.stages.report.stage import report
+
+SPLITS = {
+    name: {"images": count, "digest": f"{count:016x}"}
+    for name, count in (("supernet", 80), ("search", 5), ("validation", 5), ("test", 10))
+}
+
+
+def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]] | None) -> None:
+    folder.mkdir(parents=True)
+    common = {
+        "schema": 1,
+        "settings": {"images": {"location": "<photos & more>"}, "seed": 3},
+        "cost": {
+            "seconds": 200.0,
+            "images": 1234,
+            "name": "cpu",
+            "precision": "fp32",
+            "flops": 4.2e15,
+            "peak_flops": 1.5e14,
+            "share_of_peak": 0.14,
+            "processes": 2,
+            "attempts": 3,
+        },
+        "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
+        "versions": {"masktas": "0.1.0"},
+        "parents": {},
+    }
+    merged = common | content
+    merged["settings"] = common["settings"] | content.get("settings", {})  # type: ignore[operator]
+    (folder / "manifest.json").write_text(json.dumps(merged))
+    if log is not None:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    space = SearchSpace.preset("demo")
+    uniforms = list(space.uniforms())
+    rated = [
+        {
+            "rating": -2.0 - index / 10,
+            "params": params(one),
+            "macs": macs(one),
+            "architecture": one.to_dict(),
+        }
+        for index, one in enumerate(uniforms[:6])
+    ]
+    write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
+    write_stage(
+        tmp_path / "search/main",
+        {
+            "winner": rated[0],
+            "random": rated[1:4],
+            "uniform": rated[4],
+            "budget": {"max_params": 200_000},
+            "rated": 6,
+            "feasible": 1000,
+        },
+        None,
+    )
+    (tmp_path / "search/main/history.jsonl").write_text(
+        "".join(
+            json.dumps({"generation": 0, "origin": "random", "index": index, **entry}) + "\n"
+            for index, entry in enumerate(rated)
+        )
+    )
+    tuned = (("main", 0, 0.9), ("largest", 4, 0.8), ("one", 1, 0.6), ("another", 2, 0.7))
+    for name, index, top1 in tuned:
+        write_stage(
+            tmp_path / "finetune" / name,
+            {
+                "settings": {
+                    "architecture": rated[index]["architecture"],
+                    "settings": {"init": "inherit"},
+                },
+                "test": {"top1": top1, "top5": 0.99},
+                "params": 1,
+                "macs": 1,
+            },
+            [{"step": 1, "epoch": 1.0, "loss": 2.0, "validation_top1": 0.5}],
+        )
+    return tmp_path
+
+
+def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
+    page = report(run).read_text()
+    assert "90.00" in page
+    assert "80.00" in page
+    assert "65.00 ± 7.07" in page  # mean and deviation of the two random networks measured
+    assert "-2.2000 ± 0.1000" in page  # of the three that were rated
+    assert "200K" in page
+    assert "1,000" in page
+
+
+def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
+    path = run / "search/main/manifest.json"
+    content = json.loads(path.read_text())
+    for number, one in enumerate([content["winner"], content["uniform"], *content["random"]]):
+        one |= {"error": 0.0123, "latency": 4.5, "measured_latency": 4.75 + number, "size": 9e6}
+    error = {"difference": 0.4, "error": 0.0321}
+    target = {"engine": "command", "command": "ask <phone>", "batch": 1}
+    content |= {
+        "top": [content["winner"], content["random"][0]],
+        "front": [content["winner"]],
+        "random_search": content["random"][1],
+        "ahead": {"uniform": error, "random_search": error | {"difference": 0.2}},
+        "objectives": ["params", "latency"],
+        "latency_target": target,
+    }
+    content["budget"] |= {"max_latency": 5.0}
+    path.write_text(json.dumps(content))
+    page = report(run).read_text()
+    for words in (
+        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency", "<th>predicted</th>",
+        "+0.4000 ± 0.0321 against the largest uniform network", "+0.2000 ± 0.0321 against the best",
+        "2. best of the search", "Best of a random search", "front.csv", "ask &lt;phone&gt;",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "9 MB" not in page, "size was not limited"
+    content["random_search"] = content["winner"]
+    path.write_text(json.dumps(content))
+    assert "it is the same network" in report(run).read_text()
+
+
+def test_ratings_with_labels_are_said_to_use_them(run: Path) -> None:
+    path = run / "search/main/manifest.json"
+    content = json.loads(path.read_text())
+    before = report(run).read_text().count("<td>yes</td>")
+    content["settings"]["settings"] = {"rating": "knn"}
+    path.write_text(json.dumps(content))
+    page = report(run).read_text()
+    assert page.count("<td>yes</td>") == before + 1
+    assert "nearest neighbours" in page
+
+
+def test_what_racing_has_dropped_is_never_the_best(run: Path) -> None:
+    path = run / "search/main/history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["complete"] = False
+    lines[1]["origin"] = "neighbour"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "neighbour" in report(run).read_text()
+    rest = max(line["rating"] for line in lines[1:])
+    assert charts.best_so_far(lines)[-1] == rest < lines[0]["rating"]
+
+
+def test_report_escapes_what_the_user_named(run: Path) -> None:
+    page = report(run).read_text()
+    assert "&lt;photos &amp; more&gt;" in page
+    assert "<photos" not in page
+
+
+def test_accuracies_of_another_network_are_not_claimed(run: Path) -> None:
+    """Whatever a fine-tuning is called: only one of the very same network counts."""
+    manifest = run / "finetune/main/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["architecture"]["embed_dim"] = 80
+    manifest.write_text(json.dumps(content))
+    page = report(run).read_text()
+    assert "90.00" not in page
+    assert "80.00" in page
+
+
+def probed(offset: float) -> list[dict[str, Any]]:
+    """Return the log of a supernet with probes at two epochs."""
+    networks = ("smallest", "middle", "largest", "random-1")
+    return [
+        {"step": epoch, "epoch": float(epoch), "loss": 1.0}
+        | {
+            f"probe/{network}/{measure}": offset + number / epoch
+            for number, network in enumerate(networks)
+            for measure in ("pixel_loss", "feature_loss", "rating")
+        }
+        for epoch in (1, 2)
+    ]
+
+
+def write_supernet(run: Path, offset: float) -> None:
+    networks = {name: {"params": 1_500_000} for name in ("smallest", "middle", "largest")}
+    write_stage(run / "supernet", {"probes": networks}, probed(offset))
+
+
+def test_report_draws_how_the_supernet_converges(run: Path) -> None:
+    assert "How the supernet converges" not in report(run).read_text()
+    write_supernet(run, 0.5)
+    page = report(run).read_text()
+    assert "How the supernet converges" in page
+    assert "smallest (1.5M parameters)" in page
+    assert ">pixel loss</text>" in page.replace("\n", "")
+
+
+def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other & run $x^{"
+    with pytest.raises(ArtifactError, match="no finished supernet with probes"):
+        report(run, beside=other)
+    write_supernet(run, 0.5)
+    write_supernet(other, 0.7)
+    page = report(run, beside=other).read_text()
+    assert "dashed: other &amp; run $x^{" in page
+    assert "largest, other &amp; run $x^{" in page  # the chart's legend
+
+
+def test_report_tells_what_it_took(run: Path) -> None:
+    page = report(run).read_text()
+    for words in ("3:20 min in 3 attempts", "4.2 PFLOP", "14.0%", "2 x cpu (fp32)"):
+        assert words in page, words
+
+
+def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:
+    assert "multiply-accumulates</text>" not in report(run).read_text()
+    manifest = run / "search/main/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["budget"] = {"max_macs": 10_000_000}
+    manifest.write_text(json.dumps(content))
+    assert "multiply-accumulates</text>" in report(run).read_text()
+
+
+def write_validation(run: Path, name: str, *, probe: str | None) -> None:
+    rows = [["consistency", "0.29\n[0.05, 0.51]", "0.41", "–", "–", "1.00"]]
+    table = {"title": f"30 <{name}> networks", "header": list("abcdef"), "rows": rows}
+    settings = {"split": "test", "probe_images": 2000, "rating": "consistency"}
+    content = {
+        "verdict": "consistency ranks 30 networks & more.",
+        "tables": [table],
+        "agreement": probe and {"consistency": {"tau": {"value": 0.29}}},
+        "probe": probe,
+        "num_networks": 30,
+        "settings": {"settings": settings},
+    }
+    write_stage(run / "validate" / name, content, None)
+    (run / "validate" / name / "settings.json").write_text("{}")
+
+
+def test_report_shows_what_validations_found(run: Path) -> None:
+    words = "Do ratings rank networks as accuracy does?"
+    page = report(run).read_text()
+    assert words not in page
+    assert "<td>the last number of fine-tuning</td>" in page
+    write_validation(run, "band", probe="linear")
+    (run / "validate/band/scatter.png").write_bytes(b"a picture")
+    write_validation(run, "flat", probe=None)
+    page = report(run).read_text()
+    assert page.count(words) == 2
+    assert "consistency ranks 30 networks &amp; more." in page
+    assert "30 &lt;band&gt; networks" in page
+    assert "<td>0.29\n[0.05, 0.51]</td>" in page
+    assert page.count(base64.b64encode(b"a picture").decode()) == 1
+    assert "2,000 labelled images, measured on the test split" in page
+    # which was read by one of them
+    assert "<td>the last number of fine-tuning, validate/band</td>" in page
+    assert "<td>search, fine-tuning, validate/band, validate/flat</td>" in page
+    rows = [row for row in page.split("<tr>") if row.startswith("<td>validate/")]
+    assert ["<td>yes</td>" in row for row in rows] == [True, False]
+
+
+def test_show_lists_validations(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_validation(run, "band", probe="linear")
+    write_validation(run, "flat", probe=None)
+    for stage in ("teacher", "search", "finetune"):
+        (run / stage).rename(run / f"not-{stage}")
+    show(str(run))
+    out = capsys.readouterr().out
+    assert "validate/band             finished  200 s  30 networks, consistency tau 0.29" in out
+    assert "30 networks, without labels" in out
+
+
+def test_report_of_a_run_that_has_only_begun(tmp_path: Path, run: Path) -> None:
+    for stage in ("search", "finetune"):
+        (run / stage).rename(tmp_path / f"not-{stage}")
+    assert "Teacher" in report(run).read_text()
+    with pytest.raises(ArtifactError, match="no finished stage"):
+        report(tmp_path / "nothing")
+
+
+def test_report_needs_no_torch(run: Path) -> None:
+    code = (
+        "import sys\n"
+        "from masktas.stages.report.stage import report\n"
+        f"report({str(run)!r})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
