@@ -33,8 +33,8 @@ from PIL import Image
 
 from masktas.data.batches import Augment, Batches
 from masktas.data.sources import open_source
-from masktas.data.store.build import Cache, Wish
-from masktas.data.store.image_store import ImageStore, View, open_store
+from masktas.data.store.build import Cache, StoreSpec
+from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
 
 SHARES = {"search_share": 0.01, "validation_share": 0.01, "test_share": 0.01}
 SPLITS = ("supernet", "search", "validation", "test")
@@ -98,9 +98,9 @@ def kinds(folder: Path, table: Path, files: list[Path]) -> dict[str, Any]:
 def opened(data: Any, cache: Path, size: int, num_bytes: float = float("inf")) -> ImageStore:
     return open_store(
         data if hasattr(data, "num_shards") else open_source(data),
-        Wish((size, size), 3),
+        StoreSpec((size, size), 3),
         Cache(cache, num_bytes),
-        View(SHARES, SPLITS, {"mean": MEAN.tolist(), "std": STD.tolist()}),
+        SplitAccess(SHARES, SPLITS, {"mean": MEAN.tolist(), "std": STD.tolist()}),
         bar=lambda label, total: nullcontext(Quiet()),
         warn=print,
     )

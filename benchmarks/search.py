@@ -28,11 +28,11 @@ from masktas.artifacts import Run
 from masktas.config import SearchSettings
 from masktas.console import Console
 from masktas.nn.patches import visible_patches
-from masktas.nn.teachers.adapter import Sight
-from masktas.ratings.label_free import Relation, consistency
+from masktas.nn.teachers.adapter import InputSpec
+from masktas.ratings.label_free import PatchSimilarity, consistency
 from masktas.seeding import seed_for
 from masktas.space import Architecture, macs, params
-from masktas.stages.common.evaluator import Judge
+from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.load import load_supernet, load_teacher
 from masktas.stages.common.stage import Context
 from masktas.strategies import Evolution, racing
@@ -41,9 +41,9 @@ from masktas.train.runtime import matmul_flops
 CONFIDENCE = SearchSettings().confidence
 
 
-def plain(judge: Judge, shown: list, teacher, shared, one: Architecture) -> float:
+def plain(judge: Evaluator, shown: list, teacher, shared, one: Architecture) -> float:
     """Rate a network as if there were no other: ask the teacher, cut it out, encode."""
-    relation = Relation()
+    relation = PatchSimilarity()
     network = shared.extract(one.replace(num_classes=0)).eval()
     numbers = []
     with torch.no_grad():
@@ -81,10 +81,10 @@ def judge_for(arguments, prefix_memory: str, *, raced: bool = False):
     images = context.images_recorded(run.supernet, None, None)
     shared = load_supernet(run)
     store = context.open_images(images, allowed=("search",))
-    sight = Sight.of(shared.space.largest, store.mean, store.std)
+    sight = InputSpec.of(shared.space.largest, store.mean, store.std)
     teacher = load_teacher(run, sight, context.runtime.device)
     candidates = settings.by_size(shared.space)
-    judge = Judge(context, shared, teacher, store, settings, candidates, raced=raced)
+    judge = Evaluator(context, shared, teacher, store, settings, candidates, raced=raced)
     return judge, shared, teacher, candidates
 
 

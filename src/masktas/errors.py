@@ -51,5 +51,5 @@ class LostProcess(Stopped):
     """Another process of the same job has ended."""
 
 
-class ToldElsewhere(MasktasError):
+class ReportedByRank0(MasktasError):
     """What another process of the same job has already told the user."""

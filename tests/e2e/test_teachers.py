@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import masktas as api
 from masktas.artifacts import Run, file_digest, read_lines
 from masktas.config import load, validate
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.mae_format import convert
 from masktas.stages.common.load import load_teacher
 from masktas.train.networks import load_network
@@ -154,7 +154,7 @@ def test_a_model_of_timm_is_kept_whole_and_needs_no_file_afterwards(
         "original", "masked", "student (largest)"
     ]  # fmt: skip
     assert "completes no pictures" in (out / "report.html").read_text()
-    student = Sight((16, 16), 4, 3, (0.5,) * 3, (0.25,) * 3)
+    student = InputSpec((16, 16), 4, 3, (0.5,) * 3, (0.25,) * 3)
     teacher = load_teacher(Run(out), student, torch.device("cpu"))
     tokens = teacher(torch.randn(2, 3, 16, 16), torch.tensor([[0, 5], [3, 2]]))
     assert tokens.shape == (2, 2, model.embed_dim)

@@ -24,8 +24,8 @@ from masktas.space import (
     mutate,
     params,
     parse_quantity,
-    tables,
 )
+from masktas.space.exact import tables
 from measured import latency_model
 
 few = settings(max_examples=60, deadline=None)

@@ -23,10 +23,10 @@ from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import EncoderTeacher, StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
-from masktas.ratings.label_free import Consistency, Relation, Shown
+from masktas.ratings.label_free import Consistency, PatchSimilarity, RatingBatch
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, params
-from masktas.stages.common.evaluator import Judge
+from masktas.stages.common.evaluator import Evaluator
 from masktas.strategies import racing
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -112,10 +112,10 @@ def judged(shared, teacher):
         *names: str, context: Context | None = None, store: Store | None = None,
         candidates: BudgetedSpace = BUDGET, labels: Tensor | None = None, raced: bool = True,
         **changes: Any,
-    ) -> Judge:  # fmt: skip
+    ) -> Evaluator:  # fmt: skip
         store = store or Store()
         given: dict[str, Any] = {"mask_ratio": 0.6, "num_images": 400} | changes
-        return Judge(
+        return Evaluator(
             context or Context(), shared, teacher, store, RatingSettings(**given), candidates,
             names=names or None,
             labels=lambda: store.labels if labels is None else labels, raced=raced,
@@ -139,8 +139,8 @@ def test_numbers_are_those_of_each_network_alone(judged, shared, teacher) -> Non
     assert numbers.shape == (6, 400)
     chosen = np.random.default_rng(seed_for(0, "rating")).permutation(IMAGES)[:400]
     keep, masked = random_masking(masking_noise(400, 16, seed_for(0, "rating", "mask")), 6)
-    shown = Shown(Context().batches(store, "search").plain(chosen), keep, masked, 2)
-    rating = Consistency(Relation())
+    shown = RatingBatch(Context().batches(store, "search").plain(chosen), keep, masked, 2)
+    rating = Consistency(PatchSimilarity())
     target = rating.target(shown, teacher)
     for one, ours in zip(drawn(6), numbers, strict=True):
         student = shared.subnet(one)
@@ -278,7 +278,7 @@ def test_settings_that_do_not_go_together_are_refused(judged, names, changes, wo
 
 
 def test_without_labels_there_is_no_accuracy(shared, teacher) -> None:
-    judge = Judge(
+    judge = Evaluator(
         Context(), shared, teacher, Store(), RatingSettings(rating="knn"), BUDGET
     )  # type: ignore[arg-type]  # fmt: skip
     with pytest.raises(ConfigError, match="--rating knn needs labels"):

@@ -23,16 +23,16 @@ from masktas.ratings.label_free import (
     Consistency,
     Feature,
     Heads,
+    PatchSimilarity,
     Rating,
+    RatingBatch,
     Reconstruction,
-    Relation,
-    Shown,
     consistency,
 )
 from masktas.space import Architecture
 
 VARIANTS = [
-    Relation(temperature, rows, include_self)
+    PatchSimilarity(temperature, rows, include_self)
     for temperature, rows, include_self in itertools.product(
         (0.3, 2.0), ("raw", "scaled", "unit"), (False, True)
     )
@@ -55,7 +55,7 @@ def literal_rows(tokens: list[list[float]], how: str) -> list[list[float]]:
     return tokens
 
 
-def literal_log_map(tokens: list[list[float]], relation: Relation) -> list[list[float]]:
+def literal_log_map(tokens: list[list[float]], relation: PatchSimilarity) -> list[list[float]]:
     """Equation (16) of one image; what is not in the sum has no entry and is written as 0."""
     z = literal_rows(tokens, relation.rows)
     log_h = []
@@ -71,7 +71,7 @@ def literal_log_map(tokens: list[list[float]], relation: Relation) -> list[list[
     return log_h
 
 
-def literal_consistency(teacher: Tensor, student: Tensor, relation: Relation) -> float:
+def literal_consistency(teacher: Tensor, student: Tensor, relation: PatchSimilarity) -> float:
     """Equation (15) of one image, over its rows."""
     log_t = literal_log_map(teacher.tolist(), relation)
     log_s = literal_log_map(student.tolist(), relation)
@@ -83,7 +83,7 @@ def literal_consistency(teacher: Tensor, student: Tensor, relation: Relation) ->
 
 
 @pytest.mark.parametrize("relation", VARIANTS, ids=str)
-def test_maps_equal_equation_16_in_loops(relation: Relation):
+def test_maps_equal_equation_16_in_loops(relation: PatchSimilarity):
     tokens = torch.randn(3, 5, 7)
     literal = torch.tensor([literal_log_map(image.tolist(), relation) for image in tokens])
     torch.testing.assert_close(relation.log_map(tokens), literal, atol=1e-4, rtol=1e-4)
@@ -96,9 +96,9 @@ def test_maps_equal_equation_16_in_loops(relation: Relation):
         assert not h.diagonal(dim1=1, dim2=2).any()
 
 
-@pytest.mark.parametrize("relation", [*VARIANTS, Relation()], ids=str)
+@pytest.mark.parametrize("relation", [*VARIANTS, PatchSimilarity()], ids=str)
 @pytest.mark.parametrize("scale", [1e-3, 1, 100])
-def test_rows_of_a_map_are_probabilities(relation: Relation, scale: float):
+def test_rows_of_a_map_are_probabilities(relation: PatchSimilarity, scale: float):
     tokens = scale * torch.randn(4, 9, 16)
     h = relation.map(tokens)
     assert h.shape == (4, 9, 9)
@@ -107,18 +107,18 @@ def test_rows_of_a_map_are_probabilities(relation: Relation, scale: float):
     assert consistency(h, relation.log_map(tokens.flip(0))).isfinite().all()
 
 
-@pytest.mark.parametrize("relation", [*VARIANTS, Relation()], ids=str)
-def test_consistency_equals_equation_15_in_loops(relation: Relation):
+@pytest.mark.parametrize("relation", [*VARIANTS, PatchSimilarity()], ids=str)
+def test_consistency_equals_equation_15_in_loops(relation: PatchSimilarity):
     teacher, student = torch.randn(3, 5, 7), torch.randn(3, 5, 4)
     ours = consistency(relation.map(teacher), relation.log_map(student))
     literal = [literal_consistency(t, s, relation) for t, s in zip(teacher, student, strict=True)]
     torch.testing.assert_close(ours, torch.tensor(literal), atol=1e-4, rtol=1e-4)
 
 
-@given(st.sampled_from([*VARIANTS, Relation()]), st.integers(0, 10_000), st.floats(0.01, 3))
+@given(st.sampled_from([*VARIANTS, PatchSimilarity()]), st.integers(0, 10_000), st.floats(0.01, 3))
 @settings(max_examples=60)
 def test_no_tokens_are_more_consistent_than_the_teachers_own(
-    relation: Relation, seed: int, noise: float
+    relation: PatchSimilarity, seed: int, noise: float
 ):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(2, 6, 8, generator=generator)
@@ -131,7 +131,7 @@ def test_no_tokens_are_more_consistent_than_the_teachers_own(
 
 
 @pytest.mark.parametrize("relation", VARIANTS, ids=str)
-def test_consistency_with_oneself_is_minus_the_entropy(relation: Relation):
+def test_consistency_with_oneself_is_minus_the_entropy(relation: PatchSimilarity):
     tokens = torch.randn(2, 6, 8)
     h = relation.map(tokens)
     entropy = -torch.special.xlogy(h, h).sum(-1).mean(-1)
@@ -142,7 +142,11 @@ def test_consistency_with_oneself_is_minus_the_entropy(relation: Relation):
 
 def test_maps_are_made_in_float32_also_under_autocast():
     tokens = torch.randn(2, 6, 32)
-    for relation in (Relation(), Relation(1.0, "raw", True), Relation(0.05, "unit", False)):
+    for relation in (
+        PatchSimilarity(),
+        PatchSimilarity(1.0, "raw", True),
+        PatchSimilarity(0.05, "unit", False),
+    ):
         exact = relation.log_map(tokens)
         with torch.autocast("cpu", torch.bfloat16):
             under = relation.log_map(tokens)
@@ -211,13 +215,15 @@ def masks_of(rows: int, visible: int, seed: int = 3) -> tuple[Tensor, Tensor]:
     return random_masking(masking_noise(rows, 24, seed), visible)
 
 
-def rate(rating: Rating, tokens: Tensor, heads: Heads, shown: Shown, teacher: Teacher) -> Tensor:
+def rate(
+    rating: Rating, tokens: Tensor, heads: Heads, shown: RatingBatch, teacher: Teacher
+) -> Tensor:
     with torch.no_grad():
         target = rating.target(shown, teacher)
         return rating.per_image(rating.answer(tokens, heads, target))
 
 
-def encoded(shared, architecture, shown: Shown) -> tuple[Tensor, Heads]:
+def encoded(shared, architecture, shown: RatingBatch) -> tuple[Tensor, Heads]:
     student = shared.subnet(architecture)
     with torch.no_grad():
         visible = take(patchify(shown.images, 2), shown.ids_keep)
@@ -229,9 +235,15 @@ def encoded(shared, architecture, shown: Shown) -> tuple[Tensor, Heads]:
 @pytest.mark.parametrize("class_token", [False, True])
 @pytest.mark.parametrize("relation", VARIANTS[::3], ids=str)
 def test_consistency_of_networks_equals_equation_13_in_loops(
-    shared, teacher, images, sample_architectures, relation: Relation, class_token: bool, visible
+    shared,
+    teacher,
+    images,
+    sample_architectures,
+    relation: PatchSimilarity,
+    class_token: bool,
+    visible,
 ):
-    shown = Shown(images, *masks_of(5, visible), 2)
+    shown = RatingBatch(images, *masks_of(5, visible), 2)
     theirs = teacher.encoder.forward_features(
         take(patchify(images, 2), shown.ids_keep), shown.ids_keep
     )
@@ -250,7 +262,7 @@ def test_consistency_of_networks_equals_equation_13_in_loops(
 def test_feature_and_reconstruction_equal_equations_11_and_10_in_loops(
     shared, teacher, images, sample_architectures
 ):
-    shown = Shown(images, *masks_of(5, 6), 2)
+    shown = RatingBatch(images, *masks_of(5, 6), 2)
     theirs = teacher(images, shown.ids_keep)
     for architecture in sample_architectures(2, 0):
         tokens, heads = encoded(shared, architecture, shown)
@@ -277,14 +289,16 @@ def test_losses_of_images_average_to_those_that_are_trained():
     torch.testing.assert_close(each, torch.stack(alone))
 
 
-@pytest.mark.parametrize("relation", [Relation(), Relation(1.0, "raw", True)], ids=str)
+@pytest.mark.parametrize(
+    "relation", [PatchSimilarity(), PatchSimilarity(1.0, "raw", True)], ids=str
+)
 def test_no_network_is_rated_above_the_teacher_itself(
-    randomize, random_patches, relation: Relation
+    randomize, random_patches, relation: PatchSimilarity
 ):
     patches, keep, masked = random_patches((6, 24, 12), 6, 3)
     own = randomize(ViT(TEACHER), 4)
     teacher = EncoderTeacher(own)
-    shown = Shown(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
+    shown = RatingBatch(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
     none = Heads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
     rating = Consistency(relation)
     visible = take(patches, keep)

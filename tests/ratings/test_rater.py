@@ -14,19 +14,19 @@ from masktas.errors import ConfigError, SpaceError
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import EncoderTeacher, StudentShape
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import FunctionTeacher
 from masktas.nn.vit import ViT
 from masktas.ratings.label_free import (
     Consistency,
     Feature,
     Heads,
+    PatchSimilarity,
     Rating,
+    RatingBatch,
     Reconstruction,
-    Relation,
-    Shown,
 )
-from masktas.ratings.prefix_cache import Prefixes, genes, kinship
+from masktas.ratings.prefix_cache import PrefixCache, genes, prefix_order
 from masktas.ratings.rater import Rater
 from masktas.space import Architecture
 
@@ -36,8 +36,8 @@ TEACHER = Architecture(
     image_size=(8, 12), patch_size=2, num_classes=0,
 )  # fmt: skip
 RATINGS: dict[str, Rating] = {
-    "consistency": Consistency(Relation()),
-    "related": Consistency(Relation(1.0, "unit", True), class_token=True),
+    "consistency": Consistency(PatchSimilarity()),
+    "related": Consistency(PatchSimilarity(1.0, "unit", True), class_token=True),
     "reconstruction": Reconstruction(),
     "feature": Feature(),
 }
@@ -68,12 +68,12 @@ def family(small_space, sample_architectures):
     return list(dict.fromkeys([longest, *cut, other, *sample_architectures(6, 0)]))
 
 
-def shown(size: int, masks: int = 1, visible: int = VISIBLE, seed: int = 4) -> list[Shown]:
+def shown(size: int, masks: int = 1, visible: int = VISIBLE, seed: int = 4) -> list[RatingBatch]:
     """Seven images in batches, each under some masks in neighbouring rows."""
     images = torch.randn(IMAGES, 3, 8, 12, generator=torch.Generator().manual_seed(5))
     keep, masked = random_masking(masking_noise(IMAGES * masks, 24, seed), visible)
     return [
-        Shown(
+        RatingBatch(
             images[first : first + size].repeat_interleave(masks, 0),
             keep[first * masks : (first + size) * masks],
             masked[first * masks : (first + size) * masks],
@@ -87,7 +87,7 @@ def shown(size: int, masks: int = 1, visible: int = VISIBLE, seed: int = 4) -> l
 def alone(
     shared: Supernet,
     teacher: EncoderTeacher,
-    batches: Sequence[Shown],
+    batches: Sequence[RatingBatch],
     architecture: Architecture,
     ratings: Mapping[str, Rating] = RATINGS,
 ) -> dict[str, Tensor]:
@@ -153,7 +153,7 @@ def test_k_masks_are_the_mean_of_k_single_ratings(shared, teacher, family):
     rows = shown(IMAGES, masks=3)[0]
     singles = []
     for mask in range(3):
-        one = Shown(rows.images[mask::3], rows.ids_keep[mask::3], rows.ids_masked[mask::3], 2)
+        one = RatingBatch(rows.images[mask::3], rows.ids_keep[mask::3], rows.ids_masked[mask::3], 2)
         singles.append(Rater(shared, teacher, [one], RATINGS).rate(family[0]))
     assert three.sizes == [2, 2, 2, 1]
     for name, numbers in three.rate(family[0]).items():
@@ -170,10 +170,10 @@ def test_the_teacher_is_asked_once_for_each_batch_and_never_by_a_candidate(share
         return teacher(images, ids_keep)
 
     function = FunctionTeacher(
-        counting, Sight((8, 12), 2, 3, (0.5,) * 3, (0.5,) * 3), torch.device("cpu")
+        counting, InputSpec((8, 12), 2, 3, (0.5,) * 3, (0.5,) * 3), torch.device("cpu")
     )
     asked.clear()
-    ratings = {"consistency": Consistency(Relation())}
+    ratings = {"consistency": Consistency(PatchSimilarity())}
     rater = Rater(shared, function, iter(shown(3)), ratings)
     assert asked == [3, 3, 1]
     for one in family[:3]:
@@ -205,7 +205,7 @@ class Encoding:
     """Prefixes with one batch of images, and what plain encoding says."""
 
     def __init__(self, shared: Supernet, most_bytes: int) -> None:
-        self.prefixes = Prefixes(shared, most_bytes)
+        self.prefixes = PrefixCache(shared, most_bytes)
         self.shared, self.shown = shared, shown(IMAGES)[0]
         self.visible = take(patchify(self.shown.images, 2), self.shown.ids_keep)
 
@@ -247,7 +247,7 @@ def test_relatives_side_by_side_need_memory_for_one_network_only(shared, sample_
     many = list(dict.fromkeys(sample_architectures(80, 1)))
     deepest = (3 + 1) * IMAGES * TOKENS * 24  # its embedding and blocks, of the largest width
     encoding = Encoding(shared, deepest)
-    for one in sorted(many, key=kinship):
+    for one in sorted(many, key=prefix_order):
         encoding.tokens(one)
     assert encoding.prefixes.computed == distinct_beginnings(many) < encoding.prefixes.asked
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from masktas.console import Console
 from masktas.stopping import Stopping
 from masktas.train.log import Ledger, Metrics
-from masktas.train.loop import Machine, Plan, Training
+from masktas.train.loop import Environment, LoopConfig, Training
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ class Tiny:
             for parameter in self.module.parameters():
                 parameter.fill_(0.5)
         self.optimizer = adamw(self.module, lr=0.1, weight_decay=0.0)
-        self.schedule = Recipe(0.1, 0.0, 12, 0.2).schedule(self.optimizer)
+        self.schedule = OptimRecipe(0.1, 0.0, 12, 0.2).schedule(self.optimizer)
         self.kill, self.bad, self.now = kill, bad, -1
 
     def networks(self, step: int) -> list[nn.Module]:
@@ -82,9 +82,9 @@ class Quiet(Console):
 
 
 def train(folder: Path, seconds: float = 0, *, tensorboard: bool = True, **of_task: int) -> None:
-    plan = Plan("x", 2, 6, 2, checkpoint_seconds=seconds, tensorboard=tensorboard)
+    plan = LoopConfig("x", 2, 6, 2, checkpoint_seconds=seconds, tensorboard=tensorboard)
     runtime = Runtime(torch.device("cpu"), bf16=False)
-    machine = Machine(runtime, ALONE, Stopping(), Quiet(), Ledger(folder))
+    machine = Environment(runtime, ALONE, Stopping(), Quiet(), Ledger(folder))
     Training(
         Tiny(**of_task), plan, folder, machine, after_epoch=lambda e: {"probe/a/loss": e / 3}
     ).run()

@@ -27,11 +27,11 @@ from masktas.errors import MasktasError, Stopped
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
 from masktas.train.log import Ledger
-from masktas.train.loop import RECOVERIES, Machine, Plan, Training
+from masktas.train.loop import RECOVERIES, Environment, LoopConfig, Training
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 
 EPOCHS, STEPS = 2, 9
 TOTAL = EPOCHS * STEPS
@@ -78,7 +78,7 @@ class Tiny:
             for parameter in self.module.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         self.optimizer = adamw(self.module, lr=1e-2, weight_decay=0.05)
-        self.schedule = Recipe(1e-2, 0.05, TOTAL, 0.2).schedule(self.optimizer)
+        self.schedule = OptimRecipe(1e-2, 0.05, TOTAL, 0.2).schedule(self.optimizer)
         self.bad, self.before, self.after = bad or {}, before, after
         self.done: list[int] = []
         self.losses_of: dict[int, tuple[float, float]] = {}
@@ -120,12 +120,12 @@ class Tiny:
         return f"number {step} is special"
 
 
-def plan_of(checkpoint_seconds: float, **changes: Any) -> Plan:
+def plan_of(checkpoint_seconds: float, **changes: Any) -> LoopConfig:
     fields = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": 4, **changes}
-    return Plan("teacher", checkpoint_seconds=checkpoint_seconds, **fields)
+    return LoopConfig("teacher", checkpoint_seconds=checkpoint_seconds, **fields)
 
 
-class EveryThree(Plan):
+class EveryThree(LoopConfig):
     """Lines after every third step, so that there are steps between them."""
 
     @property
@@ -143,14 +143,14 @@ def watch(epoch: int) -> dict[str, float]:
 
 def training(
     folder: Path,
-    plan: Plan = OFTEN,
+    plan: LoopConfig = OFTEN,
     task: Tiny | None = None,
     *,
     limit: Stopping | None = None,
     console: Console | None = None,
     after_epoch: Callable[[int], dict[str, float]] = watch,
 ) -> Training:
-    machine = Machine(CPU, ALONE, limit or Stopping(), console or Heard(), Ledger(folder))
+    machine = Environment(CPU, ALONE, limit or Stopping(), console or Heard(), Ledger(folder))
     return Training(task or Tiny(), plan, folder, machine, after_epoch=after_epoch)
 
 
@@ -167,7 +167,9 @@ def assert_same(one: Training, folder: Path, wanted: Ends) -> None:
     assert lines == wanted[1]
 
 
-def assert_goes_on_to(wanted: Ends, folder: Path, plan: Plan = OFTEN, **of_task: Any) -> Training:
+def assert_goes_on_to(
+    wanted: Ends, folder: Path, plan: LoopConfig = OFTEN, **of_task: Any
+) -> Training:
     torch.rand(3)  # another process starts elsewhere in its random numbers
     one = training(folder, plan, Tiny(**of_task))
     one.run()
@@ -239,7 +241,7 @@ class Trap:
 
 @pytest.mark.parametrize("plan", [OFTEN, SELDOM], ids=["often", "seldom"])
 def test_killed_at_any_line_of_the_code_it_ends_as_the_uninterrupted_one(
-    tmp_path: Path, straight, plan: Plan
+    tmp_path: Path, straight, plan: LoopConfig
 ):
     everything = Trap().run(training(tmp_path / "counted", plan))
     assert everything > 1000
@@ -257,7 +259,7 @@ def test_killed_at_any_line_of_the_code_it_ends_as_the_uninterrupted_one(
 
 @pytest.mark.parametrize("plan", [OFTEN, SELDOM], ids=["often", "seldom"])
 def test_killed_by_an_error_at_any_step_it_ends_as_the_uninterrupted_one(
-    tmp_path: Path, straight, plan: Plan
+    tmp_path: Path, straight, plan: LoopConfig
 ):
     def die(step: int) -> None:
         if step == at:
@@ -286,7 +288,7 @@ def test_killed_while_watching_an_epoch_it_ends_alike(tmp_path: Path, straight):
             assert_goes_on_to(straight, folder, plan)
 
 
-def kill_at(folder: Path, at: int, plan: Plan = OFTEN, **of_task: Any) -> None:
+def kill_at(folder: Path, at: int, plan: LoopConfig = OFTEN, **of_task: Any) -> None:
     def die(step: int) -> None:
         if step == at:
             raise Killed
@@ -541,7 +543,7 @@ def not_finite(tensors: dict[str, Tensor]) -> set[str]:
 @pytest.mark.parametrize("wrong", ["loss", "watched", "gradient"])
 @pytest.mark.parametrize("plan", [OFTEN, SELDOM], ids=["often", "seldom"])
 def test_a_bad_step_is_left_out_as_if_it_had_never_been(
-    tmp_path: Path, without, plan: Plan, wrong: str
+    tmp_path: Path, without, plan: LoopConfig, wrong: str
 ):
     for bad in (0, 2, 3, 7, 8, TOTAL - 1):
         console, folder = Heard(), tmp_path / str(bad)
@@ -594,7 +596,7 @@ def test_wherever_a_checkpoint_fell_the_end_is_the_same(tmp_path: Path, without,
 
 
 @pytest.mark.parametrize("plan", [OFTEN, SELDOM], ids=["often", "seldom"])
-def test_killed_around_a_bad_step_it_ends_alike(tmp_path: Path, without, plan: Plan):
+def test_killed_around_a_bad_step_it_ends_alike(tmp_path: Path, without, plan: LoopConfig):
     bad = {2: "loss", 7: "gradient", 8: "loss"}
     everything = Trap().run(training(tmp_path / "counted", plan, Tiny(bad=bad)))
     wanted = without(2, 7, 8)
@@ -764,7 +766,7 @@ def test_sigterm_at_the_very_end_is_not_forgotten(tmp_path: Path, sigterm, when:
 # --- no room
 
 
-def run_out_of_room(folder: Path, plan: Plan, limit: int, task: type[Tiny] = Tiny) -> str:
+def run_out_of_room(folder: Path, plan: LoopConfig, limit: int, task: type[Tiny] = Tiny) -> str:
     """Train; after step 4 no file may be longer than `limit` bytes. Return what the user reads."""
     said = folder.with_name("said")
 

@@ -25,12 +25,12 @@ from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 from masktas.train.tasks.mae import MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, sampler
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
-RECIPE = Recipe(1e-3, 0.05, 20, 0.2)
+RECIPE = OptimRecipe(1e-3, 0.05, 20, 0.2)
 SPACE = SearchSpace(
     "square-test", (12, 18, 24), (1, 2, 3), (1, 2, 3), (1.5, 2, 2.75),
     head_dim=4, image_size=(8, 8), patch_size=2, num_classes=5,

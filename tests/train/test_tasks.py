@@ -31,11 +31,11 @@ from masktas.space import PRESETS, Architecture, SearchSpace, params
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import TrainingState
 from masktas.train.log import Ledger
-from masktas.train.loop import Machine, Plan, Training
+from masktas.train.loop import Environment, LoopConfig, Training
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
-from masktas.train.task import Recipe, Task
+from masktas.train.task import OptimRecipe, Task
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, sampler
@@ -43,7 +43,7 @@ from masktas.train.tasks.supernet import MaskedDistillation, sampler
 BATCH = 6
 CPU = Runtime(torch.device("cpu"), bf16=False)
 ROUGH = Runtime(torch.device("cpu"), bf16=True)
-RECIPE = Recipe(1e-2, 0.05, 8, 0.2)
+RECIPE = OptimRecipe(1e-2, 0.05, 8, 0.2)
 SPACE = SearchSpace(
     "square-test", (12, 18, 24), (1, 2, 3), (1, 2, 3), (1.5, 2, 2.75),
     head_dim=4, image_size=(8, 8), patch_size=2, num_classes=5,
@@ -389,9 +389,11 @@ def dying(task: Any, at: int) -> Iterator[None]:
 
 
 def training(task: Task[Any], folder: Path) -> Training:
-    plan = Plan("x", 2, 3, BATCH, checkpoint_seconds=0)
+    plan = LoopConfig("x", 2, 3, BATCH, checkpoint_seconds=0)
     console = Console(quiet=True)
-    return Training(task, plan, folder, Machine(CPU, ALONE, Stopping(), console, Ledger(folder)))
+    return Training(
+        task, plan, folder, Environment(CPU, ALONE, Stopping(), console, Ledger(folder))
+    )
 
 
 def weights(task: Task[Any]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError
 from cyclopts import ValidationError as ArgumentError
 
 from masktas import launch, stopping
-from masktas.errors import LostProcess, MasktasError, Stopped, ToldElsewhere
+from masktas.errors import LostProcess, MasktasError, ReportedByRank0, Stopped
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -195,7 +195,7 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     try:
         build_app()(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
-    except ToldElsewhere:
+    except ReportedByRank0:
         sys.exit(USAGE_ERROR)
     except Stopped as error:
         stopping.leaving()

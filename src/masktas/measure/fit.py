@@ -22,7 +22,7 @@ TRIES = 50  # draws for each network that is held out: a small space may hold no
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class FittedCosts:
     """Milliseconds by width, by width and heads, by width and width of the MLP."""
 
     stem: dict[int, float]
@@ -62,14 +62,14 @@ def held_out_networks(space: SearchSpace, count: int, seed: int) -> list[Archite
     return list(drawn)
 
 
-def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> Costs:
+def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> FittedCosts:
     """Return the non-negative costs whose sums are nearest to the times, in least squares.
 
     Errors are relative, so that small networks count like large ones. What all blocks have in
     common could be attention's or the MLP's: it is divided so that over all choices together the
     two are as their multiply-accumulates. Sums do not depend on that.
     """
-    costs = Costs({}, {}, {})
+    costs = FittedCosts({}, {}, {})
     for width in space.embed_dim:
         rows = [(one, ms) for one, ms in times.items() if one.embed_dim == width]
         hidden = sorted({int(width * ratio) for ratio in space.mlp_ratio})

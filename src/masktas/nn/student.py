@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from masktas.nn.mae import Decoder
 from masktas.nn.patches import take, visible_patches
-from masktas.nn.teachers.adapter import View
+from masktas.nn.teachers.adapter import InputAdapter
 from masktas.nn.vit import ViT, init_linears
 from masktas.space import Architecture, cost
 
@@ -116,7 +116,7 @@ class EncoderTeacher:
         view: how it sees the student's images; None where it sees them as they are.
     """
 
-    def __init__(self, encoder: ViT, view: View | None = None) -> None:
+    def __init__(self, encoder: ViT, view: InputAdapter | None = None) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.view = view
 

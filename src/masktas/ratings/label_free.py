@@ -22,7 +22,7 @@ from masktas.nn.student import Answers, Projection, feature_losses
 
 
 @dataclass(frozen=True, slots=True)
-class Relation:
+class PatchSimilarity:
     """How rows of a feature map are compared: what the paper leaves open (SPEC 4).
 
     Attributes:
@@ -66,7 +66,7 @@ def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class RatingBatch:
     """Images that every candidate is shown, and what of them stays visible.
 
     Attributes:
@@ -93,7 +93,7 @@ class Heads:
 class Rating(Protocol):
     """A number for each image; higher is better, and a candidate's rating is the mean."""
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """Return what a candidate's answer is compared with: made once, for all candidates."""
         ...
 
@@ -117,10 +117,10 @@ class Consistency:
         class_token: whether the class token is a row as well; the teacher must have one.
     """
 
-    def __init__(self, relation: Relation, *, class_token: bool = False) -> None:
+    def __init__(self, relation: PatchSimilarity, *, class_token: bool = False) -> None:
         self.relation, self.class_token = relation, class_token
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the teacher's map `[n, V, V]` (16)."""
         ask = teacher.with_class_token if self.class_token else teacher
         return (self.relation.map(ask(shown.images, shown.ids_keep)),)
@@ -142,7 +142,7 @@ class Reconstruction:
     In half of it (float16) a loss would be off by 1e-5, and to compare would take longer.
     """
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the masked patches, normalised by themselves, and where patches are."""
         patches = patchify(shown.images, shown.patch_size)
         masked = normalize_patches(take(patches, shown.ids_masked))  # [n, M, S]
@@ -163,7 +163,7 @@ class Reconstruction:
 class Feature:
     """Minus the feature loss (11): how well the projection predicts the teacher's tokens."""
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """Return the teacher's tokens `[n, V, D_t]`."""
         return (teacher(shown.images, shown.ids_keep),)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masktas.nn.student import Answers
-from masktas.ratings.label_free import Heads, Shown
+from masktas.ratings.label_free import Heads, RatingBatch
 
 NEIGHBOURS = 20
 RIDGE = 1e-2  # of a feature's variance, which is 1
@@ -31,7 +31,7 @@ class Accuracy:
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """No answer is compared with the teacher's."""
         return ()
 
@@ -73,7 +73,7 @@ class Knn:
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: Shown, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
         """No answer is compared with the teacher's."""
         return ()
 

@@ -29,12 +29,12 @@ def genes(architecture: Architecture) -> tuple[Gene, ...]:
     return tuple(zip(architecture.num_heads, architecture.mlp_ratio, strict=True))
 
 
-def kinship(architecture: Architecture) -> tuple[int, tuple[Gene, ...]]:
+def prefix_order(architecture: Architecture) -> tuple[int, tuple[Gene, ...]]:
     """Return the order in which relatives stand together: by width, then block by block."""
     return architecture.embed_dim, genes(architecture)
 
 
-class Prefixes:
+class PrefixCache:
     """The encoders of a supernet, with a memory.
 
     What is kept was true of the weights as they were: where they change, make another one.

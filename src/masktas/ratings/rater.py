@@ -15,8 +15,8 @@ from torch import Tensor
 from masktas.nn.patches import visible_patches
 from masktas.nn.student import AskedOnce, Teacher
 from masktas.nn.supernet import Supernet
-from masktas.ratings.label_free import Heads, Rating, Shown
-from masktas.ratings.prefix_cache import Prefixes
+from masktas.ratings.label_free import Heads, Rating, RatingBatch
+from masktas.ratings.prefix_cache import PrefixCache
 from masktas.space import Architecture
 
 
@@ -39,7 +39,7 @@ class Rater:
         self,
         supernet: Supernet,
         teacher: Teacher,
-        shown: Iterable[Shown],
+        shown: Iterable[RatingBatch],
         ratings: Mapping[str, Rating],
         *,
         num_masks: int = 1,
@@ -47,7 +47,7 @@ class Rater:
     ) -> None:
         self.ratings = dict(ratings)
         self.num_masks = num_masks
-        self.prefixes = Prefixes(supernet, most_bytes)
+        self.prefixes = PrefixCache(supernet, most_bytes)
         self._supernet = supernet
         self._heads: dict[int, Heads] = {}
         self._visible: list[tuple[Tensor, Tensor]] = []

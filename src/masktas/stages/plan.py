@@ -21,7 +21,7 @@ from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
 from masktas.nn.student import EncoderTeacher, Teacher
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace, cost
 from masktas.stages.common.evaluator import batch_size_for
@@ -60,7 +60,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class StageEstimate:
     """What a stage will take.
 
     Attributes:
@@ -94,7 +94,7 @@ def plan(
     device: Device | None = None,
     seconds: float = 60.0,
     console: Console | None = None,
-) -> list[Estimate]:
+) -> list[StageEstimate]:
     """Estimate a whole run: teacher, supernet, search, fine-tuning of one network.
 
     Args:
@@ -152,7 +152,7 @@ def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
         said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
     )
     channels = space.in_channels
-    student = Sight.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
+    student = InputSpec.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
     fitted = found.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
     return fitted.view(student)
 
@@ -176,7 +176,7 @@ class Trial:
         self._adopted = adopted
         self._candidates = settings.search.by_size(space)
 
-    def estimate(self, devices: int, device: Device | None, seconds: float) -> Estimate:
+    def estimate(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Measure or compute what the stage takes on so many devices."""
         if self.stage == "search":
             return self._search(devices, device, seconds)
@@ -204,11 +204,11 @@ class Trial:
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
         frozen = self._frozen().num_params if self.stage == "supernet" else 0
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
-        return Estimate(
+        return StageEstimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
         )
 
-    def _search(self, devices: int, device: Device | None, seconds: float) -> Estimate:
+    def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
         visible = num_visible(self._space.largest.num_patches, search.mask_ratio)
@@ -230,7 +230,7 @@ class Trial:
         tokens = batch * (visible + 1)
         memory = 4.0 * cost.params(self._space.largest)
         memory += 4.0 * tokens * (3 * max(largest.mlp_dim) + 4 * largest.embed_dim)
-        return Estimate("search", images, flops * images, pace, images / pace, memory, 0.0)
+        return StageEstimate("search", images, flops * images, pace, images / pace, memory, 0.0)
 
     def _task(self, settings: TrainSettings, batch_size: int) -> Task[Any]:
         """Build the stage's task on as many images of noise as one batch has."""

@@ -22,13 +22,13 @@ from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, SearchSpace, format_quantity
-from masktas.stages.common.stage import Data, ImageInput, visible_patches
+from masktas.stages.common.stage import Data, ImageInput, num_visible_checked
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report
 from masktas.stages.search.stage import search
 from masktas.stages.supernet.stage import supernet
-from masktas.stages.teacher.init_from import open_beginning
+from masktas.stages.teacher.init_from import open_init_from
 from masktas.stages.teacher.stage import teacher as pretrain
 from masktas.stopping import Stopping
 from masktas.train.ranks import Ranks
@@ -145,18 +145,18 @@ def _check_first(
     settings.search.require_together()
     settings.search.by_size(space)
     if settings.supernet.teacher is None and not adopted:
-        visible_patches(space.largest, settings.teacher.mask_ratio, least=1)
+        num_visible_checked(space.largest, settings.teacher.mask_ratio, least=1)
         _check_beginning(space, settings.teacher)
-    visible_patches(space.largest, settings.supernet.mask_ratio, least=1)
+    num_visible_checked(space.largest, settings.supernet.mask_ratio, least=1)
     if settings.search.mask_ratio:
-        visible_patches(space.largest, settings.search.mask_ratio, least=3)
+        num_visible_checked(space.largest, settings.search.mask_ratio, least=3)
 
 
 def _check_beginning(space: SearchSpace, settings: TeacherSettings) -> None:
     """Refuse weights to start from that cut other patches than the students will."""
     if settings.init is None:
         return
-    begun = open_beginning(settings, space.image_size, space.in_channels)
+    begun = open_init_from(settings, space.image_size, space.in_channels)
     if begun.settings.patch_size != space.patch_size:
         raise SpaceError(
             f"--init {settings.init} cuts patches of {begun.settings.patch_size} pixels, but space "

@@ -20,18 +20,18 @@ from masktas.formats import format_bytes
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
 from masktas.train.log import Ledger, Metrics
-from masktas.train.ranks import Ranks, told
+from masktas.train.ranks import Ranks, lost_rank_errors
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import Task
-from masktas.train.window import Window
+from masktas.train.window import LossBuffer
 
 RECOVERIES = 3
 WINDOW = "log.losses"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoopConfig:
     """How long to train, and how.
 
     Attributes:
@@ -73,7 +73,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Environment:
     """What a training runs on, and who watches it.
 
     Attributes:
@@ -105,9 +105,9 @@ class Training:
     def __init__(
         self,
         task: Task[Any],
-        plan: Plan,
+        plan: LoopConfig,
         folder: Path,
-        machine: Machine,
+        machine: Environment,
         *,
         after_epoch: Callable[[int], dict[str, float]] | None = None,
     ) -> None:
@@ -116,11 +116,11 @@ class Training:
         self.state = TrainingState(task.module, task.optimizer)
         self.metrics = Metrics(folder, tensorboard=plan.tensorboard, warn=machine.console.warn)
         self.checkpoints = Checkpoints(folder / "checkpoints", machine.console.warn)
-        self.window = Window()
+        self.window = LossBuffer()
         self.skipped: list[int] = []
         self._first = 0
         self._began = self._saved = time.monotonic()
-        self._owed = False  # a line that a checkpoint was made before
+        self._unlogged = False  # a line that a checkpoint was made before
         self._step_seconds = self._save_seconds = self._epoch_seconds = 0.0
 
     def run(self) -> dict[str, Any]:
@@ -138,10 +138,10 @@ class Training:
         with (
             self.machine.console.bar(plan.label, plan.total_steps, step) as bar,
             stopping.listening(),
-            told(),
+            lost_rank_errors(),
         ):
             while step < plan.total_steps:
-                if self._owed:
+                if self._unlogged:
                     self._log(step, self._losses(), bar)
                 began = time.monotonic()
                 self._do(step)
@@ -216,9 +216,9 @@ class Training:
         self.state.fill(tensors)
         self.window.fill(meta["names"], meta["steps"], values.to(self.machine.runtime.device))
         self.skipped = sorted({*self.skipped, *meta["skipped"]})
-        self._owed = meta["owed"]
+        self._unlogged = meta["owed"]
         if ranks.is_first:
-            self.metrics.cut(step - self._owed)
+            self.metrics.cut(step - self._unlogged)
         return step
 
     def _save(self, step: int, *, owed: bool = False) -> None:
@@ -280,7 +280,7 @@ class Training:
         memory = machine.runtime.memory()
         columns = zip(self.window.names, zip(*values, strict=True), strict=False)
         line = {name: math.fsum(column) / len(column) for name, column in columns}
-        self.window, self._owed = Window(), False
+        self.window, self._unlogged = LossBuffer(), False
         words = " ".join(f"{name} {value:.4g}" for name, value in line.items())
         self.task.schedule.step_update(step - 1)  # also if that step was left out
         line["lr"] = self.task.optimizer.param_groups[0]["lr"]

@@ -20,7 +20,7 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 from torch.nn.parallel import DistributedDataParallel
 
 from masktas import launch
-from masktas.errors import ConfigError, LostProcess, Stopped, ToldElsewhere
+from masktas.errors import ConfigError, LostProcess, ReportedByRank0, Stopped
 from masktas.stopping import TIME_IS_UP
 
 T = TypeVar("T")
@@ -94,14 +94,14 @@ class Ranks:
         if self.size == 1:
             return list(flags)
         raised = torch.tensor([*flags, False], dtype=torch.int32)
-        with told():
+        with lost_rank_errors():
             dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()[: len(flags)]]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all processes, in place."""
         if self.size > 1:
-            with told():
+            with lost_rank_errors():
                 dist.all_reduce(tensor)
         return tensor
 
@@ -136,7 +136,7 @@ class Ranks:
         if not self.is_first:
             outcome = json.loads(self._broadcast(""))
             if "error" in outcome:
-                raise ToldElsewhere(outcome["error"])
+                raise ReportedByRank0(outcome["error"])
             if "stopped" in outcome:
                 raise Stopped(outcome["stopped"], exit_code=outcome["exit_code"])
             return outcome["value"]  # type: ignore[no-any-return]
@@ -153,7 +153,7 @@ class Ranks:
 
     def _broadcast(self, text: str) -> str:
         """Send a text of the first process to all."""
-        with told():
+        with lost_rank_errors():
             length = torch.tensor(len(text.encode()))
             dist.broadcast(length, 0)
             content = torch.zeros(int(length), dtype=torch.uint8)
@@ -173,7 +173,7 @@ def leave() -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def lost_rank_errors() -> Iterator[None]:
     """Say in a sentence that another process has ended, where torch gives pages of C++.
 
     Raises:

@@ -15,7 +15,7 @@ Inputs = TypeVar("Inputs")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class OptimRecipe:
     """How fast to learn.
 
     Attributes:

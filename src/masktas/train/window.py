@@ -8,7 +8,7 @@ from torch import Tensor
 from masktas.train.ranks import Ranks
 
 
-class Window:
+class LossBuffer:
     """The losses of the steps since the last log line, on the device until they are read."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ for argument in sys.argv[1:]:
     grown = peak() - start
     print(json.dumps([path, outcome, time.perf_counter() - began, grown]), flush=True)
 """
-TESTS = str(Path(__file__).parents[1])
+TESTS = str(Path(__file__).parents[2])
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from masktas.data.decode.image import decode, dimensions
 from masktas.errors import DataError
 
-PHOTOS = Path(__file__).parents[2] / ".." / "shared" / "data" / "imagenet1000"
+PHOTOS = Path(__file__).parents[3] / ".." / "shared" / "data" / "imagenet1000"
 FORMATS = ("png", "jpeg", "bmp", "gif", "webp", "tiff")
 COLORS = np.array([[[200, 40, 30], [20, 180, 60]], [[30, 50, 210], [120, 120, 120]]], np.uint8)
 TRANSPOSED = {  # how a picture lies in a file whose EXIF orientation says how to put it upright

@@ -15,7 +15,7 @@ import pytest
 
 from masktas.data.decode import pool as module
 from masktas.data.decode.image import decode
-from masktas.data.decode.pool import Decoder, Decoders, Pixels
+from masktas.data.decode.pool import DecodePool, DecodeWorker, Pixels
 from masktas.data.sources import Item
 from masktas.errors import DataError, MasktasError
 
@@ -24,7 +24,7 @@ PIXELS = Pixels((8, 8), 3)
 
 @pytest.fixture
 def decoder():
-    one = Decoder(seconds=20)
+    one = DecodeWorker(seconds=20)
     yield one
     one.close()
 
@@ -33,7 +33,7 @@ def items_of(contents) -> list[Item]:
     return [Item(f"image {number}", content) for number, content in enumerate(contents)]
 
 
-def pid_of(decoder: Decoder) -> int:
+def pid_of(decoder: DecodeWorker) -> int:
     return decoder._running[0].pid
 
 
@@ -101,7 +101,7 @@ def test_decoder_that_dies_costs_one_image(decoder, noise, by):
 
 
 def test_decoder_that_hangs_costs_one_image(noise):
-    decoder = Decoder(seconds=0.7)
+    decoder = DecodeWorker(seconds=0.7)
     decoder.decode(items_of([noise(0)]), PIXELS)
     first = pid_of(decoder)
     os.kill(first, signal.SIGSTOP)
@@ -114,7 +114,7 @@ def test_decoder_that_hangs_costs_one_image(noise):
 
 
 def test_image_that_takes_too_much_memory_is_refused(noise):
-    decoder = Decoder(memory=700 << 20)
+    decoder = DecodeWorker(memory=700 << 20)
     large, small = decoder.decode(
         items_of([np.zeros((6000, 6000, 3), dtype=np.float32), noise(1)]), PIXELS
     )
@@ -126,7 +126,7 @@ def test_image_that_takes_too_much_memory_is_refused(noise):
 def test_decoder_that_cannot_be_started_says_why(monkeypatch, noise):
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "executable", sys.executable)
-    decoder = Decoder(memory=1 << 20)
+    decoder = DecodeWorker(memory=1 << 20)
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(MasktasError, match="cannot be started"):
         decoder.decode(items_of([noise(0)]), PIXELS)
@@ -134,7 +134,7 @@ def test_decoder_that_cannot_be_started_says_why(monkeypatch, noise):
 
 
 def test_many_come_back_in_order(numbered):
-    with Decoders(3) as decoders:
+    with DecodePool(3) as decoders:
         items = items_of([numbered(number) for number in range(300)])
         found = list(decoders.each(iter(items), PIXELS))
     assert [item.name for item, _ in found] == [item.name for item in items]
@@ -151,7 +151,7 @@ def test_only_a_little_is_read_ahead(numbered):
             read.append(number)
             yield Item(str(number), numbered(number % 256))
 
-    with Decoders(2) as decoders:
+    with DecodePool(2) as decoders:
         found = decoders.each(endless(), PIXELS)
         next(found)
         assert len(read) <= 2 * 3 * module.AT_ONCE + 1
@@ -163,7 +163,7 @@ def test_what_came_before_an_error_of_the_source_is_not_lost(numbered):
         yield from items_of([numbered(number) for number in range(21)])
         raise DataError("the file ends here")
 
-    with Decoders(2) as decoders:
+    with DecodePool(2) as decoders:
         decoded = decoders.each(ends_early(), PIXELS)
         found = list(itertools.islice(decoded, 21))
         with pytest.raises(DataError, match="ends here"):
@@ -174,10 +174,10 @@ def test_what_came_before_an_error_of_the_source_is_not_lost(numbered):
 def test_decoders_end_with_their_parent(noise):
     program = (
         "import os, signal\n"
-        "from masktas.data.decode.pool import Decoder, Pixels\n"
+        "from masktas.data.decode.pool import DecodeWorker, Pixels\n"
         "from masktas.data.sources import Item\n"
         "import numpy as np\n"
-        "one = Decoder()\n"
+        "one = DecodeWorker()\n"
         "one.decode([Item('a', np.zeros((8, 8), np.uint8))], Pixels((8, 8), 3))\n"
         "print(one._running[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

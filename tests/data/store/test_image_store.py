@@ -15,8 +15,8 @@ import pytest
 
 from masktas.data.sources import open_source
 from masktas.data.splits import SPLITS
-from masktas.data.store.build import Cache, Wish
-from masktas.data.store.image_store import ImageStore, View, open_store
+from masktas.data.store.build import Cache, StoreSpec
+from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
 from masktas.errors import DataError
 
 SHARES = {"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}
@@ -26,9 +26,9 @@ PROGRAM = """
 import os, signal, sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from masktas.data.store.build import Cache, Wish
+from masktas.data.store.build import Cache, StoreSpec
 from masktas.data.sources import open_source
-from masktas.data.store.image_store import View, open_store
+from masktas.data.store.image_store import SplitAccess, open_store
 
 photos, folder, name = sys.argv[1:]
 
@@ -58,8 +58,8 @@ class Source:
             yield self.read(shard, index)
 
 store = open_store(
-    Source(), Wish((8, 8), 3), Cache(Path(folder), num_decoders=1),
-    View({"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}, ("supernet",)),
+    Source(), StoreSpec((8, 8), 3), Cache(Path(folder), num_decoders=1),
+    SplitAccess({"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}, ("supernet",)),
     bar=lambda label, total: nullcontext(Shown()), warn=print,
 )
 images = store.images("supernet")
@@ -75,7 +75,7 @@ WAITING = """
 """
 
 
-class Shown:
+class RatingBatch:
     """A bar that remembers."""
 
     def __init__(self) -> None:
@@ -101,10 +101,10 @@ def opened(
         (cache if name in ("num_bytes", "strict", "num_decoders") else wish)[name] = value
     return open_store(
         source,
-        Wish(**wish),
+        StoreSpec(**wish),
         Cache(folder, **cache),
-        View(shares, allowed, given or {}),
-        bar=(shown or Shown()).bar,
+        SplitAccess(shares, allowed, given or {}),
+        bar=(shown or RatingBatch()).bar,
         warn=warn or (lambda text: pytest.fail(f"an unexpected warning: {text}")),
     )
 
@@ -235,7 +235,7 @@ def test_changed_file_makes_another_store(tmp_path, photos, numbered):
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_progress_is_shown_while_building_only(tmp_path, numbered, memory_source, counted):
-    shown, again = Shown(), Shown()
+    shown, again = RatingBatch(), RatingBatch()
     contents = [numbered(number) for number in range(300)]
     opened(memory_source(contents, counted=counted), tmp_path, shown=shown)
     opened(memory_source(contents, counted=counted), tmp_path, shown=again)

@@ -16,10 +16,10 @@ from masktas.errors import ArtifactError, ConfigError, MasktasError
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import patchify, random_masking
 from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.files import read_tensors
 from masktas.nn.teachers.mae_format import convert
-from masktas.nn.teachers.pretrained import Released
+from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.teachers.vitmae import normalisation, official_names, read_vitmae
 from released import official_mae, write_official
 
@@ -329,16 +329,18 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
 # --- fitting to a student
 
 
-def sees(size: int | tuple[int, int], patch: int, channels: int = 3, mean: float = 0.5) -> Sight:
+def sees(
+    size: int | tuple[int, int], patch: int, channels: int = 3, mean: float = 0.5
+) -> InputSpec:
     pair = size if isinstance(size, tuple) else (size, size)
-    return Sight(pair, patch, channels, (mean,) * channels, (0.25,) * channels)
+    return InputSpec(pair, patch, channels, (mean,) * channels, (0.25,) * channels)
 
 
-def released(**changes: int) -> Released:
+def released(**changes: int) -> PretrainedTeacher:
     state = official_mae(**SMALL | changes)
     encoder, decoder = convert(state, where="test", num_heads=2, partial=False)
     one = encoder.architecture
-    return Released(
+    return PretrainedTeacher(
         "file.pth",
         EncoderTeacher(encoder),
         sees(one.image_size, one.patch_size),

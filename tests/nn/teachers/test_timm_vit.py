@@ -15,10 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.errors import ArtifactError, ConfigError, MasktasError
-from masktas.nn.teachers.adapter import Sight
-from masktas.nn.teachers.pretrained import Released
+from masktas.nn.teachers.adapter import InputSpec
+from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.teachers.timm_vit import (
-    Recipe,
+    TimmSpec,
     TimmTeacher,
     load_timm,
     open_timm,
@@ -57,16 +57,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 SMALLER = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64}
 
 
-def build(family: str, **more: Any) -> tuple[TimmTeacher, Sight]:
+def build(family: str, **more: Any) -> tuple[TimmTeacher, InputSpec]:
     """Build a member with every number drawn at random: registers, scales and positions too."""
     name, changes = FAMILIES[family]
     arguments = SMALLER | changes | more
     model: Any = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     randomize(model)
     size = tuple(model.patch_embed.img_size)
-    recipe = Recipe(name, arguments | {"global_pool": model.global_pool}, len(model.blocks), size)
+    recipe = TimmSpec(name, arguments | {"global_pool": model.global_pool}, len(model.blocks), size)
     patch = model.patch_embed.patch_size[0]
-    return TimmTeacher(model, recipe), Sight(size, patch, 3, (0.5,) * 3, (0.5,) * 3)
+    return TimmTeacher(model, recipe), InputSpec(size, patch, 3, (0.5,) * 3, (0.5,) * 3)
 
 
 def randomize(model: nn.Module) -> None:
@@ -83,7 +83,7 @@ def randomize(model: nn.Module) -> None:
             parameter.copy_(noise)
 
 
-def images_of(sight: Sight, batch: int = 2) -> Tensor:
+def images_of(sight: InputSpec, batch: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, 3, *sight.image_size, generator=generator)
 
@@ -178,7 +178,7 @@ def test_what_is_hidden_is_not_seen(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cut_resized_and_built_again_without_a_network(family: str) -> None:
     teacher, sight = build(family, depth=3)
-    whole = Released(family, teacher, sight, "unknown")
+    whole = PretrainedTeacher(family, teacher, sight, "unknown")
     images = images_of(sight)
     with torch.no_grad():
         (wanted,) = teacher.model.forward_intermediates(
@@ -190,7 +190,7 @@ def test_cut_resized_and_built_again_without_a_network(family: str) -> None:
     cut = whole.fitted(sight, layer=-2)
     torch.testing.assert_close(cut.teacher(images, ids), wanted, atol=1e-5, rtol=1e-5)
     larger = (sight.image_size[0] + sight.patch_size, sight.image_size[1])
-    student = Sight(larger, sight.patch_size, 3, sight.mean, sight.std)
+    student = InputSpec(larger, sight.patch_size, 3, sight.mean, sight.std)
     fitted = cut.fitted(student)
     assert fitted.sight.image_size == larger
     assert isinstance(fitted.teacher, TimmTeacher)

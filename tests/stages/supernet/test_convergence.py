@@ -19,11 +19,12 @@ from masktas.nn.patches import masking_noise, patchify, random_masking
 from masktas.nn.student import EncoderTeacher, StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
-from masktas.ratings.label_free import Consistency, Relation, Shown
+from masktas.ratings.label_free import Consistency, PatchSimilarity, RatingBatch
 from masktas.ratings.rater import Rater
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace, macs, params
-from masktas.stages.supernet.convergence import Probes, probe_epochs, probe_networks
+from masktas.stages.supernet import convergence
+from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs, probe_networks
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 
@@ -50,16 +51,21 @@ def held_out() -> Batches:
 
 
 @pytest.fixture
-def make(randomize) -> Callable[..., tuple[Probes, Supernet, EncoderTeacher, list[str]]]:
+def make(randomize) -> Callable[..., tuple[ConvergenceProbes, Supernet, EncoderTeacher, list[str]]]:
     def build(count: int = 12, seed: int = 3, weights: int = 0, **changes: Any):
         shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
         randomize(shared.student, weights)
         teacher, said = EncoderTeacher(randomize(ViT(TEACHER), 1)), []
         options = {
-            "visible": VISIBLE, "count": count, "relation": Relation(), "seed": seed,
+            "visible": VISIBLE, "count": count, "relation": PatchSimilarity(), "seed": seed,
             "runtime": CPU, "ranks": ALONE, "warn": said.append,
         }  # fmt: skip
-        return Probes(shared, teacher, held_out(), **{**options, **changes}), shared, teacher, said
+        return (
+            ConvergenceProbes(shared, teacher, held_out(), **{**options, **changes}),
+            shared,
+            teacher,
+            said,
+        )
 
     return build
 
@@ -102,8 +108,8 @@ def literally(
         masking_noise(count, 16, seed_for(seed, "probes", "mask")), VISIBLE
     )
     predicted, projected = shared.subnet(one)(patches, keep, hidden)
-    shown = [Shown(images, keep, hidden, 2)]
-    rater = Rater(shared, teacher, shown, {"rating": Consistency(Relation())})
+    shown = [RatingBatch(images, keep, hidden, 2)]
+    rater = Rater(shared, teacher, shown, {"rating": Consistency(PatchSimilarity())})
     return (
         pixel_loss(predicted, patches, hidden).item(),
         feature_loss(projected, teacher(images, keep)).item(),

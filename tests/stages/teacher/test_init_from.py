@@ -12,7 +12,7 @@ from masktas.errors import ConfigError
 from masktas.nn.patches import patchify
 from masktas.nn.teachers.mae_format import IMAGENET_MEAN, IMAGENET_STD, convert
 from masktas.stages.common.tasks import Setup
-from masktas.stages.teacher.init_from import open_beginning
+from masktas.stages.teacher.init_from import open_init_from
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from released import official_mae, write_official
@@ -27,7 +27,7 @@ def test_it_begins_where_the_release_ended_though_pixels_are_normalised_otherwis
 ) -> None:
     state = official_mae(**SHAPE)
     file = write_official(tmp_path / "a.pth", state)
-    begun = open_beginning(TeacherSettings(init=str(file)), (16, 16), 3)
+    begun = open_init_from(TeacherSettings(init=str(file)), (16, 16), 3)
     model = begun.model(MEAN, STD, SETUP)
     theirs, decoder = convert(state, where="test", num_heads=3, partial=False)
     pixels = torch.rand(2, 3, 16, 16)
@@ -53,7 +53,7 @@ def test_it_begins_where_the_release_ended_though_pixels_are_normalised_otherwis
 def test_a_fresh_decoder_is_that_of_the_seed(tmp_path: Path) -> None:
     file = write_official(tmp_path / "a.pth", official_mae(**SHAPE, decoder=None))
     settings = TeacherSettings(init=str(file), decoder_dim=32, decoder_depth=1)
-    one, other = (open_beginning(settings, (24, 16), 3).model(MEAN, STD, SETUP) for _ in range(2))
+    one, other = (open_init_from(settings, (24, 16), 3).model(MEAN, STD, SETUP) for _ in range(2))
     assert one.encoder.architecture.grid == (6, 4)
     assert one.decoder.dim == 32
     assert one.decoder.embed.weight.any()
@@ -79,7 +79,7 @@ def test_what_does_not_go_together_is_refused(
     file = write_official(tmp_path / "a.pth", official_mae(**SHAPE))
     init = str(changes.pop("init", file)).format(file=file)
     with pytest.raises(Exception, match=words) as refused:
-        open_beginning(TeacherSettings(init=init, **changes), size, channels)  # type: ignore[arg-type]
+        open_init_from(TeacherSettings(init=init, **changes), size, channels)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
 
 
@@ -90,4 +90,4 @@ def test_only_what_becomes_ours_can_be_gone_on_with(tmp_path: Path) -> None:
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.safetensors")
     settings = TeacherSettings(init=f"timm:test_vit@{tmp_path / 'w.safetensors'}")
     with pytest.raises(ConfigError, match="adopted as they are"):
-        open_beginning(settings, (160, 160), 3)
+        open_init_from(settings, (160, 160), 3)

@@ -14,7 +14,7 @@ from masktas.nn.patches import patchify
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.space import SearchSpace
-from masktas.stages.validate.probes import Cut, Probing, Recipe, linear, nearest
+from masktas.stages.validate.probes import Cut, NetworkProbe, ProbeRecipe, linear, nearest
 from masktas.train.runtime import Runtime
 
 SPACE = SearchSpace("probed", (16, 24), (1, 2), (1, 2), (2, 3), head_dim=8, image_size=(8, 8),
@@ -50,7 +50,7 @@ def shared():
 
 def probing(probe="linear", *, store=None, labels=None, images=50, seeds=2, batch=32, seed=0):
     store = store or Store()
-    return Probing(Recipe(probe, images, 8, seeds, batch), store, labels or store.labels,
+    return NetworkProbe(ProbeRecipe(probe, images, 8, seeds, batch), store, labels or store.labels,
                    classes=3, test="validation", seed=seed, runtime=CPU)  # fmt: skip
 
 

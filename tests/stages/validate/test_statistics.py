@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from masktas.stages.validate.statistics import (
-    Estimate,
+    Interval,
     ceiling,
     compare,
     holm,
@@ -156,27 +156,27 @@ def test_what_cannot_be_ranked_is_none_without_a_warning(x, y):
     x, y = np.array(x, dtype=float), np.array(y, dtype=float)
     counts = resamples(len(x), 50, 0) if len(x) else np.ones((51, 0))
     for statistic in (kendall, spearman):
-        assert Estimate.of(statistic(x, y, counts)) == Estimate(None)
-    assert Estimate.of(partial_spearman(x, y, y, counts)) == Estimate(None)
+        assert Interval.of(statistic(x, y, counts)) == Interval(None)
+    assert Interval.of(partial_spearman(x, y, y, counts)) == Interval(None)
 
 
 def test_a_rating_that_is_size_has_no_partial_correlation():
     rng = np.random.default_rng(0)
     params, accuracy = rng.normal(size=(2, 30))
     counts = resamples(30, 100, 0)
-    assert Estimate.of(partial_spearman(params**3, accuracy, params, counts)) == Estimate(None)
+    assert Interval.of(partial_spearman(params**3, accuracy, params, counts)) == Interval(None)
 
 
 def test_row_0_is_the_value_and_the_others_its_interval():
     values = np.concatenate([[7.0], np.arange(1001.0), [math.nan] * 10])
-    found = Estimate.of(values)
+    found = Interval.of(values)
     assert (found.value, found.low, found.high) == pytest.approx((7, 25, 975))
-    assert Estimate.of(values[:1]) == Estimate(7.0)
+    assert Interval.of(values[:1]) == Interval(7.0)
     seldom = np.concatenate([[7.0], np.ones(10), [math.nan] * 20])
-    assert Estimate.of(seldom) == Estimate(7.0)
-    assert Estimate(0.5, 0.1, 0.9).above_zero
-    assert not Estimate(0.5, -0.1, 0.9).above_zero
-    assert not Estimate(0.5).above_zero
+    assert Interval.of(seldom) == Interval(7.0)
+    assert Interval(0.5, 0.1, 0.9).above_zero
+    assert not Interval(0.5, -0.1, 0.9).above_zero
+    assert not Interval(0.5).above_zero
 
 
 def test_resamples_are_bootstraps_named_by_their_seed():
@@ -196,7 +196,7 @@ def test_intervals_cover_a_known_truth():
     for trial in range(150):
         x, noise = rng.normal(size=(2, 30))
         y = 0.6 * x + 0.8 * noise
-        found = Estimate.of(kendall(x, y, resamples(30, 300, trial)))
+        found = Interval.of(kendall(x, y, resamples(30, 300, trial)))
         covered += found.low <= truth <= found.high
     assert 0.88 <= covered / 150 <= 0.99
 
@@ -232,12 +232,12 @@ def test_split_half_reliability_is_what_it_should_be():
 @pytest.mark.parametrize("shape", [(1, 8), (2, 8), (5, 0), (5, 1)])
 def test_too_little_to_split_is_none(shape):
     found = split_half(np.ones(shape), resamples(shape[0], 20, 0), seed=0)
-    assert found.tau == found.rho == found.corrected == Estimate(None)
+    assert found.tau == found.rho == found.corrected == Interval(None)
 
 
 def test_constant_ratings_have_no_reliability():
     found = split_half(np.full((6, 10), 0.1), resamples(6, 20, 0), seed=0)
-    assert found.rho == Estimate(None)
+    assert found.rho == Interval(None)
 
 
 def classified(of_image, of_seed, *, seeds=2, seed=0):
@@ -280,11 +280,11 @@ def test_no_rating_reaches_more_than_the_ceiling_but_the_true_one_does():
 
 def test_the_ceiling_with_one_seed_and_of_chance():
     one = ceiling(classified(4.0, 0.0, seeds=1), alone(80), seed=0)
-    assert one.seeds.tau == Estimate(None)
+    assert one.seeds.tau == Interval(None)
     assert one.reliability.value == pytest.approx(1 / (1 + 16 / 50), abs=0.12)
     assert one.tau.value < one.rho.value < 1
     same = np.ones((2, 10, 20))
-    assert ceiling(same, alone(10), seed=0).tau == Estimate(None)
+    assert ceiling(same, alone(10), seed=0).tau == Interval(None)
     noise = np.random.default_rng(0).integers(0, 2, size=(2, 40, 60)).astype(float)
     assert ceiling(noise, alone(40), seed=0).reliability.value < 0.35
 
@@ -318,7 +318,7 @@ def test_planted_ratings_are_told_apart():
     assert found["bulk"].tau.above_zero
     assert found["skill"].partial.above_zero
     assert not found["chance"].tau.above_zero
-    assert found["params"].gain == found["params"].partial == Estimate(None)
+    assert found["params"].gain == found["params"].partial == Interval(None)
     taus = [found[name].tau.value for name in ("params", "macs")]
     assert found["oracle"].gain.value == pytest.approx(found["oracle"].tau.value - max(taus))
 
@@ -329,7 +329,7 @@ def test_comparing_two_networks_says_nothing_and_does_not_fail():
         ratings, np.array([0.1, 0.2]), np.array([3.0, 4.0]), resamples(2, 9, 0), of_size=("params",)
     )
     one = found["a"]
-    assert one.tau == one.rho == one.partial == one.gain == one.regret[1] == Estimate(None)
+    assert one.tau == one.rho == one.partial == one.gain == one.regret[1] == Interval(None)
 
 
 def test_what_is_told_is_json_and_complete():
@@ -356,7 +356,7 @@ def test_p_values_are_below_a_level_where_intervals_leave_zero_out():
     ratings, accuracy, _ = planted()
     counts = resamples(40, 2000, 0)
     tau = kendall(ratings["skill"], accuracy, counts)
-    assert Estimate.of(tau).above_zero
+    assert Interval.of(tau).above_zero
     assert p_value(tau) < 0.05
     assert p_value(-tau) == p_value(tau)
     assert p_value(tau) >= 2 / 2001

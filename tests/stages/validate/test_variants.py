@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from masktas.config import RatingSettings, ValidateSettings
-from masktas.ratings.label_free import Consistency, Relation
+from masktas.ratings.label_free import Consistency, PatchSimilarity
 from masktas.space import SearchSpace
 from masktas.stages.validate.variants import relations, views
 
@@ -18,7 +18,7 @@ def test_rows_temperatures_and_the_pair_with_itself_are_tried_without_the_usual_
     made = relations(RatingSettings(), class_token=False)
     assert len({one.relation for one in made.values()}) == len(made) == 17
     assert "consistency scaled 0.05" not in made
-    assert made["consistency unit 0.2 self"].relation == Relation(0.2, "unit", True)
+    assert made["consistency unit 0.2 self"].relation == PatchSimilarity(0.2, "unit", True)
     usual = RatingSettings(rows="unit", temperature=0.2, include_self=True)
     assert "consistency unit 0.2 self" not in relations(usual, class_token=False)
     own = RatingSettings(temperature=0.3)  # none of those tried
@@ -30,7 +30,7 @@ def test_the_class_token_is_tried_where_the_teacher_has_one():
     one = made["consistency class token"]
     assert isinstance(one, Consistency)
     assert one.class_token
-    assert one.relation == Relation()
+    assert one.relation == PatchSimilarity()
     other = relations(RatingSettings(class_token=True), class_token=True)
     assert not other["consistency patches"].class_token
     assert other["consistency raw 1"].class_token

@@ -66,7 +66,7 @@ class Decoded:
     problem: str = ""
 
 
-class Decoder:
+class DecodeWorker:
     """One process that decodes, started when first needed and again when an image has killed it.
 
     Args:
@@ -188,7 +188,7 @@ class Decoder:
         return line
 
 
-class Decoders:
+class DecodePool:
     """Several decoders at work side by side; use as a context manager, or close it.
 
     Args:
@@ -198,13 +198,13 @@ class Decoders:
     def __init__(self, num: int | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) // launch.local_world_size()
         self.num = num or max(1, cores)
-        self._all = [Decoder() for _ in range(self.num)]
-        self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()
+        self._all = [DecodeWorker() for _ in range(self.num)]
+        self._free: queue.LifoQueue[DecodeWorker] = queue.LifoQueue()
         for decoder in reversed(self._all):
             self._free.put(decoder)
         self._threads = ThreadPoolExecutor(self.num, thread_name_prefix="decode")
 
-    def __enter__(self) -> Decoders:
+    def __enter__(self) -> DecodePool:
         return self
 
     def __exit__(

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from masktas.artifacts import write_json
-from masktas.data.decode.pool import Decoders, Pixels
+from masktas.data.decode.pool import DecodePool, Pixels
 from masktas.data.sources import Item, Source
 from masktas.data.store.parts import Building, Parts, Wanted
 from masktas.errors import DataError
@@ -38,7 +38,7 @@ ShowBar = Callable[[str, int | None], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class StoreSpec:
     """What is wanted of a source; together with its content it names the store.
 
     Attributes:
@@ -76,7 +76,7 @@ class Cache:
         return math.inf if math.isinf(self.num_bytes) else self.num_bytes // pixels.num_bytes
 
 
-def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) -> None:
+def build(source: Source, wish: StoreSpec, cache: Cache, folder: Path, bar: ShowBar) -> None:
     """Make what is missing of a store; whoever else is at it does a part of the work.
 
     Args:
@@ -94,7 +94,7 @@ def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) 
     parts = Parts(folder / "parts", source.num_shards)
     parts.folder.mkdir(parents=True, exist_ok=True)
     done = 0
-    with Decoders(cache.num_decoders) as decoders:
+    with DecodePool(cache.num_decoders) as decoders:
         size = _stored_size(source, wanted, wish, decoders)
         pixels = Pixels(size, wish.in_channels, wish.white)
         room = cache.images(pixels)
@@ -121,7 +121,9 @@ def build(source: Source, wish: Wish, cache: Cache, folder: Path, bar: ShowBar) 
             _conclude(source, wish, pixels, parts, folder)
 
 
-def _stored_size(source: Source, wanted: Wanted, wish: Wish, decoders: Decoders) -> tuple[int, int]:
+def _stored_size(
+    source: Source, wanted: Wanted, wish: StoreSpec, decoders: DecodePool
+) -> tuple[int, int]:
     """Keep a margin for crops where most images (a look at some) have more pixels to give."""
     height, width = wish.image_size
     larger = math.ceil(height * CROP_MARGIN), math.ceil(width * CROP_MARGIN)
@@ -174,7 +176,7 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _conclude(source: Source, wish: Wish, pixels: Pixels, parts: Parts, folder: Path) -> None:
+def _conclude(source: Source, wish: StoreSpec, pixels: Pixels, parts: Parts, folder: Path) -> None:
     """Write what is in the store."""
     made = [parts.load(number) for number in range(parts.num)]
     skipped = [problem for part in made for problem in part.skipped]

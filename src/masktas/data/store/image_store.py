@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
-from masktas.data.decode.pool import Decoders, Pixels
+from masktas.data.decode.pool import DecodePool, Pixels
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
-from masktas.data.store.build import Cache, ShowBar, Wish, build
+from masktas.data.store.build import Cache, ShowBar, StoreSpec, build
 from masktas.data.store.parts import Parts, Refused
 from masktas.errors import ArtifactError, DataError
 from masktas.formats import parse_size
@@ -107,7 +107,7 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class SplitAccess:
     """How a store is looked at.
 
     Attributes:
@@ -130,7 +130,7 @@ class ImageStore:
         view: how it is looked at.
     """
 
-    def __init__(self, folder: Path, source: Source, view: View) -> None:
+    def __init__(self, folder: Path, source: Source, view: SplitAccess) -> None:
         self.folder, self.view, self._source = folder, view, source
         self.info: dict[str, Any] = read_json(folder / "store.json")
         self.shape = (*self.info["stored"], self.info["in_channels"])
@@ -230,8 +230,8 @@ class ImageStore:
         return self._maps[number]
 
     @cached_property
-    def _decoders(self) -> Decoders:
-        return Decoders()
+    def _decoders(self) -> DecodePool:
+        return DecodePool()
 
     def _decode(
         self, rows: NDArray[np.int64], to: NDArray[np.intp], images: NDArray[np.uint8]
@@ -250,9 +250,9 @@ class ImageStore:
 
 def open_store(
     source: Source,
-    wish: Wish,
+    wish: StoreSpec,
     cache: Cache,
-    view: View,
+    view: SplitAccess,
     *,
     bar: ShowBar,
     warn: Callable[[str], None],
@@ -302,7 +302,7 @@ def open_store(
 
 
 def _opened(
-    target: Path, source: Source, view: View, warn: Callable[[str], None]
+    target: Path, source: Source, view: SplitAccess, warn: Callable[[str], None]
 ) -> ImageStore | None:
     """Return the store if it is there and whole; drop a damaged one."""
     if not (target / "store.json").exists():

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
-from masktas.data.decode.pool import Decoded, Decoders, Pixels
+from masktas.data.decode.pool import Decoded, DecodePool, Pixels
 from masktas.data.sources import Item, Source
 from masktas.errors import DataError
 
@@ -184,7 +184,7 @@ class Building:
     wanted: Wanted
     pixels: Pixels
     parts: Parts
-    decoders: Decoders
+    decoders: DecodePool
     room: Callable[[int], float]
     strict: bool
     advance: Callable[[int], None]

@@ -15,7 +15,7 @@ from masktas.space import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class InputSpec:
     """What a network sees of an image.
 
     Attributes:
@@ -32,7 +32,7 @@ class Sight:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, architecture: Architecture, mean: list[float], std: list[float]) -> Sight:
+    def of(cls, architecture: Architecture, mean: list[float], std: list[float]) -> InputSpec:
         """Return what a network of that architecture sees."""
         size, patch = architecture.image_size, architecture.patch_size
         return cls(size, patch, architecture.in_channels, tuple(mean), tuple(std))
@@ -43,7 +43,7 @@ class Sight:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
 
-class View(nn.Module):
+class InputAdapter(nn.Module):
     """Turns normalised images of a student into those its teacher was trained on.
 
     Grey images are shown to a teacher of several channels in each of them.
@@ -52,7 +52,7 @@ class View(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, student: Sight, teacher: Sight) -> None:
+    def __init__(self, student: InputSpec, teacher: InputSpec) -> None:
         super().__init__()
         self.image_size, self.in_channels = teacher.image_size, teacher.in_channels
         # x_s = (p - mean_s) / std_s and x_t = (p - mean_t) / std_t of the same pixels p
@@ -71,7 +71,7 @@ class View(nn.Module):
         return images * self.scale + self.shift
 
 
-def view_between(student: Sight, teacher: Sight) -> View | None:
+def adapter_between(student: InputSpec, teacher: InputSpec) -> InputAdapter | None:
     """Return how a teacher sees a student's images; None where both see the same."""
     same = (student.image_size, student.mean, student.std, student.in_channels) == (
         teacher.image_size,
@@ -79,4 +79,4 @@ def view_between(student: Sight, teacher: Sight) -> View | None:
         teacher.std,
         teacher.in_channels,
     )
-    return None if same else View(student, teacher)
+    return None if same else InputAdapter(student, teacher)

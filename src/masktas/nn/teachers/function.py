@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from masktas.errors import ConfigError
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.counting import count_macs
 
 Ask = Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ class FunctionTeacher:
         ConfigError: if it does not answer with tokens of that shape when asked with zeros.
     """
 
-    def __init__(self, ask: Ask, sight: Sight, device: torch.device) -> None:
+    def __init__(self, ask: Ask, sight: InputSpec, device: torch.device) -> None:
         if isinstance(ask, nn.Module):
             ask.eval().requires_grad_(False).to(device)
         self._ask, self._sight, self._device = ask, sight, device

@@ -13,7 +13,7 @@ from torch import nn
 from masktas.errors import ConfigError
 from masktas.nn.mae import Decoder
 from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import Sight, view_between
+from masktas.nn.teachers.adapter import InputSpec, adapter_between
 from masktas.nn.teachers.timm_vit import TimmTeacher
 from masktas.nn.vit import ViT
 
@@ -21,7 +21,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class PretrainedTeacher:
     """A teacher that was trained elsewhere.
 
     Attributes:
@@ -35,12 +35,14 @@ class Released:
 
     source: str
     teacher: EncoderTeacher | TimmTeacher
-    sight: Sight
+    sight: InputSpec
     licence: str
     decoder: Decoder | None = None
     normalised_pixels: bool = True
 
-    def fitted(self, student: Sight, *, layer: int | None = None, resize: bool = False) -> Released:
+    def fitted(
+        self, student: InputSpec, *, layer: int | None = None, resize: bool = False
+    ) -> PretrainedTeacher:
         """Return it as this student needs it: so many layers, as many patches.
 
         Args:
@@ -60,12 +62,12 @@ class Released:
             fitted = fitted._resized(image_size)
         return fitted
 
-    def view(self, student: Sight) -> EncoderTeacher | TimmTeacher:
+    def view(self, student: InputSpec) -> EncoderTeacher | TimmTeacher:
         """Return the teacher, looking at the images of a student."""
-        self.teacher.view = view_between(student, self.sight)
+        self.teacher.view = adapter_between(student, self.sight)
         return self.teacher
 
-    def _image_size(self, student: Sight, *, resize: bool) -> tuple[int, int]:
+    def _image_size(self, student: InputSpec, *, resize: bool) -> tuple[int, int]:
         """Return the size of the images that it will look at."""
         mine, patch = self.sight, self.sight.patch_size
         if student.in_channels not in (1, mine.in_channels):
@@ -86,7 +88,7 @@ class Released:
             )
         return rows * patch, columns * patch
 
-    def _cut(self, layer: int) -> Released:
+    def _cut(self, layer: int) -> PretrainedTeacher:
         depth = self.teacher.depth
         kept = layer if layer > 0 else depth + 1 + layer
         if not 1 <= kept <= depth:
@@ -103,7 +105,7 @@ class Released:
         cut = cut_encoder(self.teacher.encoder, kept)
         return dataclasses.replace(self, teacher=EncoderTeacher(cut), decoder=None)
 
-    def _resized(self, image_size: tuple[int, int]) -> Released:
+    def _resized(self, image_size: tuple[int, int]) -> PretrainedTeacher:
         sight = dataclasses.replace(self.sight, image_size=image_size)
         if isinstance(self.teacher, TimmTeacher):
             self.teacher.resize(image_size)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.patches import take
-from masktas.nn.teachers.adapter import Sight, View
+from masktas.nn.teachers.adapter import InputAdapter, InputSpec
 from masktas.nn.teachers.counting import count_macs
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_tensors, require_complete
 
@@ -29,7 +29,7 @@ KINDS = (VisionTransformer, Eva)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TimmSpec:
     """How to build a model again, without its weights and without a network.
 
     Attributes:
@@ -73,7 +73,7 @@ class TimmTeacher:
         view: how it sees the student's images; None where it sees them as they are.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, view: View | None = None) -> None:
+    def __init__(self, model: Any, recipe: TimmSpec, view: InputAdapter | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.recipe = recipe
         self.view = view
@@ -158,14 +158,14 @@ class TimmTeacher:
     def cut(self, depth: int) -> None:
         """Keep the first blocks only."""
         self.model.blocks = self.model.blocks[:depth]
-        self.recipe = Recipe(
+        self.recipe = TimmSpec(
             self.recipe.model, self.recipe.arguments, depth, self.recipe.image_size
         )
 
     def resize(self, image_size: tuple[int, int]) -> None:
         """Look at images of another size: learned positions are resized, bicubic."""
         self.model.set_input_size(image_size)
-        self.recipe = Recipe(
+        self.recipe = TimmSpec(
             self.recipe.model, self.recipe.arguments, self.recipe.depth, image_size
         )
 
@@ -181,7 +181,7 @@ def _rotations(model: Any, rope: Tensor, ids: Tensor) -> list[Tensor]:
     return [of_block[:, ids].transpose(0, 1) for of_block in rope]
 
 
-def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeacher, Sight, str]:
+def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeacher, InputSpec, str]:
     """Return a model of timm with its released weights, or with those of a file.
 
     Args:
@@ -209,7 +209,7 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
     if tensors is not None:
         _fill(model, tensors, where=file, partial=partial)
         model.head = nn.Identity()
-    recipe = Recipe(
+    recipe = TimmSpec(
         base,
         arguments | {"global_pool": model.global_pool},
         len(model.blocks),
@@ -218,21 +218,21 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
     cfg = model.pretrained_cfg
     channels = model.patch_embed.proj.in_channels
     mean, std = (_per_channel(cfg[key], channels) for key in ("mean", "std"))
-    sight = Sight(recipe.image_size, model.patch_embed.patch_size[0], channels, mean, std)
+    sight = InputSpec(recipe.image_size, model.patch_embed.patch_size[0], channels, mean, std)
     licence = UNKNOWN if file is not None else cfg.get("license") or UNKNOWN
     return TimmTeacher(model, recipe), sight, licence
 
 
 def load_timm(
-    facts: dict[str, Any], tensors: dict[str, Tensor], *, where: object, view: View | None
+    facts: dict[str, Any], tensors: dict[str, Tensor], *, where: object, view: InputAdapter | None
 ) -> TimmTeacher:
-    """Build a model again from what `Recipe.to_dict` wrote, with its weights; no network needed.
+    """Build a model again from what `TimmSpec.to_dict` wrote, with its weights; no network needed.
 
     Raises:
         ArtifactError: if this timm builds another network from it.
     """
     height, width = facts["image_size"]
-    recipe = Recipe(facts["model"], facts["arguments"], facts["depth"], (height, width))
+    recipe = TimmSpec(facts["model"], facts["arguments"], facts["depth"], (height, width))
     try:
         model = recipe.build()
         model.load_state_dict(tensors)

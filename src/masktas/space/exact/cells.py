@@ -20,10 +20,10 @@ from masktas.space import cost
 from masktas.space.architecture import Architecture
 from masktas.space.budget import TICKS, Budget, tick_limits
 from masktas.space.exact.counting import State
-from masktas.space.exact.tables import SUMS, Levels, Tables
+from masktas.space.exact.tables import SUMS, MemoryLevels, Tables
 
 
-class Partners:
+class SortedStates:
     """States of the MLPs, in the order of their first sum."""
 
     def __init__(self, states: list[State]) -> None:
@@ -56,13 +56,13 @@ class Group:
         stem: tuple[int, ...],
         limits: Sequence[tuple[float, float]],
         floor: float,
-        partners: tuple[Partners, Partners],
+        partners: tuple[SortedStates, SortedStates],
     ) -> None:
         self.width, self.depth, self.stem = width, depth, stem
         self._limits, self._floor = limits, floor
         self._all, self._reaching = partners
 
-    def _range(self, heads: State) -> tuple[Partners, int, int]:
+    def _range(self, heads: State) -> tuple[SortedStates, int, int]:
         partners = self._all if heads.level >= self._floor else self._reaching
         least, most = self._limits[0]
         return partners, *partners.between(least - heads.high[0], most - heads.low[0])
@@ -132,7 +132,7 @@ class Cells:
             wanted.add("params")
         self.sums = tuple(what for what in SUMS if what in wanted) or ("params",)
         least, most = budget.limits("memory")
-        self._levels = Levels(least, most, by_value=asked == "memory")
+        self._levels = MemoryLevels(least, most, by_value=asked == "memory")
         self._sides = tables.sides(self.sums, self._levels, paired=paired)
         self.exact = all(side.exact for sides in self._sides.values() for side in sides)
         self.rows = list(self._all_rows())
@@ -253,7 +253,7 @@ class Cells:
                     for (least, most), fixed in zip(self._limits(depth), stem, strict=True)
                 ]
                 group = Group(
-                    width, depth, stem, limits, floor, (Partners(mlps), Partners(reaching))
+                    width, depth, stem, limits, floor, (SortedStates(mlps), SortedStates(reaching))
                 )
                 for state in heads:
                     if count := group.count(state):

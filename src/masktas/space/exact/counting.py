@@ -68,7 +68,7 @@ class Grid:
         return self._least * depth + self._unit * steps
 
 
-class Side:
+class ChoiceCounts:
     """How many sequences of choices reach which state.
 
     Args:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from masktas.space import cost
 from masktas.space.budget import TICKS, Budget, Costs, ticks
-from masktas.space.exact.counting import Choice, Side
+from masktas.space.exact.counting import Choice, ChoiceCounts
 from masktas.space.space import SearchSpace
 
 SUMS = ("params", "macs", "latency")  # size follows from params and depth
 ADDITIONS = 2_000_000  # for the sides of a space, at most: tenths of a second
 PAIRS = 700_000  # of states, looked at one by one, at most
 
-Sides = dict[int, tuple[Side, Side]]  # of heads and of MLPs, by width
+Sides = dict[int, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs, by width
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class MemoryLevels:
     """What of the memory of a choice matters: where it is between two limits, or all of it."""
 
     least: float | None
@@ -59,9 +59,9 @@ class Tables:
             width: space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
             for width in space.embed_dim
         }
-        self._made: dict[tuple[tuple[str, ...], Levels, int], Sides] = {}
+        self._made: dict[tuple[tuple[str, ...], MemoryLevels, int], Sides] = {}
 
-    def sides(self, sums: tuple[str, ...], levels: Levels, *, paired: bool = False) -> Sides:
+    def sides(self, sums: tuple[str, ...], levels: MemoryLevels, *, paired: bool = False) -> Sides:
         """Return the sides of every width.
 
         Args:
@@ -78,8 +78,8 @@ class Tables:
         if (sums, levels, most) not in self._made:
             self._made[sums, levels, most] = {
                 width: (
-                    Side(self._heads(sums, levels, width), depth, most),
-                    Side(self._mlps(sums, levels, width), depth, most),
+                    ChoiceCounts(self._heads(sums, levels, width), depth, most),
+                    ChoiceCounts(self._mlps(sums, levels, width), depth, most),
                 )
                 for width in space.embed_dim
             }
@@ -108,7 +108,7 @@ class Tables:
             return
         for width in self.space.embed_dim:
             if what == "memory":
-                levels = Levels(None, None, by_value=True)
+                levels = MemoryLevels(None, None, by_value=True)
                 heads = [choice.level for choice in self._heads((), levels, width)]
                 mlps = [choice.level for choice in self._mlps((), levels, width)]
                 yield max(min(heads), min(mlps)), max(heads + mlps)
@@ -132,7 +132,7 @@ class Tables:
         stem = self._stems[width]
         return cost.stem_params(stem) if what == "params" else cost.stem_macs(stem)
 
-    def _heads(self, sums: tuple[str, ...], levels: Levels, width: int) -> list[Choice]:
+    def _heads(self, sums: tuple[str, ...], levels: MemoryLevels, width: int) -> list[Choice]:
         return [
             Choice(
                 tuple(self._attention(what, width, heads) for what in sums),
@@ -145,7 +145,7 @@ class Tables:
             for heads in self.space.num_heads
         ]
 
-    def _mlps(self, sums: tuple[str, ...], levels: Levels, width: int) -> list[Choice]:
+    def _mlps(self, sums: tuple[str, ...], levels: MemoryLevels, width: int) -> list[Choice]:
         return [
             Choice(
                 tuple(self._mlp(what, width, hidden) for what in sums),
@@ -154,7 +154,7 @@ class Tables:
             for hidden in (int(width * ratio) for ratio in self.space.mlp_ratio)
         ]
 
-    def _level(self, levels: Levels, width: int, numbers: int) -> int:
+    def _level(self, levels: MemoryLevels, width: int, numbers: int) -> int:
         """Return the level of the network whose costliest moment has so many numbers live."""
         stem = self._stems[width]
         most = cost.held_memory(stem) + max(numbers, cost.counted_classes(stem))
@@ -176,4 +176,4 @@ class Tables:
         return cost.mlp_macs(self._tokens, width, hidden)
 
 
-_NO_LEVELS = Levels(None, None, by_value=False)
+_NO_LEVELS = MemoryLevels(None, None, by_value=False)

@@ -21,13 +21,20 @@ from masktas.nn.patches import masking_noise, random_masking
 from masktas.nn.student import Teacher
 from masktas.nn.supernet import Supernet
 from masktas.ratings.fusion import Fusion
-from masktas.ratings.label_free import Consistency, Feature, Rating, Reconstruction, Relation, Shown
+from masktas.ratings.label_free import (
+    Consistency,
+    Feature,
+    PatchSimilarity,
+    Rating,
+    RatingBatch,
+    Reconstruction,
+)
 from masktas.ratings.labelled import Accuracy, Knn
-from masktas.ratings.prefix_cache import kinship
+from masktas.ratings.prefix_cache import prefix_order
 from masktas.ratings.rater import Rater
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace, cost
-from masktas.stages.common.stage import Context, visible_patches
+from masktas.stages.common.stage import Context, num_visible_checked
 from masktas.strategies import racing
 
 Numbers = NDArray[np.float64]
@@ -41,7 +48,7 @@ CUT = 256  # images that are cut out at once
 AT_ONCE = {"cpu": 32e6, "cuda": 512e6}
 
 
-class Judge:
+class Evaluator:
     """Rates architectures, in all processes together, by one rating or several at once.
 
     All see the same images under the same masks. Candidates are divided over the processes as
@@ -188,7 +195,7 @@ class Judge:
         blocks = sum(one.depth * images for one, images in rated)
         beginnings: dict[Hashable, int] = {}
         for one, images in rated:
-            width, of_blocks = kinship(one)
+            width, of_blocks = prefix_order(one)
             for length in range(1, one.depth + 1):
                 key = (width, of_blocks[:length])
                 beginnings[key] = max(images, beginnings.get(key, 0))
@@ -234,7 +241,7 @@ class Judge:
         for start, group in begun.items():
             if start >= end:
                 continue
-            group.sort(key=kinship)
+            group.sort(key=prefix_order)
             fresh = self._gathered(group, start, end, parts)  # [k, parts, end - start]
             for one, numbers in zip(group, fresh, strict=True):
                 before = self._seen.get(one, {})
@@ -289,7 +296,7 @@ class Judge:
         self.products += (end - start) * sum(self.macs(one) for one in group)
         return torch.stack(rows).view(len(group), len(parts), -1).cpu()
 
-    def shown(self) -> Iterator[Shown]:
+    def shown(self) -> Iterator[RatingBatch]:
         """Yield what candidates are shown, batch by batch; nothing of it is kept here."""
         context, masks = self._context, self.num_masks
         batches = context.batches(self._store, "search")
@@ -303,7 +310,9 @@ class Judge:
             cuts = np.split(self._chosen[first:last], range(CUT, last - first, CUT))
             images = torch.cat([batches.plain(cut) for cut in cuts])
             images = images.repeat_interleave(masks, dim=0)
-            yield Shown(images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size)
+            yield RatingBatch(
+                images, ids_keep[rows], ids_masked[rows], self._shared.space.patch_size
+            )
 
     @property
     def _chosen(self) -> NDArray[np.int64]:
@@ -345,7 +354,7 @@ class Judge:
 
     def _ratings(self) -> dict[str, Rating]:
         settings = self.settings
-        relation = Relation(settings.temperature, settings.rows, settings.include_self)
+        relation = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
         made: dict[str, Rating] = {
             "consistency": Consistency(relation, class_token=settings.class_token),
             "reconstruction": Reconstruction(),
@@ -379,7 +388,7 @@ def visible_of(shared: Supernet, settings: RatingSettings, parts: Sequence[str])
             )
         return total
     # a patch is compared with others: two of them at least, besides itself
-    return visible_patches(shared.space.largest, settings.mask_ratio, least=3)
+    return num_visible_checked(shared.space.largest, settings.mask_ratio, least=3)
 
 
 def batch_size_for(largest: Architecture, visible: int, device: str) -> int:

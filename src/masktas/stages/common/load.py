@@ -13,7 +13,7 @@ from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import EncoderTeacher, StudentShape, Teacher
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import Sight, View, view_between
+from masktas.nn.teachers.adapter import InputAdapter, InputSpec, adapter_between
 from masktas.nn.teachers.function import Ask, FunctionTeacher
 from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
@@ -25,7 +25,7 @@ SPACE = "space.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Reconstruction:
+class ReconstructingTeacher:
     """A teacher with its decoder, to show what it reconstructs.
 
     Attributes:
@@ -36,8 +36,8 @@ class Reconstruction:
     """
 
     model: MaskedAutoencoder
-    view: View | None
-    sight: Sight
+    view: InputAdapter | None
+    sight: InputSpec
     normalised: bool
 
 
@@ -59,7 +59,9 @@ def teacher_file(run: Run) -> Path:
     return run.teacher.folder / TEACHER if function else weights
 
 
-def load_teacher(run: Run, student: Sight, device: torch.device, ask: Ask | None = None) -> Teacher:
+def load_teacher(
+    run: Run, student: InputSpec, device: torch.device, ask: Ask | None = None
+) -> Teacher:
     """Return the run's teacher, frozen, looking at the images of a student.
 
     Args:
@@ -77,14 +79,14 @@ def load_teacher(run: Run, student: Sight, device: torch.device, ask: Ask | None
         _refuse_function(run, facts, ask)
     if ask is not None:
         return FunctionTeacher(ask, student, device)
-    sight = teacher_sight(run)
+    sight = teacher_input_spec(run)
     if sight.grid != student.grid:
         raise ArtifactError(
             f"{run.teacher.folder} sees a grid of {sight.grid[0]} x {sight.grid[1]} patches and "
             f"the student one of {student.grid[0]} x {student.grid[1]}: choose another space, or "
             "adopt the teacher again with --teacher and --overwrite."
         )
-    view = view_between(student, sight)
+    view = adapter_between(student, sight)
     if facts is not None and facts["kind"] == "timm":
         from masktas.nn.teachers.timm_vit import load_timm
 
@@ -108,15 +110,15 @@ def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) ->
     )
 
 
-def teacher_sight(run: Run) -> Sight:
+def teacher_input_spec(run: Run) -> InputSpec:
     """Return what the run's teacher was trained to see."""
     facts = adopted_facts(run)
     if facts is None:
         images = run.teacher.manifest()["images"]
         one = Architecture.load(run.teacher.folder / ARCHITECTURE)
-        return Sight.of(one, images["mean"], images["std"])
+        return InputSpec.of(one, images["mean"], images["std"])
     height, width = facts["image_size"]
-    return Sight(
+    return InputSpec(
         (height, width),
         facts["patch_size"],
         facts["in_channels"],
@@ -141,7 +143,9 @@ def load_decoder(folder: Path, encoder: Architecture) -> Decoder | None:
     return decoder
 
 
-def load_reconstruction(run: Run, student: Sight, device: torch.device) -> Reconstruction | None:
+def load_reconstruction(
+    run: Run, student: InputSpec, device: torch.device
+) -> ReconstructingTeacher | None:
     """Return the run's teacher with its decoder; None where it has none."""
     facts = adopted_facts(run)
     if facts is not None and facts["kind"] != "vit":
@@ -150,9 +154,9 @@ def load_reconstruction(run: Run, student: Sight, device: torch.device) -> Recon
     decoder = load_decoder(run.teacher.folder, encoder.architecture)
     if decoder is None:
         return None
-    sight = teacher_sight(run)
-    view = view_between(student, sight)
-    return Reconstruction(
+    sight = teacher_input_spec(run)
+    view = adapter_between(student, sight)
+    return ReconstructingTeacher(
         MaskedAutoencoder.joined(encoder, decoder).eval().to(device),
         None if view is None else view.to(device),
         sight,

@@ -17,8 +17,8 @@ from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSetting
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.data.sources import Source, canonical, open_source
-from masktas.data.store.build import Cache, Wish
-from masktas.data.store.image_store import ImageStore, View, open_store
+from masktas.data.store.build import Cache, StoreSpec
+from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.nn.patches import num_visible
@@ -27,7 +27,7 @@ from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
 from masktas.train.log import Ledger
-from masktas.train.loop import Machine, Plan, Training
+from masktas.train.loop import Environment, LoopConfig, Training
 from masktas.train.optim.sliced_adamw import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -225,8 +225,8 @@ class Context:
             of_run.strict,
         )
         settings = images.settings
-        wish = Wish(images.image_size, images.in_channels, settings.limit, settings.white)
-        view = View(shares, allowed, _given_statistics(settings, images.in_channels))
+        wish = StoreSpec(images.image_size, images.in_channels, settings.limit, settings.white)
+        view = SplitAccess(shares, allowed, _given_statistics(settings, images.in_channels))
 
         def store() -> ImageStore:
             return open_store(
@@ -274,7 +274,7 @@ class Context:
         after_epoch: Callable[[int], dict[str, float]] | None = None,
     ) -> dict[str, Any]:
         """Train a task to the end and return what it took."""
-        plan = Plan(
+        plan = LoopConfig(
             label=stage.name,
             epochs=settings.epochs,
             steps_per_epoch=batches.steps_per_epoch,
@@ -291,7 +291,7 @@ class Context:
             f"({self.ranks.size} {processes}, accumulate {plan.accumulate}); learning rate "
             f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, plan.batch_size):.3g}"
         )
-        machine = Machine(self.runtime, self.ranks, self.stopping, self.console, self.ledger)
+        machine = Environment(self.runtime, self.ranks, self.stopping, self.console, self.ledger)
         return Training(task, plan, stage.folder, machine, after_epoch=after_epoch).run()
 
     def finish(
@@ -342,7 +342,7 @@ def _given_statistics(settings: DataSettings, in_channels: int) -> dict[str, lis
     return given
 
 
-def visible_patches(architecture: Architecture, mask_ratio: float, least: int) -> int:
+def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
     """Return how many patches stay visible.
 
     Raises:

@@ -26,7 +26,7 @@ from masktas.space import Architecture, SearchSpace
 from masktas.train.optim.sliced_adamw import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, sampler
@@ -170,9 +170,9 @@ def augment(settings: TrainSettings) -> Augment:
     return Augment(settings.crop_scale, settings.flip, settings.color)
 
 
-def recipe(settings: TrainSettings, batches: Batches) -> Recipe:
+def recipe(settings: TrainSettings, batches: Batches) -> OptimRecipe:
     """Return how fast to learn: the settings' rate, for 256 images, scaled to the batch."""
-    return Recipe(
+    return OptimRecipe(
         lr=scaled_lr(settings.lr, settings.batch_size),
         weight_decay=settings.weight_decay,
         total_steps=settings.epochs * batches.steps_per_epoch,

@@ -13,11 +13,11 @@ from masktas.artifacts import MANIFEST, Run, Stage, file_digest, write_json
 from masktas.config import AdoptedTeacher, DataSettings
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_licence, read_tensors
 from masktas.nn.teachers.function import Ask, FunctionTeacher, name_of
 from masktas.nn.teachers.mae_format import IMAGENET_MEAN, IMAGENET_STD, convert, licence_of
-from masktas.nn.teachers.pretrained import Released
+from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.teachers.timm_vit import TimmTeacher, load_timm, open_timm
 from masktas.nn.teachers.vitmae import MODEL_TYPE, normalisation, read_vitmae
 from masktas.space import SearchSpace
@@ -27,7 +27,7 @@ from masktas.stages.common.load import (
     adopted_facts,
     load_decoder,
     teacher_file,
-    teacher_sight,
+    teacher_input_spec,
 )
 from masktas.stages.common.stage import Context, Data, ImageInput
 from masktas.train import checkpoint
@@ -45,7 +45,7 @@ def open_teacher(
     num_heads: int | None = None,
     partial: bool = False,
     flag: str = "--teacher",
-) -> tuple[Released, Path | None]:
+) -> tuple[PretrainedTeacher, Path | None]:
     """Open a teacher that was trained elsewhere, deciding by what is pointed at.
 
     Args:
@@ -72,9 +72,9 @@ def open_teacher(
         encoder, decoder = convert(
             read_tensors(path), where=path, num_heads=num_heads, partial=partial
         )
-        sight = Sight.of(encoder.architecture, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        sight = InputSpec.of(encoder.architecture, list(IMAGENET_MEAN), list(IMAGENET_STD))
         licence = licence_of(path.name) or UNKNOWN
-        return Released(spec, EncoderTeacher(encoder), sight, licence, decoder), path
+        return PretrainedTeacher(spec, EncoderTeacher(encoder), sight, licence, decoder), path
     if timm.is_model(spec.split(".")[0]):
         return _of_timm(spec, spec, None, partial)
     raise ConfigError(f"{flag} {spec}: there is no such file, folder or model: give {TAKEN}.")
@@ -82,12 +82,14 @@ def open_teacher(
 
 def _of_timm(
     name: str, spec: str, file: Path | None, partial: bool
-) -> tuple[Released, Path | None]:
+) -> tuple[PretrainedTeacher, Path | None]:
     teacher, sight, licence = open_timm(name, file=file, partial=partial)
-    return Released(spec, teacher, sight, licence), file
+    return PretrainedTeacher(spec, teacher, sight, licence), file
 
 
-def _of_folder(path: Path, spec: str, partial: bool, flag: str) -> tuple[Released, Path | None]:
+def _of_folder(
+    path: Path, spec: str, partial: bool, flag: str
+) -> tuple[PretrainedTeacher, Path | None]:
     run = Run(path)
     if not run.teacher.finished and path.name == "teacher" and (path / MANIFEST).exists():
         run = Run(path.parent)
@@ -97,10 +99,10 @@ def _of_folder(path: Path, spec: str, partial: bool, flag: str) -> tuple[Release
     if config.get("model_type") == MODEL_TYPE:
         encoder, decoder, config, file = read_vitmae(path, partial=partial)
         mean, std = normalisation(path)
-        return Released(
+        return PretrainedTeacher(
             spec,
             EncoderTeacher(encoder),
-            Sight.of(encoder.architecture, list(mean), list(std)),
+            InputSpec.of(encoder.architecture, list(mean), list(std)),
             read_licence(path),
             decoder,
             normalised_pixels=bool(config.get("norm_pix_loss", False)),
@@ -113,7 +115,7 @@ def _of_folder(path: Path, spec: str, partial: bool, flag: str) -> tuple[Release
     raise ConfigError(f"{flag} {spec}: a folder, but not one of a teacher: give {TAKEN}.")
 
 
-def _of_run(run: Run, spec: str) -> Released:
+def _of_run(run: Run, spec: str) -> PretrainedTeacher:
     """Return the teacher of a run: pre-trained there, or adopted by it."""
     manifest, facts, folder = run.teacher.manifest(), adopted_facts(run), run.teacher.folder
     licence = manifest.get("licence", "none: trained by this run")
@@ -123,12 +125,12 @@ def _of_run(run: Run, spec: str) -> Released:
     if facts is not None and facts["kind"] == "timm":
         path = folder / WEIGHTS
         teacher = load_timm(facts, checkpoint.load(path)[0], where=path, view=None)
-        return Released(spec, teacher, teacher_sight(run), licence)
+        return PretrainedTeacher(spec, teacher, teacher_input_spec(run), licence)
     teacher = EncoderTeacher(load_network(folder))
-    return Released(
+    return PretrainedTeacher(
         spec,
         teacher,
-        teacher_sight(run),
+        teacher_input_spec(run),
         licence,
         load_decoder(folder, teacher.encoder.architecture),
         normalised_pixels=facts is None or facts["normalised_pixels"],
@@ -214,7 +216,7 @@ def _adopt_released(
         said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
     )
     # what is fitted is size and layer; how the student's images are normalised is not yet known
-    student = Sight.of(space.largest, [0.5], [0.5])
+    student = InputSpec.of(space.largest, [0.5], [0.5])
     fitted = released.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
     context.console.say(
         f"Teacher: {said.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} blocks; "
@@ -238,7 +240,7 @@ def _adopt_released(
     _write(context, stage, said, images, facts, origin, save)
 
 
-def describe(released: Released) -> dict[str, Any]:
+def describe(released: PretrainedTeacher) -> dict[str, Any]:
     """Return what `teacher.json` says: all that is needed to build it again."""
     sight = released.sight
     facts = {
@@ -269,7 +271,7 @@ def _adopt_function(
     ask: Ask,
 ) -> None:
     one = space.largest
-    teacher = FunctionTeacher(ask, Sight.of(one, [0.5], [0.5]), context.runtime.device)
+    teacher = FunctionTeacher(ask, InputSpec.of(one, [0.5], [0.5]), context.runtime.device)
     facts = {
         "kind": "function",
         "source": name_of(ask),

@@ -14,7 +14,7 @@ from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, Costs, format_amount, params
-from masktas.stages.common.evaluator import Judge
+from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.stage import Context
 from masktas.strategies import Rated, Score, Strategy, front, racing
 
@@ -56,7 +56,7 @@ class Answer:
         return found | {"architecture": self.architecture.to_dict()}
 
 
-class Clock:
+class LatencyCheck:
     """Measures networks for real, once each; what was measured outlives a kill.
 
     Args:
@@ -114,7 +114,7 @@ class Answers:
     """
 
     def __init__(
-        self, context: Context, judge: Judge, candidates: BudgetedSpace, clock: Clock
+        self, context: Context, judge: Evaluator, candidates: BudgetedSpace, clock: LatencyCheck
     ) -> None:
         self._context, self._judge = context, judge
         self._candidates, self._clock = candidates, clock

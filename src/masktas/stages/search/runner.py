@@ -11,7 +11,7 @@ from masktas.artifacts import SETTINGS, read_json, read_lines
 from masktas.config import StrategySettings
 from masktas.errors import MasktasError
 from masktas.space import Architecture, BudgetedSpace, format_quantity, params
-from masktas.stages.common.evaluator import MOST_REMEMBERED, Judge
+from masktas.stages.common.evaluator import MOST_REMEMBERED, Evaluator
 from masktas.stages.common.stage import Context
 from masktas.strategies import (
     NSGA2,
@@ -60,7 +60,7 @@ def strategy_for(
     )
 
 
-class Explorer:
+class SearchRunner:
     """Rates what a strategy asks for, and writes it down.
 
     Args:
@@ -73,7 +73,7 @@ class Explorer:
     def __init__(
         self,
         context: Context,
-        judge: Judge,
+        judge: Evaluator,
         settings: StrategySettings,
         known: dict[str, tuple[Score, str]],
     ) -> None:
@@ -208,7 +208,7 @@ def known_ratings(context: Context, key: str, mine: Path) -> dict[str, tuple[Sco
 
     Args:
         context: the stage at work.
-        key: see `Judge.key`.
+        key: see `Evaluator.key`.
         mine: the folder of this search.
     """
 

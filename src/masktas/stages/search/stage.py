@@ -15,20 +15,20 @@ from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.measure.target import Measure
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
 from masktas.seeding import seed_for
 from masktas.space import SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
-from masktas.stages.common.evaluator import Judge
+from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.labels import labels_of, read_labels
 from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context, Data, ImageInput
 from masktas.stages.search.results import (
     Answer,
     Answers,
-    Clock,
+    LatencyCheck,
     drawn_alike,
     objectives_for,
     same_size,
@@ -36,7 +36,7 @@ from masktas.stages.search.results import (
 )
 from masktas.stages.search.runner import (
     HISTORY,
-    Explorer,
+    SearchRunner,
     known_ratings,
     name_of,
     strategy_for,
@@ -110,9 +110,12 @@ def search(
     shared.space = space
     store = context.open_images(images, allowed=("search",))
     frozen = load_teacher(
-        context.run, Sight.of(space.largest, store.mean, store.std), context.runtime.device, teacher
+        context.run,
+        InputSpec.of(space.largest, store.mean, store.std),
+        context.runtime.device,
+        teacher,
     )
-    judge = Judge(
+    judge = Evaluator(
         context,
         shared,
         frozen,
@@ -128,9 +131,9 @@ def search(
         return stage.manifest()
 
     known = known_ratings(context, key, stage.folder)
-    explorer = Explorer(context, judge, settings, known)
+    explorer = SearchRunner(context, judge, settings, known)
     explorer.explore(strategy, stage.folder / HISTORY, "search")
-    answers = Answers(context, judge, candidates, Clock(context, target, stage.folder))
+    answers = Answers(context, judge, candidates, LatencyCheck(context, target, stage.folder))
     found = _find(context, stage, settings, strategy, explorer, answers, objectives)
 
     def results() -> dict[str, Any]:
@@ -156,7 +159,7 @@ def search(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search has found, and what that is compared with.
 
     Attributes:
@@ -195,10 +198,10 @@ def _find(
     stage: Stage,
     settings: SearchSettings,
     strategy: Strategy,
-    explorer: Explorer,
+    explorer: SearchRunner,
     answers: Answers,
     objectives: tuple[str, ...],
-) -> Found:
+) -> SearchResult:
     """Pick the winner and the front, and give the baselines the same chance."""
     candidates = strategy.candidates
     top = answers.best(strategy, settings.top_k)
@@ -218,7 +221,7 @@ def _find(
     drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
     beside = answers.measure(answers.rate([*drawn, *([uniform] if uniform else [])]))
     others = {"uniform": beside[-1] if uniform else None, "random_search": random_search}
-    return Found(
+    return SearchResult(
         top,
         answers.front(strategy, objectives),
         others["uniform"],
@@ -228,7 +231,9 @@ def _find(
     )
 
 
-def _write(stage: Stage, shared: Supernet, found: Found, objectives: tuple[str, ...]) -> None:
+def _write(
+    stage: Stage, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
+) -> None:
     """Write networks, front and picture."""
     folder = stage.folder
     for place, one in enumerate(found.top, start=1):
@@ -243,7 +248,7 @@ def _write(stage: Stage, shared: Supernet, found: Found, objectives: tuple[str, 
     write_text(folder / "front.svg", charts.front(found.to_dict(), objectives[0]))
 
 
-def _cost(histories: list[list[Rated]], judge: Judge, known: dict[str, Any]) -> dict[str, Any]:
+def _cost(histories: list[list[Rated]], judge: Evaluator, known: dict[str, Any]) -> dict[str, Any]:
     """Count images, and products of encoding them and relating their patches (16).
 
     What relatives of a generation share is counted once.

@@ -18,7 +18,7 @@ from masktas.nn.mae import pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import Teacher, feature_loss
 from masktas.nn.supernet import Supernet
-from masktas.ratings.label_free import Relation, consistency
+from masktas.ratings.label_free import PatchSimilarity, consistency
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace, macs, params
 from masktas.train.ranks import Ranks
@@ -43,7 +43,7 @@ def probe_networks(space: SearchSpace, seed: int) -> dict[str, Architecture]:
     return chosen | drawn
 
 
-class Probes:
+class ConvergenceProbes:
     """The networks, the images and the masks; `measure` looks at them once.
 
     Args:
@@ -67,7 +67,7 @@ class Probes:
         *,
         visible: int,
         count: int,
-        relation: Relation,
+        relation: PatchSimilarity,
         seed: int,
         runtime: Runtime,
         ranks: Ranks,

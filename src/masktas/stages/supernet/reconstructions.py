@@ -15,7 +15,7 @@ from masktas.data.batches import Batches
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
 from masktas.nn.student import MaskedStudent
 from masktas.seeding import seed_for
-from masktas.stages.common.load import Reconstruction
+from masktas.stages.common.load import ReconstructingTeacher
 
 CELL = 112  # least side of one image in the picture, pixels
 GAP = 4
@@ -26,7 +26,7 @@ def draw_reconstructions(
     path: Path,
     *,
     batches: Batches,
-    teacher: Reconstruction | None,
+    teacher: ReconstructingTeacher | None,
     student: MaskedStudent,
     visible: int,
     seed: int,
@@ -64,7 +64,7 @@ def draw_reconstructions(
 
 
 def _reconstructed(
-    teacher: Reconstruction, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
+    teacher: ReconstructingTeacher, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
 ) -> list[np.ndarray]:
     """Complete images as a teacher does, in what it sees of them."""
     sight = teacher.sight

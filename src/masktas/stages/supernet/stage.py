@@ -8,9 +8,9 @@ from typing import Any
 from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
-from masktas.ratings.label_free import Relation
+from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import SearchSpace
 from masktas.stages.common.load import (
     load_reconstruction,
@@ -19,10 +19,10 @@ from masktas.stages.common.load import (
     save_supernet,
     teacher_file,
 )
-from masktas.stages.common.stage import Context, Data, visible_patches
+from masktas.stages.common.stage import Context, Data, num_visible_checked
 from masktas.stages.common.tasks import supernet_task
 from masktas.stages.common.teachers import adopt
-from masktas.stages.supernet.convergence import Probes, probe_epochs
+from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
 
 
@@ -59,7 +59,7 @@ def supernet(
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
     require_decoder_dim(settings.decoder_dim)
-    visible = visible_patches(space.largest, settings.mask_ratio, least=1)
+    visible = num_visible_checked(space.largest, settings.mask_ratio, least=1)
     if settings.teacher is not None or teacher is not None:
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
@@ -69,7 +69,7 @@ def supernet(
     stage = context.run.supernet
     parents = {"teacher": teacher_file(context.run)}
     store = context.open_images(images, allowed=("supernet", "validation"))
-    seen = Sight.of(space.largest, store.mean, store.std)
+    seen = InputSpec.of(space.largest, store.mean, store.std)
     frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
     batches = context.batches(store, "supernet", settings=settings)
     if not context.begin(
@@ -79,13 +79,13 @@ def supernet(
 
     shared, task = supernet_task(settings, space, frozen, batches, context.setup)
     held_out = context.batches(store, "validation")
-    probes = Probes(
+    probes = ConvergenceProbes(
         shared,
         frozen,
         held_out,
         visible=visible,
         count=settings.probe_images,
-        relation=Relation(),
+        relation=PatchSimilarity(),
         seed=context.seed,
         runtime=context.runtime,
         ranks=context.ranks,

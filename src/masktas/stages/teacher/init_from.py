@@ -11,15 +11,15 @@ from masktas.config import TeacherSettings
 from masktas.errors import ConfigError
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import Sight, View, view_between
-from masktas.nn.teachers.pretrained import Released
+from masktas.nn.teachers.adapter import InputAdapter, InputSpec, adapter_between
+from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.vit import ViT
 from masktas.stages.common.tasks import Setup
 from masktas.stages.common.teachers import open_teacher
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class InitFrom:
     """What a pre-training starts from.
 
     Attributes:
@@ -29,7 +29,7 @@ class Beginning:
     """
 
     settings: TeacherSettings
-    released: Released
+    released: PretrainedTeacher
     file: Path
 
     @property
@@ -46,8 +46,8 @@ class Beginning:
             setup: draws a fresh decoder.
         """
         encoder, decoder = _encoder(self.released), self.released.decoder
-        here = Sight.of(encoder.architecture, mean, std)
-        change = view_between(here, self.released.sight)
+        here = InputSpec.of(encoder.architecture, mean, std)
+        change = adapter_between(here, self.released.sight)
         if change is not None:
             _take_up(encoder, change)
         if decoder is None:
@@ -62,9 +62,9 @@ class Beginning:
         return model
 
 
-def open_beginning(
+def open_init_from(
     settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
-) -> Beginning:
+) -> InitFrom:
     """Open what `settings.init` names, for images of that size.
 
     Raises:
@@ -102,16 +102,16 @@ def open_beginning(
             f"--init {settings.init} has patches of {patch}, which do not divide images of "
             f"{image_size[0]} x {image_size[1]} pixels: give --image-size {sides}."
         )
-    here = Sight(image_size, patch, in_channels, released.sight.mean, released.sight.std)
-    return Beginning(settings.model_copy(update=shape), released.fitted(here), file)
+    here = InputSpec(image_size, patch, in_channels, released.sight.mean, released.sight.std)
+    return InitFrom(settings.model_copy(update=shape), released.fitted(here), file)
 
 
-def _encoder(released: Released) -> ViT:
+def _encoder(released: PretrainedTeacher) -> ViT:
     assert isinstance(released.teacher, EncoderTeacher)
     return released.teacher.encoder
 
 
-def _shape(released: Released) -> dict[str, int | float]:
+def _shape(released: PretrainedTeacher) -> dict[str, int | float]:
     """Return the teacher's settings that the weights decide."""
     one = _encoder(released).architecture
     shape: dict[str, int | float] = {
@@ -128,7 +128,7 @@ def _shape(released: Released) -> dict[str, int | float]:
 
 
 @torch.no_grad()
-def _take_up(encoder: ViT, change: View) -> None:
+def _take_up(encoder: ViT, change: InputAdapter) -> None:
     """Let the patch embedding do what a view does to pixels: `W (s x + t) + b`."""
     layer = encoder.patch_embed
     channels = encoder.architecture.in_channels

@@ -9,9 +9,9 @@ from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
 from masktas.stages.common.load import DECODER
-from masktas.stages.common.stage import Context, Data, visible_patches
+from masktas.stages.common.stage import Context, Data, num_visible_checked
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
-from masktas.stages.teacher.init_from import open_beginning
+from masktas.stages.teacher.init_from import open_init_from
 from masktas.train import checkpoint
 from masktas.train.networks import save_network
 
@@ -49,11 +49,11 @@ def teacher(
     images = context.images_given(data, data_settings, image_size=(224, 224), in_channels=3)
     begun = None
     if settings.init is not None:
-        begun = open_beginning(settings, images.image_size, images.in_channels)
+        begun = open_init_from(settings, images.image_size, images.in_channels)
         settings = begun.settings
     shape = teacher_architecture(settings, images.image_size, images.in_channels)
     require_decoder_dim(settings.decoder_dim)
-    visible_patches(shape, settings.mask_ratio, least=1)
+    num_visible_checked(shape, settings.mask_ratio, least=1)
     images.source(download=context.settings.download)  # refused before a folder is made
     stage = context.run.teacher
     store = context.open_images(images, allowed=("supernet",))

@@ -28,7 +28,7 @@ Ratings = dict[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ValidationData:
     """What was measured.
 
     Attributes:
@@ -128,7 +128,7 @@ class Table:
 
 
 def tell(
-    context: Context, found: Found, settings: ValidateSettings, folder: Path
+    context: Context, found: ValidationData, settings: ValidateSettings, folder: Path
 ) -> dict[str, Any]:
     """Compare, print, draw and write everything; return what the manifest holds of it."""
     seed = seed_for(context.seed, "validate", "statistics")
@@ -144,7 +144,7 @@ def tell(
     return told
 
 
-def _reliabilities(found: Found, counts: Floats, seed: int) -> dict[str, Reliability]:
+def _reliabilities(found: ValidationData, counts: Floats, seed: int) -> dict[str, Reliability]:
     """Return how ratings rank on one half of the images as on the other."""
     told = {}
     for name, values in found.ratings.items():
@@ -158,7 +158,7 @@ def _reliabilities(found: Found, counts: Floats, seed: int) -> dict[str, Reliabi
 
 
 def _unlabelled(
-    context: Context, found: Found, reliabilities: Mapping[str, Reliability]
+    context: Context, found: ValidationData, reliabilities: Mapping[str, Reliability]
 ) -> dict[str, Any]:
     rows = findings.table_unlabelled(reliabilities)
     table = Table(_title(found), findings.HEADER_UNLABELLED, rows)
@@ -174,7 +174,7 @@ def _unlabelled(
 
 def _compared(
     context: Context,
-    found: Found,
+    found: ValidationData,
     reliabilities: Mapping[str, Reliability],
     counts: Floats,
     settings: ValidateSettings,
@@ -235,7 +235,7 @@ def _table_of_variants(
     return Table(title, findings.HEADER_VARIANTS, rows, findings.HEADER_VARIANTS_BRIEF, brief)
 
 
-def _title(found: Found) -> str:
+def _title(found: ValidationData) -> str:
     low, high = min(found.params), max(found.params)
     return (
         f"{len(found.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from masktas.artifacts import write_atomic
-from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Estimate, Reliability
+from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Interval, Reliability
 
 OF_SIZE = ("params", "macs")  # ratings that know only size
 NONE = "–"
@@ -32,7 +32,7 @@ HEADER_VARIANTS_BRIEF = ("variant", "tau", "gain", "p", "partial", "p")
 HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
 
-def written(one: Estimate, form: str = "{:.2f}") -> str:
+def written(one: Interval, form: str = "{:.2f}") -> str:
     """Write an estimate as people read it: 0.77 [0.62, 0.88]."""
     if one.value is None:
         return NONE
@@ -41,7 +41,7 @@ def written(one: Estimate, form: str = "{:.2f}") -> str:
     return f"{form} [{form}, {form}]".format(one.value, one.low, one.high)
 
 
-def _cell(one: Estimate) -> str:
+def _cell(one: Interval) -> str:
     """Write an estimate in two lines: the table then fits 80 columns."""
     return written(one).replace(" [", "\n[")
 
@@ -85,10 +85,10 @@ def table(
     return rows
 
 
-def _points(lost: Estimate) -> str:
+def _points(lost: Interval) -> str:
     """Write a share as percent points: 1.2 [0.0, 3.1]."""
     times = [None if one is None else 100 * one for one in (lost.value, lost.low, lost.high)]
-    return written(Estimate(*times), "{:.1f}")
+    return written(Interval(*times), "{:.1f}")
 
 
 def table_variants(
@@ -158,7 +158,7 @@ def verdict(
         )
     parts = [f"{lead} ranks {num_networks} networks with tau {written(one.tau)}"]
     sizes = [name for name in ranked(agreements) if name in OF_SIZE and name != lead]
-    best = agreements[sizes[0]].tau if sizes else Estimate(None)
+    best = agreements[sizes[0]].tau if sizes else Interval(None)
     if best.value is not None:
         joined = "but" if best.value > 0.8 * one.tau.value else "and"
         parts[0] += f", {joined} size alone ({sizes[0]}) reaches {written(best)}"
@@ -188,7 +188,7 @@ def verdict_unlabelled(reliabilities: Mapping[str, Reliability]) -> str:
     )
 
 
-def _conclusion(one: Agreement, size: Estimate) -> str:
+def _conclusion(one: Agreement, size: Interval) -> str:
     if not one.tau.above_zero:
         return "it is not shown to rank them at all"
     if one.gain.above_zero:

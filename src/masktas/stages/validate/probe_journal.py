@@ -19,12 +19,12 @@ from masktas.errors import ArtifactError, MasktasError
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, params
 from masktas.stages.common.stage import Context
-from masktas.stages.validate.probes import Probing
+from masktas.stages.validate.probes import NetworkProbe
 
 
 def probe(
     context: Context,
-    probing: Probing,
+    probing: NetworkProbe,
     shared: Supernet,
     networks: list[Architecture],
     journal: Path,

@@ -43,7 +43,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ProbeRecipe:
     """How networks are probed.
 
     Attributes:
@@ -61,7 +61,7 @@ class Recipe:
     batch_size: int
 
 
-class Probing:
+class NetworkProbe:
     """Probes of a supernet's slices, all with the same images.
 
     Args:
@@ -76,7 +76,7 @@ class Probing:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: ProbeRecipe,
         store: ImageStore,
         labels: list[list[int]],
         *,

@@ -20,9 +20,9 @@ from masktas.errors import ConfigError, MasktasError
 from masktas.nn.student import Teacher
 from masktas.nn.supernet import Supernet
 from masktas.ratings.label_free import Rating
-from masktas.ratings.prefix_cache import kinship
+from masktas.ratings.prefix_cache import prefix_order
 from masktas.space import Architecture, BudgetedSpace
-from masktas.stages.common.evaluator import LABELLED, Judge, parts_of, visible_of
+from masktas.stages.common.evaluator import LABELLED, Evaluator, parts_of, visible_of
 from masktas.stages.common.stage import Context
 from masktas.stages.validate import variants
 
@@ -31,7 +31,7 @@ CHUNK = 5  # networks that each process rates between two looks at the time
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class RatingTable:
     """What came out.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class RatingPass:
     """One way of looking at the images.
 
     Attributes:
@@ -56,11 +56,11 @@ class Pass:
         suffix: what its ratings are called behind their name.
     """
 
-    judge: Judge
+    judge: Evaluator
     suffix: str
 
 
-class Panel:
+class AllRatings:
     """Rates by everything there is.
 
     Args:
@@ -99,8 +99,8 @@ class Panel:
             names: Sequence[str],
             more: Mapping[str, Rating] | None = None,
             labels: Callable[[], Tensor] | None = None,
-        ) -> Judge:
-            return Judge(
+        ) -> Evaluator:
+            return Evaluator(
                 context,
                 shared,
                 teacher,
@@ -116,22 +116,22 @@ class Panel:
         usual = judge(settings, ("consistency", *hidden), more)
         self.num_images = usual.num_images
         few = settings.model_copy(update={"num_images": usual.num_images})  # said once
-        self._passes = [Pass(usual, "")]
+        self._passes = [RatingPass(usual, "")]
         if labels is not None:
-            self._passes.append(Pass(judge(few, LABELLED, labels=labels), ""))
+            self._passes.append(RatingPass(judge(few, LABELLED, labels=labels), ""))
         if settings.variants:
             for suffix, changed in variants.views(few, shared).items():
                 names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
-                self._passes.append(Pass(judge(changed, names), f" {suffix}"))
+                self._passes.append(RatingPass(judge(changed, names), f" {suffix}"))
         self._names = ("consistency", *hidden, *LABELLED)
 
-    def rate(self, networks: Sequence[Architecture]) -> Rated:
+    def rate(self, networks: Sequence[Architecture]) -> RatingTable:
         """Rate networks, once: what a pass keeps in memory is let go before the next.
 
         Raises:
             MasktasError: if one of the usual ratings is not a finite number.
         """
-        order = sorted(range(len(networks)), key=lambda at: kinship(networks[at]))
+        order = sorted(range(len(networks)), key=lambda at: prefix_order(networks[at]))
         found: Ratings = {}
         took = torch.zeros(2, dtype=torch.float64)
         with self._context.console.bar("rate", len(self._passes) * len(networks)) as bar:
@@ -150,10 +150,15 @@ class Panel:
                     f"The rating {name} is not a finite number: train the supernet again if its "
                     "losses are not finite either."
                 )
-        return Rated(usual, others, int(images), int(products))
+        return RatingTable(usual, others, int(images), int(products))
 
     def _by(
-        self, one: Pass, networks: Sequence[Architecture], order: Sequence[int], bar: Bar, done: int
+        self,
+        one: RatingPass,
+        networks: Sequence[Architecture],
+        order: Sequence[int],
+        bar: Bar,
+        done: int,
     ) -> Ratings:
         """Rate by one pass, relatives after one another."""
         size = CHUNK * self._context.ranks.size

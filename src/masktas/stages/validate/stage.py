@@ -19,7 +19,7 @@ from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError, LabelError
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import Sight
+from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace, cost, params
@@ -29,11 +29,11 @@ from masktas.stages.common.evaluator import batch_size_for
 from masktas.stages.common.labels import labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context, Data
-from masktas.stages.validate.comparing import Found, tell
+from masktas.stages.validate.comparing import ValidationData, tell
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
-from masktas.stages.validate.probes import Probing, Recipe
-from masktas.stages.validate.ratings import Panel, Rated
+from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
+from masktas.stages.validate.ratings import AllRatings, RatingTable
 from masktas.train.networks import WEIGHTS
 from masktas.train.tasks.mae import training_macs
 
@@ -101,10 +101,10 @@ def validate(
     }
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    sight = Sight.of(largest, store.mean, store.std)
+    sight = InputSpec.of(largest, store.mean, store.std)
     frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
-    panel = Panel(context, shared, frozen, store, settings, in_band, of_search)
+    panel = AllRatings(context, shared, frozen, store, settings, in_band, of_search)
     probing = _probing(context, settings, shared, store, labels, classes) if labels else None
     if not context.begin(
         stage,
@@ -121,7 +121,7 @@ def validate(
     rated = panel.rate(networks)
     journal = stage.folder / NETWORKS
     correct = probe(context, probing, shared, networks, journal) if probing else None
-    found = Found(networks, rated.usual, rated.variants, correct)
+    found = ValidationData(networks, rated.usual, rated.variants, correct)
 
     def results() -> dict[str, Any]:
         told = tell(context, found, settings, stage.folder)
@@ -197,16 +197,16 @@ def _probing(
     store: ImageStore,
     labels: list[list[int]],
     classes: int,
-) -> Probing:
+) -> NetworkProbe:
     largest, device = shared.space.largest, context.runtime.device.type
-    recipe = Recipe(
+    recipe = ProbeRecipe(
         settings.probe,
         settings.probe_images,
         settings.epochs,
         settings.seeds,
         settings.batch_size or batch_size_for(largest, largest.num_patches, device),
     )
-    return Probing(
+    return NetworkProbe(
         recipe,
         store,
         labels,
@@ -217,7 +217,9 @@ def _probing(
     )
 
 
-def _cost(networks: list[Architecture], rated: Rated, probing: Probing | None) -> dict[str, Any]:
+def _cost(
+    networks: list[Architecture], rated: RatingTable, probing: NetworkProbe | None
+) -> dict[str, Any]:
     """Count images, and the products of encoders (and of classifiers in training) over them."""
     images, products = rated.images, rated.products
     if probing is not None:

@@ -30,7 +30,7 @@ ALIKE = 1e-9  # of squares of correlations: rounding
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Interval:
     """A number and its interval; None where it is not defined."""
 
     value: float | None
@@ -38,7 +38,7 @@ class Estimate:
     high: float | None = None
 
     @classmethod
-    def of(cls, values: Floats) -> Estimate:
+    def of(cls, values: Floats) -> Interval:
         """Read row 0 as the value and the other rows as its bootstrap (percentile interval)."""
         import numpy as np
 
@@ -75,11 +75,11 @@ class Agreement:
             all ratings that were compared with size at once (Holm); None where not defined.
     """
 
-    tau: Estimate
-    rho: Estimate
-    partial: Estimate
-    gain: Estimate
-    regret: dict[int, Estimate]
+    tau: Interval
+    rho: Interval
+    partial: Interval
+    gain: Interval
+    regret: dict[int, Interval]
     gain_p: float | None = None
     partial_p: float | None = None
 
@@ -103,9 +103,9 @@ class Reliability:
         corrected: rho expected between two measurements twice as long (Spearman-Brown).
     """
 
-    tau: Estimate
-    rho: Estimate
-    corrected: Estimate
+    tau: Interval
+    rho: Interval
+    corrected: Interval
 
     def to_dict(self) -> dict[str, Any]:
         """Return all estimates as JSON types."""
@@ -225,11 +225,11 @@ def compare(
     )
     return {
         name: Agreement(
-            tau=Estimate.of(taus[name]),
-            rho=Estimate.of(spearman(one, accuracy, counts)),
-            partial=Estimate.of(partials[name]),
-            gain=Estimate.of(gains[name]) if name in gains else Estimate(None),
-            regret={k: Estimate.of(regret(one, accuracy, counts, k)) for k in TOP},
+            tau=Interval.of(taus[name]),
+            rho=Interval.of(spearman(one, accuracy, counts)),
+            partial=Interval.of(partials[name]),
+            gain=Interval.of(gains[name]) if name in gains else Interval(None),
+            regret={k: Interval.of(regret(one, accuracy, counts, k)) for k in TOP},
             gain_p=gain_p.get(name),
             partial_p=partial_p.get(name),
         )
@@ -309,9 +309,9 @@ class Ceiling:
 
     halves: Reliability
     seeds: Reliability
-    reliability: Estimate
-    tau: Estimate
-    rho: Estimate
+    reliability: Interval
+    tau: Interval
+    rho: Interval
 
     def to_dict(self) -> dict[str, Any]:
         """Return all estimates as JSON types."""
@@ -350,9 +350,9 @@ def ceiling(correct: Floats, counts: Floats, *, seed: int, splits: int = SPLITS)
     return Ceiling(
         halves=split_half(correct.mean(axis=0), counts, seed=seed, splits=splits),
         seeds=_reliability([(accuracy[a], accuracy[b]) for a, b in seeds if a < b], counts),
-        reliability=Estimate.of(reliability),
-        tau=Estimate.of(2 / np.pi * np.arcsin(root)),
-        rho=Estimate.of(6 / np.pi * np.arcsin(root / 2)),
+        reliability=Interval.of(reliability),
+        tau=Interval.of(2 / np.pi * np.arcsin(root)),
+        rho=Interval.of(6 / np.pi * np.arcsin(root / 2)),
     )
 
 
@@ -370,7 +370,7 @@ def _reliability(pairs: Sequence[tuple[Floats, Floats]], counts: Floats) -> Reli
     """Average over pairs of measurements, `[n]` each; those that are not defined are left out."""
     rho = _mean(spearman, pairs, counts)
     tau = _mean(kendall, pairs, counts)
-    return Reliability(*(Estimate.of(one) for one in (tau, rho, spearman_brown(rho))))
+    return Reliability(*(Interval.of(one) for one in (tau, rho, spearman_brown(rho))))
 
 
 def _mean(statistic: Statistic, pairs: Sequence[tuple[Floats, Floats]], counts: Floats) -> Floats:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from masktas.config import RatingSettings
 from masktas.errors import ConfigError
 from masktas.nn.supernet import Supernet
-from masktas.ratings.label_free import Consistency, Rating, Relation
+from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating
 from masktas.stages.common.evaluator import visible_of
 
 S = TypeVar("S", bound=RatingSettings)
@@ -29,9 +29,9 @@ def relations(settings: RatingSettings, *, class_token: bool) -> dict[str, Ratin
         settings: the usual one, which is left out.
         class_token: whether the teacher has one.
     """
-    usual = Relation(settings.temperature, settings.rows, settings.include_self)
+    usual = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
     tried = {
-        f"consistency {rows} {temperature:g}{' self' if itself else ''}": Relation(
+        f"consistency {rows} {temperature:g}{' self' if itself else ''}": PatchSimilarity(
             temperature, rows, itself
         )
         for rows, temperature, itself in itertools.product(ROWS, TEMPERATURES, (False, True))

@@ -12,7 +12,7 @@ from masktas.space import cost
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 from masktas.train.tasks.mae import training_macs
 
 Labelled = tuple[Tensor, Tensor, Tensor]
@@ -38,7 +38,7 @@ class Classification:
         network: ViT,
         batches: Batches,
         target: Tensor,
-        recipe: Recipe,
+        recipe: OptimRecipe,
         runtime: Runtime,
         *,
         drop_path: float,

@@ -14,7 +14,7 @@ from masktas.space import Architecture, cost
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 
 Masked = tuple[Tensor, Tensor, Tensor]
 
@@ -67,7 +67,7 @@ class MaskedAutoencoding:
         self,
         model: MaskedAutoencoder,
         batches: MaskedBatches,
-        recipe: Recipe,
+        recipe: OptimRecipe,
         runtime: Runtime,
         ranks: Ranks = ALONE,
     ) -> None:

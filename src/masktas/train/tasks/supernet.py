@@ -16,7 +16,7 @@ from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
 from masktas.train.optim.sliced_adamw import SlicedAdamW
 from masktas.train.runtime import Runtime
-from masktas.train.task import Recipe
+from masktas.train.task import OptimRecipe
 from masktas.train.tasks.mae import MaskedBatches, training_macs
 
 Sampler = Callable[[random.Random], list[Architecture]]
@@ -69,7 +69,7 @@ class MaskedDistillation:
         supernet: Supernet,
         teacher: Teacher,
         batches: MaskedBatches,
-        recipe: Recipe,
+        recipe: OptimRecipe,
         runtime: Runtime,
         *,
         beta: float,
