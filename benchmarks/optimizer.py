@@ -37,8 +37,9 @@ from torch.optim.adamw import adamw as functional_adamw
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet, leading
 from masktas.space import SearchSpace
-from masktas.train.optim.cpu import SETTLED, native
-from masktas.train.optim.sliced_adamw import BETAS, EPS, SlicedAdamW, adamw, decay_groups
+from masktas.train.optim.cpu import native
+from masktas.train.optim.sliced_adamw import SlicedAdamW, adamw, decay_groups
+from masktas.train.optim.slices import BETAS, EPS, SETTLED
 
 LR, DECAY = 1e-3, 0.05
 BYTES = 7 * 4  # weight and two moments read and written, gradient read

@@ -16,7 +16,8 @@ from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
 from masktas.train.checkpoint import KEEP, Checkpoints, TrainingState, load_strict
-from masktas.train.optim.sliced_adamw import SlicedAdamW, adamw, warmup_cosine
+from masktas.train.optim.schedule import warmup_cosine
+from masktas.train.optim.sliced_adamw import SlicedAdamW, adamw
 from worlds import every_entry
 
 SHAPE = Architecture(

@@ -14,7 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
+from masktas.train.ranks import Ranks
 
 TENSORBOARD = "tensorboard"
 
@@ -89,3 +93,30 @@ class Metrics:
         except OSError as error:
             self._writer = self._events = None
             self._warn(f"TensorBoard's files cannot be written ({error}): going on without.")
+
+
+class LossBuffer:
+    """The losses of the steps since the last log line, on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.steps: list[int] = []
+        self._values: list[Tensor] = []
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Take what a step returned."""
+        self.names = list(losses)
+        self.steps.append(step)
+        self._values.append(torch.stack(list(losses.values())))
+
+    def tensor(self, ranks: Ranks) -> Tensor:
+        """Return the losses of the whole job, `[steps, names]`; the first process keeps them."""
+        if not self._values:
+            return torch.zeros(0, len(self.names), dtype=torch.float64)
+        values = ranks.sum(torch.stack(self._values))
+        self._values = list(values if ranks.is_first else torch.zeros_like(values))
+        return values
+
+    def fill(self, names: list[str], steps: list[int], values: Tensor) -> None:
+        """Take back what a checkpoint held."""
+        self.names, self.steps, self._values = list(names), list(steps), list(values)

@@ -19,12 +19,11 @@ from masktas.errors import ArtifactError, MasktasError
 from masktas.formats import format_bytes
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints, TrainingState
-from masktas.train.log import Ledger, Metrics
+from masktas.train.log import Ledger, LossBuffer, Metrics
 from masktas.train.ranks import Ranks, lost_rank_errors
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import Task
-from masktas.train.window import LossBuffer
 
 RECOVERIES = 3
 WINDOW = "log.losses"

@@ -9,7 +9,7 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
-from masktas.train.optim.sliced_adamw import warmup_cosine
+from masktas.train.optim.schedule import warmup_cosine
 
 Inputs = TypeVar("Inputs")
 

@@ -16,16 +16,14 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.train.checkpoint import TrainingState
-from masktas.train.optim import cpu as two_ways
+from masktas.train.optim import cpu
+from masktas.train.optim.schedule import scaled_lr, warmup_cosine
 from masktas.train.optim.sliced_adamw import (
-    BETAS,
-    EPS,
     SlicedAdamW,
     adamw,
     decay_groups,
-    scaled_lr,
-    warmup_cosine,
 )
+from masktas.train.optim.slices import BETAS, EPS, SETTLED
 from worlds import every_entry
 
 SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
@@ -39,7 +37,7 @@ TEACHER = Architecture(
 @pytest.fixture(params=["C", "torch"])
 def way(request, monkeypatch) -> str:
     """Make `SlicedAdamW` take one of its two ways."""
-    if request.param == "C" and two_ways.native() is None:
+    if request.param == "C" and cpu.native() is None:
         pytest.skip("needs a C compiler")
     monkeypatch.setattr(SlicedAdamW, "_native", request.param == "C")
     return request.param
@@ -553,7 +551,7 @@ edges_of_one = st.one_of(
 @given(
     every=st.lists(edges_of_one, min_size=1, max_size=4),
     rng=st.randoms(use_true_random=False),
-    counted=st.sampled_from([0, 0, 3, two_ways.SETTLED - 2]),
+    counted=st.sampled_from([0, 0, 3, SETTLED - 2]),
     threads=st.sampled_from([1, 2, 3, 7]),
 )
 def test_any_edges_and_any_slices(native: bool, every, rng, counted: int, threads: int):
@@ -634,7 +632,7 @@ def test_both_ways_agree_and_can_be_changed_midway(small_space, monkeypatch):
 
 
 def test_the_number_of_threads_changes_no_bit_of_what_c_does(small_space):
-    if two_ways.native() is None:
+    if cpu.native() is None:
         pytest.skip("needs a C compiler")
     was, ends = torch.get_num_threads(), []
     try:
@@ -680,14 +678,14 @@ def test_a_state_loaded_the_way_of_torch_is_used():
 
 def test_from_the_settled_count_on_corrections_are_one():
     for beta in BETAS:
-        assert 1 - beta**two_ways.SETTLED == 1
-    assert 1 - max(BETAS) ** (two_ways.SETTLED - 25) < 1
+        assert 1 - beta**SETTLED == 1
+    assert 1 - max(BETAS) ** (SETTLED - 25) < 1
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])
 def test_without_a_compiler_torch_does_it(compiler: str, monkeypatch, small_space):
     monkeypatch.setenv("CC", compiler)
-    assert two_ways.native.__wrapped__() is None
+    assert cpu.native.__wrapped__() is None
     monkeypatch.setattr("masktas.train.optim.sliced_adamw.native", lambda: None)
     without = random_run(small_space, range(3))
     monkeypatch.undo()
@@ -696,7 +694,7 @@ def test_without_a_compiler_torch_does_it(compiler: str, monkeypatch, small_spac
 
 
 def test_float32_on_the_cpu_is_done_in_c(monkeypatch):
-    if two_ways.native() is None:
+    if cpu.native() is None:
         pytest.skip("needs a C compiler")
     done: list[int] = []
     monkeypatch.setattr(

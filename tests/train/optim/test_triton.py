@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from masktas.train.optim import triton as sliced_triton
-from masktas.train.optim.cpu import BETAS, EPS, SETTLED, Piece, fused_step
+from masktas.train.optim.fallback import fused_step
+from masktas.train.optim.slices import BETAS, EPS, SETTLED, Piece
 from masktas.train.optim.triton import OneLaunch, available
 
 Edges = tuple[tuple[int, ...], ...]

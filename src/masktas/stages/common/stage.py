@@ -28,7 +28,7 @@ from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
 from masktas.train.log import Ledger
 from masktas.train.loop import Environment, LoopConfig, Training
-from masktas.train.optim.sliced_adamw import scaled_lr
+from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task

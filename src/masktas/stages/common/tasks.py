@@ -23,7 +23,7 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace
-from masktas.train.optim.sliced_adamw import scaled_lr
+from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe

@@ -1,4 +1,4 @@
-"""Optimisers and their schedule.
+"""AdamW over a store of weights of which each step trains leading slices only.
 
 `SlicedAdamW` is what "update the subnet's weights while freezing the rest" asks for (MaskTAS,
 Algorithm 1, line 9): a step touches the sampled slices and their moments, nothing else.
@@ -12,20 +12,11 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from masktas.train.optim.cpu import (
-    BETAS,
-    EPS,
-    Job,
-    Piece,
-    fill,
-    fused_step,
-    job_of,
-    native,
-    native_step,
-)
+from masktas.train.optim.cpu import Job, fill, job_of, native, native_step
+from masktas.train.optim.fallback import fused_step
+from masktas.train.optim.slices import BETAS, EPS, Piece
 from masktas.train.optim.triton import OneLaunch, available
 
 NO_DECAY = ("cls_token", "pos_embed", "mask_token")
@@ -131,26 +122,3 @@ class SlicedAdamW(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._jobs = None  # moments and groups are other objects now
-
-
-def warmup_cosine(
-    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_share: float
-) -> CosineLRScheduler:
-    """Return the schedule: linear from nearly 0, then a cosine to 0 (SPEC 3).
-
-    `schedule.step_update(step)` sets the rate of that step; it hangs on the step alone.
-    """
-    warmup = min(round(total_steps * warmup_share), total_steps - 1)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=max(1, total_steps - warmup),
-        warmup_t=warmup,
-        warmup_lr_init=1e-6,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-
-
-def scaled_lr(lr: float, batch_size: int) -> float:
-    """Scale a rate given for a batch of 256 to the batch at hand."""
-    return lr * batch_size / 256

@@ -1,6 +1,6 @@
 """AdamW on leading slices, on a GPU: one launch for all slices of a step.
 
-The arithmetic and the traffic are those of `sliced.native_step`: 28 bytes an entry. What makes one
+The arithmetic and the traffic are those of `cpu.native_step`: 28 bytes an entry. What makes one
 launch enough is that a slice is made of whole tiles between edges, and that a tile has one count:
 
 - The store is cut into tiles and these into blocks of `BLOCK` entries once. The list of blocks and
@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.train.optim.cpu import BETAS, EPS, SETTLED, Piece
+from masktas.train.optim.slices import BETAS, EPS, SETTLED, Piece
 
 BLOCK = 2048  # entries a program: 8 a thread
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}

@@ -1,0 +1,29 @@
+"""The learning rate: linear warm-up, then a cosine (SPEC 3), scaled to the batch size."""
+
+from __future__ import annotations
+
+import torch
+from timm.scheduler import CosineLRScheduler
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_share: float
+) -> CosineLRScheduler:
+    """Return the schedule: linear from nearly 0, then a cosine to 0 (SPEC 3).
+
+    `schedule.step_update(step)` sets the rate of that step; it depends on the step only.
+    """
+    warmup = min(round(total_steps * warmup_share), total_steps - 1)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, total_steps - warmup),
+        warmup_t=warmup,
+        warmup_lr_init=1e-6,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def scaled_lr(lr: float, batch_size: int) -> float:
+    """Scale a learning rate given for a batch of 256 to `batch_size`."""
+    return lr * batch_size / 256
