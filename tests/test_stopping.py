@@ -129,7 +129,7 @@ def test_the_error_of_the_clock():
     assert isinstance(error, Stopped)
     assert isinstance(error, MasktasError)
     assert error.exit_code == 75 == os.EX_TEMPFAIL
-    assert str(error).startswith("Stopped at step 3 of 9, as --max-time asks. ")
+    assert str(error).startswith("Stopped at step 3 of 9, at the end of --max-time. ")
     assert "same command" in str(error)
 
 
@@ -152,7 +152,7 @@ def test_while_someone_listens_sigterm_waits_to_be_looked_at(sigterm):
         assert one.asked()
         error = one.error("Stopped at step 1")
     assert error.exit_code == 143
-    assert "asked by SIGTERM" in str(error)
+    assert "on SIGTERM" in str(error)
     with pytest.raises(SystemExit):
         sigterm()  # nobody listens any more
 
@@ -233,7 +233,7 @@ except Stopped as error:
 
 @pytest.mark.parametrize(
     ("how", "code", "said"),
-    [("listening", 143, "saved\nStopped at step 3, asked"), ("outside", 143, ""),
+    [("listening", 143, "saved\nStopped at step 3, on SIGTERM"), ("outside", 143, ""),
      ("plain", -signal.SIGTERM, "")],
 )  # fmt: skip
 def test_in_a_process_of_its_own(how: str, code: int, said: str):

@@ -1,7 +1,7 @@
-"""What a person sees while a stage runs: bars with losses and time left, warnings, tables.
+"""Terminal output of a running stage: progress bars with losses and time left, warnings, tables.
 
-All of it goes to standard error; standard output is for results. Where standard error is no
-terminal (a log file), a bar becomes a line every few seconds.
+All of it goes to standard error; standard output is for results. If standard error is not a
+terminal (a log file), a bar becomes one line every few seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Bar:
             self._rich.stop()
 
     def update(self, completed: int, text: str = "") -> None:
-        """Show how many are done, and a few words beside them."""
+        """Show the number of completed items and a short text."""
         if self._rich:
             self._rich.update(self._task, completed=completed, text=text)
             return
@@ -79,9 +79,9 @@ class Bar:
 
 
 class Console:
-    """The one way to talk to the person; `quiet` says nothing but warnings.
+    """Messages to the user; with `quiet`, warnings only.
 
-    Of several processes at one job only the first one talks.
+    Of several processes of a job only the first one prints.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -112,12 +112,12 @@ class Console:
         self._talk.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print a warning, always."""
+        """Print a warning, even if `quiet`."""
         self._out.print(f"Warning: {text}", style="yellow", markup=False)
 
     @contextmanager
     def bar(self, label: str, total: int | None, start: int = 0) -> Iterator[Bar]:
-        """Show progress of a loop; `total` is None where its end is not known."""
+        """Show progress of a loop; `total` is None if its length is unknown."""
         with Bar(self._talk, label, total, start) as bar:
             yield bar
 

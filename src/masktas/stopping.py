@@ -1,8 +1,7 @@
-"""Being asked to stop: by SIGTERM, as queues do, or by the end of `--max-time`.
+"""Stop requests: SIGTERM, as sent by batch queues, or the end of `--max-time`.
 
-A loop that can stop cleanly says so with `listening()` and looks at `asked()` between its steps.
-Elsewhere SIGTERM ends the process at once: every file is written whole or not at all, so nothing
-is lost but the time.
+A loop that can stop cleanly enters `listening()` and checks `asked()` between its steps. Elsewhere
+SIGTERM ends the process at once: all files are written atomically, so only time is lost.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from masktas import launch
 from masktas.errors import ConfigError, Stopped
 
 TERMINATED = 128 + signal.SIGTERM
-TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: the same command, given again, goes on
-GO_ON = "Nothing is lost: give the same command again to go on."
+TIME_IS_UP = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
+RESUME = "Nothing is lost: run the same command again to resume."
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class _Process:
-    """What SIGTERM does to this process: signals are its alone, so this is too."""
+    """State of SIGTERM in this process; signals are per process, so this is global."""
 
     listeners = 0
     terminated = False
@@ -48,26 +47,26 @@ def parse_duration(text: str) -> float:
 
 
 def on_sigterm(_: int, __: FrameType | None) -> None:
-    """Ask the loop that listens to stop; where none does, or it was asked already, stop at once."""
+    """Request a stop of the listening loop; without one, or at the second signal, exit at once."""
     if not _Process.listeners or _Process.terminated:
         if launch.rank() == 0:
-            print(f"masktas: Stopped by SIGTERM. {GO_ON}", file=sys.stderr)
+            print(f"masktas: Stopped by SIGTERM. {RESUME}", file=sys.stderr)
         raise SystemExit(TERMINATED)  # no library swallows this, as some do with errors
     _Process.terminated = True
 
 
 def install() -> None:
-    """Handle SIGTERM from now on; for the command line, not for those who import us."""
+    """Handle SIGTERM from now on; called by the command line, not on import."""
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def leaving() -> None:
-    """Take no notice of SIGTERM any more: torchrun sends it when the first process has gone."""
+    """Ignore SIGTERM from now on: torchrun sends it when the first process has exited."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Stopping:
-    """When to stop.
+    """When a stage has to stop.
 
     Args:
         max_time: a duration from now on, or None for no limit.
@@ -86,26 +85,26 @@ class Stopping:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Have SIGTERM wait until the loop within has looked at `asked()`.
+        """Defer SIGTERM inside the context until the loop checks `asked()`.
 
-        One that comes too late for the loop is left to whoever asks next.
+        A signal that arrives after the last check is left for the next `asked()`.
         """
         _Process.listeners += 1
         try:
             yield
         except Stopped:
-            _Process.terminated = False  # heard
+            _Process.terminated = False  # handled
             raise
         finally:
             _Process.listeners -= 1
 
     def asked(self, reserve: float = 0.0) -> bool:
-        """Say whether to stop now: `reserve` seconds are needed for what is done before that."""
+        """Return whether to stop now, given that stopping takes `reserve` seconds."""
         left = self.seconds_left
         return _Process.terminated or (left is not None and left <= reserve)
 
     def error(self, what: str) -> Stopped:
-        """Return the error to raise: `what` says how far the loop came."""
+        """Return the error to raise; `what` states the progress of the loop."""
         if _Process.terminated:
-            return Stopped(f"{what}, asked by SIGTERM. {GO_ON}", exit_code=TERMINATED)
-        return Stopped(f"{what}, as --max-time asks. {GO_ON}", exit_code=TIME_IS_UP)
+            return Stopped(f"{what}, on SIGTERM. {RESUME}", exit_code=TERMINATED)
+        return Stopped(f"{what}, at the end of --max-time. {RESUME}", exit_code=TIME_IS_UP)

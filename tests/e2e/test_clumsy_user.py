@@ -210,7 +210,7 @@ def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     (out / "teacher/checkpoints/.DS_Store").write_bytes(b"")
     code, _, said = masktas(*tokens)
     assert code == 0
-    assert "Going on from step" in said
+    assert "Resuming from step" in said
     assert not (out / "teacher/checkpoints").exists()
 
 

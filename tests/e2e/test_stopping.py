@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 TERMINATED = 128 + signal.SIGTERM
 TIME_IS_UP = 75
-GO_ON = "Nothing is lost: give the same command again to go on."
+RESUME = "Nothing is lost: run the same command again to resume."
 LOGS = {
     "teacher": "teacher/metrics.jsonl",
     "supernet": "supernet/metrics.jsonl",
@@ -64,11 +64,11 @@ def test_terminated_in_every_stage_a_run_ends_the_same(
             process.terminate()
             assert ended(process) == TERMINATED, verb
         what = "after (\\d+) of \\d+ candidates" if verb == "search" else "at step (\\d+) of \\d+"
-        sentence = re.findall(rf"^masktas: Stopped {what}, asked by SIGTERM\. (.*)$",
+        sentence = re.findall(rf"^masktas: Stopped {what}, on SIGTERM\. (.*)$",
                               said.read_text(), re.MULTILINE)  # fmt: skip
         assert len(sentence) == 1, said.read_text()
         done, rest = sentence[0]
-        assert rest == GO_ON
+        assert rest == RESUME
         if verb == "search":
             assert count_lines(out / log) == int(done)
         else:
@@ -76,7 +76,7 @@ def test_terminated_in_every_stage_a_run_ends_the_same(
             assert path.exists(), "nothing is lost"
     code, _, text = masktas(*command(world, long, out))
     assert code == 0
-    assert "Going on from step" in text
+    assert "Resuming from step" in text
     assert_identical(whole, out)
 
 
@@ -88,7 +88,7 @@ def test_sigterm_in_the_last_step_of_a_stage_is_not_forgotten(world: World, tmp_
         until(lambda: count_lines(out / "teacher/metrics.jsonl") == 1, process)
         process.terminate()
         assert ended(process) == TERMINATED, said.read_text()
-    assert said.read_text().count(f"asked by SIGTERM. {GO_ON}") == 1
+    assert said.read_text().count(f"on SIGTERM. {RESUME}") == 1
     assert not (out / "supernet").exists()
 
 
@@ -111,7 +111,7 @@ def test_every_stage_stops_in_time_and_gets_on_each_time(
             assert printed == ""
             assert re.fullmatch(
                 r"masktas: Stopped (at step \d+ of|after \d+ of) \d+( candidates)?, "
-                rf"as --max-time asks\. {GO_ON}\n",
+                rf"at the end of --max-time\. {RESUME}\n",
                 without_advice(said).replace("Warning: ", ""),
             ), said
             done = int(re.findall(r"(?:step|after) (\d+)", said)[0])
@@ -134,7 +134,7 @@ def test_the_time_is_that_of_the_whole_run(
         tokens = ("run", world.images, "--out", out, "--config", recipe, "--overwrite")
         code, _, said = masktas(*tokens, "--max-time", f"{limit}s")
         assert code == TIME_IS_UP, said
-        assert said.count(f"as --max-time asks. {GO_ON}") == 1
+        assert said.count(f"at the end of --max-time. {RESUME}") == 1
     spent = json.loads((out / "supernet/ledger.jsonl").read_text().splitlines()[-1])["seconds"]
     assert 0 < spent <= limit - manifest(out / "teacher")["cost"]["seconds"]
 
@@ -150,7 +150,7 @@ def test_losses_that_stay_broken_end_with_a_sentence(
         assert (code, printed) == (2, "")
         *warnings, sentence = without_advice(said).splitlines()
         assert len(warnings) == (0 if attempt else 3), said
-        assert all("will be left out" in warning for warning in warnings)
+        assert all("will be skipped" in warning for warning in warnings)
         assert re.match(r"masktas: teacher: \w+ is (nan|inf) at step \d+", sentence)
         assert "The last checkpoint is kept" in sentence
         assert "a lower --lr" in sentence

@@ -174,9 +174,9 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
         job.terminate()
         assert ended(job) != 0
     text = said.read_text()
-    assert text.count("Going on from step") == 1
+    assert text.count("Resuming from step") == 1
     assert text.count("masktas: Stopped at step ") == 1, "told once, at a checkpoint"
-    assert "asked by SIGTERM. Nothing is lost" in text
+    assert "on SIGTERM. Nothing is lost" in text
     done = len(entries(out / "supernet/metrics.jsonl"))
     assert (out / f"supernet/checkpoints/step-{done:09d}.safetensors").exists()
 
@@ -191,7 +191,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
 
     code, _, text = masktas(*command(world, hot, one))  # and two processes' work by one
     assert code == 0
-    assert "Going on from step" in text
+    assert "Resuming from step" in text
     assert_close(alone, one)
 
 
@@ -205,7 +205,7 @@ def test_one_goes_on_as_two_and_two_as_one(
     gc.collect()  # the folder is locked as long as this process holds the stage's objects
     code, text = work(*tokens, "--max-time", "1s", said=said)
     assert code != 0
-    assert text.count("as --max-time asks. Nothing is lost") == 1, text
+    assert text.count("at the end of --max-time. Nothing is lost") == 1, text
     assert LOST not in text
     code, _, text = masktas(*tokens)
     assert code == 0
@@ -224,7 +224,7 @@ def test_a_restarted_job_keeps_what_it_has_overwritten_with(
         os.kill(worker(job, 1), signal.SIGKILL)
         assert ended(job) == 0, said.read_text()
     text = said.read_text()
-    assert text.count("Going on from step") == 1, text
+    assert text.count("Resuming from step") == 1, text
     assert "nothing to do" not in text
     assert {manifest(out / stage)["settings"]["seed"] for stage in TRAINED} == {5}
     assert file_digest(out / "supernet/weights.safetensors") != before

@@ -119,7 +119,7 @@ def test_killed_and_resumed_is_the_same(
     journal.write_bytes(journal.read_bytes() + b'{"index": 3, "corr')  # torn by the kill
     code, _, said = masktas(*tokens, "--max-time", "0.01s")
     assert code == 75
-    assert "of 5 networks, as --max-time asks" in " ".join(said.split())
+    assert "of 5 networks, at the end of --max-time" in " ".join(said.split())
     assert not (journal.parent / "manifest.json").exists()
     code, out, said = masktas(*tokens)
     assert code == 0

@@ -496,7 +496,7 @@ def test_progress_and_going_on_are_said_on_standard_error(tmp_path: Path, capfd)
     training(tmp_path, console=Console()).run()
     out, err = capfd.readouterr()
     assert out == ""
-    assert "Going on from step 11" in err
+    assert "Resuming from step 11" in err
     assert f"teacher: {TOTAL}/{TOTAL} loss" in err
 
 
@@ -567,7 +567,7 @@ def test_a_bad_step_is_left_out_as_if_it_had_never_been(
         name = {"loss": "loss", "watched": "twice", "gradient": "grad_norm"}[wrong]
         assert said.startswith(f"{name} is ")
         assert f"at step {bad} (number {bad} is special)" in said
-        assert f"Going back to step {bad if plan is OFTEN else 0}; step {bad} will" in said
+        assert f"Returning to step {bad if plan is OFTEN else 0}; step {bad} will" in said
         assert "(1 of 3)" in said
 
 
@@ -592,7 +592,7 @@ def test_wherever_a_checkpoint_fell_the_end_is_the_same(tmp_path: Path, without,
     one.run()
     assert_same(one, tmp_path, without(7))
     if at < 8:
-        assert any(f"Going back to step {step};" in console.warnings[0] for step in range(at, 8))
+        assert any(f"Returning to step {step};" in console.warnings[0] for step in range(at, 8))
 
 
 @pytest.mark.parametrize("plan", [OFTEN, SELDOM], ids=["often", "seldom"])
@@ -619,7 +619,7 @@ def test_the_fourth_bad_step_ends_it_with_a_sentence(tmp_path: Path):
         with pytest.raises(MasktasError, match=r"teacher: loss is nan at step 11 \(number 11") as e:
             training(tmp_path, SELDOM, Tiny(bad=bad), console=console).run()
         assert not isinstance(e.value, Stopped)
-        assert "3 steps have been left out" in str(e.value)
+        assert "3 steps have been skipped" in str(e.value)
         assert "--lr" in str(e.value)
         assert "\n" not in str(e.value)
         assert len(console.warnings) == 3
@@ -707,7 +707,7 @@ def test_stopped_at_a_bad_step_it_ends_alike(tmp_path: Path, without, sigterm):
 def test_the_end_of_max_time_makes_a_checkpoint_too(tmp_path: Path, straight):
     slow = Tiny(after=lambda step: time.sleep(0.05 if step > 3 else 0))
     one = training(tmp_path, SELDOM, slow, limit=Stopping("0.4s"))
-    with pytest.raises(Stopped, match=r"Stopped at step \d+ of 18, as --max-time asks") as caught:
+    with pytest.raises(Stopped, match=r"Stopped at step \d+ of 18, at the end of --max-time") as caught:
         one.run()
     assert caught.value.exit_code == 75
     assert kept(tmp_path)[0] == len(one.task.done) < TOTAL

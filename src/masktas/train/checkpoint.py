@@ -1,4 +1,4 @@
-"""Checkpoints: everything a stage needs to go on, in one safetensors file, whole or not at all."""
+"""Checkpoints: all that resuming a stage needs, in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> Non
     write_atomic(path, write)
 
 
-def load(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path, *, checked: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
     Args:
         path: the file.
-        ours: False to read any safetensors file, unchecked if `save` has not written it (its
-            meta is `{}` then).
+        checked: False to read any safetensors file; one that `save` has not written has no
+            checksum, and its meta is `{}`.
 
     Raises:
         ArtifactError: if it is missing, torn or its checksum is wrong.
@@ -53,7 +53,7 @@ def load(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str,
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}).") from None
-    if ours and not header:
+    if checked and not header:
         raise ArtifactError(f"{path}: damaged, or not written by masktas: it has no checksum.")
     if header and header.get("checksum") != _checksum(tensors, header.get("meta")):
         raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
@@ -69,11 +69,11 @@ def _checksum(tensors: Mapping[str, Tensor], meta: Any) -> str:
 
 
 class Checkpoints:
-    """The newest checkpoints of a stage, in a folder.
+    """The checkpoints of a stage; the newest two are kept.
 
     Args:
         folder: where they are.
-        warn: is told when a damaged one is passed over.
+        warn: called with a message when a damaged checkpoint is skipped.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -84,19 +84,19 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}.safetensors"
 
     def steps(self) -> list[int]:
-        """Return the steps there are checkpoints of, the newest first."""
+        """Return the steps that have a checkpoint, newest first."""
         paths = self.folder.glob("step-*.safetensors")
         return sorted((int(path.stem.removeprefix("step-")) for path in paths), reverse=True)
 
     def with_newest(self, error: ArtifactError) -> ArtifactError:
-        """Add to an error of writing which checkpoint there is to go on from."""
+        """Add to a write error which checkpoint can be resumed from."""
         steps = self.steps()
         return ArtifactError(
             f"{error} The checkpoint of step {steps[0]} is whole." if steps else error
         )
 
     def sweep(self) -> None:
-        """Remove what a process that was killed while writing left behind."""
+        """Remove temporary files of a process that was killed while writing."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink()
 
@@ -108,7 +108,7 @@ class Checkpoints:
         """Write the checkpoint of a step, then drop all but the newest two.
 
         Raises:
-            ArtifactError: if it cannot be written (a full disk), saying which one is left.
+            ArtifactError: if it cannot be written (a full disk), naming the newest checkpoint.
         """
         try:
             save(self._path(step), tensors, {"step": step, **meta})
@@ -118,24 +118,24 @@ class Checkpoints:
             self._path(older).unlink()
 
     def newest(self) -> int | None:
-        """Return the step of the newest that is whole, or None; drop those that are not."""
+        """Return the step of the newest intact checkpoint, or None; delete damaged ones."""
         for step in self.steps():
             try:
                 self.load(step)
             except ArtifactError as error:
-                self.warn(f"{error} Going on from the checkpoint before it.")
+                self.warn(f"{error} Resuming from the checkpoint before it.")
                 self._path(step).unlink()
             else:
                 return step
         return None
 
     def clear(self) -> None:
-        """Remove them all: the stage is finished."""
+        """Remove all checkpoints, once the stage is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class TrainingState:
-    """A module and its optimiser as tensors by name, to be saved and filled again."""
+    """A module and its optimiser as tensors by name, to save and to restore."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.module = module
@@ -152,7 +152,7 @@ class TrainingState:
 
     @torch.no_grad()
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` returned.
+        """Restore what `tensors` returned.
 
         Raises:
             ArtifactError: if it is of another network.
@@ -168,7 +168,7 @@ class TrainingState:
         load_strict(self.module, parts.pop("module", {}), where="checkpoint")
         by_name = dict(self.module.named_parameters())
         for name in by_name.keys() - parts.keys():
-            self.optimizer.state.pop(by_name[name], None)  # there was none yet
+            self.optimizer.state.pop(by_name[name], None)  # the checkpoint has none yet
         for name, entries in parts.items():
             state = self.optimizer.state[by_name[name]]
             for key, tensor in entries.items():

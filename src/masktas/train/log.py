@@ -1,7 +1,7 @@
-"""What a training leaves to look at: metrics, a ledger of what it cost, TensorBoard.
+"""Logs of a training: metrics, the ledger of its cost, TensorBoard, and the buffer of losses.
 
-`metrics.jsonl` holds what was learnt and is the same for every run of the same seed.
-`ledger.jsonl` holds when and how fast it was, of every attempt at it.
+`metrics.jsonl` holds losses and is identical for every run with the same seed. `ledger.jsonl` holds
+times and speeds of every attempt.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TENSORBOARD = "tensorboard"
 
 
 class Ledger:
-    """Seconds spent on a stage, also by processes that were killed over it.
+    """Seconds spent on a stage, including attempts that were killed.
 
     Args:
         folder: of the stage.
-        writes: whether this process is the one that writes.
+        writes: whether this process writes the file.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
@@ -47,7 +47,7 @@ class Ledger:
         return self._before + time.monotonic() - self._began
 
     def write(self, step: int, **figures: float | None) -> None:
-        """Append a line: how far this attempt is after how long, and how fast it goes."""
+        """Append a line: step, seconds and speed of this attempt."""
         if self._writes:
             seconds = round(time.monotonic() - self._began, 3)
             line = {"attempt": self.attempt, "step": step, "seconds": seconds, **figures}
@@ -66,7 +66,7 @@ class Metrics:
         self._warn = warn
 
     def cut(self, step: int) -> None:
-        """Drop the lines after a step: they are written again."""
+        """Drop the lines after a step; a resumed training writes them again."""
         kept = [line for line in read_lines(self._path) if line["step"] <= step]
         if kept or self._path.exists():
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -87,12 +87,12 @@ class Metrics:
 
     @contextmanager
     def _spared(self) -> Iterator[None]:
-        """Go on without TensorBoard where its files cannot be written: ours are what counts."""
+        """Continue without TensorBoard if its files cannot be written; `metrics.jsonl` counts."""
         try:
             yield
         except OSError as error:
             self._writer = self._events = None
-            self._warn(f"TensorBoard's files cannot be written ({error}): going on without.")
+            self._warn(f"TensorBoard's files cannot be written ({error}): continuing without.")
 
 
 class LossBuffer:
@@ -104,7 +104,7 @@ class LossBuffer:
         self._values: list[Tensor] = []
 
     def add(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Take what a step returned."""
+        """Append the losses of a step."""
         self.names = list(losses)
         self.steps.append(step)
         self._values.append(torch.stack(list(losses.values())))
@@ -118,5 +118,5 @@ class LossBuffer:
         return values
 
     def fill(self, names: list[str], steps: list[int], values: Tensor) -> None:
-        """Take back what a checkpoint held."""
+        """Restore the content of a checkpoint."""
         self.names, self.steps, self._values = list(names), list(steps), list(values)

@@ -1,4 +1,4 @@
-"""How good a classifier is."""
+"""Accuracy and loss of a classifier."""
 
 from __future__ import annotations
 

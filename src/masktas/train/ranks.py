@@ -1,7 +1,7 @@
-"""Several processes at one job: started by torchrun, one for each device, on one machine or many.
+"""Distributed training: the processes of a job started by torchrun, on one or several machines.
 
-All of them draw the same step, each computes its rows of the batch. The first talks, logs and
-writes files. A run folder is on storage that every machine sees.
+All processes draw the same step, each computes its rows of the batch. The first one logs and writes
+files. The run folder must be on storage that all machines share.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from masktas.stopping import TIME_IS_UP
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-# The others wait while the first decodes images. A process that died is noticed at once, by its
-# closed connection; only one that hangs takes this long.
+# The others wait while the first decodes images. A dead process is noticed at once by its closed
+# connection; only a process that hangs takes this long.
 PATIENCE = timedelta(hours=6)
 
 
 class Ranks:
-    """The processes of a job, as one of them sees them.
+    """The processes of a distributed job, as seen by one of them.
 
     Args:
-        rank: which one this is.
-        size: how many there are; 1 is alone, and then nothing here costs anything.
+        rank: of this process.
+        size: number of processes; with 1, all methods return at once.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -44,12 +44,12 @@ class Ranks:
 
     @classmethod
     def join(cls) -> Ranks:
-        """Return the job this process was started for, meeting the others the first time."""
+        """Return the job of this process, joining the process group the first time."""
         size = launch.world_size()
         if size > 1 and not dist.is_initialized():
             cuda = torch.cuda.is_available()
-            # torchrun keeps its store when it starts the job again: without a name of their own
-            # processes would find the addresses of those that have died
+            # torchrun keeps its store when it restarts the job: without a prefix per restart,
+            # processes would find the addresses of dead ones
             store, rank, size = next(rendezvous("env://"))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -62,14 +62,14 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that talks and writes."""
+        """Whether this process logs and writes files."""
         return self.rank == 0
 
     def rows(self, batch_size: int, parts: int = 1) -> list[slice]:
         """Return this process's rows of a batch, in `parts` nearly equal parts.
 
         Raises:
-            ConfigError: if there are not rows enough.
+            ConfigError: if there are too few rows.
         """
         if batch_size < self.size * parts:
             raise ConfigError(
@@ -87,9 +87,9 @@ class Ranks:
         return DistributedDataParallel(module)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return for each flag whether any process raised it; on the host, no device waits.
+        """Return for each flag whether any process has set it; on the host, without a device sync.
 
-        All meet here: without a flag it is just that.
+        Without flags this is a barrier.
         """
         if self.size == 1:
             return list(flags)
@@ -118,7 +118,7 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def gather(self, numbers: Sequence[float], total: int) -> list[float]:
-        """Return a number for each of `total` items, where each process has those of `mine`."""
+        """Return a number for each of `total` items; each process has the numbers of its `mine`."""
         if self.size == 1:
             return list(numbers)
         everyone = torch.zeros(total, dtype=torch.float64)
@@ -126,10 +126,10 @@ class Ranks:
         return [float(number) for number in self.sum(everyone).tolist()]
 
     def first(self, do: Callable[[], T]) -> T:
-        """Let the first process do something while the others wait; all get what it returns.
+        """Call `do` in the first process while the others wait; all return its value.
 
-        Its value is JSON (the others get it as that). What it fails with, it tells the user; the
-        others fail with it too, silently.
+        The value must be JSON (the others receive it as JSON). If it raises, the first process
+        reports the error to the user and the others stop silently.
         """
         if self.size == 1:
             return do()
@@ -152,7 +152,7 @@ class Ranks:
         return value
 
     def _broadcast(self, text: str) -> str:
-        """Send a text of the first process to all."""
+        """Send a text from the first process to all."""
         with lost_rank_errors():
             length = torch.tensor(len(text.encode()))
             dist.broadcast(length, 0)
@@ -167,17 +167,17 @@ ALONE = Ranks()
 
 
 def leave() -> None:
-    """Say goodbye to the job, if this process is in one."""
+    """Leave the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def lost_rank_errors() -> Iterator[None]:
-    """Say in a sentence that another process has ended, where torch gives pages of C++.
+    """Report in one sentence that another process has ended, instead of torch's C++ trace.
 
     Raises:
-        LostProcess: instead of what an exchange with a process that is gone raises.
+        LostProcess: instead of the error of a collective operation with a lost process.
     """
     try:
         yield
@@ -186,8 +186,8 @@ def lost_rank_errors() -> Iterator[None]:
         if not dist.is_initialized() or not any(word in str(error) for word in words):
             raise
         raise LostProcess(
-            f"Process {launch.rank()} stops: another one of the {launch.world_size()} has ended; "
-            "its own message, if it had time for one, says why. Give the same command again to go "
-            "on from the last checkpoint.",
+            f"Process {launch.rank()} stops: another of the {launch.world_size()} processes "
+            "has ended; its own message, if there is one, says why. Run the same command again to "
+            "resume from the last checkpoint.",
             exit_code=TIME_IS_UP,
         ) from None

@@ -1,4 +1,4 @@
-"""Where a stage computes and in which precision."""
+"""Device and precision of a stage."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from masktas.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A device, and how it is used.
+    """Device, precision and recomputation.
 
     Attributes:
-        device: where networks are.
+        device: of networks and batches.
         bf16: whether matrix products are done in bfloat16; losses, the statistics of norms and
             softmax are in float32 either way.
         recompute: whether activations are computed again in the backward pass.
@@ -36,7 +36,7 @@ class Runtime:
     def choose(cls, device: str, precision: str, *, recompute: bool = False) -> Runtime:
         """Resolve `auto`: CUDA where there is one, bf16 on CUDA and fp32 on CPU.
 
-        Of several processes on one machine each takes the GPU of its number.
+        Each of several processes on one machine uses the GPU of its local rank.
 
         Raises:
             ConfigError: if the device is not there.
@@ -66,14 +66,14 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def memory(self) -> int:
-        """Return the bytes that were in use at most so far: of the GPU, or of this process."""
+        """Return the peak memory in bytes so far: of the GPU, or of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def peak_flops(self) -> float:
-        """Measure matrix products at their best here: FLOPs a second, in the chosen precision."""
+        """Measure the peak of matrix products in FLOP/s, in the chosen precision."""
         return matmul_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32)
 
     def describe(self) -> dict[str, object]:
@@ -90,7 +90,7 @@ class Runtime:
 
 @functools.cache
 def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
-    """Measure the FLOPs a second of a large square matrix product: the best of several runs."""
+    """Measure FLOP/s of a large square matrix product: the best of several runs."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device).to(dtype)
     best, until = float("inf"), time.perf_counter() + seconds

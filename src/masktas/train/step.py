@@ -21,13 +21,13 @@ GRAD_NORM = "grad_norm"
 def train_step(
     task: Task[Any], step: int, ranks: Ranks, *, accumulate: int = 1, clip_grad: float | None = None
 ) -> dict[str, Tensor]:
-    """Do one step of a task.
+    """Run one optimisation step of a task.
 
     Args:
-        task: what is learnt.
-        step: its number.
+        task: defines networks, losses and update.
+        step: number of the step.
         ranks: the processes that share the batch.
-        accumulate: parts that this process's rows are computed in, one after the other.
+        accumulate: number of parts in which this process computes its rows, one after the other.
         clip_grad: gradients are scaled down to this norm.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the one loop trains: a task says what a step learns, the loop does everything else."""
+"""The task protocol: a task defines networks, losses and update of a step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Inputs = TypeVar("Inputs")
 
 @dataclass(frozen=True, slots=True)
 class OptimRecipe:
-    """How fast to learn.
+    """Optimiser hyperparameters of a training.
 
     Attributes:
-        lr: peak learning rate at the batch size at hand (`scaled_lr`).
+        lr: peak learning rate, already scaled to the batch size (`scaled_lr`).
         weight_decay: decoupled, of matrices only.
-        total_steps: of the training.
-        warmup_share: share of them in which the rate rises.
+        total_steps: number of steps of the training.
+        warmup_share: share of the steps with linear warm-up.
     """
 
     lr: float
@@ -38,53 +38,52 @@ class OptimRecipe:
 
 
 class Task(Protocol[Inputs]):
-    """A network in training.
+    """What a training loop trains.
 
-    Everything about a step hangs on its number and the seed, nothing on the steps before or on
-    how many processes share it.
-
+    Everything random in a step depends on its number and the seed only, not on earlier steps and
+    not on the number of processes.
     """
 
     @property
     def module(self) -> nn.Module:
-        """What is trained; its state is what a checkpoint holds."""
+        """The trained module; checkpoints hold its state."""
         ...
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """And its state."""
+        """The optimiser; checkpoints hold its state too."""
         ...
 
     @property
     def schedule(self) -> CosineLRScheduler:
-        """Sets the learning rate of a step."""
+        """The learning rate schedule."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """Images of a step, over all processes."""
+        """Number of images per step, over all processes."""
         ...
 
     def networks(self, step: int) -> list[nn.Module]:
-        """Return what the step trains; the first one holds every weight of the others."""
+        """Return the networks of this step; the first contains all weights of the others."""
         ...
 
     def inputs(self, step: int, rows: slice) -> Inputs:
-        """Return those rows of the step's batch, ready for `losses`."""
+        """Return these rows of the step's batch, as input of `losses`."""
         ...
 
     def losses(self, network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-        """Return means over the rows: the first is minimised, the others are watched."""
+        """Return means over the rows: the first is minimised, the others are only logged."""
         ...
 
     def update(self, network: nn.Module) -> None:
-        """Do the optimiser's step with the gradients of the first network, and drop them."""
+        """Apply the optimiser with the gradients of the first network, then clear them."""
         ...
 
     def macs(self, step: int) -> int:
-        """Count multiply-accumulates of an image in that step, forward and backward."""
+        """Count multiply-accumulates per image in this step, forward and backward."""
         ...
 
     def about(self, step: int) -> str:
-        """Say what is special about a step, for messages; may be empty."""
+        """Return a description of the step for messages, or an empty text."""
         ...

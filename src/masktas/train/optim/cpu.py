@@ -32,7 +32,7 @@ class Job(ctypes.Structure):
 
 @lru_cache(maxsize=1)
 def native() -> ctypes.CDLL | None:
-    """Compile the C source for this machine; None where that cannot be done."""
+    """Compile `adamw.c` for this machine; None if there is no working compiler."""
     return compile_c(Path(__file__).with_name("adamw.c").read_text("utf-8"))
 
 
@@ -42,7 +42,7 @@ def _edges_in_c(sizes: Sizes) -> ctypes.Array[ctypes.c_int64]:
 
 
 def job_of(whole: Piece) -> Job | None:
-    """Describe a whole parameter to C, as a matrix of its last two dimensions.
+    """Return the job of a whole parameter, as a matrix of its last two dimensions.
 
     Returns:
         A job with 0 rows; None if it is not a contiguous float32 vector or matrix on the CPU.
@@ -64,7 +64,7 @@ def job_of(whole: Piece) -> Job | None:
 
 
 def fill(job: Job, whole: Tensor, weight: Tensor, grad: Tensor, *, lr: float, decay: float) -> bool:
-    """Enter a slice of a whole parameter into its job; False if it is not as C expects it."""
+    """Write a slice into the job of its parameter; False if C cannot take its layout."""
     place, shape = weight.data_ptr(), weight.shape
     if (
         place != whole.data_ptr()
@@ -80,11 +80,11 @@ def fill(job: Job, whole: Tensor, weight: Tensor, grad: Tensor, *, lr: float, de
 
 
 def native_step(jobs: ctypes.Array[Job], library: ctypes.CDLL) -> None:
-    """Do all jobs in C, on as many threads as torch uses.
+    """Run all jobs in C, on as many threads as torch uses.
 
     An entry's new value does not depend on the thread that computes it. The threads are OpenMP's
-    because torch's are: theirs go on spinning for a while after a backward pass, and would take
-    the cores from any others.
+    because torch's are: torch's threads keep spinning for a while after a backward pass and would
+    compete for the cores with any others.
     """
     sizes = map(ctypes.c_int64, (len(jobs), torch.get_num_threads()))
     library.step(jobs, *sizes, *map(ctypes.c_double, (*BETAS, EPS)))

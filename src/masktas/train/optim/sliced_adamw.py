@@ -1,7 +1,7 @@
 """AdamW over a store of weights of which each step trains leading slices only.
 
-`SlicedAdamW` is what "update the subnet's weights while freezing the rest" asks for (MaskTAS,
-Algorithm 1, line 9): a step touches the sampled slices and their moments, nothing else.
+`SlicedAdamW` implements "update the subnet's weights while freezing the rest" (MaskTAS, Algorithm
+1, line 9): a step changes the sampled slices and their moments, nothing else.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Edges = Mapping[str, tuple[tuple[int, ...], ...]]
 class SlicedAdamW(torch.optim.Optimizer):
     """AdamW over a store of weights of which each step trains leading slices only.
 
-    Weights and both moments outside the slices stay bit for bit what they were, and every entry
-    counts its own steps, so that bias correction is right for one that is seldom sampled. With
-    all of a weight sampled at every step this is AdamW.
+    Weights and both moments outside the slices stay bit-identical, and every entry counts its own
+    steps, so that the bias correction of a rarely sampled entry is right. If every step samples
+    the whole weight, this is AdamW.
 
     Entries between the same two edges are always sampled together, so they share one count: the
     counts of a weight are a small tensor with one number for each tile between edges.
@@ -69,18 +69,20 @@ class SlicedAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 tiles = [len(sizes) for sizes in edges[self._names[id(parameter)]]]
                 self.state[parameter] = {
-                    "step": torch.zeros(tiles),  # on the CPU: no device is asked for a count
+                    "step": torch.zeros(
+                        tiles
+                    ),  # on the CPU: reading a count never waits for a device
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
 
     @torch.no_grad()
     def step_slices(self, slices: Mapping[str, Tensor]) -> None:
-        """Update what was sampled.
+        """Update the sampled slices.
 
         Args:
             slices: by name, leaf tensors that are views of the store's leading entries, with
-                their gradients. What has no gradient, or is not named, is left as it is.
+                their gradients. Parameters without a gradient, or not named here, do not change.
         """
         library = native() if self._native else None
         if self._jobs is None:
@@ -103,7 +105,7 @@ class SlicedAdamW(torch.optim.Optimizer):
         fused_step(pieces)
 
     def _describe(self) -> None:
-        """Note once what does not change from step to step, above all for C."""
+        """Collect once what does not change between steps, mainly the jobs of the C code."""
         self._parameters = []
         jobs = (Job * sum(len(group["params"]) for group in self.param_groups))()
         for group in self.param_groups:

@@ -1,4 +1,4 @@
-"""What an update of a leading slice needs, whichever backend does it."""
+"""The input of every AdamW backend: one sampled slice with its gradient, moments and counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sizes = tuple[int, ...]
 
 
 class Piece(NamedTuple):
-    """One sampled slice and all that its update needs.
+    """One sampled slice with everything its update needs.
 
     Attributes:
         weight: the slice, a view of the store.

@@ -202,7 +202,7 @@ class OneLaunch:
         places: Sequence[tuple[int, int, int]],
         rates: Sequence[tuple[float, float]],
     ) -> Ints:
-        """Return what the kernel is told of every tile in this step, `[tiles, 4]`."""
+        """Return the kernel's input for every tile of this step, `[tiles, 4]`."""
         place: Ints = np.zeros((len(self._wholes), 3), np.int64)  # address, rows, columns sampled
         rate: Floats = np.zeros((len(self._wholes), 2))  # lr, lr * decay
         place[numbers], rate[numbers] = places, rates
@@ -280,7 +280,7 @@ def _tiles(whole: Piece) -> Ints:
 
 
 def _blocks(entries: Ints) -> NDArray[np.int32]:
-    """Cut tiles of so many entries into blocks: `[blocks, 2]`, tile and first entry."""
+    """Cut tiles of these sizes into blocks: `[blocks, 2]`, tile and first entry."""
     number = -(-entries // BLOCK)
     tile = np.repeat(np.arange(len(entries)), number)
     nth = np.arange(len(tile)) - np.repeat(number.cumsum() - number, number)

@@ -19,18 +19,18 @@ Labelled = tuple[Tensor, Tensor, Tensor]
 
 
 class Classification:
-    """`Task`: name the class of an image.
+    """`Task`: predict the class of an image.
 
     Args:
-        network: in its starting state, on its device.
+        network: with initial weights, on its device.
         batches: the images.
         target: `[n]`, the class of each image of `batches`.
-        recipe: of the optimiser.
+        recipe: optimiser hyperparameters.
         runtime: device and precision.
-        drop_path: chance that the last block is left out, see `stochastic_depth`.
+        drop_path: probability of dropping the last block, see `stochastic_depth`.
         label_smoothing: share of the target spread over all classes.
-        seed: names what is left out.
-        ranks: the processes that share it.
+        seed: of stochastic depth.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Classification:
         return {"loss": F.cross_entropy(logits.float(), target, label_smoothing=smoothing)}
 
     def update(self, _: nn.Module) -> None:
-        """Do a step of AdamW."""
+        """Apply AdamW."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def macs(self, _: int) -> int:
-        """Count an image's, the same in every step."""
+        """Count multiply-accumulates per image, the same in every step."""
         one = self._architecture
         head = cost.counted_classes(one) * one.embed_dim
         return training_macs(one, one.num_patches, head)
 
     def about(self, _: int) -> str:
-        """Say nothing: no step is special."""
+        """Return an empty text: all steps are alike."""
         return ""

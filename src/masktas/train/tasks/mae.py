@@ -1,4 +1,4 @@
-"""Masked batches, and the first training they serve: a masked autoencoder (SPEC 2)."""
+"""Masked batches, and pre-training of a masked autoencoder (SPEC 2)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Masked = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class MaskedBatches:
-    """The images of a step as patches, some of them hidden at random.
+    """The images of a step as patches, masked at random.
 
     Attributes:
         batches: the images.
         patch_size: side of a patch.
-        visible: V, how many patches of an image stay visible.
-        seed: names the masks.
+        visible: V, number of visible patches per image.
+        seed: of the masks.
     """
 
     batches: Batches
@@ -36,10 +36,10 @@ class MaskedBatches:
     seed: int
 
     def images(self, step: int, rows: slice) -> Masked:
-        """Return images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]` of those rows."""
+        """Return images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]` of these rows."""
         pixels, _ = self.batches.train(step, rows)
         num_patches = pixels[0, 0].numel() // self.patch_size**2
-        # drawn for the whole batch: the same masks however it is divided
+        # drawn for the whole batch, so the masks do not depend on how rows are shared out
         noise = masking_noise(
             self.batches.batch_size, num_patches, seed_for(self.seed, "mask", step)
         )
@@ -53,14 +53,14 @@ class MaskedBatches:
 
 
 class MaskedAutoencoding:
-    """`Task`: predict the hidden patches (4, 5, 10).
+    """`Task`: predict the masked patches (4, 5, 10).
 
     Args:
-        model: in its starting state, on its device.
-        batches: what it sees.
-        recipe: of the optimiser.
+        model: with initial weights, on its device.
+        batches: masked images.
+        recipe: optimiser hyperparameters.
         runtime: device and precision.
-        ranks: the processes that share it.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -104,16 +104,16 @@ class MaskedAutoencoding:
         return {"pixel_loss": pixel_loss(predicted, patches, ids_masked)}
 
     def update(self, _: nn.Module) -> None:
-        """Do a step of AdamW."""
+        """Apply AdamW."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def macs(self, _: int) -> int:
-        """Count an image's, the same in every step."""
+        """Count multiply-accumulates per image, the same in every step."""
         return self._macs
 
     def about(self, _: int) -> str:
-        """Say nothing: no step is special."""
+        """Return an empty text: all steps are alike."""
         return ""
 
 

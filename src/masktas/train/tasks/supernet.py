@@ -24,12 +24,12 @@ SANDWICHED = 2  # random architectures between largest and smallest
 
 
 def sampler(kind: str, space: SearchSpace) -> Sampler:
-    """Return what draws the architectures of a step; the first one contains the others.
+    """Return a function that samples the architectures of a step; the first contains the others.
 
     Args:
-        kind: `uniform`, the paper's: one, each choice by itself; `sandwich`: the largest, the
-            smallest and two random ones; `budget`: one, all sizes alike.
-        space: they are of it.
+        kind: `uniform` (the paper): one, each choice uniform by itself; `sandwich`: the largest,
+            the smallest and two random ones; `budget`: one, uniform over sizes.
+        space: to sample from.
     """
     if kind == "sandwich":
         ends = [space.largest, space.smallest]
@@ -42,7 +42,7 @@ def sampler(kind: str, space: SearchSpace) -> Sampler:
 
 @dataclass(frozen=True, slots=True)
 class DistilledInputs:
-    """Masked patches `[B, N, S]`, which are visible `[B, V]`, and the teacher's tokens of them."""
+    """Masked patches `[B, N, S]`, indices of visible ones `[B, V]`, and the teacher's tokens."""
 
     patches: Tensor
     ids_keep: Tensor
@@ -54,14 +54,14 @@ class MaskedDistillation:
     """`Task`: lines 5 to 9 of Algorithm 1.
 
     Args:
-        supernet: in its starting state, on its device.
+        supernet: with initial weights, on its device.
         teacher: frozen, on the same device.
-        batches: what both see.
-        recipe: of the optimiser.
+        batches: masked images, seen by both.
+        recipe: optimiser hyperparameters.
         runtime: device and precision.
         beta: weight of the feature loss in (9).
-        draw: the architectures of a step.
-        seed: names them.
+        draw: samples the architectures of a step.
+        seed: of the sampled architectures.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class MaskedDistillation:
         return [self._supernet.subnet(one).train() for one in self.sampled(step)]
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
-        """Mask (line 5) and ask the teacher (7)."""
+        """Mask the images (line 5) and encode the visible patches by the teacher (7)."""
         images, ids_keep, ids_masked = self._batches.images(step, rows)
         with self._runtime.autocast():
             target = self._teacher(images, ids_keep)
@@ -117,11 +117,11 @@ class MaskedDistillation:
         return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
 
     def update(self, network: nn.Module) -> None:
-        """Update what was sampled and freeze the rest (line 9)."""
+        """Update the sampled slices; all other weights stay frozen (line 9)."""
         self.optimizer.step_slices(dict(network.named_parameters()))
 
     def macs(self, step: int) -> int:
-        """Count an image's: the teacher forward, the students forward and backward."""
+        """Count multiply-accumulates per image: teacher forward, students forward and backward."""
         teacher = self._teacher.macs(self._batches.visible)
         return teacher + sum(self._student_macs(one) for one in self.sampled(step))
 
@@ -131,7 +131,7 @@ class MaskedDistillation:
             one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
         )
         projection = visible * projection_macs(one.embed_dim, shape.teacher_dim)
-        backward = 0 if self.beta else 2 * projection  # not trained, only watched
+        backward = 0 if self.beta else 2 * projection  # not trained, only logged
         return training_macs(one, visible, decoder + projection) - backward
 
     def about(self, step: int) -> str:
