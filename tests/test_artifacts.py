@@ -369,7 +369,7 @@ def test_a_manifest_of_another_version_is_refused(stage, content):
 def test_a_finished_stage_without_its_settings_is_refused(stage):
     finish(stage)
     (stage.folder / SETTINGS).unlink()
-    with pytest.raises(ArtifactError, match=r"settings\.json is missing: --overwrite"):
+    with pytest.raises(ArtifactError, match=r"settings\.json is missing: use --overwrite"):
         stage.begin(SETTING)
 
 

@@ -1,8 +1,8 @@
 """The run folder: what each stage leaves behind, and the one way files are written.
 
 A file is written beside its name, made durable and moved over it, so it is there whole or not at
-all. A stage is finished when its folder holds a `manifest.json`; until then `settings.json` says
-what is being made there, so that the same command goes on and another one is refused.
+all. A stage is finished when its folder holds a `manifest.json`; until then `settings.json` records
+its settings, so that the same command resumes it and a different one is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 LOCK = ".lock"
 OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
-METRICS = "metrics.jsonl"  # what was learnt: the same for every run of a seed
+METRICS = "metrics.jsonl"  # losses: identical for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
 
@@ -51,8 +51,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror or error}). What was there before is "
-            "untouched; make room or choose another --out, then give the same command again."
+            f"{path}: cannot be written ({error.strerror or error}). The previous content is "
+            "unchanged; free disk space or choose another --out, then run the same command again."
         ) from None
     finally:
         with suppress(OSError):
@@ -60,7 +60,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: it is the folder that holds the name."""
+    """Make a rename durable: names are stored in the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,7 +110,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line without its end (a kill while writing) is left out."""
+    """Read a file of JSON lines; an incomplete last line (a kill while writing) is dropped."""
     if not path.exists():
         return []
     try:
@@ -146,7 +146,7 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ArtifactError(
-            f"{path}: cannot be read ({error.strerror}). The stage that wrote it makes it again "
+            f"{path}: cannot be read ({error.strerror}). Run the stage that wrote it again "
             "with --overwrite."
         ) from None
 
@@ -157,7 +157,7 @@ class Stage:
 
     Attributes:
         name: `teacher`, `supernet`, `search`, `finetune`...
-        folder: where its files are.
+        folder: folder of its files.
     """
 
     name: str
@@ -169,17 +169,17 @@ class Stage:
         return (self.folder / MANIFEST).exists()
 
     def begin(self, settings: dict[str, Any], *, overwrite: bool = False) -> bool:
-        """Claim the folder for these settings; return whether there is anything left to do.
+        """Claim the folder for these settings; return False if the stage is finished.
 
         Raises:
-            ArtifactError: if the folder holds the result, or the beginnings, of other settings.
+            ArtifactError: if the folder holds a complete or partial result of other settings.
         """
         recorded = self.folder / SETTINGS
         if overwrite and (recorded.exists() or self.finished):
             for path in self.folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != LOCK:  # it is ours while we hold it
+                elif path.name != LOCK:  # this process holds it
                     path.unlink()
         if recorded.exists() and self._anything_made():
             there = read_json(recorded)
@@ -187,21 +187,21 @@ class Stage:
             if there != settings:
                 raise ArtifactError(
                     f"{self.folder} was made with other settings ({_difference(there, settings)}). "
-                    "Give those again to go on, choose another --out (or --name), or add "
-                    "--overwrite to start afresh."
+                    "Use those settings to resume, choose another --out (or --name), or add "
+                    "--overwrite to start again."
                 )
         elif self.finished:
-            raise ArtifactError(f"{recorded} is missing: --overwrite starts the stage afresh.")
+            raise ArtifactError(f"{recorded} is missing: use --overwrite to run the stage again.")
         else:
             write_json(recorded, settings)
         return not self.finished
 
     def _anything_made(self) -> bool:
-        """Say whether there is more than a claim: settings that came to nothing bind nobody."""
+        """Return whether the folder holds more than a claim; a claim alone is ignored."""
         return any(path.name not in (SETTINGS, LOCK, OVERWRITTEN) for path in self.folder.iterdir())
 
     def sweep(self) -> None:
-        """Remove files that a killed process left half written; for who holds the lock."""
+        """Remove temporary files of killed processes; the caller holds the lock."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink()
 
@@ -218,7 +218,7 @@ class Stage:
         """Keep other processes out of the folder while the returned file descriptor is open.
 
         Raises:
-            ArtifactError: if another process is at work there.
+            ArtifactError: if another process uses the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -227,8 +227,8 @@ class Stage:
         except OSError:
             os.close(descriptor)
             raise ArtifactError(
-                f"{self.folder}: another masktas is at work there. Wait for it, or choose another "
-                "--out (or --name)."
+                f"{self.folder}: another masktas process is using it. Wait for it, or choose "
+                "another --out (or --name)."
             ) from None
         return descriptor
 
@@ -238,13 +238,13 @@ class Stage:
             path = self.folder / parent["file"]
             if path.exists() and file_digest(path) != parent["sha256"]:
                 raise ArtifactError(
-                    f"{self.folder} was made from another {name} than the one that is there now. "
-                    f"Make it again with `masktas {self.name} ... --overwrite`, or give another "
+                    f"{self.folder} was made from another {name} than the one in the run now. "
+                    f"Run it again with `masktas {self.name} ... --overwrite`, or use another "
                     "--out."
                 )
 
     def finish(self, content: dict[str, Any], parents: dict[str, Path]) -> dict[str, Any]:
-        """Write the manifest, last of all: what was made, from which files, by what."""
+        """Write the manifest, as the last file: results, parents, settings and versions."""
         manifest = {
             "schema": SCHEMA,
             "stage": self.name,
@@ -264,7 +264,7 @@ class Stage:
         """Read the manifest.
 
         Raises:
-            ArtifactError: if the stage is not finished, saying which command makes it.
+            ArtifactError: if the stage is not finished, naming the command to run.
         """
         if not self.finished:
             state = "not finished" if (self.folder / SETTINGS).exists() else "missing"
@@ -278,8 +278,8 @@ class Stage:
         for key in ("settings", "cost", "images", "parents", OUTCOME.get(self.name, "versions")):
             if key not in manifest:
                 raise ArtifactError(
-                    f"{self.folder / MANIFEST}: damaged, {key!r} is missing. --overwrite makes "
-                    "the stage again."
+                    f"{self.folder / MANIFEST}: damaged, {key!r} is missing. Run the stage "
+                    "again with --overwrite."
                 )
         return manifest
 
@@ -323,14 +323,14 @@ class Run:
         return [Stage(kind, path.parent) for path in folders]
 
     def stages(self) -> list[Stage]:
-        """Return every finished stage in the order of the way through."""
+        """Return all finished stages in the order of the pipeline."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
         kinds = ("search", "finetune", "validate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 
 def _plain(name: str) -> str:
-    """Return a name that is a folder's own, or raise ConfigError: it must not lead elsewhere."""
+    """Return the name, or raise ConfigError if it is not a plain folder name."""
     if not re.fullmatch(r"[^/\\\0.][^/\\\0]{0,99}", name):
         raise ConfigError(
             f"--name {name!r}: give a plain word without slashes or a dot in front, at most 100 "
@@ -340,7 +340,7 @@ def _plain(name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result hangs on."""
+    """Return the versions that a result depends on."""
     names = ("masktas", "torch", "torchvision", "timm", "numpy", "pillow")
     return {"python": platform.python_version()} | {name: _version(name) for name in names}
 
@@ -349,7 +349,7 @@ def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "unknown"  # run from its source, not installed
+        return "unknown"  # run from source, not installed
 
 
 def _difference(there: Any, here: Any, at: str = "") -> str:

@@ -1,4 +1,4 @@
-"""C of our own, compiled where it runs: for the few loops that no library has."""
+"""Compile C code at run time, for the few loops that no library offers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FLAGS = (
 
 
 def compile_c(source: str) -> ctypes.CDLL | None:
-    """Compile a C source for this machine and load it; None where that cannot be done.
+    """Compile a C source for this machine and load it; None if that fails.
 
-    What was compiled is kept in the user's cache folder, for the next process.
+    The compiled library is kept in the user's cache folder for later processes.
     """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not hasattr(os, "fork"):
@@ -30,7 +30,7 @@ def compile_c(source: str) -> ctypes.CDLL | None:
         kept = _folder() / name
         if kept.exists():
             return ctypes.CDLL(str(kept))
-    except OSError:  # no such folder can be had, or what is in it is damaged
+    except OSError:  # the folder is not usable, or the library is damaged
         kept = None
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "native.so")
@@ -46,7 +46,7 @@ def compile_c(source: str) -> ctypes.CDLL | None:
 
 
 def _folder() -> Path:
-    """Return the user's own folder for compiled code, which nobody else can write to."""
+    """Return the user's folder for compiled code; only the user may write to it."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(home, "masktas")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -57,7 +57,7 @@ def _folder() -> Path:
 
 
 def _keep(library: Path, kept: Path) -> None:
-    """Move a library to its place whole; where there is no room it is compiled again next time."""
+    """Copy a library into the cache atomically; without disk space it is compiled again later."""
     beside = kept.with_suffix(f".{os.getpid()}.tmp")
     try:
         shutil.copyfile(library, beside)
@@ -67,7 +67,7 @@ def _keep(library: Path, kept: Path) -> None:
 
 
 def _processor() -> str:
-    """Return what the code is compiled for: homes are shared between unlike machines."""
+    """Return the processor's name and flags: a home folder may be shared by different machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -162,7 +162,7 @@ def test_damaged_manifests_are_named(run: Path, world: World, masktas: Call) -> 
     for tokens in (("search", "--out", run, "--config", world.recipe), ("show", run)):
         code, _, said = masktas(*tokens)
         assert code == 2
-        assert "is missing. --overwrite makes the stage again" in said
+        assert "is missing. Run the stage again with --overwrite" in said
 
 
 def test_a_rating_that_is_no_number_wins_nothing(run: Path, world: World, masktas: Call) -> None:
@@ -203,7 +203,7 @@ def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     assert list(out.glob("teacher/checkpoints/*.safetensors")), "nothing of its work is dropped"
     process.send_signal(signal.SIGCONT)
     assert code == 2
-    assert "another masktas is at work there" in said
+    assert "another masktas process is using it" in said
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     assert "The same command goes on from the last checkpoint" in (tmp_path / "said").read_text()

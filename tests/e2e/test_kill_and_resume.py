@@ -49,6 +49,6 @@ def test_killed_stages_go_on_to_bit_identical_ends(
         assert not (killed / folder / "manifest.json").exists(), f"{verb} was killed too late"
         code, _, said = masktas(verb, *flags, "--out", killed, "--config", world.recipe)
         assert code == 0
-        assert "Going on" in said, verb
+        assert "Resuming" in said, verb
         for name in ("weights.safetensors", Path(log).name):
             assert file_digest(whole / folder / name) == file_digest(killed / folder / name), verb

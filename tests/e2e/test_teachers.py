@@ -107,7 +107,7 @@ def test_a_killed_supernet_goes_on_with_its_adopted_teacher(
         process.kill()
     code, _, said = masktas(*tokens, "--out", killed)
     assert code == 0
-    assert "Going on" in said
+    assert "Resuming" in said
     for name in ("weights.safetensors", "metrics.jsonl"):
         assert file_digest(whole / "supernet" / name) == file_digest(killed / "supernet" / name)
 
@@ -276,7 +276,7 @@ class Evil:
         ("swin_tiny_patch4_window7_224", "it is a SwinTransformer"),
         ("timm:test_vit@{missing}", "cannot be read"),
         ("{images}", "a folder, but not one of a teacher"),
-        ("{text}", "neither a safetensors nor a torch file"),
+        ("{text}", "not a weight file in safetensors or torch format"),
         ("{empty}", "empty, no weights in it"),
         ("{evil}", "never unpickled"),
         ("{unfilled}", "2 tensors of the network stay unfilled (norm.bias, norm.weight)"),

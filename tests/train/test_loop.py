@@ -707,7 +707,9 @@ def test_stopped_at_a_bad_step_it_ends_alike(tmp_path: Path, without, sigterm):
 def test_the_end_of_max_time_makes_a_checkpoint_too(tmp_path: Path, straight):
     slow = Tiny(after=lambda step: time.sleep(0.05 if step > 3 else 0))
     one = training(tmp_path, SELDOM, slow, limit=Stopping("0.4s"))
-    with pytest.raises(Stopped, match=r"Stopped at step \d+ of 18, at the end of --max-time") as caught:
+    with pytest.raises(
+        Stopped, match=r"Stopped at step \d+ of 18, at the end of --max-time"
+    ) as caught:
         one.run()
     assert caught.value.exit_code == 75
     assert kept(tmp_path)[0] == len(one.task.done) < TOTAL

@@ -1,4 +1,4 @@
-"""The masked autoencoder (SPEC 2; MaskTAS 2.3): encode what is visible, predict what is not.
+"""The masked autoencoder (SPEC 2; MaskTAS 2.3): encode visible patches, predict masked ones.
 
 Shapes: B images, N patches, V visible, M = N - V masked, S = P*P*C numbers of a patch, D width
 of the encoder, E width of the decoder.
@@ -22,9 +22,9 @@ class Decoder(nn.Module):
     """`R`: from visible tokens and mask tokens to the pixels of the masked patches (5, 8).
 
     Args:
-        architecture: of the encoder whose tokens it reads.
-        decoder_dim: its width, a multiple of 32.
-        decoder_depth: its transformer blocks.
+        architecture: of the encoder that produces the tokens.
+        decoder_dim: width, a multiple of 32.
+        decoder_depth: number of transformer blocks.
     """
 
     positions: Tensor
@@ -54,8 +54,8 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Predict the masked patches `[B, M, S]` from encoder tokens `[B, 1 + V, D]`.
 
-        Positions tell tokens apart, so they need not be put back in the image's order; and only
-        masked patches enter the loss, so only they are predicted.
+        Tokens carry their positions, so they are not put back into image order; only masked patches
+        enter the loss, so only these are predicted.
         """
         x = self.embed(tokens)  # [B, 1 + V, E]
         visible = x[:, 1:] + take(self.positions, ids_keep)
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw starting weights as MAE does."""
+        """Initialise as in MAE."""
         init_linears(self, generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
 def decoder_macs(
     architecture: Architecture, visible: int, *, decoder_dim: int, decoder_depth: int
 ) -> int:
-    """Count a decoder's multiply-accumulates for one image of which `visible` patches are seen."""
+    """Count multiply-accumulates of a decoder for one image with `visible` visible patches."""
     patches = architecture.num_patches
     pixels = architecture.patch_size**2 * architecture.in_channels
     hidden = DECODER_MLP_RATIO * decoder_dim
@@ -91,7 +91,7 @@ def require_decoder_dim(decoder_dim: int) -> None:
 
 
 class MaskedAutoencoder(nn.Module):
-    """The teacher in pre-training: a ViT with fixed sine-cosine positions, and a decoder."""
+    """The teacher during pre-training: a ViT with fixed sine-cosine positions, and a decoder."""
 
     def __init__(self, architecture: Architecture, *, decoder_dim: int, decoder_depth: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class MaskedAutoencoder(nn.Module):
 
     @classmethod
     def joined(cls, encoder: ViT, decoder: Decoder) -> MaskedAutoencoder:
-        """Put an encoder and a decoder together that are there already."""
+        """Join an existing encoder and decoder."""
         with torch.device("meta"):
             model = cls(
                 encoder.architecture, decoder_dim=decoder.dim, decoder_depth=len(decoder.blocks)
@@ -119,7 +119,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)  # type: ignore[no-any-return]
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw starting weights."""
+        """Initialise encoder and decoder."""
         self.encoder.init_weights(generator)
         self.decoder.init_weights(generator)
 
@@ -131,7 +131,7 @@ def normalize_patches(patches: Tensor) -> Tensor:
 
 
 def pixel_loss(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor:
-    """`L_reg` (10): mean squared error over the masked patches, normalised by themselves.
+    """`L_reg` (10): mean squared error over the masked patches, normalised per patch.
 
     Args:
         predicted: `[B, M, S]`.
@@ -142,7 +142,7 @@ def pixel_loss(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor
 
 
 def pixel_losses(predicted: Tensor, patches: Tensor, ids_masked: Tensor) -> Tensor:
-    """`L_reg` (10) of each image by itself, `[B]`; their mean is `pixel_loss`."""
+    """`L_reg` (10) per image, `[B]`; the mean is `pixel_loss`."""
     return _squared_errors(predicted, patches, ids_masked).mean(dim=(1, 2))
 
 

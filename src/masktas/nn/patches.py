@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images `[B, C, H, W]` into patches `[B, N, S]`, row by row; within one: P, P, C."""
+    """Cut images `[B, C, H, W]` into patches `[B, N, S]`, row by row; within a patch: P, P, C."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
@@ -22,9 +22,9 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def visible_patches(images: Tensor, patch_size: int, ids: Tensor) -> Tensor:
-    """Cut the patches `ids [B, V]` only out of images `[B, C, H, W]`: `[B, V, S]`.
+    """Cut only the patches `ids [B, V]` out of images `[B, C, H, W]`: `[B, V, S]`.
 
-    The same as `take(patchify(images, patch_size), ids)`, without a copy of all the others.
+    Equal to `take(patchify(images, patch_size), ids)`, without a copy of all other patches.
     """
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
@@ -43,7 +43,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """Return `N_v = floor(N (1 - r))`, right also where r has no exact binary form."""
+    """Return `N_v = floor(N (1 - r))`, exact also if r has no exact binary form."""
     return math.floor(round(num_patches * (1 - mask_ratio), 6))
 
 
@@ -52,22 +52,22 @@ def random_masking(noise: Tensor, visible: int) -> tuple[Tensor, Tensor]:
 
     Args:
         noise: `[B, N]`, independent uniform numbers; the smallest are kept.
-        visible: V, how many.
+        visible: V, number of visible patches.
 
     Returns:
-        `ids_keep [B, V]` and `ids_masked [B, M]`, indices of patches; together each once.
+        `ids_keep [B, V]` and `ids_masked [B, M]`, a partition of the patch indices.
     """
     order = torch.argsort(noise, dim=1, stable=True)
     return order[:, :visible], order[:, visible:]
 
 
 def masking_noise(batch: int, num_patches: int, seed: int) -> Tensor:
-    """Draw the noise of `random_masking`, `[B, N]`, on the CPU: the same for every device."""
+    """Draw the noise of `random_masking`, `[B, N]`, on the CPU: equal on all devices."""
     return torch.rand(batch, num_patches, generator=torch.Generator().manual_seed(seed))
 
 
 def take(x: Tensor, ids: Tensor) -> Tensor:
-    """Pick the tokens `ids [B, V]` of `x [B, N, D]`, or of `[1, N, D]`, the same for all."""
+    """Pick the tokens `ids [B, V]` of `x [B, N, D]`, or of `[1, N, D]`, shared by all images."""
     x = x.expand(ids.shape[0], -1, -1)
     return torch.gather(x, 1, ids.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
@@ -75,7 +75,7 @@ def take(x: Tensor, ids: Tensor) -> Tensor:
 def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
     """Return fixed 2-d sine-cosine positions `[1, N, D]`, half of D for each axis (MAE).
 
-    Widths that four does not divide get zeros in the last channels.
+    If 4 does not divide D, the last channels are zero.
     """
     quarter = embed_dim // 4
     frequencies = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)

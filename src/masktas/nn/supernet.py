@@ -1,7 +1,7 @@
-"""The supernet: one store of weights, and the one rule by which an architecture gets its own.
+"""The supernet: one store of weights, and one slicing rule that gives each architecture its own.
 
-Subnet `a` is the plain network of `a` over the leading slice of every tensor that bears the
-same name (SPEC 1): the first `L` blocks, in each the leading rows and columns. Training, rating
+Subnet `a` is the plain network of `a` over the leading slice of every tensor of the same name
+(SPEC 1): the first `L` blocks, in each the leading rows and columns. Training, rating
 and extraction all go through `Supernet.slices`, so they cannot disagree.
 """
 
@@ -28,10 +28,10 @@ def leading(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Supernet:
-    """The weights of the largest student of a space, and every other's as slices of them.
+    """Shared weights: those of the largest student of a space; all others are slices of them.
 
     Args:
-        space: the architectures that can be asked for.
+        space: the architectures that share the weights.
         shape: decoder and teacher width of the student.
 
     Attributes:
@@ -64,7 +64,7 @@ class Supernet:
         return {name: tuple(tuple(sorted(d)) for d in dims) for name, dims in sizes.items()}
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw starting weights for the whole store."""
+        """Initialise the whole store."""
         self.student.init_weights(generator)
 
     def to(self, device: torch.device) -> Supernet:
@@ -79,7 +79,7 @@ class Supernet:
         store there and nowhere else.
 
         Raises:
-            SpaceError: if the architecture is not of the space.
+            SpaceError: if the architecture is not in the space.
         """
         self.space.require(architecture)
         with torch.device("meta"):
@@ -94,9 +94,9 @@ class Supernet:
         return _filled(encoder, self.slices(encoder, self.student.encoder.state_dict()))
 
     def extract(self, architecture: Architecture) -> ViT:
-        """Return the ViT of `architecture` with weights of its own, copied from the store.
+        """Return the ViT of `architecture` with a copy of its weights from the store.
 
-        A head, where the architecture has one, starts at zero.
+        If the architecture has a head, its weights are zero.
         """
         encoder = self.encoder(architecture)
         network = ViT(architecture)
@@ -109,7 +109,7 @@ class Supernet:
 
     @staticmethod
     def slices(network: nn.Module, store: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return for every tensor of `network` its leading slice of the store's: the rule."""
+        """Return the leading slice of the store for every tensor of `network`: the slicing rule."""
         return {
             name: leading(store[name], tensor.shape)
             for name, tensor in network.state_dict().items()

@@ -20,7 +20,7 @@ NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of `num_heads * head_dim` channels, whatever the width.
+    """Multi-head self-attention of `num_heads * head_dim` channels, independent of the width.
 
     Rows of `qkv` are ordered [head][q, k, v][channel], so the first heads are its first rows.
     """
@@ -32,7 +32,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(num_heads * head_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens `[B, T, D]`."""
+        """Apply attention to tokens `[B, T, D]`."""
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).view(batch, tokens, self.num_heads, 3, self.head_dim)
         query, key, value = qkv.permute(3, 0, 2, 1, 4)  # 3 x [B, h, T, d]
@@ -42,10 +42,10 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend, `[B, h, T, d]` each, fused.
+    """Scaled dot-product attention of `[B, h, T, d]` each.
 
-    On a CPU it is done in float32 also where the products around it are in bfloat16: torch's
-    bfloat16 backward is several times slower there (docs/log.md).
+    On a CPU it runs in float32 even under bfloat16 autocast, since torch's bfloat16 backward pass
+    is several times slower there (docs/log.md).
     """
     if query.device.type != "cpu" or query.dtype in (torch.float32, torch.float64):
         return F.scaled_dot_product_attention(query, key, value)
@@ -66,7 +66,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(mlp_dim, embed_dim)
 
     def forward(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
-        """Refine tokens `[B, T, D]`; `branches [2, B]` scales attention and MLP of each image."""
+        """Apply the block to tokens `[B, T, D]`; `branches [2, B]` scales attention and MLP."""
         attended = self.attn(self.norm1(x))
         x = x + (attended if branches is None else _scaled(attended, branches[0]))
         refined = self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -80,14 +80,14 @@ def _scaled(x: Tensor, by: Tensor) -> Tensor:
 def run_blocks(
     blocks: Iterable[nn.Module], x: Tensor, branches: Tensor | None = None, *, recompute: bool
 ) -> Tensor:
-    """Send tokens `[B, T, D]` through blocks.
+    """Apply blocks to tokens `[B, T, D]`.
 
     Args:
-        blocks: one after the other.
+        blocks: applied in this order.
         x: the tokens.
         branches: `[L, 2, B]`, see `stochastic_depth`.
-        recompute: keep only what enters a block and compute the rest again in the backward
-            pass: much less memory for a third more arithmetic.
+        recompute: activation checkpointing: keep the input of each block only and recompute
+            the rest in the backward pass, for much less memory and a third more arithmetic.
     """
     for index, block in enumerate(blocks):
         scales = None if branches is None else branches[index]
@@ -99,11 +99,11 @@ def run_blocks(
 
 
 def stochastic_depth(depth: int, drop_path: float, batch: int, seed: int) -> Tensor:
-    """Draw which branches of which blocks are left out for which image: `[L, 2, B]`.
+    """Draw the scale of each branch of each block for each image, 0 if dropped: `[L, 2, B]`.
 
-    The chance rises linearly from 0 in the first block to `drop_path` in the last. What stays is
-    scaled up, so that its expectation is the whole. Drawn on the CPU for a whole batch, it is the
-    same for every device and however the batch is divided.
+    The drop probability rises linearly from 0 in the first block to `drop_path` in the last.
+    Kept branches are scaled up to keep the expectation. Drawn on the CPU for a whole batch, so the
+    result does not depend on the device or on how the batch is divided.
     """
     rates = drop_path * torch.arange(depth) / max(1, depth - 1)
     keep = (1 - rates)[:, None, None]
@@ -115,9 +115,9 @@ class ViT(nn.Module):
     """A plain Vision Transformer built from an `Architecture`.
 
     Args:
-        architecture: its shape; a head is there if `num_classes` is above 0.
+        architecture: the shape; there is a head if `num_classes` is above 0.
 
-    The weights are torch's own until `init_weights` is called or a state is loaded.
+    Weights have torch's default initialisation until `init_weights` or `load_state_dict`.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -146,7 +146,7 @@ class ViT(nn.Module):
     ) -> Tensor:
         """Encode patches `[B, V, S]` to normalised tokens `[B, 1 + V, D]`, the class token first.
 
-        `ids [B, V]` says which patches they are; None means all of them, in order. See
+        `ids [B, V]` are the indices of these patches; None means all patches in order. See
         `run_blocks` for `branches [L, 2, B]` and `recompute`.
         """
         x = self.embed(patches, ids)
@@ -154,7 +154,7 @@ class ViT(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Turn patches `[B, V, S]` into what the first block is given, `[B, 1 + V, D]`."""
+        """Embed patches `[B, V, S]` with positions and class token: `[B, 1 + V, D]`."""
         positions = self.pos_embed[:, 1:]  # [1, N, D]
         x = self.patch_embed(patches) + (positions if ids is None else take(positions, ids))
         token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
@@ -171,7 +171,7 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw starting weights: sine-cosine positions, a head of zeros, the rest as MAE does."""
+        """Initialise: sine-cosine positions, a zero head, all else as in MAE."""
         init_linears(self, generator)
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
         self.pos_embed.zero_()
@@ -183,7 +183,7 @@ class ViT(nn.Module):
 
 
 def init_linears(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every matrix Xavier-uniformly and zero every bias (MAE)."""
+    """Initialise matrices Xavier-uniformly and biases with zero (MAE)."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_uniform_(child.weight, generator=generator)

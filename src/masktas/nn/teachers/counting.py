@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network that is not ours: as torch counts them."""
+"""Multiply-accumulates of any network, by torch's FLOP counter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def count_macs(call: Callable[[], object]) -> int:
     """Count the multiply-accumulates of the matrix products in a call."""
-    # fused attention is not counted on a CPU
+    # the counter misses fused attention on a CPU
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops()) // 2

@@ -1,4 +1,4 @@
-"""Files of weights that others wrote: safetensors, or torch files without any code in them."""
+"""Read weight files written by other programs: safetensors, or torch files without code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, and
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; one that lies under `model` or `state_dict` is taken from there.
+    """Read a state dict, also one nested under `model` or `state_dict`.
 
-    Numbers are made float32. Nothing is unpickled but tensors and plain containers.
+    Floating-point tensors become float32. Only tensors and plain containers are unpickled.
 
     Raises:
-        ArtifactError: with one sentence, whatever the file holds.
+        ArtifactError: with one sentence, for any content of the file.
     """
     content = _read(path)
     for key in ("model", "state_dict"):
@@ -58,7 +58,7 @@ def _read(path: Path) -> Any:
         raise ArtifactError(f"{path}: empty, no weights in it.")
     if start.endswith(b"{") and len(start) > LENGTH_BYTES:
         return _read_safetensors(path)
-    # public MAE trainings keep their arguments beside the weights: a namespace, harmless
+    # public MAE checkpoints hold their arguments as a namespace, which is harmless
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -70,12 +70,12 @@ def _read(path: Path) -> Any:
                 "the state dict alone, as safetensors or with torch.save({'model': state_dict})."
             ) from None
         raise _damaged(path) from None
-    except Exception:  # damaged files make torch fail in every way there is
+    except Exception:  # damaged files make torch raise all kinds of errors
         raise _damaged(path) from None
 
 
 def _damaged(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path}: neither a safetensors nor a torch file of weights, or damaged.")
+    return ArtifactError(f"{path}: damaged, or not a weight file in safetensors or torch format.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON object; `{}` where there is no such file.
+    """Read a JSON object; `{}` if there is no such file.
 
     Raises:
         ArtifactError: if it is something else.
@@ -134,7 +134,7 @@ def require_complete(
         unfilled: of the network, that the file does not have.
         unused: of the file, that the network does not have.
         where: the file.
-        partial: whether the user has said that this is right.
+        partial: whether the user accepts missing or unused tensors.
     """
     if partial or not (unfilled or unused):
         return

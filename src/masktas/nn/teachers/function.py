@@ -1,4 +1,4 @@
-"""Any Python function as a teacher: from images and visible patches to tokens."""
+"""Python functions as teachers: from images and visible patches to tokens."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Ask = Callable[[Tensor, Tensor], Tensor]
 class FunctionTeacher:
     """A function `f(images [B, C, H, W], ids_keep [B, V]) -> tokens [B, V, D_t]` as a teacher.
 
-    It gets the student's images, on the device of the run. A module is frozen and moved there; a
-    function of another kind sees to that itself.
+    It gets the student's images on the device of the run. A module is frozen and moved to that
+    device; any other function has to do that itself.
 
     Args:
         ask: the function.
-        sight: what the student sees.
-        device: where it is asked.
+        sight: input of the student.
+        device: of the images.
 
     Raises:
-        ConfigError: if it does not answer with tokens of that shape when asked with zeros.
+        ConfigError: if it does not return tokens of that shape for an image of zeros.
     """
 
     def __init__(self, ask: Ask, sight: InputSpec, device: torch.device) -> None:
@@ -38,13 +38,13 @@ class FunctionTeacher:
 
     @property
     def num_params(self) -> int:
-        """Numbers of a module; 0 for another function, which does not tell."""
+        """Number of parameters of a module; 0 for any other function."""
         if not isinstance(self._ask, nn.Module):
             return 0
         return sum(parameter.numel() for parameter in self._ask.parameters())
 
     def macs(self, visible: int) -> int:
-        """Count once for each number of patches, as torch does."""
+        """Count multiply-accumulates per image by torch's counter, once per number of patches."""
         if visible not in self._macs:
             self._macs[visible] = count_macs(lambda: self(*self._zeros(visible)))
         return self._macs[visible]
@@ -58,7 +58,7 @@ class FunctionTeacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Ask; see `Teacher`."""
+        """Return tokens of visible patches; see `Teacher`."""
         tokens = self._ask(images, ids_keep)
         wanted = tuple(ids_keep.shape)
         if not isinstance(tokens, Tensor) or tokens.ndim != 3 or tokens.shape[:2] != wanted:
@@ -71,11 +71,11 @@ class FunctionTeacher:
 
     @property
     def has_class_token(self) -> bool:
-        """A function answers for patches only."""
+        """Always False: a function returns patch tokens only."""
         return False
 
     def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Refuse: a function answers for patches only."""
+        """Raise ConfigError: a function returns patch tokens only."""
         raise ConfigError(
             f"The teacher {name_of(self._ask)} is a function and has no class token to compare "
             "with: leave out --class-token."

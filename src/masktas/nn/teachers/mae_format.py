@@ -1,4 +1,4 @@
-"""Masked autoencoders in the public MAE format: names and layouts of tensors, and our own.
+"""Masked autoencoders in the public MAE format: names and layouts of tensors, converted to masktas.
 
 A file holds the state dict of an encoder, with or without its decoder; every shape is read off
 its tensors. Rows of `qkv` are ordered [q, k, v][head][channel] there and [head][q, k, v][channel]
@@ -20,7 +20,7 @@ from masktas.nn.teachers.files import require_complete
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 
-# of the networks that have been released; a file does not say how many heads it has
+# of the released networks; files do not store the number of heads
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RELEASED = ("mae_pretrain_", "mae_visualize_", "mae_finetuned_")
@@ -30,22 +30,22 @@ PLAIN = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor: its name there, its name here, and how it is turned."""
+    """One tensor: its name in the public format, its name in masktas, and the conversion."""
 
-    theirs: str
-    ours: str
+    public: str
+    own: str
     turn: Callable[[Tensor], Tensor]
 
 
 def convert(
     tensors: Mapping[str, Tensor], *, where: object, num_heads: int | None, partial: bool
 ) -> tuple[ViT, Decoder | None]:
-    """Build our networks from tensors in the official format.
+    """Build `ViT` and `Decoder` from tensors in the public format.
 
     Args:
         tensors: the state dict.
         where: names the file in messages.
-        num_heads: of the encoder's blocks; None where the width tells.
+        num_heads: of the encoder; None to derive it from the width.
         partial: take what fits; what is not filled keeps starting values.
 
     Raises:
@@ -60,7 +60,7 @@ def convert(
         decoder = _empty_decoder(tensors, shape, where)
         decoder.init_weights(torch.Generator().manual_seed(0))
     of_decoder = list(_decoder_entries(decoder)) if decoder is not None else []
-    known = {entry.theirs for entry in entries + of_decoder}
+    known = {entry.public for entry in entries + of_decoder}
     require_complete(known - tensors.keys(), tensors.keys() - known, where=where, partial=partial)
     _fill(encoder, entries, tensors, where)
     if decoder is not None:
@@ -71,7 +71,7 @@ def convert(
 def read_shape(
     tensors: Mapping[str, Tensor], *, where: object, num_heads: int | None
 ) -> Architecture:
-    """Read an encoder's architecture off its tensors."""
+    """Derive the encoder's architecture from its tensors."""
     for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise ArtifactError(
@@ -94,8 +94,8 @@ def read_shape(
     heads = num_heads or HEADS.get(width)
     if heads is None:
         raise ConfigError(
-            f"{where}: how many attention heads a network {width} wide has cannot be told from its "
-            "weights: give --teacher-heads (--num-heads for --init)."
+            f"{where}: the number of attention heads cannot be derived from the width {width}: "
+            "give --teacher-heads (--num-heads for --init)."
         )
     if width % heads:
         raise ConfigError(f"{where}: a width of {width} does not divide into {heads} heads.")
@@ -113,7 +113,7 @@ def read_shape(
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """Return the MLP ratio that makes exactly that hidden width."""
+    """Return the MLP ratio that gives exactly this hidden width."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -159,29 +159,29 @@ def _decoder_entries(decoder: Decoder) -> Iterator[Entry]:
     yield Entry("decoder_pos_embed", "positions", lambda x: x[:, 1:])
     yield from _pair("decoder_embed", "embed")
     for block in range(len(decoder.blocks)):
-        theirs, ours = f"decoder_blocks.{block}", f"blocks.{block}"
-        yield from _block_entries(theirs, ours, decoder.dim // DECODER_HEAD_DIM)
+        public, own = f"decoder_blocks.{block}", f"blocks.{block}"
+        yield from _block_entries(public, own, decoder.dim // DECODER_HEAD_DIM)
     yield from _pair("decoder_norm", "norm")
     yield from _pair("decoder_pred", "pred")
 
 
-def _block_entries(theirs: str, ours: str, heads: int) -> Iterator[Entry]:
+def _block_entries(public: str, own: str, heads: int) -> Iterator[Entry]:
     for kind in ("weight", "bias"):
         name = f"attn.qkv.{kind}"
-        yield Entry(f"{theirs}.{name}", f"{ours}.{name}", lambda x: head_major(x, heads))
+        yield Entry(f"{public}.{name}", f"{own}.{name}", lambda x: head_major(x, heads))
     for name in PLAIN:
-        yield from _pair(f"{theirs}.{name}", f"{ours}.{name.removeprefix('mlp.')}")
+        yield from _pair(f"{public}.{name}", f"{own}.{name.removeprefix('mlp.')}")
 
 
-def _pair(theirs: str, ours: str) -> Iterator[Entry]:
+def _pair(public: str, own: str) -> Iterator[Entry]:
     for kind in ("weight", "bias"):
-        yield Entry(f"{theirs}.{kind}", f"{ours}.{kind}", _same)
+        yield Entry(f"{public}.{kind}", f"{own}.{kind}", _same)
 
 
 def head_major(rows: Tensor, heads: int) -> Tensor:
     """Reorder rows from [q, k, v][head][channel] to [head][q, k, v][channel]."""
     if rows.shape[0] % (3 * heads):
-        return rows  # another network's; its shape is refused by name
+        return rows  # of another network; its shape is refused later by name
     split: Tensor = rows.unflatten(0, (3, heads, -1))
     return torch.flatten(split.transpose(0, 1), 0, 2)
 
@@ -191,13 +191,13 @@ def _fill(
 ) -> None:
     state = network.state_dict()
     for entry in entries:
-        if entry.theirs not in tensors:
+        if entry.public not in tensors:
             continue
-        found, wanted = tensors[entry.theirs], state[entry.ours]
+        found, wanted = tensors[entry.public], state[entry.own]
         turned = entry.turn(found) if found.ndim else found
         if turned.shape != wanted.shape:
             raise ArtifactError(
-                f"{where}: {entry.theirs} has shape {list(found.shape)}, which does not go with "
+                f"{where}: {entry.public} has shape {list(found.shape)}, which does not fit "
                 "the other tensors."
             )
         wanted.copy_(turned)

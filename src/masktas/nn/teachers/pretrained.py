@@ -1,4 +1,4 @@
-"""A teacher as it was found, and how it is fitted to a student: layer, size, positions."""
+"""Pretrained teachers and their adaptation to a student: layer, image size, positions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class PretrainedTeacher:
-    """A teacher that was trained elsewhere.
+    """A teacher with weights that others have trained.
 
     Attributes:
-        source: what the user pointed at.
-        teacher: what encodes, as it was trained.
-        sight: what it was trained to see.
-        licence: of its weights, as far as they tell; `unknown` else.
-        decoder: its decoder, where it has one.
-        normalised_pixels: whether that predicts patches normalised by themselves.
+        source: name or path given by the user.
+        teacher: the encoder as it was trained.
+        sight: size, patches, channels and normalisation that it was trained with.
+        licence: of the weights; `unknown` if the files do not name one.
+        decoder: the decoder, None without one.
+        normalised_pixels: whether the decoder predicts normalised patches.
     """
 
     source: str
@@ -43,16 +43,16 @@ class PretrainedTeacher:
     def fitted(
         self, student: InputSpec, *, layer: int | None = None, resize: bool = False
     ) -> PretrainedTeacher:
-        """Return it as this student needs it: so many layers, as many patches.
+        """Return the teacher cut to a layer and resized to the grid of the student.
 
         Args:
-            student: what the student sees.
+            student: input of the student.
             layer: the tokens after this block are the target, counted from 1, or from the end
-                where negative; None for the last. They pass the final norm.
-            resize: resize positions to the student's grid also where patch sizes differ.
+                if negative; None for the last. The final norm is applied to them.
+            resize: resize positions to the student's grid even if patch sizes differ.
 
         Raises:
-            ConfigError: if they do not go together, with what would.
+            ConfigError: if they do not fit together, naming what would.
         """
         image_size = self._image_size(student, resize=resize)
         fitted = self
@@ -63,12 +63,12 @@ class PretrainedTeacher:
         return fitted
 
     def view(self, student: InputSpec) -> EncoderTeacher | TimmTeacher:
-        """Return the teacher, looking at the images of a student."""
+        """Return the teacher with an adapter for the student's images."""
         self.teacher.view = adapter_between(student, self.sight)
         return self.teacher
 
     def _image_size(self, student: InputSpec, *, resize: bool) -> tuple[int, int]:
-        """Return the size of the images that it will look at."""
+        """Return the image size of the teacher's input."""
         mine, patch = self.sight, self.sight.patch_size
         if student.in_channels not in (1, mine.in_channels):
             raise ConfigError(
@@ -101,7 +101,7 @@ class PretrainedTeacher:
         if isinstance(self.teacher, TimmTeacher):
             self.teacher.cut(kept)
             return self
-        # what a decoder reads is the last layer
+        # the decoder reads the last layer
         cut = cut_encoder(self.teacher.encoder, kept)
         return dataclasses.replace(self, teacher=EncoderTeacher(cut), decoder=None)
 

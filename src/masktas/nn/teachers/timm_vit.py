@@ -54,7 +54,7 @@ class TimmSpec:
         }
 
     def build(self) -> Any:
-        """Build the model with starting weights."""
+        """Build the model with initial weights."""
         model: Any = timm.create_model(
             self.model, pretrained=False, num_classes=0, **self.arguments
         )
@@ -81,26 +81,26 @@ class TimmTeacher:
 
     @property
     def embed_dim(self) -> int:
-        """`D_t`."""
+        """Width `D_t` of its tokens."""
         return int(self.model.embed_dim)
 
     @property
     def depth(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
         return len(self.model.blocks)
 
     @property
     def has_class_token(self) -> bool:
-        """Whether the model has one: registers come before patches too."""
+        """Whether the model has a class token (registers also precede the patches)."""
         return self.model.cls_token is not None
 
     @property
     def num_params(self) -> int:
-        """Numbers of the model."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def macs(self, visible: int) -> int:
-        """Count once for each number of patches, as torch does."""
+        """Count multiply-accumulates per image by torch's counter, once per number of patches."""
         if visible not in self._macs:
             patch_embed = self.model.patch_embed
             shape = (patch_embed.proj.in_channels, *self.recipe.image_size)
@@ -136,7 +136,7 @@ class TimmTeacher:
 
     @torch.no_grad()
     def _encode(self, images: Tensor, ids: Tensor) -> Tensor:
-        """Do what timm's `forward_features` does, with all but visible patches left out.
+        """Apply timm's `forward_features` to visible patches only.
 
         Returns `[B, p + V, D]`: prefix tokens (class, registers) first.
         """
@@ -156,14 +156,14 @@ class TimmTeacher:
         return model.norm(x)  # type: ignore[no-any-return]
 
     def cut(self, depth: int) -> None:
-        """Keep the first blocks only."""
+        """Keep only the first `depth` blocks."""
         self.model.blocks = self.model.blocks[:depth]
         self.recipe = TimmSpec(
             self.recipe.model, self.recipe.arguments, depth, self.recipe.image_size
         )
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Look at images of another size: learned positions are resized, bicubic."""
+        """Change the image size: learned positions are resized bicubically."""
         self.model.set_input_size(image_size)
         self.recipe = TimmSpec(
             self.recipe.model, self.recipe.arguments, self.recipe.depth, image_size
@@ -254,7 +254,7 @@ def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
 
 
 def _known(name: str, folder: str | None, source: str) -> tuple[str, dict[str, Any]]:
-    """Return timm's name of the architecture and what is said beyond it, or refuse by name."""
+    """Return timm's architecture name and further arguments, or raise ConfigError."""
     arguments: dict[str, Any] = {}
     if folder is None:
         base = name.split(".")[0]
@@ -322,5 +322,5 @@ def _fill(model: Any, tensors: dict[str, Tensor], *, where: Any, partial: bool) 
         missing, unused = model.load_state_dict(convert(tensors, model), strict=False)
     except Exception as error:  # a conversion of something else fails in any way
         reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{where}: the weights are of another network ({reason}).") from None
+        raise ArtifactError(f"{where}: the weights are those of another network ({reason}).") from None
     require_complete(missing, unused, where=where, partial=partial)

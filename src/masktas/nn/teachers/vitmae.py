@@ -55,7 +55,7 @@ def read_vitmae(folder: Path, *, partial: bool) -> tuple[ViT, Decoder | None, di
     _require_ours(config, folder)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if path is None:
-        raise ArtifactError(f"{folder}: no weights in it, neither {' nor '.join(WEIGHT_FILES)}.")
+        raise ArtifactError(f"{folder}: no weights in it (expected {' or '.join(WEIGHT_FILES)}).")
     encoder, decoder = convert(
         official_names(read_tensors(path)),
         where=path,
@@ -66,7 +66,7 @@ def read_vitmae(folder: Path, *, partial: bool) -> tuple[ViT, Decoder | None, di
 
 
 def _require_ours(config: dict[str, Any], folder: Path) -> None:
-    """Refuse by name what our networks do not compute."""
+    """Raise ArtifactError for options that `ViT` and `Decoder` do not support."""
     decoder_dim = config.get("decoder_hidden_size", 512)
     same = {
         "hidden_act": (config.get("hidden_act", "gelu"), "gelu"),
@@ -81,12 +81,12 @@ def _require_ours(config: dict[str, Any], folder: Path) -> None:
             raise ArtifactError(f"{folder}: {key} is {value!r}, but only {wanted!r} is converted.")
     if config.get("layer_norm_eps", NORM_EPS) > NORM_EPS:
         raise ArtifactError(
-            f"{folder}: layer_norm_eps is {config['layer_norm_eps']}, above the {NORM_EPS} of ours."
+            f"{folder}: layer_norm_eps is {config['layer_norm_eps']}, above {NORM_EPS}."
         )
 
 
 def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to the public MAE format, putting query, key and value into one."""
+    """Rename tensors to the public MAE format, joining query, key and value."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         for pattern, new in RENAMED:
