@@ -77,7 +77,7 @@ def plan(
         raise ConfigError("--devices, --num-images and --seconds are above 0.")
     if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
         raise ConfigError("--tflops is above 0, and --share above 0 and at most 1.")
-    from masktas.stages.common.stage import ImageInput
+    from masktas.stages.common.images import ImageInput
     from masktas.stages.plan import Device
     from masktas.stages.plan import plan as stage
 

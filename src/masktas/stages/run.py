@@ -22,7 +22,8 @@ from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, SearchSpace, format_quantity
-from masktas.stages.common.stage import Data, ImageInput, num_visible_checked
+from masktas.stages.common.images import Data, ImageInput
+from masktas.stages.common.stage import num_visible_checked
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report

@@ -21,6 +21,7 @@ from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.teachers.timm_vit import TimmTeacher, load_timm, open_timm
 from masktas.nn.teachers.vitmae import MODEL_TYPE, normalisation, read_vitmae
 from masktas.space import SearchSpace
+from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     DECODER,
     TEACHER,
@@ -29,7 +30,7 @@ from masktas.stages.common.load import (
     teacher_file,
     teacher_input_spec,
 )
-from masktas.stages.common.stage import Context, Data, ImageInput
+from masktas.stages.common.stage import Context
 from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
@@ -138,7 +139,7 @@ def _of_run(run: Run, spec: str) -> PretrainedTeacher:
 
 
 def adopt(
-    within: Context,
+    context: Context,
     settings: AdoptedTeacher,
     space: SearchSpace,
     *,
@@ -146,26 +147,23 @@ def adopt(
     data_settings: DataSettings | None,
     ask: Ask | None = None,
 ) -> None:
-    """Make the teacher that the settings name the run's own; `teacher/` then needs nothing else.
+    """Copy the teacher that the settings name into the run's `teacher/`.
 
-    What was adopted already is not read again.
+    A teacher that was adopted already is not read again.
 
     Args:
-        within: the stage that needs it.
-        settings: which, and how.
+        context: of the stage that needs the teacher.
+        settings: which teacher, and how it is read.
         space: of the students.
         data, data_settings: images, as for the stage.
-        ask: a function, instead of what the settings name.
+        ask: a function, instead of the teacher in the settings.
 
     Raises:
-        MasktasError: if it cannot be had, does not go with the space, or the run has another.
+        MasktasError: if it cannot be read, does not fit the space, or the run has another one.
     """
     said = AdoptedTeacher(**{name: getattr(settings, name) for name in AdoptedTeacher.model_fields})
     if ask is not None:
         said = said.model_copy(update={"teacher": name_of(ask)})
-    context = Context(
-        within.run.folder, within.settings, within.console, overwrite=within.overwrite
-    )
     stage = context.run.teacher
     todo = context.ranks.first(lambda: context.overwrite or not stage.finished)
     if not todo:
@@ -188,7 +186,7 @@ def adopt(
 
 
 def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
-    """Raise ArtifactError if a finished teacher is another than the one that is asked for."""
+    """Raise ArtifactError unless a finished teacher is the one that the settings name."""
     manifest = stage.manifest()
     there, here = manifest["settings"]["settings"], said.model_dump(mode="json")
     if "adopted" not in manifest:
@@ -203,7 +201,7 @@ def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
             return
         problem = f"was adopted from {file}, which has changed since"
     raise ArtifactError(
-        f"{stage.folder} {problem}: leave --teacher out to go on with it, choose another --out, or "
+        f"{stage.folder} {problem}: leave --teacher out to keep it, choose another --out, or "
         "add --overwrite to start afresh."
     )
 
@@ -224,7 +222,7 @@ def _adopt_released(
     )
     facts = describe(fitted)
     tensors = fitted.teacher.model.state_dict() if isinstance(fitted.teacher, TimmTeacher) else None
-    if tensors is not None:  # seen to be complete before anything hangs on it
+    if tensors is not None:  # found incomplete now, not when a stage depends on it
         load_timm(facts, dict(tensors), where=said.teacher, view=None)
     digest = None if file is None else file_digest(file)
 
@@ -291,7 +289,7 @@ def _adopt_function(
 
 def _write(
     context: Context,
-    stage: Stage,
+    folder: Stage,
     said: AdoptedTeacher,
     images: ImageInput,
     facts: dict[str, Any],
@@ -300,20 +298,14 @@ def _write(
 ) -> None:
     """Write the stage: `teacher.json`, what `save` writes, and the manifest."""
     store = context.open_images(images, allowed=("supernet",))
-    if not context.begin(stage, said, parents={}, images=images.to_dict()):
-        return
 
-    def results() -> dict[str, Any]:
-        write_json(stage.folder / TEACHER, facts)
+    def write() -> dict[str, Any]:
+        write_json(folder.folder / TEACHER, facts)
         save()
         weights = file_digest(teacher_file(context.run))
-        return context.finish(
-            stage,
-            store,
-            {"images": 0, "flops": 0},
-            parents={},
-            adopted={**facts, **origin, "layer": said.teacher_layer, "weights_sha256": weights},
-            licence=facts["licence"],
-        )
+        about = {**facts, **origin, "layer": said.teacher_layer, "weights_sha256": weights}
+        return {"adopted": about, "licence": facts["licence"]}
 
-    context.ranks.first(results)
+    with context.stage(folder, said, parents={}, images=images) as stage:
+        if stage.todo:
+            stage.finish(store, {"images": 0, "flops": 0}, write)
