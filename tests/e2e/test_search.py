@@ -561,8 +561,8 @@ def test_too_many_to_rate_them_all(
     ("flags", "words"),
     [
         ("--racing --strategy nsga2", "low ratings count too"),
-        ("--racing --rating accuracy", "says nothing of these"),
-        ("--racing --rating params", "says nothing of these"),
+        ("--racing --rating accuracy", "has no such estimate"),
+        ("--racing --rating params", "has no such estimate"),
         ("--rating reconstruction --mask-ratio 0", "leaves nothing to reconstruct"),
         ("--max-latency 5ms --latency {run}/nowhere.json", "nowhere.json"),
         ("--max-latency 5ms --latency {run}/damaged.json", "damaged.json"),

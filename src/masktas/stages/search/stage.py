@@ -18,13 +18,13 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
 from masktas.seeding import seed_for
-from masktas.space import SearchSpace
+from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
-from masktas.stages.common.stage import Context
+from masktas.stages.common.stage import Context, num_visible_checked
 from masktas.stages.search.results import (
     Answer,
     Answers,
@@ -45,6 +45,22 @@ from masktas.strategies import RandomSearch, Rated, Strategy
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 RANDOM_HISTORY = "random.jsonl"  # of the baseline
+
+
+def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
+    """Refuse a search that cannot succeed in a space.
+
+    Returns:
+        The architectures within all limits but those on latency.
+
+    Raises:
+        ConfigError: if settings do not go together, or too few patches stay visible.
+        BudgetError: if no architecture meets the budget.
+    """
+    candidates = settings.check(space)
+    if settings.is_masked:
+        num_visible_checked(space.largest, settings.mask_ratio, least=3)
+    return candidates
 
 
 def search(
@@ -83,20 +99,17 @@ def search(
     """
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or SearchSettings()
-    settings.require_together()
     images = context.images_recorded(context.run.supernet, data, data_settings)
-    space = SearchSpace.load(context.run.supernet.folder / SPACE)
-    if settings.num_classes is not None:
-        space = space.replace(num_classes=settings.num_classes)
     candidates, target, models = costed(
         context.run,
-        space,
+        check(settings, SearchSpace.load(context.run.supernet.folder / SPACE)),
         settings,
         latency="latency" in (settings.objectives or ""),
         measure=measure,
         seed=context.seed,
         console=context.console,
     )
+    space = candidates.space
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
     images.require_fit(space.largest, f"space {space.name}")

@@ -17,7 +17,7 @@ from masktas.config import DataSettings, RuntimeSettings, ValidateSettings
 from masktas.console import Console
 from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
-from masktas.errors import ConfigError, LabelError
+from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
@@ -78,19 +78,17 @@ def validate(
     settings = settings or ValidateSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     shared = load_supernet(context.run)
-    if settings.num_classes is not None:
-        shared.space = shared.space.replace(num_classes=settings.num_classes)
-    largest = shared.space.largest
-    images.require_fit(largest, f"space {shared.space.name}")
+    images.require_fit(shared.space.largest, f"space {shared.space.name}")
     candidates, _, models = costed(
         context.run,
-        shared.space,
+        settings.check(shared.space),
         settings,
         latency=False,
         measure=None,
         seed=context.seed,
         console=context.console,
     )
+    shared.space = candidates.space
     networks, in_band, center = _networks(context, settings, candidates)
     labels, classes = _labels(images.source())
     folder = context.run.validated(name)
@@ -101,7 +99,7 @@ def validate(
     }
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    sight = InputSpec.of(largest, store.mean, store.std)
+    sight = InputSpec.of(shared.space.largest, store.mean, store.std)
     frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
     panel = AllRatings(context, shared, frozen, store, settings, in_band, of_search)
@@ -143,8 +141,6 @@ def _networks(
     count = settings.num_networks
     center = None
     if settings.share is None:
-        if settings.center is not None:
-            raise ConfigError("center is the middle of a band: give --band 5% as well.")
         networks = stratified(candidates, count, rng)
     else:
         center = _center(context, settings, candidates)
