@@ -64,7 +64,7 @@ def test_one_network_is_measured_by_a_command(capsys, small_space, tmp_path, ben
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("build", "micro"), "Say with --out"),
+        (("build", "micro"), "Give --out"),
         (("build", "mikro", "--out", "a.json"), "Did you mean 'micro'"),
         (("build", "micro", "--out", "a.json", "--engine", "tensorrt"), "choose one of eager"),
         (("build", "micro", "--out", "a.json", "--engine", "function"), "from Python"),

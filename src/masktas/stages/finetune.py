@@ -33,10 +33,10 @@ def finetune(
     console: Console | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Train a classifier with labels and measure it on the test split, once, at the end.
+    """Train a classifier with labels; measure it on the test split once, after the last epoch.
 
-    It trains on the supernet and search splits, watches the validation split and reads the test
-    split after the last epoch only.
+    It is trained on the supernet and search splits and measured on the validation split after
+    every epoch.
 
     Args:
         data: labelled images; those of the supernet if None.
@@ -148,7 +148,7 @@ def _train(
 def _wanted(
     context: Context, architecture: str | Path | None
 ) -> tuple[Architecture, dict[str, Path]]:
-    """Return the architecture to train and the file it came from."""
+    """Return the architecture to train, and its file by name."""
     if architecture is None:
         context.run.search("main").manifest()
         architecture = context.run.search("main").folder / ARCHITECTURE

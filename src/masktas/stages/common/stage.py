@@ -301,7 +301,7 @@ def num_visible_checked(architecture: Architecture, mask_ratio: float, least: in
     """Return how many patches stay visible.
 
     Raises:
-        ConfigError: if fewer than `least` do, or all.
+        ConfigError: if they are fewer than `least`, or all.
     """
     total = architecture.num_patches
     visible = num_visible(total, mask_ratio)

@@ -1,4 +1,4 @@
-"""A teacher from elsewhere -> teacher/: found by what the user points at, fitted, written down."""
+"""Adopt a teacher trained elsewhere: open it, fit it to the space, write it to teacher/."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
 TAKEN = (
-    "a run of ours, a file in the public MAE format (.pth, .safetensors), a folder of a Hugging "
+    "another run, a file in the public MAE format (.pth, .safetensors), a folder of a Hugging "
     "Face ViTMAE, or a timm model as timm:NAME, timm:NAME@FILE or hf-hub:ID"
 )
 
@@ -47,19 +47,19 @@ def open_teacher(
     partial: bool = False,
     flag: str = "--teacher",
 ) -> tuple[PretrainedTeacher, Path | None]:
-    """Open a teacher that was trained elsewhere, deciding by what is pointed at.
+    """Open a teacher that was trained elsewhere; its format follows from the path or name.
 
     Args:
         spec: a path or a name of a model.
         num_heads: of an MAE file of unusual width.
-        partial: take a checkpoint that leaves tensors unfilled or unused.
-        flag: by which the user gave it, for messages.
+        partial: accept a checkpoint that leaves tensors unfilled or unused.
+        flag: with which the user gave it, for messages.
 
     Returns:
-        The teacher, and its file of weights where it is one on this machine.
+        The teacher, and its file of weights if that is on this machine.
 
     Raises:
-        MasktasError: if it is none of what is known, or cannot be read, with one sentence.
+        MasktasError: if its format is unknown, or it cannot be read.
     """
     if spec.startswith("timm:"):
         name, _, file = spec.removeprefix("timm:").partition("@")
@@ -213,7 +213,7 @@ def _adopt_released(
     released, file = open_teacher(
         said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
     )
-    # what is fitted is size and layer; how the student's images are normalised is not yet known
+    # only size and layer are fitted: the normalisation of the student's images is not known yet
     student = InputSpec.of(space.largest, [0.5], [0.5])
     fitted = released.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
     context.console.say(
@@ -239,7 +239,7 @@ def _adopt_released(
 
 
 def describe(released: PretrainedTeacher) -> dict[str, Any]:
-    """Return what `teacher.json` says: all that is needed to build it again."""
+    """Return the content of `teacher.json`: all that is needed to load the teacher again."""
     sight = released.sight
     facts = {
         "kind": "vit",
