@@ -47,9 +47,9 @@ class BudgetSettings(Settings):
     )
     min_latency: Latency | None = Field(None, description="At least this long for one inference.")
     max_size: Size | None = Field(
-        None, description="At most so many bytes of weights in the export precision: 20MB."
+        None, description="At most this many bytes of weights in the export precision: 20MB."
     )
-    min_size: Size | None = Field(None, description="At least so many bytes of weights.")
+    min_size: Size | None = Field(None, description="At least this many bytes of weights.")
     max_memory: Memory | None = Field(
         None, description="At most this much memory for activations of one inference: 8MB."
     )
@@ -58,14 +58,15 @@ class BudgetSettings(Settings):
         None, description="Classes of the head that the budget counts; the space's own if unset."
     )
     export_precision: Literal["fp32", "fp16", "bf16"] = Field(
-        "fp32", description="Of the weights whose size, and activations whose memory, counts."
+        "fp32",
+        description="Precision assumed by --max-size (weights) and --max-memory (activations).",
     )
 
     @property
     def limits(self) -> dict[str, str]:
         """The limits that are set, as they were written."""
-        said = {name: getattr(self, name) for name in LIMITS}
-        return {name: text for name, text in said.items() if text is not None}
+        texts = {name: getattr(self, name) for name in LIMITS}
+        return {name: text for name, text in texts.items() if text is not None}
 
     @property
     def limits_latency(self) -> bool:
@@ -206,7 +207,7 @@ class StrategySettings(Settings):
     population: Count = Field(50, description="Candidates of a generation, N_p.")
     generations: Count = Field(20, description="Generations, the random first one included.")
     patience: Annotated[int, Field(ge=0)] = Field(
-        10, description="Stop after so many generations without a better one; 0: never."
+        10, description="Stop after this many generations without a better one; 0: never."
     )
     parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
     depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -263,7 +264,7 @@ def _band(value: object) -> str:
 
 
 class ComparisonSettings(Settings):
-    """Which networks are compared, and what stands for their accuracy."""
+    """Which networks are compared, and what approximates their accuracy."""
 
     num_networks: Count = Field(30, description="Networks that are compared.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(
@@ -282,7 +283,7 @@ class ComparisonSettings(Settings):
     )
     probe: Literal["linear", "knn", "finetune"] = Field(
         "linear",
-        description="What stands for accuracy: a linear classifier or the 20 nearest neighbours of "
+        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours of "
         "frozen features, or fine-tuning for --epochs.",
     )
     probe_images: Count = Field(5000, description="Labelled images that a probe learns from.")

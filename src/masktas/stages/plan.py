@@ -158,15 +158,15 @@ def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
 
 def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
     """Return the teacher that the supernet would adopt, if any."""
-    said = settings.supernet
-    if said.teacher is None:
+    adopted = settings.supernet
+    if adopted.teacher is None:
         return None
     found, _ = open_teacher(
-        said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
+        adopted.teacher, num_heads=adopted.teacher_heads, partial=adopted.teacher_partial
     )
     channels = space.in_channels
     student = InputSpec.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
-    fitted = found.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
+    fitted = found.fitted(student, layer=adopted.teacher_layer, resize=adopted.teacher_resize)
     return fitted.view(student)
 
 

@@ -161,13 +161,15 @@ def adopt(
     Raises:
         MasktasError: if it cannot be read, does not fit the space, or the run has another one.
     """
-    said = AdoptedTeacher(**{name: getattr(settings, name) for name in AdoptedTeacher.model_fields})
+    adopted = AdoptedTeacher(
+        **{name: getattr(settings, name) for name in AdoptedTeacher.model_fields}
+    )
     if ask is not None:
-        said = said.model_copy(update={"teacher": name_of(ask)})
+        adopted = adopted.model_copy(update={"teacher": name_of(ask)})
     stage = context.run.teacher
     todo = context.ranks.first(lambda: context.overwrite or not stage.finished)
     if not todo:
-        _require_this(stage, said)
+        _require_this(stage, adopted)
         return
     if data is None:
         raise ConfigError(
@@ -180,15 +182,15 @@ def adopt(
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     if ask is None:
-        _adopt_released(context, stage, said, space, images)
+        _adopt_released(context, stage, adopted, space, images)
     else:
-        _adopt_function(context, stage, said, space, images, ask)
+        _adopt_function(context, stage, adopted, space, images, ask)
 
 
-def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
+def _require_this(stage: Stage, settings: AdoptedTeacher) -> None:
     """Raise ArtifactError unless a finished teacher is the one that the settings name."""
     manifest = stage.manifest()
-    there, here = manifest["settings"]["settings"], said.model_dump(mode="json")
+    there, here = manifest["settings"]["settings"], settings.model_dump(mode="json")
     if "adopted" not in manifest:
         problem = "was pre-trained here"
     elif there != here:
@@ -207,23 +209,23 @@ def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
 
 
 def _adopt_released(
-    context: Context, stage: Stage, said: AdoptedTeacher, space: SearchSpace, images: ImageInput
+    context: Context, stage: Stage, settings: AdoptedTeacher, space: SearchSpace, images: ImageInput
 ) -> None:
-    assert said.teacher is not None
+    assert settings.teacher is not None
     released, file = open_teacher(
-        said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
+        settings.teacher, num_heads=settings.teacher_heads, partial=settings.teacher_partial
     )
     # only size and layer are fitted: the normalisation of the student's images is not known yet
     student = InputSpec.of(space.largest, [0.5], [0.5])
-    fitted = released.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
+    fitted = released.fitted(student, layer=settings.teacher_layer, resize=settings.teacher_resize)
     context.console.say(
-        f"Teacher: {said.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} blocks; "
-        f"licence of its weights: {fitted.licence}"
+        f"Teacher: {settings.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} "
+        f"blocks; licence of its weights: {fitted.licence}"
     )
     facts = describe(fitted)
     tensors = fitted.teacher.model.state_dict() if isinstance(fitted.teacher, TimmTeacher) else None
     if tensors is not None:  # found incomplete now, not when a stage depends on it
-        load_timm(facts, dict(tensors), where=said.teacher, view=None)
+        load_timm(facts, dict(tensors), where=settings.teacher, view=None)
     digest = None if file is None else file_digest(file)
 
     def save() -> None:
@@ -235,7 +237,7 @@ def _adopt_released(
             checkpoint.save(stage.folder / DECODER, fitted.decoder.state_dict(), {})
 
     origin = {"file": None if file is None else str(file.resolve()), "sha256": digest}
-    _write(context, stage, said, images, facts, origin, save)
+    _write(context, stage, settings, images, facts, origin, save)
 
 
 def describe(released: PretrainedTeacher) -> dict[str, Any]:
@@ -263,7 +265,7 @@ def describe(released: PretrainedTeacher) -> dict[str, Any]:
 def _adopt_function(
     context: Context,
     stage: Stage,
-    said: AdoptedTeacher,
+    settings: AdoptedTeacher,
     space: SearchSpace,
     images: ImageInput,
     ask: Ask,
@@ -284,13 +286,13 @@ def _adopt_function(
         "normalised_pixels": True,
     }
     context.console.say(f"Teacher: the function {name_of(ask)}, {teacher.embed_dim} wide")
-    _write(context, stage, said, images, facts, {"file": None, "sha256": None}, lambda: None)
+    _write(context, stage, settings, images, facts, {"file": None, "sha256": None}, lambda: None)
 
 
 def _write(
     context: Context,
     folder: Stage,
-    said: AdoptedTeacher,
+    settings: AdoptedTeacher,
     images: ImageInput,
     facts: dict[str, Any],
     origin: dict[str, Any],
@@ -303,9 +305,9 @@ def _write(
         write_json(folder.folder / TEACHER, facts)
         save()
         weights = file_digest(teacher_file(context.run))
-        about = {**facts, **origin, "layer": said.teacher_layer, "weights_sha256": weights}
+        about = {**facts, **origin, "layer": settings.teacher_layer, "weights_sha256": weights}
         return {"adopted": about, "licence": facts["licence"]}
 
-    with context.stage(folder, said, parents={}, images=images) as stage:
+    with context.stage(folder, settings, parents={}, images=images) as stage:
         if stage.todo:
             stage.finish(store, {"images": 0, "flops": 0}, write)
