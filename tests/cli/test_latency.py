@@ -41,7 +41,7 @@ def test_a_command_is_asked_and_its_model_printed(capsys, space_file, bench, tmp
     code, again, told = call(capsys, *flags, "--json")
     assert code == 0
     assert json.loads(again) == json.loads(out.read_text())
-    assert "is there already" in told
+    assert "exists already" in told
     code, _, told = call(capsys, *flags[:-2], "--batch", 2)
     assert code == 2
     assert "another target" in told
@@ -64,7 +64,7 @@ def test_one_network_is_measured_by_a_command(capsys, small_space, tmp_path, ben
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("build", "micro"), "Say with --out"),
+        (("build", "micro"), "Give --out"),
         (("build", "mikro", "--out", "a.json"), "Did you mean 'micro'"),
         (("build", "micro", "--out", "a.json", "--engine", "tensorrt"), "choose one of eager"),
         (("build", "micro", "--out", "a.json", "--engine", "function"), "from Python"),

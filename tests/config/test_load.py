@@ -9,6 +9,7 @@ from masktas.config import (
     Settings,
     SupernetSettings,
     TeacherSettings,
+    ValidateSettings,
     load,
     resolve,
     searching,
@@ -275,6 +276,34 @@ def test_what_is_asked_of_size_alone_needs_no_latency():
     settings = SearchSettings(max_latency="5ms", max_params="6M")
     assert settings.limits_latency
     assert settings.by_size(SearchSpace.preset("tiny")).budget == Budget(max_params=6_000_000)
+
+
+def test_a_budget_counts_the_heads_of_its_own_classes():
+    space = SearchSpace.preset("tiny")
+    settings = SearchSettings(max_params="6M", num_classes=10)
+    assert settings.check(space).space == space.replace(num_classes=10)
+    assert settings.by_size(space).size() > SearchSettings(max_params="6M").by_size(space).size()
+
+
+def test_what_a_check_has_built_is_not_built_again():
+    space, settings = SearchSpace.preset("micro"), SearchSettings(max_params="900K")
+    again = SearchSettings(max_params="0.9M", max_latency="5ms")
+    assert settings.check(space) is settings.check(SearchSpace.preset("micro"))
+    assert again.by_size(space) is settings.by_size(space)
+    assert SearchSettings(max_params="900K", export_precision="fp16").by_size(
+        space
+    ) is not settings.by_size(space)
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    space = SearchSpace.preset("micro")
+    with pytest.raises(ConfigError, match="--rating knn has no such estimate"):
+        SearchSettings(racing=True, rating="knn").check(space)
+    with pytest.raises(ConfigError, match="low ratings count too"):
+        SearchSettings(racing=True, strategy="nsga2").check(space)
+    with pytest.raises(ConfigError, match="give --band 5% as well"):
+        ValidateSettings(center="900K").check(space)
+    assert ValidateSettings(center="900K", band="5%").check(space).size() > 0
 
 
 def test_a_budget_turned_round_is_refused():

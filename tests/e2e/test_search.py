@@ -192,7 +192,13 @@ def test_a_function_measures_too(base: Path, world: World, tmp_path: Path) -> No
     assert len(asked) > 8
     assert found["winner"]["measured_latency"] == measure_of(found["winner"]) <= 4.5
     with pytest.raises(package.MasktasError, match="no limit on latency"):
-        package.search(out=run, name="b", measure=measure, console=console)
+        package.search(
+            out=run,
+            name="b",
+            settings=package.SearchSettings(mask_ratio=0.75),
+            measure=measure,
+            console=console,
+        )
 
 
 def package_console() -> Any:
@@ -511,13 +517,16 @@ def test_an_impossible_mix_is_refused_with_what_is_possible(
     assert words in said
 
 
-def test_an_impossible_mix_is_refused_before_torch_is_loaded(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["search", "validate"])
+def test_an_impossible_mix_is_refused_before_torch_is_loaded(
+    verb: str, base: Path, tmp_path: Path
+) -> None:
     def seconds() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
 
     said, before = tmp_path / "said", seconds()
-    with started("search", "--out", base, "--max-params", "100", errors=said) as process:
+    with started(verb, "--out", base, "--max-params", "100", errors=said) as process:
         assert ended(process) == 2
     assert seconds() - before < 1.5, "torch alone takes longer"
     assert "params go from" in said.read_text()
@@ -561,8 +570,8 @@ def test_too_many_to_rate_them_all(
     ("flags", "words"),
     [
         ("--racing --strategy nsga2", "low ratings count too"),
-        ("--racing --rating accuracy", "says nothing of these"),
-        ("--racing --rating params", "says nothing of these"),
+        ("--racing --rating accuracy", "has no such estimate"),
+        ("--racing --rating params", "has no such estimate"),
         ("--rating reconstruction --mask-ratio 0", "leaves nothing to reconstruct"),
         ("--max-latency 5ms --latency {run}/nowhere.json", "nowhere.json"),
         ("--max-latency 5ms --latency {run}/damaged.json", "damaged.json"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ import torch
 import masktas as api
 from masktas.artifacts import Run, file_digest, read_lines
 from masktas.cli import main
+from masktas.config.searching import _budgeted
 from masktas.nn.supernet import Supernet
-from masktas.space import Architecture, BudgetedSpace, SearchSpace, macs, params
+from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
+from masktas.space.exact.cells import Cells
 from masktas.stages.common.load import load_supernet
 from worlds import World, manifest
 
@@ -22,7 +26,24 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built() -> Iterator[Counter[tuple[Any, ...]]]:
+    """Count how often the exact cells of a space, a budget and a question are built."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+
+    def build(tables: Any, budget: Budget, asked: str | None = None, **more: bool) -> Cells:
+        counts[tables.space, budget, asked, *more.values()] += 1
+        return Cells(tables, budget, asked, **more)
+
+    _budgeted.cache_clear()  # of tests before this one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("masktas.space.budgeted.Cells", build)
+        yield counts
+
+
+@pytest.fixture(scope="module")
+def finished(
+    world: World, tmp_path_factory: pytest.TempPathFactory, built: Counter[tuple[Any, ...]]
+) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
     with pytest.raises(SystemExit) as ended:
         main(
@@ -32,6 +53,8 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
         )
     assert ended.value.code == 0
+    assert {count for key, count in built.items()} == {1}, "in a whole run, each once"
+    assert (SearchSpace.load(world.space), Budget(max_params=15_000), None) in built
     return out
 
 
@@ -155,6 +178,41 @@ def test_a_second_search_in_the_same_run(
     found = json.loads(out)
     assert found["winner"]["params"] <= 9_000
     assert found["settings"]["settings"]["rows"] == "unit"
+
+
+def test_a_search_builds_the_cells_of_its_budget_once(
+    finished: Path, world: World, masktas: Callable[..., tuple[int, str, str]], built: Counter[Any]
+) -> None:
+    built.clear()
+    flags = ("--name", "counted", "--max-params", "14K", "--num-classes", 2, "--generations", 1)
+    assert masktas("search", "--out", finished, "--config", world.recipe, *flags)[0] == 0
+    assert set(built.values()) == {1}
+    space = SearchSpace.load(world.space).replace(num_classes=2)
+    assert (space, Budget(max_params=14_000), None) in built
+    assert not [key for key in built if key[0].num_classes != 2], "heads are counted throughout"
+
+
+@pytest.mark.parametrize(
+    ("flags", "teacher", "words"),
+    [
+        (("--max-params", "100"), "", "params go from"),
+        ((), "patch_size = 8", "The teacher cuts patches of 8 pixels, but space small-world of 4"),
+    ],
+)
+def test_a_run_that_cannot_succeed_is_refused_before_it_starts(
+    world: World,
+    tmp_path: Path,
+    masktas: Callable[..., tuple[int, str, str]],
+    flags: tuple[str, ...],
+    teacher: str,
+    words: str,
+) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(world.recipe.read_text().replace("[teacher]", f"[teacher]\n{teacher}"))
+    code, _, said = masktas("run", world.images, "--out", out, "--config", recipe, *flags)
+    assert code == 2
+    assert words in said
+    assert not out.exists()
 
 
 def test_report_stands_alone(finished: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_run_has_a_place_for_its_models(small_space, space_file, tmp_path):
     model = masktas.build_latency(run, measure=measure, held_out=0)
     (kept,) = (run / "latency").glob("*.json")
     assert LatencyModel.load(kept) == model
-    with pytest.raises(ConfigError, match="Say with --out"):
+    with pytest.raises(ConfigError, match="Give --out"):
         masktas.build_latency(small_space, measure=measure)
     with pytest.raises(ConfigError, match=r"ends in \.json"):
         masktas.build_latency(small_space, measure=measure, out=tmp_path / "model.txt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -22,36 +22,44 @@ from masktas.cli.options import (
     settings_of_all,
     without_none,
 )
+from masktas.config import AllSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.formats import format_bytes, format_flops, format_seconds
+from masktas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from masktas.stages.plan import StageEstimate
+
+HEADS = ("stage", "images seen", "images/s", "time", "memory", "operations")
+WIDTHS = (10, 15, 12, 12, 10, 13)
 
 
 def plan(
     data: Annotated[
-        str | None, Parameter(help="Images as for `run`; only their number is looked at.")
+        str | None, Parameter(help="Images as for `run`; only their number is used.")
     ] = None,
     /,
     *,
-    num_images: Annotated[
-        int | None, Parameter(help="How many images there will be, instead of DATA.")
-    ] = None,
+    num_images: Annotated[int | None, Parameter(help="Number of images, instead of DATA.")] = None,
     space: Space = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    devices: Annotated[int, Parameter(help="How many share each batch.")] = 1,
+    devices: Annotated[int, Parameter(help="Number of devices that share each batch.")] = 1,
     tflops: Annotated[
         float | None,
         Parameter(
-            help="Of another device than the one at hand: its measured matrix-product speed "
+            help="Estimate for another machine: its measured matrix-product speed "
             "(`masktas doctor` there), in 10^12 FLOPs a second."
         ),
     ] = None,
     share: Annotated[
         float,
-        Parameter(help="With --tflops: share of it that training comes to (manifests tell)."),
+        Parameter(
+            help="With --tflops: the share of that speed which training reaches (see manifests)."
+        ),
     ] = 0.3,
-    seconds: Annotated[float, Parameter(help="To measure for, on the machine at hand.")] = 60.0,
+    seconds: Annotated[float, Parameter(help="Seconds to spend benchmarking this machine.")] = 60.0,
     teacher: Adopted = None,
     budget: Limits = None,
     latency: Latency = None,
@@ -77,18 +85,12 @@ def plan(
         raise ConfigError("--devices, --num-images and --seconds are above 0.")
     if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
         raise ConfigError("--tflops is above 0, and --share above 0 and at most 1.")
-    from masktas.stages.common.stage import ImageInput
+    settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
     from masktas.stages.plan import Device
     from masktas.stages.plan import plan as stage
 
     if data is not None:
-        source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
-        sizes = source.sizes()
-        if sizes is None:
-            raise ConfigError(
-                f"{source.location} does not tell how many images it holds: give --num-images."
-            )
-        num_images = min(sum(sizes), settings.data.limit or 10**12)
+        num_images = _count(data, settings)
     assert num_images is not None
     device = Device(tflops * 1e12, share) if tflops else None
     console = Console(quiet=quiet)
@@ -98,6 +100,27 @@ def plan(
     if json:
         print(json_module.dumps([one.to_dict() for one in found], indent=2))
         return
+    figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
+    several = f"{devices} x " if devices > 1 else ""
+    print(f"{num_images:,} images, space {settings.supernet.space}, {several}{figures}")
+    _show(found, devices)
+
+
+def _count(data: str, settings: AllSettings) -> int:
+    """Return how many images a source holds, up to the limit of the settings."""
+    from masktas.stages.common.images import ImageInput
+
+    source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
+    sizes = source.sizes()
+    if sizes is None:
+        raise ConfigError(
+            f"{source.location} does not tell how many images it holds: give --num-images."
+        )
+    return min(sum(sizes), settings.data.limit or 10**12)
+
+
+def _show(found: list[StageEstimate], devices: int) -> None:
+    """Print a table of the stages, and what its numbers mean."""
     rows = [
         (
             one.stage,
@@ -109,14 +132,10 @@ def plan(
         )
         for one in found
     ]
-    total = sum(one.seconds for one in found), sum(one.flops for one in found)
-    rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
-    where = f"{devices} x " if devices > 1 else ""
-    figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
-    print(f"{num_images:,} images, space {settings.supernet.space}, {where}{figures}")
-    widths = (10, 15, 12, 12, 10, 13)
-    for row in [("stage", "images seen", "images/s", "time", "memory", "operations"), *rows]:
-        print("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
+    rows.append(("all", "", "", format_seconds(seconds), "", format_flops(flops)))
+    for row in [HEADS, *rows]:
+        print("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, WIDTHS, strict=True)))
     print(
         "Time is that of the steps; memory is weights, optimiser and activations of one device. "
         "Fine-tuning is that of the costliest network the budget allows."

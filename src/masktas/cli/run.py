@@ -66,9 +66,7 @@ def run(
         space=without_none(space=space),
         costs=(budget, latency),
     )
-    # what is impossible is refused at once, before torch is there
-    settings.search.require_together()
-    settings.search.by_size(SearchSpace.load(settings.supernet.space))
+    settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
     from masktas.stages.run import run as whole
 
     made = whole(

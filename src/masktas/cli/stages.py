@@ -23,6 +23,7 @@ from masktas.cli.options import (
     given,
 )
 from masktas.config import (
+    CostSettings,
     FinetuneSettings,
     RatingSettings,
     SearchSettings,
@@ -118,11 +119,7 @@ def search(
     settings = resolve(
         SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
     )
-    # what is impossible is refused at once, before torch is there
-    settings.require_together()
-    space = out / "supernet" / "space.json"
-    if space.exists():
-        settings.by_size(SearchSpace.load(space))
+    check_first(settings, out)
     from masktas.stages.search.stage import search as stage
 
     manifest = stage(
@@ -195,6 +192,16 @@ def report(
     from masktas.stages.report.stage import report as stage
 
     print(stage(out, beside=beside))
+
+
+def check_first(settings: CostSettings, out: Path) -> None:
+    """Refuse settings that cannot succeed in a run's space, in less time than torch takes to load.
+
+    Without a supernet there is no space yet: the stage reports that.
+    """
+    space = out / "supernet" / "space.json"
+    if space.exists():
+        settings.check(SearchSpace.load(space))
 
 
 def _print(manifest: dict[str, Any], json: bool, sentence: str) -> None:

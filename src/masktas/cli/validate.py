@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, common
-from masktas.cli.stages import Name, SameImages
+from masktas.cli.stages import Name, SameImages, check_first
 from masktas.config import (
     BudgetSettings,
     ComparisonSettings,
@@ -39,14 +39,16 @@ def validate(
     machine: Machine = None,
 ) -> None:
     """Compare ratings with accuracy."""
+    said = load(config).get("validate")
+    settings = resolve(ValidateSettings, said, compared, rating, budget, latency)
+    check_first(settings, out)
     from masktas.stages.validate.stage import validate as stage
 
-    said = load(config).get("validate")
     manifest = stage(
         data,
         out=out,
         name=name,
-        settings=resolve(ValidateSettings, said, compared, rating, budget, latency),
+        settings=settings,
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     if json:

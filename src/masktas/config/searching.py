@@ -1,10 +1,11 @@
-"""Settings of the search, in the groups one thinks in: budget, latency, rating, strategy.
+"""Settings of search and validation, in groups: budget, latency, rating, strategy, comparison.
 
 `masktas search`, `validate`, `run` and `plan` share them.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -24,7 +25,7 @@ from masktas.errors import ConfigError
 from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import QUANTITIES
 
-RACED = ("consistency", "reconstruction", "feature", "fusion")  # a few images say something
+LABEL_FREE = ("consistency", "reconstruction", "feature", "fusion")  # from few images, or masked
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
@@ -46,9 +47,9 @@ class BudgetSettings(Settings):
     )
     min_latency: Latency | None = Field(None, description="At least this long for one inference.")
     max_size: Size | None = Field(
-        None, description="At most so many bytes of weights in the export precision: 20MB."
+        None, description="At most this many bytes of weights in the export precision: 20MB."
     )
-    min_size: Size | None = Field(None, description="At least so many bytes of weights.")
+    min_size: Size | None = Field(None, description="At least this many bytes of weights.")
     max_memory: Memory | None = Field(
         None, description="At most this much memory for activations of one inference: 8MB."
     )
@@ -57,14 +58,15 @@ class BudgetSettings(Settings):
         None, description="Classes of the head that the budget counts; the space's own if unset."
     )
     export_precision: Literal["fp32", "fp16", "bf16"] = Field(
-        "fp32", description="Of the weights whose size, and activations whose memory, counts."
+        "fp32",
+        description="Precision assumed by --max-size (weights) and --max-memory (activations).",
     )
 
     @property
     def limits(self) -> dict[str, str]:
         """The limits that are set, as they were written."""
-        said = {name: getattr(self, name) for name in LIMITS}
-        return {name: text for name, text in said.items() if text is not None}
+        texts = {name: getattr(self, name) for name in LIMITS}
+        return {name: text for name, text in texts.items() if text is not None}
 
     @property
     def limits_latency(self) -> bool:
@@ -74,16 +76,26 @@ class BudgetSettings(Settings):
     def by_size(self, space: SearchSpace) -> BudgetedSpace:
         """Return the architectures within all limits but those on latency: nothing is measured.
 
+        Their heads have `num_classes`. For the same space and limits as in the last call, the
+        result is that of the last call: it is slow to compute.
+
         Raises:
             BudgetError: if there are none, with what would be possible.
         """
+        if self.num_classes is not None:
+            space = space.replace(num_classes=self.num_classes)
         limits = {name: text for name, text in self.limits.items() if "latency" not in name}
-        costs = Costs(self.export_precision)
-        return BudgetedSpace(space, Budget.of(limits, space, costs), costs)
+        budget = Budget.of(limits, space, Costs(self.export_precision))
+        return _budgeted(space, budget, self.export_precision)
 
     def budget(self, space: SearchSpace, costs: Costs) -> Budget:
         """Return the limits as numbers; relative ones need the space."""
         return Budget.of(self.limits, space, costs)
+
+
+@lru_cache(maxsize=1)
+def _budgeted(space: SearchSpace, budget: Budget, precision: str) -> BudgetedSpace:
+    return BudgetedSpace(space, budget, Costs(precision))
 
 
 class LatencySettings(Settings):
@@ -114,6 +126,22 @@ class LatencySettings(Settings):
 
 class CostSettings(BudgetSettings, LatencySettings):
     """A budget, and what latency is measured on."""
+
+    def check(self, space: SearchSpace) -> BudgetedSpace:
+        """Refuse what cannot succeed in a space, before anything is measured or trained.
+
+        Returns:
+            The architectures within all limits but those on latency.
+
+        Raises:
+            ConfigError: if settings do not go together.
+            BudgetError: if no architecture meets the limits, with what would be possible.
+        """
+        self._require_together()
+        return self.by_size(space)
+
+    def _require_together(self) -> None:
+        """Raise ConfigError unless these settings go together; `check` asks this first."""
 
 
 class RatingSettings(Settings):
@@ -150,6 +178,11 @@ class RatingSettings(Settings):
         description="Memory for what candidates with the same first blocks share; changes speed.",
     )
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether the rating looks at masked images."""
+        return self.mask_ratio > 0 and self.rating in LABEL_FREE
+
 
 def _objectives(text: str) -> str:
     names = [name.strip() for name in text.split(",")]
@@ -174,7 +207,7 @@ class StrategySettings(Settings):
     population: Count = Field(50, description="Candidates of a generation, N_p.")
     generations: Count = Field(20, description="Generations, the random first one included.")
     patience: Annotated[int, Field(ge=0)] = Field(
-        10, description="Stop after so many generations without a better one; 0: never."
+        10, description="Stop after this many generations without a better one; 0: never."
     )
     parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
     depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -204,12 +237,12 @@ class StrategySettings(Settings):
 class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
 
-    def require_together(self) -> None:
+    def _require_together(self) -> None:
         """Raise ConfigError unless rating, strategy and racing go together."""
-        if self.racing and self.rating not in RACED:
+        if self.racing and self.rating not in LABEL_FREE:
             raise ConfigError(
-                f"--racing compares networks on a few images first, and --rating {self.rating} "
-                f"says nothing of these: leave --racing out, or choose {', '.join(RACED)}."
+                f"--racing estimates ratings from a few images first, and --rating {self.rating} "
+                f"has no such estimate: leave --racing out, or choose {', '.join(LABEL_FREE)}."
             )
         if self.racing and self.strategy == "nsga2":
             raise ConfigError(
@@ -231,7 +264,7 @@ def _band(value: object) -> str:
 
 
 class ComparisonSettings(Settings):
-    """Which networks are compared, and what stands for their accuracy."""
+    """Which networks are compared, and what approximates their accuracy."""
 
     num_networks: Count = Field(30, description="Networks that are compared.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(
@@ -250,7 +283,7 @@ class ComparisonSettings(Settings):
     )
     probe: Literal["linear", "knn", "finetune"] = Field(
         "linear",
-        description="What stands for accuracy: a linear classifier or the 20 nearest neighbours of "
+        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours of "
         "frozen features, or fine-tuning for --epochs.",
     )
     probe_images: Count = Field(5000, description="Labelled images that a probe learns from.")
@@ -273,3 +306,8 @@ class ComparisonSettings(Settings):
 
 class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
     """Whether ratings rank networks as accuracy does; the verdict is about `rating` (SPEC 4)."""
+
+    def _require_together(self) -> None:
+        """Raise ConfigError if a band's center is given without its width."""
+        if self.center is not None and self.band is None:
+            raise ConfigError("center is the middle of a band: give --band 5% as well.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
+from masktas.data.batches import Batches
+from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
+from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, macs, params
-from masktas.stages.common.labels import labels_of, read_labels
+from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import load_supernet
-from masktas.stages.common.stage import Context, Data
+from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
@@ -29,10 +33,10 @@ def finetune(
     console: Console | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Train a classifier with labels and measure it on the test split, once, at the end.
+    """Train a classifier with labels; measure it on the test split once, after the last epoch.
 
-    It trains on the supernet and search splits, watches the validation split and reads the test
-    split after the last epoch only.
+    It is trained on the supernet and search splits and measured on the validation split after
+    every epoch.
 
     Args:
         data: labelled images; those of the supernet if None.
@@ -57,26 +61,67 @@ def finetune(
     if settings.init == "inherit":
         shared.space.require(shape)
         parents["supernet"] = context.run.supernet.folder / WEIGHTS
-    images.require_fit(shape, "the architecture")
+    labels, classes = check(images, shape)
+    shape = shape.replace(num_classes=len(classes), pool=settings.pool)
+    folder = context.run.finetune(name)
+    store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
+    inputs = Inputs(
+        store,
+        context.batches(store, "supernet", "search", settings=settings),
+        labels,
+        classes,
+        shared if settings.init == "inherit" else None,
+    )
+    with context.stage(
+        folder, settings, parents=parents, images=images, more={"architecture": shape.to_dict()}
+    ) as stage:
+        return _train(context, stage, settings, shape, inputs) if stage.todo else stage.manifest()
+
+
+def check(images: ImageInput, architecture: Architecture) -> tuple[list[list[int]], list[str]]:
+    """Refuse images that cannot be learned from; return labels and classes as `read_labels` does.
+
+    Raises:
+        DataError: if they are of another size than the network sees.
+        LabelError: if they have no labels, or are all of one class.
+    """
+    images.require_fit(architecture, "the architecture")
     labels, classes = read_labels(images.source())
     if len(classes) < 2:
         raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
-    shape = shape.replace(num_classes=len(classes), pool=settings.pool)
-    stage = context.run.finetune(name)
-    store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
-    batches = context.batches(store, "supernet", "search", settings=settings)
-    if not context.begin(
-        stage, settings, parents=parents, images=images.to_dict(), architecture=shape.to_dict()
-    ):
-        return stage.manifest()
+    return labels, classes
 
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a classifier learns from.
+
+    Attributes:
+        store: the images.
+        batches: of the splits that it is trained on.
+        labels: class index of every image, shard by shard.
+        classes: their names.
+        supernet: whose weights it starts from; None to start from random ones.
+    """
+
+    store: ImageStore
+    batches: Batches
+    labels: list[list[int]]
+    classes: list[str]
+    supernet: Supernet | None
+
+
+def _train(
+    context: Context,
+    stage: ClaimedStage,
+    settings: FinetuneSettings,
+    shape: Architecture,
+    inputs: Inputs,
+) -> dict[str, Any]:
+    store, batches, labels = inputs.store, inputs.batches, inputs.labels
+    target = labels_of(labels, batches.images)
     network, task = classifier_task(
-        settings,
-        shape,
-        shared if settings.init == "inherit" else None,
-        batches,
-        labels_of(labels, batches.images),
-        context.setup,
+        settings, shape, inputs.supernet, batches, target, context.setup
     )
     validation: dict[str, float] = {}
 
@@ -89,30 +134,21 @@ def finetune(
         validation.update(measure("validation"))
         return {f"validation_{key}": value for key, value in validation.items()}
 
-    cost = context.train(stage, task, settings, batches, after_epoch=watch)
+    cost = stage.train(task, settings, batches, after_epoch=watch)
     test = measure("test")
 
-    def results() -> dict[str, Any]:
+    def write() -> dict[str, Any]:
         save_network(stage.folder, network)
-        return context.finish(
-            stage,
-            store,
-            cost,
-            parents=parents,
-            classes=classes,
-            params=params(shape),
-            macs=macs(shape),
-            validation=validation,
-            test=test,
-        )
+        sizes = {"params": params(shape), "macs": macs(shape)}
+        return {"classes": inputs.classes, **sizes, "validation": validation, "test": test}
 
-    return context.ranks.first(results)
+    return stage.finish(store, cost, write)
 
 
 def _wanted(
     context: Context, architecture: str | Path | None
 ) -> tuple[Architecture, dict[str, Path]]:
-    """Return the architecture to train and the file it came from."""
+    """Return the architecture to train, and its file by name."""
     if architecture is None:
         context.run.search("main").manifest()
         architecture = context.run.search("main").folder / ARCHITECTURE

@@ -1,4 +1,4 @@
-"""a space -> a latency model of a target, measured; an architecture -> its latency."""
+"""a space -> a latency model of a target; an architecture -> its measured latency."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def build_latency(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> LatencyModel:
-    """Measure networks of a space on a target and write the model that follows from them.
+    """Measure networks of a space on a target, fit a latency model to them and write it.
 
-    Turns are noted in `OUT.turns.jsonl` as they are taken: the same call goes on after a kill.
+    Every turn is logged in `OUT.turns.jsonl`: the same call resumes after a kill.
 
     Args:
-        space: one, a preset, a file, or a run folder, whose supernet has one.
-        out: the file, JSON. Of a run folder, `RUN/latency/...` if left out: where its searches
-            look for it.
-        target: what is measured on; eager torch on the CPU if left out.
-        measure: a function of your own, `measure(network) -> ms`, instead of a target.
-        held_out: random networks that the model is tried on.
-        seed: draws these.
-        rounds: how often each network has its turn.
-        overwrite: measure afresh, whatever is there.
-        console: talks to the person.
+        space: a space, a preset, a file, or a run folder whose supernet has a space.
+        out: the JSON file to write; for a run folder, `RUN/latency/...` if None, where its
+            searches look for it.
+        target: what is measured on; eager torch on the CPU if None.
+        measure: the user's own function, `measure(network) -> ms`, instead of a target.
+        held_out: number of random networks that the model is tested on.
+        seed: draws these networks.
+        rounds: how often each network is measured.
+        overwrite: measure afresh.
+        console: where progress is shown.
 
     Raises:
-        ArtifactError: if the file is there, of another target or space.
-        ConfigError, LatencyError, SpaceError: if the target, a time or the space is no good.
+        ArtifactError: if the file exists and is of another target or space.
+        ConfigError, LatencyError, SpaceError: if target, measurements or space are invalid.
     """
     console, target = console or Console(), target_of(target, measure)
     given, space = space, find_space(space)
@@ -80,14 +80,14 @@ def measure_latency(
     rounds: Rounds | None = None,
     console: Console | None = None,
 ) -> Timing:
-    """Measure one inference of a network; with random weights, since speed is not up to them.
+    """Measure one inference of a network; with random weights, as speed does not depend on them.
 
     Args:
         network: an architecture, its file, or a folder with an architecture.json.
-        target: what is measured on; eager torch on the CPU if left out.
-        measure: a function of your own, instead of a target.
-        rounds: how many turns are taken.
-        console: talks to the person.
+        target: what is measured on; eager torch on the CPU if None.
+        measure: the user's own function, instead of a target.
+        rounds: how often it is measured.
+        console: where progress is shown.
     """
     if not isinstance(network, Architecture):
         path = Path(network)
@@ -97,7 +97,7 @@ def measure_latency(
 
 
 def target_of(target: Target | None, measure: Measure | None) -> Target:
-    """Return the target, or that of a function; a ConfigError if both are given."""
+    """Return the target, or one of a function; raise ConfigError if both are given."""
     if measure is None:
         return target or Target()
     if target is not None:
@@ -106,7 +106,7 @@ def target_of(target: Target | None, measure: Measure | None) -> Target:
 
 
 def find_space(given: SearchSpace | str | Path) -> SearchSpace:
-    """Return the space that is given: itself, a preset's, a file's, or a run's."""
+    """Return a space as it is, or that of a preset, a file or a run folder."""
     if isinstance(given, SearchSpace):
         return given
     path = Path(given)
@@ -122,21 +122,21 @@ def find_space(given: SearchSpace | str | Path) -> SearchSpace:
 
 
 def _in_run(given: SearchSpace | str | Path, space: SearchSpace, target: Target) -> Path:
-    """Return where a run keeps its model; a ConfigError where there is no run."""
+    """Return where a run keeps its model; raise ConfigError where there is no run."""
     if isinstance(given, SearchSpace) or not (Path(given) / "supernet" / SPACE).exists():
-        raise ConfigError("Say with --out which file the latency model is written to.")
+        raise ConfigError("Give --out, the file that the latency model is written to.")
     return kept_at(Path(given), space, target)
 
 
 def _there_already(
     path: Path, space: SearchSpace, target: Target, console: Console
 ) -> LatencyModel:
-    """Return the model that is there; an ArtifactError if it is of something else."""
+    """Return the existing model; raise ArtifactError if it is of another target or space."""
     model = LatencyModel.load(path)
     if model.target != target.describe() or model.fixed != fixed_of(space):
         raise ArtifactError(
             f"{path} is of another target or space. Choose another --out, or add --overwrite."
         )
     model.require(space)
-    console.say(f"{path} is there already; --overwrite measures again.")
+    console.say(f"{path} exists already; --overwrite measures again.")
     return model

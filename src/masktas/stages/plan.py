@@ -1,7 +1,7 @@
 """settings -> hours and memory of every stage, before anything is started.
 
-Operations are counted in closed form, as the ledger of a run counts them. How fast this machine
-does them is tried out on images of noise; for other machines the user gives figures.
+Operations are counted in closed form, as in the manifests of a run. This machine's speed is
+measured on images of noise; for other machines the user gives figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from masktas.nn.patches import num_visible
 from masktas.nn.student import EncoderTeacher, Teacher
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.vit import ViT
-from masktas.space import Architecture, SearchSpace, cost
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
 from masktas.stages.common.evaluator import batch_size_for
 from masktas.stages.common.tasks import (
     Setup,
@@ -41,36 +41,40 @@ from masktas.train.step import GRAD_NORM, train_step
 from masktas.train.task import Task
 
 SAMPLED_STEPS = 200  # to average over architectures
-MEMORY_IMAGES = 4  # activations are measured on so many, and grow with the batch
+MEMORY_IMAGES = 4  # activations are measured on this many images, and grow with the batch
 NOISE_MEAN, NOISE_STD = 0.5, 0.25
 STATE_BYTES = 16  # of a parameter: itself, gradient and two moments, float32
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Figures of a machine that is not at hand.
+    """Figures of another machine.
 
     Attributes:
-        flops: of its matrix products at their best, a second.
-        share: of it that training comes to.
+        flops: of matrix products per second, at best.
+        share: of `flops` that training reaches.
     """
 
     flops: float
     share: float
 
+    def pace(self, flops: float) -> float:
+        """Return images per second, where one image takes this many operations."""
+        return self.flops * self.share / flops
+
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What a stage will take.
+    """Estimated cost of a stage.
 
     Attributes:
         stage: its name.
-        images: seen in all, over all epochs or candidates.
-        flops: of matrix products, for all of them.
+        images: seen over all epochs or candidates.
+        flops: of matrix products, over all images.
         images_per_second: of all devices together.
-        seconds: in all.
+        seconds: of the whole stage.
         memory_bytes: on each device.
-        gradient_bytes: exchanged in every step where there are several devices.
+        gradient_bytes: exchanged in every step if there are several devices.
     """
 
     stage: str
@@ -82,7 +86,7 @@ class StageEstimate:
     gradient_bytes: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the fields as JSON types."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -98,15 +102,16 @@ def plan(
     """Estimate a whole run: teacher, supernet, search, fine-tuning of one network.
 
     Args:
-        num_images: that the run is for.
-        settings: of every stage, as `run` takes them.
-        devices: that share each batch.
+        num_images: how many images there are.
+        settings: of every stage, as for `run`.
+        devices: how many devices share each batch.
         device: figures of one of them; None measures this machine.
-        seconds: to measure for, in all.
+        seconds: to spend on measuring.
         console: where progress is shown.
 
     Raises:
         ConfigError: if there are fewer images than one batch, or than devices.
+        BudgetError: if no architecture meets the budget.
     """
     console = console or Console()
     space = SearchSpace.load(settings.supernet.space)
@@ -115,9 +120,17 @@ def plan(
     )
     settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
     setup = Setup(settings.runtime.seed, runtime, ALONE)
+    candidates = settings.search.check(space)
     teacher = _adopted(space, settings)
     trials = [
-        Trial(*part, space=space, settings=settings, setup=setup, adopted=teacher)
+        Trial(
+            *part,
+            space=space,
+            candidates=candidates,
+            settings=settings,
+            setup=setup,
+            adopted=teacher,
+        )
         for part in _parts(num_images, settings)
     ]
     estimates = []
@@ -129,7 +142,7 @@ def plan(
 
 
 def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
-    """Return each stage's name and how many images it reads; a teacher may be there already."""
+    """Return each stage's name and how many images it reads; no teacher where one is adopted."""
     data = settings.data
     held_out = data.search_share + data.validation_share + data.test_share
     searched = min(settings.search.num_images, round(num_images * data.search_share))
@@ -144,21 +157,31 @@ def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
 
 
 def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
-    """Return the teacher that the supernet would adopt, if it would."""
-    said = settings.supernet
-    if said.teacher is None:
+    """Return the teacher that the supernet would adopt, if any."""
+    adopted = settings.supernet
+    if adopted.teacher is None:
         return None
     found, _ = open_teacher(
-        said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
+        adopted.teacher, num_heads=adopted.teacher_heads, partial=adopted.teacher_partial
     )
     channels = space.in_channels
     student = InputSpec.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
-    fitted = found.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
+    fitted = found.fitted(student, layer=adopted.teacher_layer, resize=adopted.teacher_resize)
     return fitted.view(student)
 
 
 class Trial:
-    """A stage in small: the same networks and steps on images of noise."""
+    """A stage on images of noise: the same networks and steps.
+
+    Args:
+        stage: its name.
+        images: how many it reads.
+        space: of the students.
+        candidates: the space within the budget.
+        settings: of every stage.
+        setup: seed, device and ranks.
+        adopted: the teacher that the supernet adopts; None if one is pre-trained.
+    """
 
     def __init__(
         self,
@@ -166,38 +189,34 @@ class Trial:
         images: int,
         *,
         space: SearchSpace,
+        candidates: BudgetedSpace,
         settings: AllSettings,
         setup: Setup,
-        adopted: Teacher | None = None,
+        adopted: Teacher | None,
     ) -> None:
         self.stage, self.images = stage, images
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = adopted
-        self._candidates = settings.search.by_size(space)
+        self._candidates = candidates
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
-        """Measure or compute what the stage takes on so many devices."""
+        """Measure or compute what the stage costs on this number of devices."""
         if self.stage == "search":
             return self._search(devices, device, seconds)
+        return self._training(devices, device, seconds)
+
+    def _training(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
+        """Estimate a stage that trains."""
         settings: TrainSettings = getattr(self._settings, self.stage)
         steps = settings.epochs * (self.images // settings.batch_size)
-        if not steps:
-            raise ConfigError(
-                f"{self.stage}: {self.images} images are fewer than one batch of "
-                f"{settings.batch_size}: choose a smaller --batch-size."
-            )
         share = settings.batch_size / devices / self._settings.runtime.accumulate
-        if share < 1:
-            raise ConfigError(
-                f"{self.stage}: a batch of {settings.batch_size} does not divide over {devices} "
-                f"devices x {self._settings.runtime.accumulate} parts."
-            )
+        self._require_batches(settings, devices)
         task = self._task(settings, settings.batch_size)
         macs = [task.macs(step) for step in range(min(steps, SAMPLED_STEPS))]
         flops = 2.0 * sum(macs) / len(macs)  # of an image
         if device:
-            pace = device.flops * device.share / flops * devices
+            pace = device.pace(flops) * devices
         else:
             pace = self._pace(settings, max(1, int(share)), seconds) * devices
         images = steps * settings.batch_size
@@ -207,6 +226,20 @@ class Trial:
         return StageEstimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
         )
+
+    def _require_batches(self, settings: TrainSettings, devices: int) -> None:
+        """Raise ConfigError unless there is a batch, and a part of it for every device."""
+        if self.images < settings.batch_size:
+            raise ConfigError(
+                f"{self.stage}: {self.images} images are fewer than one batch of "
+                f"{settings.batch_size}: choose a smaller --batch-size."
+            )
+        accumulate = self._settings.runtime.accumulate
+        if settings.batch_size / devices / accumulate < 1:
+            raise ConfigError(
+                f"{self.stage}: a batch of {settings.batch_size} does not divide over {devices} "
+                f"devices x {accumulate} parts."
+            )
 
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
@@ -223,7 +256,7 @@ class Trial:
         batch = min(at_once, self.images)
         images = networks * self.images
         if device:
-            pace = device.flops * device.share / flops * devices
+            pace = device.pace(flops) * devices
         else:
             pace = self._rating_pace(drawn, batch, visible, seconds) * devices
         largest = max(drawn, key=cost.params)
@@ -233,7 +266,7 @@ class Trial:
         return StageEstimate("search", images, flops * images, pace, images / pace, memory, 0.0)
 
     def _task(self, settings: TrainSettings, batch_size: int) -> Task[Any]:
-        """Build the stage's task on as many images of noise as one batch has."""
+        """Build the stage's task on one batch of noise."""
         all_settings, setup = self._settings, self._setup
         batches = self._noise(settings, batch_size)
         if self.stage == "teacher":
@@ -241,14 +274,14 @@ class Trial:
         if self.stage == "supernet":
             frozen = self._frozen()
             return supernet_task(all_settings.supernet, self._space, frozen, batches, setup)[1]
-        # the costliest network that fits: what is found takes no longer
+        # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
         target = torch.zeros(batch_size, dtype=torch.long)
         return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
 
     def _frozen(self) -> Teacher:
-        """Return the supernet's teacher: the one to adopt, or one like that to be pre-trained."""
+        """Return the supernet's teacher: the adopted one, or an untrained one of the same shape."""
         return self._adopted or EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
 
     def _noise(self, settings: TrainSettings, batch_size: int) -> Batches:
@@ -267,12 +300,12 @@ class Trial:
         )
 
     def _pace(self, settings: TrainSettings, batch_size: int, seconds: float) -> float:
-        """Measure images a second of real steps, at the largest batch the time allows."""
+        """Measure images per second of real steps, at the largest batch that the time allows."""
         until = time.monotonic() + seconds
         tried, pace = min(8, batch_size), 0.0
         while True:
             task = self._task(settings.model_copy(update={"batch_size": tried}), tried)
-            self._step(task, 0)  # what is slow the first time only
+            self._step(task, 0)  # warm-up
             times = [self._step(task, 1)]
             while time.monotonic() < until and tried == batch_size:
                 times.append(self._step(task, 1 + len(times)))
@@ -293,7 +326,7 @@ class Trial:
     def _rating_pace(
         self, networks: list[Architecture], batch: int, visible: int, seconds: float
     ) -> float:
-        """Measure images a second that candidates encode."""
+        """Measure how many images per second candidates encode."""
         runtime, space = self._setup.runtime, self._space
         shape = self._settings.supernet
         pixels = space.patch_size**2 * space.in_channels
@@ -314,7 +347,7 @@ class Trial:
         return batch / float(np.median(times[1:] or times))
 
     def _activations(self, settings: TrainSettings) -> float:
-        """Measure the bytes that a forward pass keeps for the backward pass, for each image."""
+        """Measure the bytes per image that a forward pass keeps for the backward pass."""
         few = settings.model_copy(update={"batch_size": MEMORY_IMAGES})
         task = self._task(few, MEMORY_IMAGES)
         own = {parameter.data_ptr() for parameter in task.module.parameters()}

@@ -1,7 +1,9 @@
-"""The whole way: every stage in turn, with what one needs of another filled in."""
+"""images -> report: every stage in turn, with what one needs of another filled in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,16 @@ from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, SearchSpace, format_quantity
-from masktas.stages.common.stage import Data, ImageInput, num_visible_checked
+from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report
+from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
+from masktas.stages.supernet.stage import check as check_supernet
 from masktas.stages.supernet.stage import supernet
-from masktas.stages.teacher.init_from import open_init_from
+from masktas.stages.teacher.stage import CheckedTeacher
+from masktas.stages.teacher.stage import check as check_teacher
 from masktas.stages.teacher.stage import teacher as pretrain
 from masktas.stopping import Stopping
 from masktas.train.ranks import Ranks
@@ -44,7 +49,7 @@ def run(
     overwrite: bool = False,
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
-    """Go the whole way from images to a report; what is finished already is not done again.
+    """Run every stage from images to the report; finished stages are not repeated.
 
     Image size, patches and channels come from the space, and so does the teacher's shape where
     it is not set: as deep as the deepest student and 1.2 times as wide as the widest.
@@ -58,8 +63,8 @@ def run(
             the random networks of the winner's size as well, all by the same recipe.
         console: where progress is shown.
         overwrite: start every stage afresh.
-        teacher: a function as the teacher, see `supernet`; none is pre-trained then, as where
-            the supernet's settings name one to adopt.
+        teacher: a function as the teacher, see `supernet`. No teacher is pre-trained then, and
+            none if the supernet's settings name one to adopt.
 
     Returns:
         The manifests of the stages by name: `teacher`, `supernet`, `search`, `finetune/NAME`.
@@ -67,116 +72,184 @@ def run(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    settings = settings or AllSettings()
-    console = console or Console()
-    ranks = Ranks.join()
-    stopping = Stopping(settings.runtime.max_time)
-    space = SearchSpace.load(settings.supernet.space)
-    if settings.search.num_classes is not None:
-        space = space.replace(num_classes=settings.search.num_classes)
-    data_settings = resolve(
-        DataSettings,
-        {"image_size": format_size(space.image_size), "in_channels": space.in_channels},
-        settings.data,
-    )
-    images = ImageInput.of(data, data_settings)
-    _check_first(images, space, settings, adopted=teacher is not None)
-
-    def common(before: str) -> dict[str, Any]:
-        left = stopping.seconds_left
-        if stopping.asked():
-            raise stopping.error(f"Stopped before the {before}")
-        rest = {"max_time": None if left is None else f"{max(left, 0.001):.3f}s"}
-        return {
-            "out": out,
-            "runtime": settings.runtime.model_copy(update=rest),
-            "console": console,
-            "overwrite": overwrite,
-        }
-
-    made: dict[str, Any] = {}
-    sources: dict[str, Any] = {"data": images.given}
-    if settings.supernet.teacher is not None or teacher is not None:
-        console.say("1/4 teacher: adopted, none is pre-trained")
-        sources = {"data": data, "data_settings": data_settings}
-    else:
-        console.say(f"1/4 teacher: a masked autoencoder on {images.location}")
-        made["teacher"] = pretrain(
-            data,
-            settings=teacher_for(space, settings.teacher),
-            data_settings=data_settings,
-            **common("teacher"),
-        )
-    console.say(f"2/4 supernet: {space.size():,} networks of space {space.name} share weights")
-    made["supernet"] = supernet(
-        settings=settings.supernet, teacher=teacher, **sources, **common("supernet")
-    )
-    made = {"teacher": Run(Path(out)).teacher.manifest(), **made}
-    console.say(f"3/4 search: {_budget(settings.search.limits)}")
-    made["search"] = search(
-        images.given, settings=settings.search, teacher=teacher, **common("search")
-    )
-    console.say("4/4 finetune")
-    try:
-        for name, architecture, recipe in _networks(
-            Run(Path(out)).search(), made["search"], settings.finetune, baselines
-        ):
-            console.say(f"finetune/{name}")
-            made[f"finetune/{name}"] = finetune(
-                images.given,
-                name=name,
-                architecture=architecture,
-                settings=recipe,
-                **common("fine-tuning"),
-            )
-    except LabelError as error:
-        console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
+    console, ranks = console or Console(), Ranks.join()
+    whole = WholeRun(data, Path(out), settings or AllSettings(), console, overwrite, teacher)
+    whole.check()
+    made = whole.make(baselines=baselines)
     page = ranks.first(lambda: str(report(out)))
     summarize(made, console)
     console.say(f"Report: {page}")
     return made
 
 
-def _check_first(
-    images: ImageInput, space: SearchSpace, settings: AllSettings, *, adopted: bool
-) -> None:
-    """Refuse what a later stage would refuse before hours are spent."""
-    images.source(download=settings.runtime.download)
-    settings.search.require_together()
-    settings.search.by_size(space)
-    if settings.supernet.teacher is None and not adopted:
-        num_visible_checked(space.largest, settings.teacher.mask_ratio, least=1)
-        _check_beginning(space, settings.teacher)
-    num_visible_checked(space.largest, settings.supernet.mask_ratio, least=1)
-    if settings.search.mask_ratio:
-        num_visible_checked(space.largest, settings.search.mask_ratio, least=3)
+class WholeRun:
+    """The stages of a run, in order, each with its part of the settings.
+
+    Args:
+        data: where the images are, or a Python data set of them.
+        out: the run folder.
+        settings: of every stage.
+        console: where progress is shown.
+        overwrite: start every stage afresh.
+        teacher: a function as the teacher.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        out: Path,
+        settings: AllSettings,
+        console: Console,
+        overwrite: bool,
+        teacher: Ask | None,
+    ) -> None:
+        self._data, self._settings, self._console = data, settings, console
+        self._out, self._overwrite, self._ask = out, overwrite, teacher
+        self._run = Run(out)
+        self._stopping = Stopping(settings.runtime.max_time)
+        self._space = SearchSpace.load(settings.supernet.space)
+        shape = {
+            "image_size": format_size(self._space.image_size),
+            "in_channels": self._space.in_channels,
+        }
+        self._data_settings = resolve(DataSettings, shape, settings.data)
+        self._images = ImageInput.of(data, self._data_settings)
+        self._adopts = settings.supernet.teacher is not None or teacher is not None
+
+    def check(self) -> None:
+        """Refuse what a later stage would refuse, before hours are spent on earlier ones."""
+        settings, space = self._settings, self._space
+        self._images.source(download=settings.runtime.download)
+        check_search(settings.search, space)
+        if not self._adopts:
+            teacher = teacher_for(space, settings.teacher)
+            checked = check_teacher(teacher, space.image_size, space.in_channels)
+            _require_same_patches(space, checked)
+        check_supernet(settings.supernet, space)
+
+    def make(self, *, baselines: bool) -> dict[str, Any]:
+        """Make every stage that is not finished; return the manifests by name."""
+        stages: tuple[tuple[str, str, Callable[[], dict[str, Any]]], ...] = (
+            ("teacher", self._about_teacher(), self._make_teacher),
+            ("supernet", self._about_supernet(), self._make_supernet),
+            ("search", f": {_flags(self._settings.search.limits)}", self._make_search),
+            ("finetune", "", partial(self._make_finetunes, baselines=baselines)),
+        )
+        made: dict[str, Any] = {}
+        for number, (name, about, make) in enumerate(stages, start=1):
+            self._console.say(f"{number}/{len(stages)} {name}{about}")
+            made |= make()
+        return made
+
+    def _about_teacher(self) -> str:
+        if self._adopts:
+            return ": adopted, none is pre-trained"
+        return f": a masked autoencoder on {self._images.location}"
+
+    def _about_supernet(self) -> str:
+        return f": {self._space.size():,} networks of space {self._space.name} share weights"
+
+    def _make_teacher(self) -> dict[str, Any]:
+        if self._adopts:
+            return {}
+        manifest = pretrain(
+            self._data,
+            out=self._out,
+            settings=teacher_for(self._space, self._settings.teacher),
+            data_settings=self._data_settings,
+            runtime=self._runtime("teacher"),
+            console=self._console,
+            overwrite=self._overwrite,
+        )
+        return {"teacher": manifest}
+
+    def _make_supernet(self) -> dict[str, Any]:
+        manifest = supernet(
+            self._data if self._adopts else self._images.given,
+            out=self._out,
+            settings=self._settings.supernet,
+            data_settings=self._data_settings if self._adopts else None,
+            runtime=self._runtime("supernet"),
+            console=self._console,
+            overwrite=self._overwrite,
+            teacher=self._ask,
+        )
+        return {"teacher": self._run.teacher.manifest(), "supernet": manifest}
+
+    def _make_search(self) -> dict[str, Any]:
+        manifest = search(
+            self._images.given,
+            out=self._out,
+            settings=self._settings.search,
+            runtime=self._runtime("search"),
+            console=self._console,
+            overwrite=self._overwrite,
+            teacher=self._ask,
+        )
+        return {"search": manifest}
+
+    def _make_finetunes(self, *, baselines: bool) -> dict[str, Any]:
+        """Fine-tune the winner and, if wanted, its baselines; nothing where there are no labels."""
+        made: dict[str, Any] = {}
+        networks = _networks(self._run.search(), self._settings.finetune, baselines)
+        try:
+            for name, architecture, settings in networks:
+                self._console.say(f"finetune/{name}")
+                made[f"finetune/{name}"] = finetune(
+                    self._images.given,
+                    out=self._out,
+                    name=name,
+                    architecture=architecture,
+                    settings=settings,
+                    runtime=self._runtime("fine-tuning"),
+                    console=self._console,
+                    overwrite=self._overwrite,
+                )
+        except LabelError as error:
+            self._console.warn(
+                f"{error} Fine-tuning is left out; the searched network is in {self._out}/search."
+            )
+        return made
+
+    def _runtime(self, before: str) -> RuntimeSettings:
+        """Return the runtime settings of a stage, with the time that remains.
+
+        Raises:
+            Stopped: if a stop was requested, or the time is over.
+        """
+        left = self._stopping.seconds_left
+        if self._stopping.asked():
+            raise self._stopping.error(f"Stopped before the {before}")
+        most = None if left is None else f"{max(left, 0.001):.3f}s"
+        return self._settings.runtime.model_copy(update={"max_time": most})
 
 
-def _check_beginning(space: SearchSpace, settings: TeacherSettings) -> None:
-    """Refuse weights to start from that cut other patches than the students will."""
-    if settings.init is None:
-        return
-    begun = open_init_from(settings, space.image_size, space.in_channels)
-    if begun.settings.patch_size != space.patch_size:
+def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
+    """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
+    its = teacher.shape.patch_size
+    if its != space.patch_size:
+        init = teacher.settings.init
+        subject = "The teacher" if init is None else f"--init {init}"
         raise SpaceError(
-            f"--init {settings.init} cuts patches of {begun.settings.patch_size} pixels, but space "
-            f"{space.name} of {space.patch_size}: choose a space with the same patch_size."
+            f"{subject} cuts patches of {its} pixels, but space {space.name} of "
+            f"{space.patch_size}: choose a space with the same patch_size."
         )
 
 
 def _networks(
-    searched: Stage, found: dict[str, Any], recipe: FinetuneSettings, baselines: bool
+    searched: Stage, settings: FinetuneSettings, baselines: bool
 ) -> list[tuple[str, Path, FinetuneSettings]]:
     """List what is fine-tuned: name, architecture file, settings."""
     folder = searched.folder
-    networks = [("main", folder / "architecture.json", recipe)]
+    networks = [("main", folder / "architecture.json", settings)]
     if baselines:
-        scratch = recipe.model_copy(update={"init": "scratch"})
+        found = searched.manifest()
+        scratch = settings.model_copy(update={"init": "scratch"})
         networks.append(("scratch", folder / "architecture.json", scratch))
         if found["uniform"]:
-            networks.append(("uniform", folder / "uniform.json", recipe))
+            networks.append(("uniform", folder / "uniform.json", settings))
         networks += [
-            (f"random-{number}", folder / f"random-{number}.json", recipe)
+            (f"random-{number}", folder / f"random-{number}.json", settings)
             for number in range(1, len(found["random"]) + 1)
         ]
     return networks
@@ -189,7 +262,7 @@ def demo(
     console: Console | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Go the whole way on the 5,000 handwritten digits that come with the installation."""
+    """Run every stage on the 5,000 handwritten digits that come with the installation."""
     images = Path(out) / "digits.parquet"
 
     def write() -> None:
@@ -220,9 +293,9 @@ def demo(
     )
 
 
-def _budget(limits: dict[str, str]) -> str:
+def _flags(limits: dict[str, str]) -> str:
     """Write limits as the flags that set them."""
-    flags = [f"--{name.replace('_', '-')} {said}" for name, said in limits.items()]
+    flags = [f"--{name.replace('_', '-')} {text}" for name, text in limits.items()]
     return " ".join(flags) or "no limit"
 
 

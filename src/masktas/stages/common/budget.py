@@ -1,4 +1,4 @@
-"""What networks cost, latency included: by a model of what was measured on the user's target."""
+"""The architectures within a budget, with latency predicted by a model of the user's target."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.measure.build import kept_at, latency_for
 from masktas.measure.target import Measure, Target
-from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel, SearchSpace
+from masktas.space import BudgetedSpace, Costs, LatencyModel
 
 MEASURED_AS = ("engine", "device", "threads", "batch", "precision")
 
 
 def costed(
     run: Run,
-    space: SearchSpace,
+    candidates: BudgetedSpace,
     settings: CostSettings,
     *,
     latency: bool,
@@ -26,30 +26,31 @@ def costed(
     seed: int,
     console: Console,
 ) -> tuple[BudgetedSpace, Target | None, dict[str, Path]]:
-    """Return the architectures within the budget.
+    """Apply the limits on latency too, measuring the target where no model of it exists.
 
     Args:
         run: keeps latency models.
-        space: the architectures.
-        settings: the budget; what latency is measured on.
-        latency: whether it has to be known though no limit is on it.
+        candidates: the architectures within all other limits.
+        settings: the budget, and what latency is measured on.
+        latency: whether latency is needed though it has no limit.
         measure: the user's own function from network to milliseconds.
-        seed: of the measuring.
-        console: talks to the person.
+        seed: of the measurements.
+        console: where progress is shown.
 
     Returns:
-        The candidates; what latency is measured on, None where it does not count or cannot be
-        measured here; and the file of the latency model, if there is one, by name.
+        The architectures within the budget; the target of latency measurements, None if there is
+        none or it is not this machine; and the file of the latency model, if there is one, by
+        name.
 
     Raises:
-        BudgetError: if no architecture meets the budget, before anything is measured where the
-            limits on size alone show it.
+        BudgetError: if no architecture meets the budget.
+        ConfigError: if a function measures, but latency has no limit.
     """
-    candidates = settings.by_size(space)
     if not (latency or settings.limits_latency or settings.latency):
         if measure is not None:
             raise ConfigError("measure= was given, but no limit on latency: give max_latency too.")
         return candidates, None, {}
+    space = candidates.space
     if settings.latency:
         path = Path(settings.latency)
         model = LatencyModel.load(path)
@@ -60,12 +61,12 @@ def costed(
         path = kept_at(run.folder, space, target)
     model.require(space)
     costs = Costs(settings.export_precision, model)
-    budget = Budget.of(settings.limits, space, costs)
-    return BudgetedSpace(space, budget, costs), target, {"latency": path}
+    limited = BudgetedSpace(space, settings.budget(space, costs), costs)
+    return limited, target, {"latency": path}
 
 
 def _target(settings: LatencySettings, measure: Measure | None) -> Target:
-    """Return what the user wants to measure on."""
+    """Return the target that the user wants to measure on."""
     if measure is not None:
         return Target(engine="function", function=measure)
     if settings.latency_command is not None:
@@ -82,25 +83,26 @@ def _target(settings: LatencySettings, measure: Measure | None) -> Target:
 
 
 def _target_of(model: LatencyModel, measure: Measure | None, console: Console) -> Target | None:
-    """Return what a model was measured on, if that is here; else warn."""
-    said: dict[str, Any] = dict(model.target)
+    """Return the target of a model if it is this machine; else warn and return None."""
+    recorded: dict[str, Any] = dict(model.target)
     target = None
-    if said.get("engine") == "function":
+    if recorded.get("engine") == "function":
         target = None if measure is None else Target(engine="function", function=measure)
-    elif said.get("engine") == "command":
-        target = Target(engine="command", command=said["command"], batch=said.get("batch", 1))
+    elif recorded.get("engine") == "command":
+        command, batch = recorded["command"], recorded.get("batch", 1)
+        target = Target(engine="command", command=command, batch=batch)
     else:
-        wanted: dict[str, Any] = {name: said.get(name) for name in MEASURED_AS}
+        options: dict[str, Any] = {name: recorded.get(name) for name in MEASURED_AS}
         try:
-            target = Target(**wanted)
+            target = Target(**options)
             target.require()
         except (ConfigError, KeyError, TypeError):
             target = None
-    if target is None or target.describe() != said:
+    if target is None or target.describe() != recorded:
         console.warn(
-            "The latency model was measured on another target than what is here "
-            f"({', '.join(str(said.get(key)) for key in ('engine', 'name') if said.get(key))}): "
-            "the winner and the front are not measured."
+            "The latency model was measured on another target than this one "
+            f"({', '.join(str(recorded[key]) for key in ('engine', 'name') if recorded.get(key))}):"
+            " the winner and the front are not measured."
         )
         return None
     return target

@@ -1,4 +1,4 @@
-"""Read what earlier stages left: the teacher, the supernet, a searched architecture."""
+"""Load what earlier stages wrote: the teacher and the supernet."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from masktas.train import checkpoint
 from masktas.train.networks import ARCHITECTURE, WEIGHTS, load_network
 
 DECODER = "decoder.safetensors"
-TEACHER = "teacher.json"  # of one that was adopted
+TEACHER = "teacher.json"  # facts of an adopted teacher
 SPACE = "space.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ReconstructingTeacher:
-    """A teacher with its decoder, to show what it reconstructs.
+    """A teacher with its decoder, to draw what it reconstructs.
 
     Attributes:
         model: encoder and decoder.
-        view: how it sees the student's images; None where it sees them as they are.
-        sight: what it sees then.
-        normalised: whether it predicts patches normalised by themselves.
+        view: from the student's images to the teacher's; None where they are the same.
+        sight: the teacher's images.
+        normalised: whether it predicts patches normalised by their own mean and variance.
     """
 
     model: MaskedAutoencoder
@@ -42,7 +42,7 @@ class ReconstructingTeacher:
 
 
 def adopted_facts(run: Run) -> dict[str, Any] | None:
-    """Return what is known of the run's teacher if it was adopted, not pre-trained here."""
+    """Return what `teacher.json` says of an adopted teacher; None if it was pre-trained here."""
     path = run.teacher.folder / TEACHER
     if not path.exists():
         return None
@@ -53,7 +53,7 @@ def adopted_facts(run: Run) -> dict[str, Any] | None:
 
 
 def teacher_file(run: Run) -> Path:
-    """Return the file that stands for the run's teacher where its hash is asked for."""
+    """Return the file whose hash identifies the run's teacher."""
     weights = run.teacher.folder / WEIGHTS
     function = not weights.exists() and (run.teacher.folder / TEACHER).exists()
     return run.teacher.folder / TEACHER if function else weights
@@ -62,16 +62,17 @@ def teacher_file(run: Run) -> Path:
 def load_teacher(
     run: Run, student: InputSpec, device: torch.device, ask: Ask | None = None
 ) -> Teacher:
-    """Return the run's teacher, frozen, looking at the images of a student.
+    """Return the run's teacher, frozen, for the images of a student.
 
     Args:
         run: the run.
-        student: what the student sees.
-        device: where it is asked.
-        ask: the function, where that is the teacher.
+        student: the student's images.
+        device: where the teacher runs.
+        ask: the function, if the teacher is one.
 
     Raises:
-        ArtifactError: if it is not there, damaged or does not go with the student.
+        ArtifactError: if the teacher is missing, damaged or does not fit the student.
+        ConfigError: if a function is missing, or given where the teacher is none.
     """
     run.teacher.manifest()
     facts = adopted_facts(run)
@@ -100,8 +101,8 @@ def load_teacher(
 def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) -> None:
     if ask is not None:
         raise ConfigError(
-            f"{run.teacher.folder} is no Python function: leave out teacher=, or choose another "
-            "out."
+            f"{run.teacher.folder} is not a Python function: leave out teacher=, or choose "
+            "another out."
         )
     assert facts is not None
     raise ConfigError(
@@ -111,7 +112,7 @@ def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) ->
 
 
 def teacher_input_spec(run: Run) -> InputSpec:
-    """Return what the run's teacher was trained to see."""
+    """Return the images that the run's teacher was trained on."""
     facts = adopted_facts(run)
     if facts is None:
         images = run.teacher.manifest()["images"]
@@ -128,7 +129,7 @@ def teacher_input_spec(run: Run) -> InputSpec:
 
 
 def load_decoder(folder: Path, encoder: Architecture) -> Decoder | None:
-    """Return the decoder beside a teacher, its shape read off its tensors; None without one."""
+    """Return the decoder beside a teacher, shaped as its tensors; None if there is none."""
     path = folder / DECODER
     if not path.exists():
         return None
@@ -146,7 +147,7 @@ def load_decoder(folder: Path, encoder: Architecture) -> Decoder | None:
 def load_reconstruction(
     run: Run, student: InputSpec, device: torch.device
 ) -> ReconstructingTeacher | None:
-    """Return the run's teacher with its decoder; None where it has none."""
+    """Return the run's teacher with its decoder; None if it has none."""
     facts = adopted_facts(run)
     if facts is not None and facts["kind"] != "vit":
         return None
@@ -165,7 +166,7 @@ def load_reconstruction(
 
 
 def save_supernet(folder: Path, supernet: Supernet) -> None:
-    """Write the store of weights and the space it is for."""
+    """Write the weights and the space of a supernet."""
     checkpoint.save(folder / WEIGHTS, supernet.student.state_dict(), {})
     write_json(folder / SPACE, supernet.space.to_dict())
 
@@ -195,7 +196,7 @@ def _teacher_dim(run: Run) -> int:
 def require_same_patches(run: Run, space: SearchSpace) -> None:
     """Raise ArtifactError unless a teacher pre-trained here cuts the same patches as the space.
 
-    One that was adopted need only cut as many.
+    An adopted teacher needs the same number of patches only, see `load_teacher`.
     """
     if adopted_facts(run) is not None:
         return

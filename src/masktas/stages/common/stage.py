@@ -1,13 +1,11 @@
-"""What every stage is given: the run, the images, the machine and someone to talk to."""
+"""What every stage works with: the run, the images, the machine, the claim on its folder."""
 
 from __future__ import annotations
 
 import math
 import os
-import weakref
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ from masktas.artifacts import Run, Stage, file_digest
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
-from masktas.data.sources import Source, canonical, open_source
-from masktas.data.store.build import Cache, StoreSpec
-from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
+from masktas.data.store.build import Cache
+from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
-from masktas.formats import format_size, parse_bytes, parse_size
+from masktas.formats import format_size, parse_bytes
 from masktas.nn.patches import num_visible
 from masktas.space import Architecture
+from masktas.stages.common.images import PYTHON, Data, ImageInput
 from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
@@ -33,77 +31,111 @@ from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task
 
-PYTHON = "python:"  # begins the name of images that are a Python object
-Data = str | Path | object  # where images are, or a Python data set of them
 
+class ClaimedStage:
+    """A stage's folder, claimed by this process until its `with` block ends.
 
-@dataclass(frozen=True, slots=True)
-class ImageInput:
-    """Where the images are and how they are read; `image_size` and `in_channels` are set.
+    Args:
+        context: what the stage was given.
+        stage: the folder.
+        parents: the files it is made from, by name.
+        todo: whether the stage is not finished yet.
 
     Attributes:
-        location: what names the source, from any working directory.
-        settings: sizes and shares.
-        given: the source itself, where it is a Python object.
+        folder: where its files are.
+        todo: whether the stage is not finished yet.
+        ledger: seconds spent on it, also by attempts that were killed.
     """
 
-    location: str
-    settings: DataSettings
-    given: object = None
+    def __init__(
+        self, context: Context, stage: Stage, parents: dict[str, Path], *, todo: bool
+    ) -> None:
+        self._context, self._stage, self._parents = context, stage, parents
+        self.folder = stage.folder
+        self.todo = todo
+        self.ledger = Ledger(stage.folder, writes=todo and context.ranks.is_first)
 
-    @staticmethod
-    def of(data: Data, settings: DataSettings) -> ImageInput:
-        """Take what a user gave."""
-        if isinstance(data, str | Path):
-            return ImageInput(canonical(data), settings)
-        return ImageInput(PYTHON + open_source(data).location, settings, data)
+    def manifest(self) -> dict[str, Any]:
+        """Read the manifest of a finished stage."""
+        return self._stage.manifest()
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of what networks see."""
-        assert self.settings.image_size is not None
-        return parse_size(self.settings.image_size)
-
-    @property
-    def in_channels(self) -> int:
-        """1 for grey, 3 for colour, or any other number."""
-        assert self.settings.in_channels is not None
-        return self.settings.in_channels
-
-    def source(self, *, download: bool = False) -> Source:
-        """Open the source."""
-        settings = self.settings
-        return open_source(
-            self.location if self.given is None else self.given,
-            root=settings.root,
-            download=download,
-            image_column=settings.image_column,
-            label_column=settings.label_column,
+    def train(
+        self,
+        task: Task[Any],
+        settings: TrainSettings,
+        batches: Batches,
+        after_epoch: Callable[[int], dict[str, float]] | None = None,
+    ) -> dict[str, Any]:
+        """Train a task to the end and return what it cost."""
+        context, runtime = self._context, self._context.settings
+        loop = LoopConfig(
+            label=self._stage.name,
+            epochs=settings.epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            batch_size=settings.batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            accumulate=runtime.accumulate,
+            clip_grad=settings.clip_grad,
+            tensorboard=runtime.tensorboard,
         )
+        context.ranks.rows(loop.batch_size, loop.accumulate)  # refused before anything else
+        processes = "process" if context.ranks.size == 1 else "processes"
+        context.console.say(
+            f"{loop.label}: {loop.total_steps:,} steps of {loop.batch_size} images "
+            f"({context.ranks.size} {processes}, accumulate {loop.accumulate}); learning rate "
+            f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, loop.batch_size):.3g}"
+        )
+        environment = Environment(
+            context.runtime, context.ranks, context.stopping, context.console, self.ledger
+        )
+        return Training(task, loop, self.folder, environment, after_epoch=after_epoch).run()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a stage's settings record of the images."""
-        return {"location": self.location, **self.settings.model_dump(mode="json")}
+    def finish(
+        self, store: ImageStore, cost: dict[str, Any], write: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Let the first process write results and manifest, and return the manifest to all.
 
-    def require_fit(self, architecture: Architecture, whose: str) -> None:
-        """Raise DataError unless a network of that architecture sees images of this size."""
-        size, channels = architecture.image_size, architecture.in_channels
-        if size != self.image_size or channels != self.in_channels:
-            raise DataError(
-                f"The images are read as {self.image_size[0]} x {self.image_size[1]} pixels of "
-                f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
-                f"{channels}: give --image-size {format_size(size)} --in-channels {channels}."
-            )
+        Args:
+            store: the images that were read.
+            cost: the `images` seen and the `flops` of their matrix products; the ledger's seconds
+                are added, and which share of this machine's peak the products came to.
+            write: writes the stage's files and returns the entries of the manifest about them.
+        """
+        context = self._context
+
+        def finish() -> dict[str, Any]:
+            results = write()
+            content = {"images": store.summary(), "cost": self._cost(cost), **results}
+            manifest = self._stage.finish(content, self._parents)
+            _drop_checkpoints(self._stage, context.console)
+            return manifest
+
+        return context.ranks.first(finish)
+
+    def _cost(self, cost: dict[str, Any]) -> dict[str, Any]:
+        runtime, ranks = self._context.runtime, self._context.ranks
+        seconds = self.ledger.seconds
+        peak = runtime.peak_flops() * ranks.size
+        return {
+            "seconds": round(seconds, 3),
+            **cost,
+            "peak_flops": peak,
+            "share_of_peak": cost["flops"] / seconds / peak,
+            "memory_bytes": runtime.memory(),
+            "attempts": self.ledger.attempt,
+            "processes": ranks.size,
+            **runtime.describe(),
+        }
 
 
 class Context:
-    """One stage at work.
+    """What a stage works with: run folder, images, device, processes, console.
 
     Args:
         out: the run folder.
         runtime: seed, device, precision.
-        console: talks to the person.
-        overwrite: start the stage afresh instead of going on.
+        console: where progress is shown.
+        overwrite: start stages afresh instead of resuming them.
     """
 
     def __init__(
@@ -126,19 +158,36 @@ class Context:
 
     @property
     def seed(self) -> int:
-        """Names every random number."""
+        """Seed of every random number."""
         return self.settings.seed
 
-    def begin(
-        self, stage: Stage, settings: Settings, *, parents: dict[str, Path], **more: Any
-    ) -> bool:
-        """Claim a stage's folder; return whether there is anything left to do.
+    @property
+    def setup(self) -> Setup:
+        """Seed, device and ranks for a training task."""
+        return Setup(self.seed, self.runtime, self.ranks)
+
+    @contextmanager
+    def stage(
+        self,
+        stage: Stage,
+        settings: Settings,
+        *,
+        parents: dict[str, Path],
+        images: ImageInput,
+        more: dict[str, Any] | None = None,
+    ) -> Iterator[ClaimedStage]:
+        """Claim a stage's folder and keep other processes out of it within the `with` block.
 
         Args:
             stage: the folder.
             settings: of the stage.
-            parents: the files it is made from, by name; others later are other settings.
+            parents: the files it is made from, by name; changed files count as changed settings.
+            images: which are read.
             more: what else the claim records.
+
+        Raises:
+            ArtifactError: if the folder holds results of other settings, or another process is
+                at work there.
         """
         if stage.finished and not self.overwrite:
             stage.require_fresh()
@@ -147,27 +196,27 @@ class Context:
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
             "precision": self.runtime.describe()["precision"],
-            **more,  # last: what follows from the others is not what a refusal should name
+            # last: a refusal names the first difference, which should be a cause and no effect
+            "images": images.to_dict(),
+            **(more or {}),
         }
+        with ExitStack() as held:
+            todo = self.ranks.first(lambda: self._claim(stage, recorded, held))
+            if not todo:
+                self.console.say(f"{stage.folder} is finished: nothing to do.")
+            yield ClaimedStage(self, stage, parents, todo=todo)
 
-        def claim() -> bool:
-            # before anything is dropped; held until the stage is finished, or this object is gone
-            self._unlock = weakref.finalize(self, os.close, stage.lock())
-            stage.sweep()
-            # a job that torchrun starts again goes on with what it was overwriting with
-            again = launch.restarted() and stage.overwritten_by() == launch.job()
-            todo = stage.begin(recorded, overwrite=self.overwrite and not again)
-            if self.overwrite:
-                stage.note_overwritten(launch.job())
-            if not todo:  # a process may have been killed after its manifest
-                Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
-            return todo
-
-        todo = self.ranks.first(claim)
-        if todo:
-            self.ledger = Ledger(stage.folder, writes=self.ranks.is_first)
-        else:
-            self.console.say(f"{stage.folder} is finished: nothing to do.")
+    def _claim(self, stage: Stage, recorded: dict[str, Any], held: ExitStack) -> bool:
+        """Lock and claim a folder; return whether there is anything to do."""
+        held.callback(os.close, stage.lock())  # before anything is dropped
+        stage.sweep()
+        # a job that torchrun restarts resumes what it was overwriting with
+        again = launch.restarted() and stage.overwritten_by() == launch.job()
+        todo = stage.begin(recorded, overwrite=self.overwrite and not again)
+        if self.overwrite:
+            stage.note_overwritten(launch.job())
+        if not todo:  # a process may have been killed after its manifest
+            _drop_checkpoints(stage, self.console)
         return todo
 
     def images_given(
@@ -178,14 +227,14 @@ class Context:
         image_size: tuple[int, int],
         in_channels: int,
     ) -> ImageInput:
-        """Resolve what the user gave; sizes that were not said are the ones given here."""
+        """Return the user's images; size and channels apply where the settings have none."""
         sizes = {"image_size": format_size(image_size), "in_channels": in_channels}
         return ImageInput.of(data, resolve(DataSettings, sizes, settings))
 
     def images_recorded(
         self, before: Stage, data: Data | None, settings: DataSettings | None
     ) -> ImageInput:
-        """Take what an earlier stage read, with what the user says now laid over it."""
+        """Return the images that an earlier stage read, with the user's settings over its own."""
         recorded = dict(before.manifest()["settings"]["images"])
         before.require_fresh()
         location = recorded.pop("location")
@@ -207,48 +256,31 @@ class Context:
 
     def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:
         """Open the store of the images, decoding them first where that has not been done."""
-        shares = {
-            name: getattr(images.settings, name)
-            for name in ("search_share", "validation_share", "test_share")
-        }
-        if sum(shares.values()) >= 1:
-            raise ConfigError(
-                "search_share, validation_share and test_share leave no images to train on: "
-                "their sum must be below 1."
-            )
+        spec, access, cache = images.spec(), images.access(allowed), self._cache()
 
-        of_run = self.settings
-        most = math.inf if of_run.cache_size is None else parse_bytes(of_run.cache_size)
-        cache = Cache(
-            Path(of_run.cache_dir) if of_run.cache_dir else self.run.folder / "data",
-            most if of_run.cache else 0,
-            of_run.strict,
-        )
-        settings = images.settings
-        wish = StoreSpec(images.image_size, images.in_channels, settings.limit, settings.white)
-        view = SplitAccess(shares, allowed, _given_statistics(settings, images.in_channels))
-
-        def store() -> ImageStore:
+        def open_() -> ImageStore:
+            console = self.console
             return open_store(
-                images.source(),
-                wish,
-                cache,
-                view,
-                bar=self.console.bar,
-                warn=self.console.warn,
+                images.source(), spec, cache, access, bar=console.bar, warn=console.warn
             )
 
         if self.ranks.size > 1:
             if not self.ranks.is_first:
-                with suppress(MasktasError):  # takes a share of the work; the first one tells
-                    store()
-            self.ranks.first(lambda: store() and None)
-        return store()
+                with suppress(MasktasError):  # decodes its share; the first process reports errors
+                    open_()
+            self.ranks.first(lambda: open_() and None)
+        return open_()
+
+    def _cache(self) -> Cache:
+        settings = self.settings
+        most = math.inf if settings.cache_size is None else parse_bytes(settings.cache_size)
+        folder = Path(settings.cache_dir) if settings.cache_dir else self.run.folder / "data"
+        return Cache(folder, most if settings.cache else 0, settings.strict)
 
     def batches(
         self, store: ImageStore, *splits: str, settings: TrainSettings | None = None
     ) -> Batches:
-        """Return a split, or several together, as batches; to train on if there are settings."""
+        """Return batches of one or several splits; augmented for training if there are settings."""
         return Batches(
             store.images(*splits),
             image_size=store.image_size,
@@ -260,93 +292,16 @@ class Context:
             augment=augment(settings) if settings else Augment(),
         )
 
-    @property
-    def setup(self) -> Setup:
-        """Where tasks are at home."""
-        return Setup(self.seed, self.runtime, self.ranks)
 
-    def train(
-        self,
-        stage: Stage,
-        task: Task[Any],
-        settings: TrainSettings,
-        batches: Batches,
-        after_epoch: Callable[[int], dict[str, float]] | None = None,
-    ) -> dict[str, Any]:
-        """Train a task to the end and return what it took."""
-        plan = LoopConfig(
-            label=stage.name,
-            epochs=settings.epochs,
-            steps_per_epoch=batches.steps_per_epoch,
-            batch_size=settings.batch_size,
-            checkpoint_seconds=self.settings.checkpoint_seconds,
-            accumulate=self.settings.accumulate,
-            clip_grad=settings.clip_grad,
-            tensorboard=self.settings.tensorboard,
-        )
-        self.ranks.rows(plan.batch_size, plan.accumulate)  # refused before anything else
-        processes = "process" if self.ranks.size == 1 else "processes"
-        self.console.say(
-            f"{plan.label}: {plan.total_steps:,} steps of {plan.batch_size} images "
-            f"({self.ranks.size} {processes}, accumulate {plan.accumulate}); learning rate "
-            f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, plan.batch_size):.3g}"
-        )
-        machine = Environment(self.runtime, self.ranks, self.stopping, self.console, self.ledger)
-        return Training(task, plan, stage.folder, machine, after_epoch=after_epoch).run()
-
-    def finish(
-        self,
-        stage: Stage,
-        store: ImageStore,
-        cost: dict[str, Any],
-        parents: dict[str, Path],
-        **results: Any,
-    ) -> dict[str, Any]:
-        """Write a stage's manifest, drop its checkpoints, and return the manifest.
-
-        `cost` has the `images` seen and the `flops` of their matrix products; here the ledger's
-        seconds are added, and what share of this machine's best the products came to.
-        """
-        seconds = self.ledger.seconds
-        peak = self.runtime.peak_flops() * self.ranks.size
-        of_cost = {
-            "seconds": round(seconds, 3),
-            **cost,
-            "peak_flops": peak,
-            "share_of_peak": cost["flops"] / seconds / peak,
-            "memory_bytes": self.runtime.memory(),
-            "attempts": self.ledger.attempt,
-            "processes": self.ranks.size,
-            **self.runtime.describe(),
-        }
-        manifest = stage.finish({"images": store.summary(), "cost": of_cost, **results}, parents)
-        Checkpoints(stage.folder / "checkpoints", self.console.warn).clear()
-        self._unlock()
-        return manifest
-
-
-def _given_statistics(settings: DataSettings, in_channels: int) -> dict[str, list[float]]:
-    """Return the `mean` and `std` that the user said, refusing another number of channels."""
-    given = {}
-    for name in ("mean", "std"):
-        said = getattr(settings, name)
-        if said is not None:
-            given[name] = [float(number) for number in said.split(",")]
-            if len(given[name]) != in_channels:
-                raise ConfigError(
-                    f"{name} has {len(given[name])} numbers, but the images have {in_channels} "
-                    "channels: give one for each."
-                )
-    if min(given.get("std", [1.0])) <= 0:
-        raise ConfigError("std is above 0 in every channel.")
-    return given
+def _drop_checkpoints(stage: Stage, console: Console) -> None:
+    Checkpoints(stage.folder / "checkpoints", console.warn).clear()
 
 
 def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
     """Return how many patches stay visible.
 
     Raises:
-        ConfigError: if fewer than `least` do, or all.
+        ConfigError: if they are fewer than `least`, or all.
     """
     total = architecture.num_patches
     visible = num_visible(total, mask_ratio)

@@ -1,4 +1,4 @@
-"""Build what is trained, from settings: for the stages, and for `plan`, which tries it first."""
+"""Training tasks from settings, for the stages and for `plan`, which measures them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Where a task is at home: the seed that names its draws, the device, the processes."""
+    """Seed, device and ranks that a training task runs with."""
 
     seed: int
     runtime: Runtime
@@ -47,13 +47,13 @@ class Setup:
         return torch.Generator().manual_seed(seed_for(self.seed, *key))
 
 
-def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
-    """Return the teacher's settings with the shape that suits the space, where it was not said.
+def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSettings:
+    """Return the teacher's settings with a shape that suits the space, where they set none.
 
-    One that starts from released weights has the shape of these.
+    A teacher that starts from released weights has their shape.
     """
-    if said.init is not None:
-        return said
+    if settings.init is not None:
+        return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
     shape = {
         "patch_size": space.patch_size,
@@ -61,7 +61,7 @@ def teacher_for(space: SearchSpace, said: TeacherSettings) -> TeacherSettings:
         "num_heads": heads,
         "depth": max(space.depth),
     }
-    return resolve(TeacherSettings, shape, said)
+    return resolve(TeacherSettings, shape, settings)
 
 
 def teacher_architecture(
@@ -90,16 +90,16 @@ def teacher_task(
     shape: Architecture,
     batches: Batches,
     setup: Setup,
-    begun: MaskedAutoencoder | None = None,
+    start: MaskedAutoencoder | None = None,
 ) -> tuple[MaskedAutoencoder, MaskedAutoencoding]:
-    """Return a masked autoencoder in its starting state, and its training.
+    """Return a masked autoencoder in its initial state, and its training.
 
-    `begun` is one to go on with, instead of random weights.
+    `start` is one to train further, instead of random weights.
     """
-    model = begun or MaskedAutoencoder(
+    model = start or MaskedAutoencoder(
         shape, decoder_dim=settings.decoder_dim, decoder_depth=settings.decoder_depth
     )
-    if begun is None:
+    if start is None:
         model.init_weights(setup.generator("teacher"))
     task = MaskedAutoencoding(
         model.to(setup.runtime.device),
@@ -118,7 +118,7 @@ def supernet_task(
     batches: Batches,
     setup: Setup,
 ) -> tuple[Supernet, MaskedDistillation]:
-    """Return a supernet in its starting state, and its training; the teacher moves beside it."""
+    """Return a supernet in its initial state, and its training; moves the teacher to the device."""
     device = setup.runtime.device
     teacher.to(device)
     supernet = Supernet(
@@ -146,7 +146,7 @@ def classifier_task(
     target: Tensor,
     setup: Setup,
 ) -> tuple[ViT, Classification]:
-    """Return a network with the supernet's slice, or random weights, and its fine-tuning."""
+    """Return a network with the supernet's weights or random ones, and its fine-tuning."""
     network = ViT(shape)
     network.init_weights(setup.generator("finetune"))
     if supernet is not None:
@@ -166,12 +166,12 @@ def classifier_task(
 
 
 def augment(settings: TrainSettings) -> Augment:
-    """Return how training batches are varied."""
+    """Return how training batches are augmented."""
     return Augment(settings.crop_scale, settings.flip, settings.color)
 
 
 def recipe(settings: TrainSettings, batches: Batches) -> OptimRecipe:
-    """Return how fast to learn: the settings' rate, for 256 images, scaled to the batch."""
+    """Return the optimiser's settings, with the learning rate scaled to the batch size."""
     return OptimRecipe(
         lr=scaled_lr(settings.lr, settings.batch_size),
         weight_decay=settings.weight_decay,

@@ -1,4 +1,4 @@
-"""A teacher from elsewhere -> teacher/: found by what the user points at, fitted, written down."""
+"""Adopt a teacher trained elsewhere: open it, fit it to the space, write it to teacher/."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from masktas.nn.teachers.pretrained import PretrainedTeacher
 from masktas.nn.teachers.timm_vit import TimmTeacher, load_timm, open_timm
 from masktas.nn.teachers.vitmae import MODEL_TYPE, normalisation, read_vitmae
 from masktas.space import SearchSpace
+from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     DECODER,
     TEACHER,
@@ -29,12 +30,12 @@ from masktas.stages.common.load import (
     teacher_file,
     teacher_input_spec,
 )
-from masktas.stages.common.stage import Context, Data, ImageInput
+from masktas.stages.common.stage import Context
 from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
 TAKEN = (
-    "a run of ours, a file in the public MAE format (.pth, .safetensors), a folder of a Hugging "
+    "another run, a file in the public MAE format (.pth, .safetensors), a folder of a Hugging "
     "Face ViTMAE, or a timm model as timm:NAME, timm:NAME@FILE or hf-hub:ID"
 )
 
@@ -46,19 +47,19 @@ def open_teacher(
     partial: bool = False,
     flag: str = "--teacher",
 ) -> tuple[PretrainedTeacher, Path | None]:
-    """Open a teacher that was trained elsewhere, deciding by what is pointed at.
+    """Open a teacher that was trained elsewhere; its format follows from the path or name.
 
     Args:
         spec: a path or a name of a model.
         num_heads: of an MAE file of unusual width.
-        partial: take a checkpoint that leaves tensors unfilled or unused.
-        flag: by which the user gave it, for messages.
+        partial: accept a checkpoint that leaves tensors unfilled or unused.
+        flag: with which the user gave it, for messages.
 
     Returns:
-        The teacher, and its file of weights where it is one on this machine.
+        The teacher, and its file of weights if that is on this machine.
 
     Raises:
-        MasktasError: if it is none of what is known, or cannot be read, with one sentence.
+        MasktasError: if its format is unknown, or it cannot be read.
     """
     if spec.startswith("timm:"):
         name, _, file = spec.removeprefix("timm:").partition("@")
@@ -138,7 +139,7 @@ def _of_run(run: Run, spec: str) -> PretrainedTeacher:
 
 
 def adopt(
-    within: Context,
+    context: Context,
     settings: AdoptedTeacher,
     space: SearchSpace,
     *,
@@ -146,30 +147,29 @@ def adopt(
     data_settings: DataSettings | None,
     ask: Ask | None = None,
 ) -> None:
-    """Make the teacher that the settings name the run's own; `teacher/` then needs nothing else.
+    """Copy the teacher that the settings name into the run's `teacher/`.
 
-    What was adopted already is not read again.
+    A teacher that was adopted already is not read again.
 
     Args:
-        within: the stage that needs it.
-        settings: which, and how.
+        context: of the stage that needs the teacher.
+        settings: which teacher, and how it is read.
         space: of the students.
         data, data_settings: images, as for the stage.
-        ask: a function, instead of what the settings name.
+        ask: a function, instead of the teacher in the settings.
 
     Raises:
-        MasktasError: if it cannot be had, does not go with the space, or the run has another.
+        MasktasError: if it cannot be read, does not fit the space, or the run has another one.
     """
-    said = AdoptedTeacher(**{name: getattr(settings, name) for name in AdoptedTeacher.model_fields})
-    if ask is not None:
-        said = said.model_copy(update={"teacher": name_of(ask)})
-    context = Context(
-        within.run.folder, within.settings, within.console, overwrite=within.overwrite
+    adopted = AdoptedTeacher(
+        **{name: getattr(settings, name) for name in AdoptedTeacher.model_fields}
     )
+    if ask is not None:
+        adopted = adopted.model_copy(update={"teacher": name_of(ask)})
     stage = context.run.teacher
     todo = context.ranks.first(lambda: context.overwrite or not stage.finished)
     if not todo:
-        _require_this(stage, said)
+        _require_this(stage, adopted)
         return
     if data is None:
         raise ConfigError(
@@ -182,15 +182,15 @@ def adopt(
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     if ask is None:
-        _adopt_released(context, stage, said, space, images)
+        _adopt_released(context, stage, adopted, space, images)
     else:
-        _adopt_function(context, stage, said, space, images, ask)
+        _adopt_function(context, stage, adopted, space, images, ask)
 
 
-def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
-    """Raise ArtifactError if a finished teacher is another than the one that is asked for."""
+def _require_this(stage: Stage, settings: AdoptedTeacher) -> None:
+    """Raise ArtifactError unless a finished teacher is the one that the settings name."""
     manifest = stage.manifest()
-    there, here = manifest["settings"]["settings"], said.model_dump(mode="json")
+    there, here = manifest["settings"]["settings"], settings.model_dump(mode="json")
     if "adopted" not in manifest:
         problem = "was pre-trained here"
     elif there != here:
@@ -203,29 +203,29 @@ def _require_this(stage: Stage, said: AdoptedTeacher) -> None:
             return
         problem = f"was adopted from {file}, which has changed since"
     raise ArtifactError(
-        f"{stage.folder} {problem}: leave --teacher out to go on with it, choose another --out, or "
+        f"{stage.folder} {problem}: leave --teacher out to keep it, choose another --out, or "
         "add --overwrite to start afresh."
     )
 
 
 def _adopt_released(
-    context: Context, stage: Stage, said: AdoptedTeacher, space: SearchSpace, images: ImageInput
+    context: Context, stage: Stage, settings: AdoptedTeacher, space: SearchSpace, images: ImageInput
 ) -> None:
-    assert said.teacher is not None
+    assert settings.teacher is not None
     released, file = open_teacher(
-        said.teacher, num_heads=said.teacher_heads, partial=said.teacher_partial
+        settings.teacher, num_heads=settings.teacher_heads, partial=settings.teacher_partial
     )
-    # what is fitted is size and layer; how the student's images are normalised is not yet known
+    # only size and layer are fitted: the normalisation of the student's images is not known yet
     student = InputSpec.of(space.largest, [0.5], [0.5])
-    fitted = released.fitted(student, layer=said.teacher_layer, resize=said.teacher_resize)
+    fitted = released.fitted(student, layer=settings.teacher_layer, resize=settings.teacher_resize)
     context.console.say(
-        f"Teacher: {said.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} blocks; "
-        f"licence of its weights: {fitted.licence}"
+        f"Teacher: {settings.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} "
+        f"blocks; licence of its weights: {fitted.licence}"
     )
     facts = describe(fitted)
     tensors = fitted.teacher.model.state_dict() if isinstance(fitted.teacher, TimmTeacher) else None
-    if tensors is not None:  # seen to be complete before anything hangs on it
-        load_timm(facts, dict(tensors), where=said.teacher, view=None)
+    if tensors is not None:  # found incomplete now, not when a stage depends on it
+        load_timm(facts, dict(tensors), where=settings.teacher, view=None)
     digest = None if file is None else file_digest(file)
 
     def save() -> None:
@@ -237,11 +237,11 @@ def _adopt_released(
             checkpoint.save(stage.folder / DECODER, fitted.decoder.state_dict(), {})
 
     origin = {"file": None if file is None else str(file.resolve()), "sha256": digest}
-    _write(context, stage, said, images, facts, origin, save)
+    _write(context, stage, settings, images, facts, origin, save)
 
 
 def describe(released: PretrainedTeacher) -> dict[str, Any]:
-    """Return what `teacher.json` says: all that is needed to build it again."""
+    """Return the content of `teacher.json`: all that is needed to load the teacher again."""
     sight = released.sight
     facts = {
         "kind": "vit",
@@ -265,7 +265,7 @@ def describe(released: PretrainedTeacher) -> dict[str, Any]:
 def _adopt_function(
     context: Context,
     stage: Stage,
-    said: AdoptedTeacher,
+    settings: AdoptedTeacher,
     space: SearchSpace,
     images: ImageInput,
     ask: Ask,
@@ -286,13 +286,13 @@ def _adopt_function(
         "normalised_pixels": True,
     }
     context.console.say(f"Teacher: the function {name_of(ask)}, {teacher.embed_dim} wide")
-    _write(context, stage, said, images, facts, {"file": None, "sha256": None}, lambda: None)
+    _write(context, stage, settings, images, facts, {"file": None, "sha256": None}, lambda: None)
 
 
 def _write(
     context: Context,
-    stage: Stage,
-    said: AdoptedTeacher,
+    folder: Stage,
+    settings: AdoptedTeacher,
     images: ImageInput,
     facts: dict[str, Any],
     origin: dict[str, Any],
@@ -300,20 +300,14 @@ def _write(
 ) -> None:
     """Write the stage: `teacher.json`, what `save` writes, and the manifest."""
     store = context.open_images(images, allowed=("supernet",))
-    if not context.begin(stage, said, parents={}, images=images.to_dict()):
-        return
 
-    def results() -> dict[str, Any]:
-        write_json(stage.folder / TEACHER, facts)
+    def write() -> dict[str, Any]:
+        write_json(folder.folder / TEACHER, facts)
         save()
         weights = file_digest(teacher_file(context.run))
-        return context.finish(
-            stage,
-            store,
-            {"images": 0, "flops": 0},
-            parents={},
-            adopted={**facts, **origin, "layer": said.teacher_layer, "weights_sha256": weights},
-            licence=facts["licence"],
-        )
+        about = {**facts, **origin, "layer": settings.teacher_layer, "weights_sha256": weights}
+        return {"adopted": about, "licence": facts["licence"]}
 
-    context.ranks.first(results)
+    with context.stage(folder, settings, parents={}, images=images) as stage:
+        if stage.todo:
+            stage.finish(store, {"images": 0, "flops": 0}, write)

@@ -26,6 +26,7 @@ from masktas.strategies import (
     journal,
     racing,
 )
+from masktas.train.log import Ledger
 
 HISTORY = "history.jsonl"
 CHUNK_SECONDS = 10.0  # of rating between two looks at whether to stop
@@ -64,7 +65,8 @@ class SearchRunner:
     """Rates what a strategy asks for, and writes it down.
 
     Args:
-        context: the stage at work.
+        context: of the stage.
+        ledger: of the stage.
         judge: rates.
         settings: whether candidates race, and how many of the best are wanted.
         known: scores of before that are still valid, and the search each is from; by `name_of`.
@@ -73,11 +75,13 @@ class SearchRunner:
     def __init__(
         self,
         context: Context,
+        ledger: Ledger,
         judge: Evaluator,
         settings: StrategySettings,
         known: dict[str, tuple[Score, str]],
     ) -> None:
         self._context, self._judge, self._settings, self._known = context, judge, settings, known
+        self._ledger = ledger
         self.histories: list[list[Rated]] = []  # of what was explored
 
     def explore(self, strategy: Strategy, path: Path, label: str) -> None:
@@ -161,7 +165,7 @@ class SearchRunner:
         if self._context.ranks.is_first:
             costs = strategy.candidates.costs.of
             journal.write(path, list(zip(chunk, scores, strict=True)), start, costs, reused=reused)
-            self._context.ledger.write(start + len(chunk))
+            self._ledger.write(start + len(chunk))
         return scores
 
     def _scores(self, strategy: Strategy, fresh: Sequence[Architecture]) -> list[Score]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from masktas.artifacts import Stage, file_digest, write_text
+from masktas.artifacts import file_digest, write_text
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
@@ -18,13 +18,13 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
 from masktas.seeding import seed_for
-from masktas.space import SearchSpace
+from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.evaluator import Evaluator
-from masktas.stages.common.labels import labels_of, read_labels
+from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
-from masktas.stages.common.stage import Context, Data, ImageInput
+from masktas.stages.common.stage import Context, num_visible_checked
 from masktas.stages.search.results import (
     Answer,
     Answers,
@@ -45,6 +45,22 @@ from masktas.strategies import RandomSearch, Rated, Strategy
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 RANDOM_HISTORY = "random.jsonl"  # of the baseline
+
+
+def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
+    """Refuse a search that cannot succeed in a space.
+
+    Returns:
+        The architectures within all limits but those on latency.
+
+    Raises:
+        ConfigError: if settings do not go together, or too few patches stay visible.
+        BudgetError: if no architecture meets the budget.
+    """
+    candidates = settings.check(space)
+    if settings.is_masked:
+        num_visible_checked(space.largest, settings.mask_ratio, least=3)
+    return candidates
 
 
 def search(
@@ -83,25 +99,22 @@ def search(
     """
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or SearchSettings()
-    settings.require_together()
     images = context.images_recorded(context.run.supernet, data, data_settings)
-    space = SearchSpace.load(context.run.supernet.folder / SPACE)
-    if settings.num_classes is not None:
-        space = space.replace(num_classes=settings.num_classes)
     candidates, target, models = costed(
         context.run,
-        space,
+        check(settings, SearchSpace.load(context.run.supernet.folder / SPACE)),
         settings,
         latency="latency" in (settings.objectives or ""),
         measure=measure,
         seed=context.seed,
         console=context.console,
     )
+    space = candidates.space
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
-    stage = context.run.search(name)
+    folder = context.run.search(name)
     made_from = {
         "teacher": teacher_file(context.run),
         "supernet": context.run.supernet.folder / WEIGHTS,
@@ -126,36 +139,32 @@ def search(
         raced=settings.racing,
     )
     key = judge.key({name: file_digest(path) for name, path in made_from.items()})
-    parents = made_from | models
-    if not context.begin(stage, settings, parents=parents, images=images.to_dict(), rated_by=key):
-        return stage.manifest()
+    with context.stage(
+        folder, settings, parents=made_from | models, images=images, more={"rated_by": key}
+    ) as stage:
+        if not stage.todo:
+            return stage.manifest()
+        known = known_ratings(context, key, stage.folder)
+        explorer = SearchRunner(context, stage.ledger, judge, settings, known)
+        explorer.explore(strategy, stage.folder / HISTORY, "search")
+        answers = Answers(context, judge, candidates, LatencyCheck(context, target, stage.folder))
+        found = _find(context, stage.folder, settings, strategy, explorer, answers, objectives)
 
-    known = known_ratings(context, key, stage.folder)
-    explorer = SearchRunner(context, judge, settings, known)
-    explorer.explore(strategy, stage.folder / HISTORY, "search")
-    answers = Answers(context, judge, candidates, LatencyCheck(context, target, stage.folder))
-    found = _find(context, stage, settings, strategy, explorer, answers, objectives)
+        def write() -> dict[str, Any]:
+            _write(stage.folder, shared, found, objectives)
+            model = candidates.costs.latency
+            return {
+                "budget": candidates.budget.to_dict(),
+                "space": space.to_dict(),
+                "feasible": candidates.size(),
+                "rated": len(strategy.history),
+                "reused": len([one for one in strategy.history if _was_known(one, known)]),
+                "objectives": list(objectives),
+                "latency_target": None if model is None else dict(model.target),
+                **found.to_dict(),
+            }
 
-    def results() -> dict[str, Any]:
-        _write(stage, shared, found, objectives)
-        return context.finish(
-            stage,
-            store,
-            _cost(explorer.histories, judge, known),
-            parents=parents,
-            budget=candidates.budget.to_dict(),
-            space=space.to_dict(),
-            feasible=candidates.size(),
-            rated=len(strategy.history),
-            reused=len([one for one in strategy.history if _was_known(one, known)]),
-            objectives=list(objectives),
-            latency_target=dict(candidates.costs.latency.target)
-            if candidates.costs.latency
-            else None,
-            **found.to_dict(),
-        )
-
-    return context.ranks.first(results)
+        return stage.finish(store, _cost(explorer.histories, judge, known), write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +204,7 @@ class SearchResult:
 
 def _find(
     context: Context,
-    stage: Stage,
+    folder: Path,
     settings: SearchSettings,
     strategy: Strategy,
     explorer: SearchRunner,
@@ -215,7 +224,7 @@ def _find(
             generations=-(-len(strategy.history) // settings.population),
             seed=seed_for(context.seed, "baselines", "search"),
         )
-        explorer.explore(chance, stage.folder / RANDOM_HISTORY, "random search")
+        explorer.explore(chance, folder / RANDOM_HISTORY, "random search")
         random_search = next(iter(answers.kept(chance, 1)), None)
     uniform = candidates.largest_uniform()
     drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
@@ -232,10 +241,9 @@ def _find(
 
 
 def _write(
-    stage: Stage, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
+    folder: Path, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
     """Write networks, front and picture."""
-    folder = stage.folder
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
         save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.score.rating)

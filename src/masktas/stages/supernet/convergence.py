@@ -1,4 +1,4 @@
-"""Watch a supernet converge: fixed networks of it, on held-out images and masks that stay the same.
+"""Watch a supernet converge: fixed networks of it on fixed held-out images and masks.
 
 SPEC 5, claim iii; MaskTAS, Figure 4: does the supernet converge, and for large networks too?
 """
@@ -31,12 +31,12 @@ CLEARLY = 2.0  # standard errors
 
 
 def probe_epochs(epochs: int, times: int) -> set[int]:
-    """Return after which of the epochs to look: the last one, and evenly before it."""
+    """Return the epochs after which networks are measured: evenly spaced, the last included."""
     return {max(1, round(number * epochs / times)) for number in range(1, times + 1)}
 
 
 def probe_networks(space: SearchSpace, seed: int) -> dict[str, Architecture]:
-    """Return the networks to look at: smallest, middle, largest and 8 drawn at random."""
+    """Return the networks to measure: smallest, middle, largest and 8 random ones."""
     rng = random.Random(seed_for(seed, "probes"))
     chosen = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}
     drawn = {f"random-{number}": space.sample(rng) for number in range(1, NUM_RANDOM + 1)}
@@ -44,19 +44,19 @@ def probe_networks(space: SearchSpace, seed: int) -> dict[str, Architecture]:
 
 
 class ConvergenceProbes:
-    """The networks, the images and the masks; `measure` looks at them once.
+    """Fixed networks, images and masks that a supernet in training is measured on.
 
     Args:
         supernet: in training.
         teacher: frozen.
         batches: held-out images.
-        visible: V, patches of an image that are seen.
-        count: images to look at, at most.
+        visible: V, visible patches of an image.
+        count: largest number of images.
         relation: how the rating compares patches.
-        seed: names networks and masks.
+        seed: draws networks and masks.
         runtime: device and precision.
         ranks: the processes that share the networks.
-        warn: is told when the largest network falls behind the middle one.
+        warn: called when the largest network falls behind the middle one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ConvergenceProbes:
         """Return `probe/NETWORK/MEASURE` of every network."""
         table = torch.zeros(len(self.networks), len(MEASURES), self._count, dtype=torch.float64)
         for index in self._ranks.mine(range(len(self.networks))):
-            table[index] = self._look(list(self.networks.values())[index])
+            table[index] = self._measure_one(list(self.networks.values())[index])
         self._ranks.sum(table)
         self._compare(epoch, dict(zip(self.networks, table[:, 0], strict=True)))
         means = table.mean(dim=2).tolist()
@@ -94,14 +94,14 @@ class ConvergenceProbes:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return for manifests which networks these are."""
+        """Return the networks, for manifests."""
         return {
             name: {"params": params(one), "macs": macs(one), "architecture": one.to_dict()}
             for name, one in self.networks.items()
         }
 
     @torch.no_grad()
-    def _look(self, architecture: Architecture) -> Tensor:
+    def _measure_one(self, architecture: Architecture) -> Tensor:
         """Return the measures of each image, `[3, n]`, on the CPU."""
         student = self._supernet.subnet(architecture).eval()
         measured = []
@@ -120,7 +120,7 @@ class ConvergenceProbes:
         return torch.cat(measured, dim=1).cpu()
 
     def _inputs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]`, always alike."""
+        """Yield `images [B, C, H, W]`, `ids_keep [B, V]`, `ids_masked [B, M]`, always the same."""
         space = self._supernet.space
         noise = masking_noise(
             self._count, space.largest.num_patches, seed_for(self._seed, "probes", "mask")
@@ -132,7 +132,7 @@ class ConvergenceProbes:
     def _compare(self, epoch: int, pixel_loss: dict[str, Tensor]) -> None:
         """Warn if the largest network predicts clearly worse than the middle one."""
         if self._count < 2:
-            return  # one image has no spread to tell chance from
+            return  # the standard error of one image is unknown
         behind = pixel_loss["largest"] - pixel_loss["middle"]
         error = behind.std() / len(behind) ** 0.5
         if behind.mean() > CLEARLY * error:

@@ -1,4 +1,4 @@
-"""Pictures that stages leave beside their numbers."""
+"""Pictures of what teacher and student reconstruct."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def draw_reconstructions(
     seed: int,
     count: int = 8,
 ) -> list[str]:
-    """Write a PNG of held-out images: a row each of original, masked, teacher's and student's.
+    """Write a PNG of held-out images: rows of original, masked, teacher's and student's images.
 
-    Predictions are of patches normalised by themselves, so each is shown with the mean and
-    variance of the true patch, as MAE's authors do. A teacher without a decoder has no row.
+    Predicted patches are normalised by their own mean and variance, so each is shown with those
+    of the true patch, as MAE's authors do. A teacher without a decoder has no row.
 
     Returns:
         What the rows show.
@@ -66,7 +66,7 @@ def draw_reconstructions(
 def _reconstructed(
     teacher: ReconstructingTeacher, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
 ) -> list[np.ndarray]:
-    """Complete images as a teacher does, in what it sees of them."""
+    """Complete images as a teacher does, in its own resolution."""
     sight = teacher.sight
     seen = images if teacher.view is None else teacher.view(images)
     patches = patchify(seen, sight.patch_size)

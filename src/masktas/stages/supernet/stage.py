@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
+from masktas.data.batches import Batches
+from masktas.data.store.image_store import ImageStore
 from masktas.nn.mae import require_decoder_dim
+from masktas.nn.student import Teacher
+from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import SearchSpace
+from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     load_reconstruction,
     load_teacher,
@@ -19,11 +25,21 @@ from masktas.stages.common.load import (
     save_supernet,
     teacher_file,
 )
-from masktas.stages.common.stage import Context, Data, num_visible_checked
+from masktas.stages.common.stage import ClaimedStage, Context, num_visible_checked
 from masktas.stages.common.tasks import supernet_task
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
+
+
+def check(settings: SupernetSettings, space: SearchSpace) -> int:
+    """Refuse a supernet that cannot be trained; return how many patches stay visible.
+
+    Raises:
+        ConfigError: if decoder or masking ratio do not fit.
+    """
+    require_decoder_dim(settings.decoder_dim)
+    return num_visible_checked(space.largest, settings.mask_ratio, least=1)
 
 
 def supernet(
@@ -37,7 +53,7 @@ def supernet(
     overwrite: bool = False,
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
-    """Train the weight-sharing supernet of a space; goes on where a killed one stopped.
+    """Train the weight-sharing supernet of a space; resumes a killed one.
 
     Args:
         data: images; those of the teacher if None.
@@ -58,30 +74,105 @@ def supernet(
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
-    require_decoder_dim(settings.decoder_dim)
-    visible = num_visible_checked(space.largest, settings.mask_ratio, least=1)
+    visible = check(settings, space)
     if settings.teacher is not None or teacher is not None:
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
+    inputs = _open(context, images, settings, space, teacher)
+    with context.stage(
+        context.run.supernet,
+        settings,
+        parents={"teacher": teacher_file(context.run)},
+        images=images,
+        more={"space": space.to_dict()},
+    ) as stage:
+        return (
+            _train(context, stage, settings, space, inputs, visible)
+            if stage.todo
+            else stage.manifest()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a supernet learns from.
+
+    Attributes:
+        store: the images.
+        batches: of the split that it is trained on.
+        seen: what the student sees.
+        teacher: frozen.
+    """
+
+    store: ImageStore
+    batches: Batches
+    seen: InputSpec
+    teacher: Teacher
+
+
+def _open(
+    context: Context,
+    images: ImageInput,
+    settings: SupernetSettings,
+    space: SearchSpace,
+    ask: Ask | None,
+) -> Inputs:
+    """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     require_same_patches(context.run, space)
-    stage = context.run.supernet
-    parents = {"teacher": teacher_file(context.run)}
     store = context.open_images(images, allowed=("supernet", "validation"))
     seen = InputSpec.of(space.largest, store.mean, store.std)
-    frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
+    teacher = load_teacher(context.run, seen, context.runtime.device, ask)
     batches = context.batches(store, "supernet", settings=settings)
-    if not context.begin(
-        stage, settings, parents=parents, images=images.to_dict(), space=space.to_dict()
-    ):
-        return stage.manifest()
+    return Inputs(store, batches, seen, teacher)
 
-    shared, task = supernet_task(settings, space, frozen, batches, context.setup)
-    held_out = context.batches(store, "validation")
-    probes = ConvergenceProbes(
+
+def _train(
+    context: Context,
+    stage: ClaimedStage,
+    settings: SupernetSettings,
+    space: SearchSpace,
+    inputs: Inputs,
+    visible: int,
+) -> dict[str, Any]:
+    shared, task = supernet_task(settings, space, inputs.teacher, inputs.batches, context.setup)
+    held_out = context.batches(inputs.store, "validation")
+    probes = _probes(context, settings, shared, inputs.teacher, held_out, visible)
+    watched = probe_epochs(settings.epochs, settings.probes)
+    cost = stage.train(
+        task,
+        settings,
+        inputs.batches,
+        after_epoch=lambda epoch: probes.measure(epoch) if epoch in watched else {},
+    )
+
+    def write() -> dict[str, Any]:
+        save_supernet(stage.folder, shared)
+        rows = draw_reconstructions(
+            stage.folder / "reconstructions.png",
+            batches=held_out,
+            teacher=load_reconstruction(context.run, inputs.seen, context.runtime.device),
+            student=shared.subnet(space.largest).eval(),
+            visible=visible,
+            seed=context.seed,
+        )
+        return {"probes": probes.describe() if watched else {}, "reconstructions": rows}
+
+    return stage.finish(inputs.store, cost, write)
+
+
+def _probes(
+    context: Context,
+    settings: SupernetSettings,
+    shared: Supernet,
+    teacher: Teacher,
+    held_out: Batches,
+    visible: int,
+) -> ConvergenceProbes:
+    return ConvergenceProbes(
         shared,
-        frozen,
+        teacher,
         held_out,
         visible=visible,
         count=settings.probe_images,
@@ -91,28 +182,3 @@ def supernet(
         ranks=context.ranks,
         warn=context.console.warn,
     )
-    watched = probe_epochs(settings.epochs, settings.probes)
-    cost = context.train(
-        stage,
-        task,
-        settings,
-        batches,
-        after_epoch=lambda epoch: probes.measure(epoch) if epoch in watched else {},
-    )
-
-    def results() -> dict[str, Any]:
-        save_supernet(stage.folder, shared)
-        rows = draw_reconstructions(
-            stage.folder / "reconstructions.png",
-            batches=held_out,
-            teacher=load_reconstruction(context.run, seen, context.runtime.device),
-            student=shared.subnet(space.largest).eval(),
-            visible=visible,
-            seed=context.seed,
-        )
-        watching = probes.describe() if watched else {}
-        return context.finish(
-            stage, store, cost, parents=parents, probes=watching, reconstructions=rows
-        )
-
-    return context.ranks.first(results)

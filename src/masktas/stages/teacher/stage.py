@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
+from masktas.data.batches import Batches
+from masktas.data.store.image_store import ImageStore
 from masktas.nn.mae import require_decoder_dim
+from masktas.space import Architecture
+from masktas.stages.common.images import Data
 from masktas.stages.common.load import DECODER
-from masktas.stages.common.stage import Context, Data, num_visible_checked
+from masktas.stages.common.stage import ClaimedStage, Context, num_visible_checked
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
-from masktas.stages.teacher.init_from import open_init_from
+from masktas.stages.teacher.init_from import InitFrom, open_init_from
 from masktas.train import checkpoint
 from masktas.train.networks import save_network
 
 FEW_IMAGES = 20_000
 LONG_EPOCHS = 400  # as in the preset small-data
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTeacher:
+    """Settings of a teacher that can be pre-trained.
+
+    Attributes:
+        settings: with the shape of the weights that it starts from, if any.
+        shape: the teacher's architecture.
+        init: the weights that it starts from; None for random ones.
+    """
+
+    settings: TeacherSettings
+    shape: Architecture
+    init: InitFrom | None
+
+    @property
+    def parents(self) -> dict[str, Path]:
+        """The file that the teacher starts from, by name."""
+        return {} if self.init is None else {"init": self.init.file}
+
+    def about(self) -> dict[str, Any]:
+        """Return what the manifest says of the weights that the teacher starts from."""
+        if self.init is None:
+            return {}
+        return {"init": self.settings.init, "licence": self.init.licence}
+
+
+def check(
+    settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
+) -> CheckedTeacher:
+    """Refuse a teacher that cannot be pre-trained on images of that size.
+
+    Raises:
+        MasktasError: if shape, masking ratio, decoder or initial weights do not fit.
+    """
+    init = None
+    if settings.init is not None:
+        init = open_init_from(settings, image_size, in_channels)
+        settings = init.settings
+    shape = teacher_architecture(settings, image_size, in_channels)
+    require_decoder_dim(settings.decoder_dim)
+    num_visible_checked(shape, settings.mask_ratio, least=1)
+    return CheckedTeacher(settings, shape, init)
 
 
 def teacher(
@@ -29,7 +78,7 @@ def teacher(
     console: Console | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Pre-train a teacher on unlabelled images; goes on where a killed one stopped.
+    """Pre-train a teacher on unlabelled images; resumes a killed one.
 
     Args:
         data: where the images are (docs/data.md), or a Python data set of them.
@@ -45,47 +94,49 @@ def teacher(
         MasktasError: with one sentence for the user.
     """
     context = Context(out, runtime, console, overwrite=overwrite)
-    settings = settings or TeacherSettings()
     images = context.images_given(data, data_settings, image_size=(224, 224), in_channels=3)
-    begun = None
-    if settings.init is not None:
-        begun = open_init_from(settings, images.image_size, images.in_channels)
-        settings = begun.settings
-    shape = teacher_architecture(settings, images.image_size, images.in_channels)
-    require_decoder_dim(settings.decoder_dim)
-    num_visible_checked(shape, settings.mask_ratio, least=1)
+    checked = check(settings or TeacherSettings(), images.image_size, images.in_channels)
     images.source(download=context.settings.download)  # refused before a folder is made
-    stage = context.run.teacher
     store = context.open_images(images, allowed=("supernet",))
-    batches = context.batches(store, "supernet", settings=settings)
-    parents = {} if begun is None else {"init": begun.file}
-    if not context.begin(stage, settings, parents=parents, images=images.to_dict()):
-        return stage.manifest()
+    batches = context.batches(store, "supernet", settings=checked.settings)
+    with context.stage(
+        context.run.teacher, checked.settings, parents=checked.parents, images=images
+    ) as stage:
+        return _train(context, stage, checked, store, batches) if stage.todo else stage.manifest()
 
-    model = None
-    if begun is None:
-        _warn_of_few(context, len(batches.images), settings)
+
+def _train(
+    context: Context,
+    stage: ClaimedStage,
+    checked: CheckedTeacher,
+    store: ImageStore,
+    batches: Batches,
+) -> dict[str, Any]:
+    settings, start = checked.settings, None
+    if checked.init is None:
+        _warn_of_few(context, stage, len(batches.images), settings)
     else:
-        model = begun.model(store.mean, store.std, context.setup)
-        context.console.say(f"Starting from {settings.init}; its licence: {begun.licence}")
-    model, task = teacher_task(settings, shape, batches, context.setup, model)
-    cost = context.train(stage, task, settings, batches)
+        start = checked.init.model(store.mean, store.std, context.setup)
+        context.console.say(f"Starting from {settings.init}; its licence: {checked.init.licence}")
+    model, task = teacher_task(settings, checked.shape, batches, context.setup, start)
+    cost = stage.train(task, settings, batches)
 
-    def results() -> dict[str, Any]:
+    def write() -> dict[str, Any]:
         save_network(stage.folder, model.encoder)
         checkpoint.save(stage.folder / DECODER, model.decoder.state_dict(), {})
-        about = {} if begun is None else {"init": settings.init, "licence": begun.licence}
-        return context.finish(stage, store, cost, parents=parents, **about)
+        return checked.about()
 
-    return context.ranks.first(results)
+    return stage.finish(store, cost, write)
 
 
-def _warn_of_few(context: Context, images: int, settings: TeacherSettings) -> None:
+def _warn_of_few(
+    context: Context, stage: ClaimedStage, num_images: int, settings: TeacherSettings
+) -> None:
     """Warn where there are too few images for the recipe, unless it is a long one."""
-    first = context.ledger.attempt == 1  # once is advice, at every resume it is noise
-    if first and images < FEW_IMAGES and settings.epochs < LONG_EPOCHS:
+    first = stage.ledger.attempt == 1  # advice once, noise at every resume
+    if first and num_images < FEW_IMAGES and settings.epochs < LONG_EPOCHS:
         context.console.warn(
-            f"The teacher is pre-trained on {images:,} images, fewer than {FEW_IMAGES:,}: adopt a "
-            "released one (--teacher), start from one (masktas teacher --init), or train a smaller "
-            "one for longer (--config small-data)."
+            f"The teacher is pre-trained on {num_images:,} images, fewer than {FEW_IMAGES:,}: "
+            "adopt a released one (--teacher), start from one (masktas teacher --init), or train a "
+            "smaller one for longer (--config small-data)."
         )

@@ -20,10 +20,12 @@ from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, params
 from masktas.stages.common.stage import Context
 from masktas.stages.validate.probes import NetworkProbe
+from masktas.train.log import Ledger
 
 
 def probe(
     context: Context,
+    ledger: Ledger,
     probing: NetworkProbe,
     shared: Supernet,
     networks: list[Architecture],
@@ -53,7 +55,7 @@ def probe(
                 append_lines(
                     journal, [_line(at, networks[at], found[at]) for at in range(start, len(found))]
                 )
-                context.ledger.write(len(found))
+                ledger.write(len(found))
             bar.update(len(found), f"accuracy {found[-1].mean():.2%}")
             longest = max(longest, time.monotonic() - began)
     return np.stack(found, axis=1).astype(np.float64)

@@ -26,7 +26,7 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture
-from masktas.stages.common.labels import labels_of
+from masktas.stages.common.images import labels_of
 from masktas.stages.common.tasks import Setup, augment, classifier_task
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime

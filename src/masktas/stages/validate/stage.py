@@ -17,7 +17,7 @@ from masktas.config import DataSettings, RuntimeSettings, ValidateSettings
 from masktas.console import Console
 from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
-from masktas.errors import ConfigError, LabelError
+from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
@@ -26,9 +26,9 @@ from masktas.space import Architecture, BudgetedSpace, cost, params
 from masktas.space.limits import parse_limit
 from masktas.stages.common.budget import costed
 from masktas.stages.common.evaluator import batch_size_for
-from masktas.stages.common.labels import labels_of, read_labels
+from masktas.stages.common.images import Data, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
-from masktas.stages.common.stage import Context, Data
+from masktas.stages.common.stage import Context
 from masktas.stages.validate.comparing import ValidationData, tell
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
@@ -78,22 +78,20 @@ def validate(
     settings = settings or ValidateSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     shared = load_supernet(context.run)
-    if settings.num_classes is not None:
-        shared.space = shared.space.replace(num_classes=settings.num_classes)
-    largest = shared.space.largest
-    images.require_fit(largest, f"space {shared.space.name}")
+    images.require_fit(shared.space.largest, f"space {shared.space.name}")
     candidates, _, models = costed(
         context.run,
-        shared.space,
+        settings.check(shared.space),
         settings,
         latency=False,
         measure=None,
         seed=context.seed,
         console=context.console,
     )
+    shared.space = candidates.space
     networks, in_band, center = _networks(context, settings, candidates)
     labels, classes = _labels(images.source())
-    stage = context.run.validated(name)
+    folder = context.run.validated(name)
     parents = {
         "teacher": teacher_file(context.run),
         "supernet": context.run.supernet.folder / WEIGHTS,
@@ -101,45 +99,38 @@ def validate(
     }
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    sight = InputSpec.of(largest, store.mean, store.std)
+    sight = InputSpec.of(shared.space.largest, store.mean, store.std)
     frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
     panel = AllRatings(context, shared, frozen, store, settings, in_band, of_search)
     probing = _probing(context, settings, shared, store, labels, classes) if labels else None
-    if not context.begin(
-        stage,
-        settings,
-        parents=parents,
-        images=images.to_dict(),
-        center=center,
-        labelled=probing is not None,
-    ):
-        return stage.manifest()
-    if probing is None:
-        context.console.warn(NO_LABELS)
-    shared.to(context.runtime.device)
-    rated = panel.rate(networks)
-    journal = stage.folder / NETWORKS
-    correct = probe(context, probing, shared, networks, journal) if probing else None
-    found = ValidationData(networks, rated.usual, rated.variants, correct)
-
-    def results() -> dict[str, Any]:
-        told = tell(context, found, settings, stage.folder)
-        return context.finish(
-            stage,
-            store,
-            _cost(networks, rated, probing),
-            parents,
-            space=shared.space.to_dict(),
-            budget=candidates.budget.to_dict(),
-            center=center,
-            num_networks=len(networks),
-            probe=settings.probe if probing else None,
-            test_split_read=probing is not None and settings.split == "test",
-            **told,
+    claim = {"center": center, "labelled": probing is not None}
+    with context.stage(folder, settings, parents=parents, images=images, more=claim) as stage:
+        if not stage.todo:
+            return stage.manifest()
+        if probing is None:
+            context.console.warn(NO_LABELS)
+        shared.to(context.runtime.device)
+        rated = panel.rate(networks)
+        journal = stage.folder / NETWORKS
+        correct = (
+            probe(context, stage.ledger, probing, shared, networks, journal) if probing else None
         )
+        found = ValidationData(networks, rated.usual, rated.variants, correct)
 
-    return context.ranks.first(results)
+        def write() -> dict[str, Any]:
+            told = tell(context, found, settings, stage.folder)
+            return {
+                "space": shared.space.to_dict(),
+                "budget": candidates.budget.to_dict(),
+                "center": center,
+                "num_networks": len(networks),
+                "probe": settings.probe if probing else None,
+                "test_split_read": probing is not None and settings.split == "test",
+                **told,
+            }
+
+        return stage.finish(store, _cost(networks, rated, probing), write)
 
 
 def _networks(
@@ -150,8 +141,6 @@ def _networks(
     count = settings.num_networks
     center = None
     if settings.share is None:
-        if settings.center is not None:
-            raise ConfigError("center is the middle of a band: give --band 5% as well.")
         networks = stratified(candidates, count, rng)
     else:
         center = _center(context, settings, candidates)

@@ -1,0 +1,132 @@
+"""The images of a stage: where they are, how they are read, and their labels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masktas.config import DataSettings
+from masktas.data.sources import Source, canonical, class_index, open_source
+from masktas.data.store.build import StoreSpec
+from masktas.data.store.image_store import Images, SplitAccess
+from masktas.errors import ConfigError, DataError
+from masktas.formats import format_size, parse_size
+from masktas.space import Architecture
+
+PYTHON = "python:"  # begins the name of images that are a Python object
+Data = str | Path | object  # where images are, or a Python data set of them
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """Where the images are and how they are read; `image_size` and `in_channels` are set.
+
+    Attributes:
+        location: what names the source, from any working directory.
+        settings: sizes and shares.
+        given: the source itself, where it is a Python object.
+    """
+
+    location: str
+    settings: DataSettings
+    given: object = None
+
+    @staticmethod
+    def of(data: Data, settings: DataSettings) -> ImageInput:
+        """Return the input for a user's images."""
+        if isinstance(data, str | Path):
+            return ImageInput(canonical(data), settings)
+        return ImageInput(PYTHON + open_source(data).location, settings, data)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of what networks see."""
+        assert self.settings.image_size is not None
+        return parse_size(self.settings.image_size)
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey, 3 for colour, or any other number."""
+        assert self.settings.in_channels is not None
+        return self.settings.in_channels
+
+    def source(self, *, download: bool = False) -> Source:
+        """Open the source."""
+        settings = self.settings
+        return open_source(
+            self.location if self.given is None else self.given,
+            root=settings.root,
+            download=download,
+            image_column=settings.image_column,
+            label_column=settings.label_column,
+        )
+
+    def spec(self) -> StoreSpec:
+        """Return what the store of decoded images holds."""
+        settings = self.settings
+        return StoreSpec(self.image_size, self.in_channels, settings.limit, settings.white)
+
+    def access(self, allowed: tuple[str, ...]) -> SplitAccess:
+        """Return how the images are divided, and the splits that may be read.
+
+        Raises:
+            ConfigError: if no images are left to train on, or mean or std do not fit the channels.
+        """
+        shares = {
+            name: getattr(self.settings, name)
+            for name in ("search_share", "validation_share", "test_share")
+        }
+        if sum(shares.values()) >= 1:
+            raise ConfigError(
+                "search_share, validation_share and test_share leave no images to train on: "
+                "their sum must be below 1."
+            )
+        return SplitAccess(shares, allowed, self._statistics())
+
+    def _statistics(self) -> dict[str, list[float]]:
+        """Return the `mean` and `std` that the user set."""
+        found = {}
+        for name in ("mean", "std"):
+            text = getattr(self.settings, name)
+            if text is not None:
+                found[name] = [float(number) for number in text.split(",")]
+                if len(found[name]) != self.in_channels:
+                    raise ConfigError(
+                        f"{name} has {len(found[name])} numbers, but the images have "
+                        f"{self.in_channels} channels: give one for each."
+                    )
+        if min(found.get("std", [1.0])) <= 0:
+            raise ConfigError("std must be above 0 in every channel.")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a stage's settings record of the images."""
+        return {"location": self.location, **self.settings.model_dump(mode="json")}
+
+    def require_fit(self, architecture: Architecture, whose: str) -> None:
+        """Raise DataError unless a network of that architecture sees images of this size."""
+        size, channels = architecture.image_size, architecture.in_channels
+        if size != self.image_size or channels != self.in_channels:
+            raise DataError(
+                f"The images are read as {self.image_size[0]} x {self.image_size[1]} pixels of "
+                f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
+                f"{channels}: give --image-size {format_size(size)} --in-channels {channels}."
+            )
+
+
+def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:
+    """Return the class index of every image, shard by shard, and the classes' names."""
+    values = [source.labels(number) for number in range(source.num_shards)]
+    indices, classes = class_index(list(itertools.chain.from_iterable(values)))
+    numbers = iter(indices)
+    return [list(itertools.islice(numbers, len(shard))) for shard in values], classes
+
+
+def labels_of(labels: list[list[int]], images: Images) -> Tensor:
+    """Return the class index of each image of a split, `[n]`."""
+    return torch.tensor([labels[shard][index] for shard, index in images.places])
