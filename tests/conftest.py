@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,15 @@ def _seeded() -> None:
     """Draw the same numbers in every test, whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        _start_autograd()
+
+
+@cache
+def _start_autograd() -> None:
+    """Compute a gradient before any network is exported: after an export torch's engine would start
+    threads with its first gradient, and tests that fork could compute none in their children.
+    """
+    sys.modules["torch"].ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session")
