@@ -87,15 +87,34 @@ UNCOMPARED = (".lock", "ledger.jsonl")
 TIMES = ("seconds", "share_of_peak", "peak_flops", "memory_bytes", "attempts")
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a process: one thread, and imports that are compiled but once."""
+    bytecode = Path(tempfile.gettempdir()) / f"masktas-bytecode-{os.getuid()}"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
+def begin_process(tokens: list[str], said: Path) -> subprocess.Popen[bytes]:
+    """Start masktas in a new interpreter; its standard error goes to a file."""
+    with open(said, "wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "masktas", *tokens],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+
+
 @dataclass(frozen=True)
 class World:
-    """A folder with images and a recipe, and how long its stages are."""
+    """A folder with images and a recipe, how long its stages are, and how processes are started."""
 
     folder: Path
     images: int = 400
     epochs: int = 30
     generations: int = 90
     checkpoint_seconds: float = 0.1
+    begin: Callable[[list[str], Path], subprocess.Popen[bytes]] = begin_process
 
     def make(self) -> None:
         """Draw images large enough that decoding them takes a while, and write the recipe."""
@@ -119,11 +138,11 @@ class World:
         )
         (self.folder / "recipe.toml").write_text(recipe)
 
-    def command(self, verb: str, out: Path) -> list[str]:
+    def tokens(self, verb: str, out: Path) -> list[str]:
+        """Return the command line of a stage, without the program."""
         data = [str(self.folder / "images"), "--image-size", "16"] if verb == "teacher" else []
         recipe = str(self.folder / "recipe.toml")
-        masktas = [sys.executable, "-m", "masktas"]
-        return [*masktas, verb, *data, "--out", str(out), "--config", recipe, "--quiet"]
+        return [verb, *data, "--out", str(out), "--config", recipe, "--quiet"]
 
 
 @dataclass(frozen=True)
@@ -168,20 +187,6 @@ class Outcome:
         return [hit for hit in self.hits if hit.number == number and verb in (None, hit.verb)]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a process: one thread, and imports that are compiled but once."""
-    bytecode = Path(tempfile.gettempdir()) / f"masktas-bytecode-{os.getuid()}"
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(bytecode)}
-
-
-def begin(command: list[str], said: Path) -> subprocess.Popen[bytes]:
-    with open(said, "wb") as errors:
-        return subprocess.Popen(
-            command, env=environment(), stdout=subprocess.DEVNULL, stderr=errors
-        )
-
-
 def finish(process: subprocess.Popen[bytes]) -> int:
     """Wait for a process, but not for ever."""
     try:
@@ -189,7 +194,7 @@ def finish(process: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise RuntimeError(f"{process.args} has not ended after {TIME_OUT:.0f} s") from None
+        raise RuntimeError(f"process {process.pid} has not ended after {TIME_OUT:.0f} s") from None
 
 
 def names(folder: Path) -> Iterator[str]:
@@ -230,13 +235,12 @@ def traces(out: Path, folder: Path) -> tuple[Any, ...]:
 
 def run_quietly(world: World, out: Path, outcome: Outcome) -> None:
     """Run all stages once and measure how long each takes to begin, and then to end."""
-    finish(begin([sys.executable, "-c", "import masktas.stages.run"], Path(os.devnull)))  # compiles
     for verb in VERBS:
         folder = out / FOLDERS.get(verb, verb)
         folder.mkdir(parents=True)
         said, before = world.folder / f"quiet-{verb}", traces(out, folder)
         marks = [time.monotonic()]
-        process = begin(world.command(verb, out), said)
+        process = world.begin(world.tokens(verb, out), said)
         begun: tuple[Callable[[], bool], ...] = (
             lambda: traces(out, folder) != before,  # noqa: B023
             lambda: checkpoint(folder) is not None or lines(folder) > 0,  # noqa: B023
@@ -339,7 +343,7 @@ def disturb(
         number, moment = plan.pop(0)
         before = traces(out, folder)
         outcome.starts[verb] = outcome.starts.get(verb, 0) + 1
-        process = begin(world.command(verb, out), said)
+        process = world.begin(world.tokens(verb, out), said)
         hit = send(
             process, number, moment, out, folder,
             pace=pace, left=len(plan), before=before, rng=rng,
@@ -359,7 +363,7 @@ def disturb(
             break
     # also where it is finished already: what the kill left behind is to be cleared away
     outcome.starts[verb] = outcome.starts.get(verb, 0) + 1
-    code = finish(begin(world.command(verb, out), said))
+    code = finish(world.begin(world.tokens(verb, out), said))
     if code:
         outcome.problems.append(f"{verb} could not go on: it ended with {code}: {said.read_text()}")
     outcome.seconds[verb] = outcome.seconds.get(verb, 0.0) + time.monotonic() - began
@@ -473,6 +477,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
     began = time.monotonic()
+    compiled = [sys.executable, "-c", "import masktas.stages.run"]  # writes the bytecode
+    subprocess.run(compiled, env=environment(), check=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

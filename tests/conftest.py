@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -24,12 +27,25 @@ if TYPE_CHECKING:
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
+# Where Python is not to write bytecode beside the sources, each of the many processes would compile
+# everything that it imports again: here it is kept in a folder of its own.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    _folder = Path(tempfile.gettempdir()) / f"masktas-bytecode-{os.getuid()}"
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_folder))
+
 hypothesis.settings.register_profile("masktas", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("masktas")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none; a worker of xdist begins with the long tests.
+
+    Workers steal tests from the end of each other's lists: many short ones there keep both at work,
+    and those of one file with slow fixtures stay together.
+    """
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -44,6 +60,15 @@ def _seeded() -> None:
     """Draw the same numbers in every test, whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        _start_autograd()
+
+
+@cache
+def _start_autograd() -> None:
+    """Compute a gradient before any network is exported: after an export torch's engine would start
+    threads with its first gradient, and tests that fork could compute none in their children.
+    """
+    sys.modules["torch"].ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session")

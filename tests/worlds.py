@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
+from forked import Forked
+
 Found = TypeVar("Found")
+Process = subprocess.Popen[bytes] | Forked
+PYTHON = (sys.executable,)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 PATIENCE = 120.0  # seconds: a job that takes longer hangs
 SPACE = {
@@ -109,28 +112,30 @@ def draw_images(folder: Path, count: int) -> None:
         image.save(path)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a process: its imports are compiled once, not by each again."""
-    bytecode = Path(tempfile.gettempdir()) / f"masktas-bytecode-{os.getuid()}"
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {"PYTHONPYCACHEPREFIX": str(bytecode), **kept}
-
-
 def start(
     *tokens: object,
     errors: Path | None = None,
     output: Path | None = None,
-    launcher: tuple[object, ...] = (sys.executable,),
+    processes: int = 0,
+    restarts: int = 0,
+    launcher: tuple[object, ...] | None = None,
     preexec: Callable[[], None] | None = None,
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start the command line as a process of its own.
 
     Args:
         tokens: what comes after `masktas`.
         errors, output: files for its standard error and standard output.
-        launcher: what runs the module: Python, or torchrun.
-        preexec: is called in the process before it becomes masktas.
+        processes: how many torchrun's agent starts of it, 0 without torchrun.
+        restarts: how often that agent starts them again.
+        launcher: a command that runs the module in a new interpreter: Python, or torchrun. By
+            default the process is forked from one in which all imports are done.
+        preexec: is called in a new interpreter's process before it becomes masktas.
     """
+    errors, output = errors or Path(os.devnull), output or Path(os.devnull)
+    if launcher is None and preexec is None:
+        given = [str(token) for token in tokens]
+        return Forked(given, errors=errors, output=output, processes=processes, restarts=restarts)
 
     def prepare() -> None:
         # a shell starts its background jobs, a test run among them, with SIGINT ignored
@@ -138,19 +143,19 @@ def start(
         if preexec is not None:
             preexec()
 
-    with open(errors or "/dev/null", "wb") as said, open(output or "/dev/null", "wb") as printed:
+    with open(errors, "wb") as said, open(output, "wb") as printed:
         return subprocess.Popen(
-            [*map(str, launcher), "-m", "masktas", *map(str, tokens)],
+            [*map(str, launcher or PYTHON), "-m", "masktas", *map(str, tokens)],
             stdout=printed,
             stderr=said,
             # with little room Python would leave cut .pyc files for all that come later
-            env=environment() | ({} if preexec is None else {"PYTHONDONTWRITEBYTECODE": "1"}),
+            env=os.environ | ({} if preexec is None else {"PYTHONDONTWRITEBYTECODE": "1"}),
             preexec_fn=prepare,
         )
 
 
 @contextmanager
-def started(*tokens: object, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+def started(*tokens: object, **more: Any) -> Iterator[Process]:
     """Start the command line; whatever happens, nothing of it is left behind."""
     process = start(*tokens, **more)
     try:
@@ -167,23 +172,21 @@ def started(*tokens: object, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
 
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process has started, and those that these have."""
-    children = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in task.read_text().split()
-    ]
-    return [one for child in children for one in (*descendants(child), child)]
+    return [one for child in children(pid) for one in (*descendants(child), child)]
 
 
-def worker(job: subprocess.Popen[bytes], rank: int) -> int:
-    """Return the process of a job of torchrun that has a rank."""
-    for pid in descendants(job.pid):
-        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-            return pid
-    raise AssertionError(f"the job has no rank {rank}")
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started itself, the first one first."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for task in tasks for child in task.read_text().split())
 
 
-def until(found: Callable[[], Found], process: subprocess.Popen[bytes]) -> Found:
+def worker(job: Process, rank: int) -> int:
+    """Return the process of a job of torchrun that has a rank: it starts them in that order."""
+    return children(job.pid)[rank]
+
+
+def until(found: Callable[[], Found], process: Process) -> Found:
     """Wait until something is true while a process is at work, and return it."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -195,7 +198,7 @@ def until(found: Callable[[], Found], process: subprocess.Popen[bytes]) -> Found
     raise AssertionError("it did not happen in time")
 
 
-def ended(process: subprocess.Popen[bytes]) -> int:
+def ended(process: Process) -> int:
     """Return the exit code of a process that comes to its end now."""
     return process.wait(PATIENCE)
 

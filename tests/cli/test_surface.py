@@ -117,6 +117,7 @@ def test_every_flag_is_explained() -> None:
                 assert argument.parameter.help, f"{command} {argument.names}"
 
 
+@pytest.mark.e2e
 def test_public_names_stay_what_they_are() -> None:
     """A name is a function or a class however often it is used, whatever was imported meanwhile."""
     code = (

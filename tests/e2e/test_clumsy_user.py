@@ -191,7 +191,7 @@ def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:
     out = tmp_path / "run"
-    tokens = ("teacher", world.images, *SHAPE, "--epochs", 30, "--out", out, "--config",
+    tokens = ("teacher", world.images, *SHAPE, "--epochs", 12, "--out", out, "--config",
               world.recipe)  # fmt: skip
     process = start(*tokens, errors=tmp_path / "said")
     deadline = time.monotonic() + 120

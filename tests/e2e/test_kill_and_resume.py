@@ -38,10 +38,10 @@ def test_killed_stages_go_on_to_bit_identical_ends(
     stages = (
         ("teacher", "teacher", "teacher/metrics.jsonl", (world.images, "--patch-size", 4,
             "--image-size", 16, "--embed-dim", 32, "--depth", 2, "--num-heads", 2,
-            "--epochs", 20)),
-        ("supernet", "supernet", "supernet/metrics.jsonl", ("--epochs", 20)),
-        ("search", "search/main", "search/main/history.jsonl", ("--generations", 20)),
-        ("finetune", "finetune/main", "finetune/main/metrics.jsonl", ("--epochs", 20)),
+            "--epochs", 8)),
+        ("supernet", "supernet", "supernet/metrics.jsonl", ("--epochs", 8)),
+        ("search", "search/main", "search/main/history.jsonl", ("--generations", 10)),
+        ("finetune", "finetune/main", "finetune/main/metrics.jsonl", ("--epochs", 8)),
     )  # fmt: skip
     for verb, folder, log, flags in stages:
         assert masktas(verb, *flags, "--out", whole, *more)[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,16 @@ pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 
 TEACHER = ("--patch-size", 4, "--image-size", 16, "--embed-dim", 32, "--depth", 2, "--num-heads", 2)
+
+
+@pytest.fixture(scope="module")
+def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The small world with stages of one epoch."""
+    made = World(tmp_path_factory.mktemp("brief"))
+    shutil.copytree(world.images, made.images)
+    shutil.copy(world.space, made.space)
+    made.recipe.write_text(world.recipe.read_text().replace("\nepochs = 4", "\nepochs = 1"))
+    return made
 
 
 def three_stages(masktas: Call, world: World, images: Path, out: Path, *more: object) -> None:

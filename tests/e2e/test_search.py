@@ -27,7 +27,6 @@ from masktas.strategies import Exhaustive
 from worlds import (
     RECIPE,
     SPACE,
-    TORCHRUN,
     World,
     count_lines,
     draw_images,
@@ -325,8 +324,7 @@ def test_two_processes_race_like_one(
     flags = ("--config", world.recipe, "--racing", "--confidence", 1)
     one, two = copy(base, tmp_path / "one"), copy(base, tmp_path / "two")
     assert masktas("search", "--out", one, *flags)[0] == 0
-    job = (*TORCHRUN, "--nproc-per-node", 2)
-    with started("search", "--out", two, *flags, launcher=job, errors=tmp_path / "said") as process:
+    with started("search", "--out", two, *flags, processes=2, errors=tmp_path / "said") as process:
         assert ended(process) == 0, (tmp_path / "said").read_text()
     for name in ("history.jsonl", "random.jsonl"):
         here, there = (entries(run / "search/main" / name) for run in (one, two))

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from worlds import Process, start
+
 pytestmark = pytest.mark.e2e
 SCRIPT = Path(__file__).parents[2] / "benchmarks/torture.py"
 
@@ -28,7 +30,10 @@ def torture() -> ModuleType:
 def test_killed_at_random_moments_not_a_byte_is_different(
     torture: ModuleType, tmp_path: Path
 ) -> None:
-    world = torture.World(tmp_path, images=120, epochs=5, generations=20)
+    def begin(tokens: list[str], said: Path) -> Process:
+        return start(*tokens, errors=said)
+
+    world = torture.World(tmp_path, begin=begin, images=120, epochs=5, generations=20)
     heard: list[str] = []
     outcome = torture.torture(world, kills=4, terms=0, seed=1, say=heard.append)
     assert not outcome.problems, "\n".join([*heard, *outcome.problems])

@@ -1,7 +1,8 @@
 """Two processes at one job, started by torchrun: the same results, and the same promises.
 
-Starting them takes most of the time, so one run is disturbed again and again on its way: killed,
-terminated, stopped by the clock and restarted, and still has to end as the undisturbed one.
+The undisturbed run is started by torchrun itself, the others by its agent, whose processes are
+forked: starting them would take most of the time. One run is disturbed again and again on its way:
+killed, terminated, stopped by the clock and restarted, and still has to end as the undisturbed one.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def command(world: World, hot: Path, out: Path) -> tuple[object, ...]:
     return ("run", world.images, "--out", out, "--config", hot, *FLAGS)
 
 
-def work(*tokens: object, said: Path, launcher: tuple[object, ...] = JOB) -> tuple[int, str]:
+def work(*tokens: object, said: Path) -> tuple[int, str]:
     """Run a job to its end; return its exit code and what it said."""
-    with started(*tokens, launcher=launcher, errors=said) as job:
+    with started(*tokens, processes=2, errors=said) as job:
         code = ended(job)
     return code, said.read_text()
 
@@ -160,7 +161,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
     out, said = tmp_path / "run", tmp_path / "said"
     tokens = (*command(world, hot, out), "--accumulate", 2)
 
-    with started(*tokens, launcher=JOB, errors=said) as job:  # a process dies
+    with started(*tokens, processes=2, errors=said) as job:  # a process dies
         until(lambda: count_lines(out / "teacher/metrics.jsonl") >= 4, job)
         os.kill(worker(job, 1), signal.SIGKILL)
         assert ended(job) != 0
@@ -169,7 +170,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
     assert list((out / "teacher/checkpoints").iterdir())
     one = shutil.copytree(out, tmp_path / "one")
 
-    with started(*tokens, launcher=JOB, errors=said) as job:  # a queue ends the job
+    with started(*tokens, processes=2, errors=said) as job:  # a queue ends the job
         until(lambda: count_lines(out / "supernet/metrics.jsonl") >= 4, job)
         job.terminate()
         assert ended(job) != 0
@@ -180,8 +181,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
     done = len(entries(out / "supernet/metrics.jsonl"))
     assert (out / f"supernet/checkpoints/step-{done:09d}.safetensors").exists()
 
-    again = (*JOB, "--max-restarts", 1)
-    with started(*tokens, launcher=again, errors=said) as job:  # it starts again by itself
+    with started(*tokens, processes=2, restarts=1, errors=said) as job:  # it starts again by itself
         until(lambda: count_lines(out / "finetune/main/metrics.jsonl") >= 4, job)
         os.kill(worker(job, 0), signal.SIGKILL)
         assert ended(job) == 0, said.read_text()
@@ -218,7 +218,7 @@ def test_a_restarted_job_keeps_what_it_has_overwritten_with(
     out, said = shutil.copytree(alone, tmp_path / "run"), tmp_path / "said"
     tokens = (*command(world, hot, out), "--seed", 5, "--overwrite")
     before = file_digest(out / "supernet/weights.safetensors")
-    with started(*tokens, launcher=(*JOB, "--max-restarts", 1), errors=said) as job:
+    with started(*tokens, processes=2, restarts=1, errors=said) as job:
         checkpoints = out / "teacher/checkpoints"
         until(lambda: checkpoints.exists() and len(list(checkpoints.glob("step-*"))) == 2, job)
         os.kill(worker(job, 1), signal.SIGKILL)
