@@ -5,7 +5,6 @@ from masktas.data.sources.base import (
     Item,
     Source,
     class_index,
-    shards_of,
 )
 from masktas.data.sources.files import FolderSource, ListSource
 from masktas.data.sources.hub import HubSource
@@ -31,5 +30,4 @@ __all__ = [
     "canonical",
     "class_index",
     "open_source",
-    "shards_of",
 ]

@@ -90,13 +90,6 @@ class Source(Protocol):
         """Return what changes when the source's content does, cheap to make."""
         ...
 
-    def spec(self) -> dict[str, Any] | None:
-        """Return arguments of `open_source`, as JSON, that give this source in another process.
-
-        None if it lives in this one only.
-        """
-        ...
-
 
 def class_index(values: list[Any]) -> tuple[list[int], list[str]]:
     """Number the classes in sorted order; return each value's class, and the classes' names."""
@@ -106,13 +99,6 @@ def class_index(values: list[Any]) -> tuple[list[int], list[str]]:
         raise LabelError("labels must be one number, or one word, an image.") from None
     number = {name: index for index, name in enumerate(classes)}
     return [number[value] for value in values], [str(name) for name in classes]
-
-
-def shards_of(num_shards: int, rank: int, size: int) -> range:
-    """Return the shards that one of `size` readers takes: together all of them, each once."""
-    if not 0 <= rank < size:
-        raise ValueError(f"rank {rank} is not one of {size}")
-    return range(rank, num_shards, size)
 
 
 @dataclass(frozen=True, slots=True)

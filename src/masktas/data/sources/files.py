@@ -87,10 +87,6 @@ class FolderSource:
         """Return each file's name, size and time of change."""
         return [f"{name} {self._place.state(os.path.join(self.root, name))}" for name in self.files]
 
-    def spec(self) -> dict[str, Any]:
-        """Return the folder."""
-        return {"location": os.path.abspath(self.root)}
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -118,14 +114,12 @@ class ListSource:
         location: as the user wrote it.
         listing: the files.
         place: where they lie.
-        spec: arguments that open it again.
     """
 
-    def __init__(self, location: str, listing: Listing, place: Place, spec: dict[str, Any]) -> None:
+    def __init__(self, location: str, listing: Listing, place: Place) -> None:
         self.location = location
         self.listing = listing
         self._place = place
-        self._spec = spec
         self._ranges = Ranges(len(listing.names), FILES_PER_SHARD)
 
     @property
@@ -165,10 +159,6 @@ class ListSource:
         paths = self.listing.paths
         states = self.listing.states or [self._place.state(path) for path in paths]
         return [f"{path} {state}" for path, state in zip(paths, states, strict=True)]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
 
 def read_file(place: Place, path: str, name: str, is_test: bool) -> Item:

@@ -52,12 +52,10 @@ class HubSource:
     Args:
         location: as the user wrote it: `hf:owner/name`, `hf:owner/name:config` or a local folder.
         columns: which columns are meant.
-        spec: arguments that open it again.
     """
 
-    def __init__(self, location: str, columns: Columns, spec: dict[str, Any]) -> None:
+    def __init__(self, location: str, columns: Columns) -> None:
         self.location = location
-        self._spec = spec
         self._parts: list[tuple[str, Any, str]] = []
         self._labels: list[Any] = []
         self._prints: list[str] = []
@@ -140,10 +138,6 @@ class HubSource:
     def fingerprint(self) -> list[str]:
         """Return the library's own fingerprint of each split."""
         return self._prints
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
 
 def _load(location: str) -> dict[str, Any]:

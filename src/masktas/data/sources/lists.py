@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from typing import Any
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, shown
 from masktas.data.sources.files import Listing, ListSource
@@ -15,7 +14,7 @@ from masktas.errors import DataError
 HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}
 
 
-def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> ListSource:
+def open_list(location: str, path: str, place: Place) -> ListSource:
     """Open a list of image files; paths are relative to the list.
 
     Raises:
@@ -40,7 +39,7 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
             "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
     listing = Listing(names, paths, None if set(labels) == {None} else labels)
-    return ListSource(location, listing, place, spec)
+    return ListSource(location, listing, place)
 
 
 def _text(content: bytes) -> str:

@@ -56,20 +56,17 @@ def open_source(
     if not isinstance(location, str | os.PathLike):
         return PythonSource(location, columns)
     text = _text(location)
-    named = {"root": root, "image_column": image_column, "label_column": label_column}
-    spec = {key: value for key, value in named.items() if value is not None}
-    spec["location"] = canonical(text)
     try:
         if os.path.lexists(text):
-            return _open_local(text, columns, spec)
+            return _open_local(text, columns)
         if _is_remote(text):
-            return _open_remote(text, columns, spec)
+            return _open_remote(text, columns)
         if text.startswith("hf:"):
-            return HubSource(text, columns, spec)
+            return HubSource(text, columns)
         if text in NAMES:
             return open_vision(text, root, download=download)
         if is_glob(text) or expand_braces(text) != [text]:
-            return _open_pattern(text, columns, spec)
+            return _open_pattern(text, columns)
     except OSError as error:
         raise DataError(f"{text}: cannot be opened ({reason(error)}).") from None
     raise _nothing(text)
@@ -105,24 +102,22 @@ def _is_remote(text: str) -> bool:
     return "://" in text or "::" in text
 
 
-def _open_local(path: str, columns: Columns, spec: dict[str, Any]) -> Source:
+def _open_local(path: str, columns: Columns) -> Source:
     if os.path.isdir(path):
-        return _open_folder(path, columns, spec)
+        return _open_folder(path, columns)
     if not os.path.exists(path):
         raise DataError(f"{path}: a link to something that is not there.")
     if not os.path.isfile(path):
         raise DataError(f"{path}: neither a file nor a folder, so no images can be read from it.")
-    return _open_file(path, path, LocalPlace(), columns, spec)
+    return _open_file(path, path, LocalPlace(), columns)
 
 
-def _open_file(
-    location: str, path: str, place: Place, columns: Columns, spec: dict[str, Any]
-) -> Source:
+def _open_file(location: str, path: str, place: Place, columns: Columns) -> Source:
     kind = kind_of(location)
     if kind == "list":
-        return open_list(location, path, place, spec)
+        return open_list(location, path, place)
     if kind in ("tar", "zip", "parquet"):
-        return _open_kind(location, kind, [(_file_name(location), path)], place, columns, spec)
+        return _open_kind(location, kind, [(_file_name(location), path)], place, columns)
     if kind == "images":
         raise DataError(f"{location}: give the folder that holds the images, not one of them.")
     raise DataError(
@@ -143,23 +138,22 @@ def _open_kind(
     files: list[tuple[str, str]],
     place: Place,
     columns: Columns,
-    spec: dict[str, Any],
     states: list[str] | None = None,
 ) -> Source:
     """Open files of one kind, given by name and path."""
     if kind == "tar":
-        return TarSource(location, files, place, spec)
+        return TarSource(location, files, place)
     if kind == "zip":
-        return ZipSource(location, files, place, spec)
+        return ZipSource(location, files, place)
     if kind == "parquet":
-        return ParquetSource(location, files, place, columns, spec)
+        return ParquetSource(location, files, place, columns)
     names, paths = [name for name, _ in files], [path for _, path in files]
-    return ListSource(location, Listing(names, paths, states=states), place, spec)
+    return ListSource(location, Listing(names, paths, states=states), place)
 
 
-def _open_folder(path: str, columns: Columns, spec: dict[str, Any]) -> Source:
+def _open_folder(path: str, columns: Columns) -> Source:
     if is_saved(path) or has_card(path):
-        return HubSource(path, columns, spec)
+        return HubSource(path, columns)
     suffixes = (".parquet",)
     names = [one for one in os.listdir(path) if one.lower().endswith(suffixes) and one[0] != "."]
     chosen = choose(names or list(walk(Path(path), HOLDING)))
@@ -172,10 +166,10 @@ def _open_folder(path: str, columns: Columns, spec: dict[str, Any]) -> Source:
     if kind == "images":
         return FolderSource(Path(path), names)
     files = [(name, os.path.join(path, name)) for name in names]
-    return _open_kind(path, kind, files, LocalPlace(), columns, spec)
+    return _open_kind(path, kind, files, LocalPlace(), columns)
 
 
-def _open_pattern(pattern: str, columns: Columns, spec: dict[str, Any]) -> Source:
+def _open_pattern(pattern: str, columns: Columns) -> Source:
     """Open what wildcards and braces stand for."""
     found: set[str] = set()
     for one in expand_braces(pattern):
@@ -189,7 +183,7 @@ def _open_pattern(pattern: str, columns: Columns, spec: dict[str, Any]) -> Sourc
         files = [f"{path}/{name}" for path in folders for name in walk(Path(path), HOLDING)]
     base = _fixed(pattern)
     matched = {os.path.normpath(path) for path in files if not path.endswith("/")}
-    return _open_matches(pattern, base, sorted(matched), LocalPlace(), columns, spec)
+    return _open_matches(pattern, base, sorted(matched), LocalPlace(), columns)
 
 
 def _open_matches(
@@ -198,7 +192,6 @@ def _open_matches(
     paths: Sequence[str],
     place: Place,
     columns: Columns,
-    spec: dict[str, Any],
 ) -> Source:
     kinds = {kind: path for path in reversed(paths) if (kind := kind_of(path))}
     if not kinds:
@@ -209,7 +202,7 @@ def _open_matches(
             "write a pattern that only one kind fits."
         )
     files = [(os.path.relpath(path, base), path) for path in paths]
-    return _open_kind(pattern, next(iter(kinds)), files, place, columns, spec)
+    return _open_kind(pattern, next(iter(kinds)), files, place, columns)
 
 
 def _fixed(pattern: str) -> str:
@@ -218,15 +211,15 @@ def _fixed(pattern: str) -> str:
     return head.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
-def _open_remote(location: str, columns: Columns, spec: dict[str, Any]) -> Source:
+def _open_remote(location: str, columns: Columns) -> Source:
     expanded = expand_braces(location)
     place, path = connect(expanded[0])
     local = type(place.system).__name__ == "LocalFileSystem"  # file://: pipes and links are told
     if local and len(expanded) == 1:
         if os.path.lexists(path):
-            return _open_local(path, columns, spec)
+            return _open_local(path, columns)
         if is_glob(path):
-            return _open_pattern(path, columns, spec)
+            return _open_pattern(path, columns)
         raise _nothing(path)
     try:
         if len(expanded) > 1 or is_glob(path if "::" in location else location):
@@ -235,10 +228,10 @@ def _open_remote(location: str, columns: Columns, spec: dict[str, Any]) -> Sourc
                 inner = place.system._strip_protocol(one) if len(expanded) > 1 else path
                 paths += sorted(place.system.glob(inner)) if is_glob(one) else [inner]
             paths = [str(one) for one in paths if kind_of(str(one)) not in (None, "list")]
-            return _open_matches(location, _fixed(path), paths, place, columns, spec)
+            return _open_matches(location, _fixed(path), paths, place, columns)
         if kind_of(_inner(location, path)) is not None and not place.system.isdir(path):
-            return _open_file(_inner(location, path), path, place, columns, spec)
-        return _open_remote_folder(location, path, place, columns, spec)
+            return _open_file(_inner(location, path), path, place, columns)
+        return _open_remote_folder(location, path, place, columns)
     except DataError:
         raise
     except Exception as error:  # each protocol's library raises its own
@@ -252,9 +245,7 @@ def _inner(location: str, path: str) -> str:
     return path if "::" in location else location
 
 
-def _open_remote_folder(
-    location: str, path: str, place: RemotePlace, columns: Columns, spec: dict[str, Any]
-) -> Source:
+def _open_remote_folder(location: str, path: str, place: RemotePlace, columns: Columns) -> Source:
     listed: dict[str, Any] = place.system.find(path, detail=True)
     base = path.rstrip("/")
     below = {name[len(base) :].lstrip("/"): name for name in map(str, listed)}
@@ -265,7 +256,7 @@ def _open_remote_folder(
     kind, names = chosen
     files = [(name, below[name]) for name in names]
     states = [described(listed[full]) for _, full in files]
-    return _open_kind(location, kind, files, place, columns, spec, states)
+    return _open_kind(location, kind, files, place, columns, states)
 
 
 def _nothing(text: str) -> DataError:

@@ -145,10 +145,6 @@ class PythonSource:
         items = [self._item(f"image {number}", self._value(number)) for number in numbers]
         return [self.location, str(total), *map(_digest, items)]
 
-    def spec(self) -> None:
-        """Return None: no other process has the object."""
-        return
-
 
 def _part(value: Any, key: str | None, keys: tuple[str, ...], place: int) -> Any:
     """Take the image, or the label, out of what a data set gives."""

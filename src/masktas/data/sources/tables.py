@@ -62,7 +62,6 @@ class ParquetSource:
         files: name and path of each file.
         place: where they lie.
         columns: which columns are meant.
-        spec: arguments that open it again.
     """
 
     def __init__(
@@ -71,13 +70,11 @@ class ParquetSource:
         files: list[tuple[str, str]],
         place: Place,
         columns: Columns,
-        spec: dict[str, Any],
     ) -> None:
         self.location = location
         self._files = files
         self._place = place
         self._wanted = columns
-        self._spec = spec
         self._turn = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._metadata: list[Any] = []
@@ -229,10 +226,6 @@ class ParquetSource:
             f"{name} {self._place.state(path)} {column}"
             for (name, path), column in zip(self._files, self._columns, strict=True)
         ]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
 
 def _groups(number: int, metadata: Any) -> list[Groups]:

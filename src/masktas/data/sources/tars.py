@@ -52,16 +52,12 @@ class TarSource:
         location: as the user wrote it.
         files: name and path of each archive.
         place: where they lie.
-        spec: arguments that open it again.
     """
 
-    def __init__(
-        self, location: str, files: list[tuple[str, str]], place: Place, spec: dict[str, Any]
-    ) -> None:
+    def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
         self.location = location
         self._files = files
         self._place = place
-        self._spec = spec
         self._turn = threading.Lock()
         self._known: dict[int, list[Member] | None] = {}
 
@@ -179,10 +175,6 @@ class TarSource:
     def fingerprint(self) -> list[str]:
         """Return each archive's name, size and time of change."""
         return [f"{name} {self._place.state(path)}" for name, path in self._files]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
 
 class Reader:

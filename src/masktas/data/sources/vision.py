@@ -51,7 +51,6 @@ class PixelSource:
         name: of the data set.
         parts: name, pixels, class numbers and whether it is for tests, of each split.
         classes: names.
-        spec: arguments that open it again.
     """
 
     def __init__(
@@ -59,12 +58,10 @@ class PixelSource:
         name: str,
         parts: list[tuple[str, NDArray[Any], list[int], bool]],
         classes: list[str],
-        spec: dict[str, Any],
     ) -> None:
         self.location = name
         self._parts = parts
         self._classes = classes
-        self._spec = spec
         ranges = [Ranges(len(part[1]), ROWS_PER_SHARD) for part in parts]
         self._shards = [(n, one[s]) for n, one in enumerate(ranges) for s in range(len(one))]
 
@@ -97,10 +94,6 @@ class PixelSource:
         """Return name and sizes: torchvision has held the files against their digests."""
         return [self.location, *(f"{split} {pixels.shape}" for split, pixels, _, _ in self._parts)]
 
-    def spec(self) -> dict[str, Any]:
-        """Return name and root."""
-        return self._spec
-
 
 def _pixels(name: str, root: str, download: bool) -> PixelSource:
     from torchvision import datasets
@@ -116,7 +109,7 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
         except Exception as error:
             raise _missing(name, root, error) from None
         parts.append(("train" if train else "test", found.data, list(found.targets), not train))
-    return PixelSource(name, parts, list(found.classes), {"location": name, "root": root})
+    return PixelSource(name, parts, list(found.classes))
 
 
 def _files(name: str, root: str, download: bool) -> ListSource:
@@ -138,8 +131,7 @@ def _files(name: str, root: str, download: bool) -> ListSource:
         labels += named_classes(found._labels, classes) if classes else found._labels
         tests += [split == "test"] * len(files)
     names = [os.path.relpath(path, root) for path in paths]
-    spec = {"location": name, "root": root}
-    return ListSource(name, Listing(names, paths, labels, tests), LocalPlace(), spec)
+    return ListSource(name, Listing(names, paths, labels, tests), LocalPlace())
 
 
 def _imagenet(root: str, download: bool) -> ListSource:
@@ -165,8 +157,7 @@ def _imagenet(root: str, download: bool) -> ListSource:
         )
     paths = [os.path.join(root, name) for name in names]
     tests = [name.startswith("val/") for name in names]
-    spec = {"location": "imagenet", "root": root}
-    return ListSource("imagenet", Listing(names, paths, None, tests), LocalPlace(), spec)
+    return ListSource("imagenet", Listing(names, paths, None, tests), LocalPlace())
 
 
 def _missing(name: str, root: str, error: Exception) -> DataError:

@@ -33,16 +33,12 @@ class ZipSource:
         location: as the user wrote it.
         files: name and path of each archive.
         place: where they lie.
-        spec: arguments that open it again.
     """
 
-    def __init__(
-        self, location: str, files: list[tuple[str, str]], place: Place, spec: dict[str, Any]
-    ) -> None:
+    def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
         self.location = location
         self._files = files
         self._place = place
-        self._spec = spec
         self._turn = threading.Lock()  # an archive is one open file, which one thread reads
         self._archives: OrderedDict[int, zipfile.ZipFile] = OrderedDict()
         self._shards: list[tuple[int, list[zipfile.ZipInfo]]] = []
@@ -113,10 +109,6 @@ class ZipSource:
     def fingerprint(self) -> list[str]:
         """Return each archive's name, size and time of change."""
         return [f"{name} {self._place.state(path)}" for name, path in self._files]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
     def __del__(self) -> None:
         for archive in getattr(self, "_archives", {}).values():
