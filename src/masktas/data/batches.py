@@ -145,7 +145,7 @@ class Batches:
 
     @property
     def _stored(self) -> tuple[int, int]:
-        height, width, _ = self.images.pool.shape
+        height, width, _ = self.images.stored.shape
         return height, width
 
     def _cut(self, pixels: NDArray[np.uint8], drawn: Drawn) -> Tensor:

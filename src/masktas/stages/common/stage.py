@@ -225,15 +225,15 @@ class Context:
             of_run.strict,
         )
         settings = images.settings
-        wish = StoreSpec(images.image_size, images.in_channels, settings.limit, settings.white)
-        view = SplitAccess(shares, allowed, _given_statistics(settings, images.in_channels))
+        spec = StoreSpec(images.image_size, images.in_channels, settings.limit, settings.white)
+        access = SplitAccess(shares, allowed, _given_statistics(settings, images.in_channels))
 
         def store() -> ImageStore:
             return open_store(
                 images.source(),
-                wish,
+                spec,
                 cache,
-                view,
+                access,
                 bar=self.console.bar,
                 warn=self.console.warn,
             )
