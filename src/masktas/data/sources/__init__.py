@@ -6,7 +6,7 @@ from masktas.data.sources.base import (
     Source,
     class_index,
 )
-from masktas.data.sources.files import FolderSource, ListSource
+from masktas.data.sources.files import FileSource
 from masktas.data.sources.hub import HubSource
 from masktas.data.sources.open import canonical, open_source
 from masktas.data.sources.python import PythonSource
@@ -17,10 +17,9 @@ from masktas.data.sources.zips import ZipSource
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "FolderSource",
+    "FileSource",
     "HubSource",
     "Item",
-    "ListSource",
     "ParquetSource",
     "PixelSource",
     "PythonSource",

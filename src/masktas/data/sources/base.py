@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,24 +101,56 @@ def class_index(values: list[Any]) -> tuple[list[int], list[str]]:
     return [number[value] for value in values], [str(name) for name in classes]
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """`total` images that are found by number, cut into shards of `step`."""
+def runs(total: int, length: int) -> list[range]:
+    """Cut the indices of `total` images into shards of up to `length`."""
+    return [range(start, min(start + length, total)) for start in range(0, total, length)]
 
-    total: int
-    step: int
 
-    def __len__(self) -> int:
-        return math.ceil(self.total / self.step)
+class IndexedSource(ABC):
+    """Base of sources that find images by index: parts of known length, each cut into shards.
 
-    def __getitem__(self, shard: int) -> range:
-        if not 0 <= shard < len(self):
-            raise IndexError(f"shard {shard} of {len(self)}")
-        return range(shard * self.step, min((shard + 1) * self.step, self.total))
+    Args:
+        location: as shown to the user and recorded in manifests.
+        totals: number of images of each part.
+        length: maximum number of images of a shard.
+    """
+
+    def __init__(self, location: str, totals: Iterable[int], length: int) -> None:
+        self.location = location
+        self._shards = [(n, run) for n, total in enumerate(totals) for run in runs(total, length)]
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self._shards)
 
     def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(self[shard]) for shard in range(len(self))]
+        """Return the number of images of each shard."""
+        return [len(run) for _, run in self._shards]
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the images of a shard in order."""
+        for index in range(len(self._shards[shard][1])):
+            yield self.read(shard, index)
+
+    @abstractmethod
+    def read(self, shard: int, index: int) -> Item:
+        """Return one image by its index in the shard."""
+
+
+def label_column(location: str, wanted: str | None, columns: Sequence[str]) -> str:
+    """Return the column of labels: the wanted one, else the first with a common name.
+
+    Raises:
+        LabelError: if there is no such column.
+    """
+    column = wanted or next((one for one in LABEL_COLUMNS if one in columns), None)
+    if column is None or column not in columns:
+        raise LabelError(
+            f"{location}: no column {column or 'label'}, which fine-tuning needs. "
+            f"There are: {', '.join(columns)}."
+        )
+    return column
 
 
 def shown(name: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 from masktas.data.sources.base import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     TEST_NAMES,
+    IndexedSource,
     Item,
-    Ranges,
+    label_column,
     named_classes,
     reason,
     require_labels,
@@ -44,7 +44,7 @@ def has_card(folder: str) -> bool:
     return head.startswith("---") and "\nconfigs:" in head
 
 
-class HubSource:
+class HubSource(IndexedSource):
     """A Hugging Face data set. The library downloads, caches and memory-maps it; no code is run.
 
     Splits follow each other; one whose name begins with test is the data set's own test split.
@@ -55,11 +55,9 @@ class HubSource:
     """
 
     def __init__(self, location: str, columns: Columns) -> None:
-        self.location = location
         self._parts: list[tuple[str, Any, str]] = []
         self._labels: list[Any] = []
         self._prints: list[str] = []
-        self._shards: list[tuple[int, range]] = []
         import datasets
 
         self._label = columns.label
@@ -69,21 +67,11 @@ class HubSource:
             only = rows.select_columns([column])
             if isinstance(rows.features[column], datasets.Image):
                 only = only.cast_column(column, datasets.Image(decode=False))
-            ranges = Ranges(len(rows), ROWS_PER_SHARD)
-            self._shards += [(len(self._parts), ranges[n]) for n in range(len(ranges))]
             self._parts.append((name, only, column))
             self._labels.append(rows)
+        super().__init__(location, [len(rows) for rows in self._labels], ROWS_PER_SHARD)
         if not self._shards:
             raise DataError(f"{location}: the data set holds no rows.")
-
-    @property
-    def num_shards(self) -> int:
-        """How many times 1,024 rows there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(rows) for _, rows in self._shards]
 
     def stream(self, shard: int) -> Iterator[Item]:
         """Yield the rows in order; labels are not touched."""
@@ -120,12 +108,7 @@ class HubSource:
         """Read the label column; classes by name, where the data set names them."""
         part, rows = self._shards[shard]
         whole = self._labels[part]
-        column = self._label or next((one for one in LABEL_COLUMNS if one in whole.features), None)
-        if column is None or column not in whole.features:
-            raise LabelError(
-                f"{self.location}: no column {column or 'label'}, which fine-tuning needs. "
-                f"There are: {', '.join(whole.features)}."
-            )
+        column = label_column(self.location, self._label, list(whole.features))
         found = list(whole.select_columns([column])[rows.start : rows.stop][column])
         names = getattr(whole.features[column], "names", None)
         if not names:

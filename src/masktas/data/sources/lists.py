@@ -7,14 +7,14 @@ import os
 import re
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, shown
-from masktas.data.sources.files import Listing, ListSource
+from masktas.data.sources.files import FileSource, Listing
 from masktas.data.sources.remote import LocalPlace, Place, connect
 from masktas.errors import DataError
 
 HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}
 
 
-def open_list(location: str, path: str, place: Place) -> ListSource:
+def open_list(location: str, path: str, place: Place) -> FileSource:
     """Open a list of image files; paths are relative to the list.
 
     Raises:
@@ -39,7 +39,7 @@ def open_list(location: str, path: str, place: Place) -> ListSource:
             "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
     listing = Listing(names, paths, None if set(labels) == {None} else labels)
-    return ListSource(location, listing, place)
+    return FileSource(location, listing, place)
 
 
 def _text(content: bytes) -> str:

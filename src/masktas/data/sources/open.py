@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
-from masktas.data.sources.files import FolderSource, Listing, ListSource, walk
+from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.hub import HubSource, has_card, is_saved
 from masktas.data.sources.lists import open_list
 from masktas.data.sources.patterns import (
@@ -148,7 +148,7 @@ def _open_kind(
     if kind == "parquet":
         return ParquetSource(location, files, place, columns)
     names, paths = [name for name, _ in files], [path for _, path in files]
-    return ListSource(location, Listing(names, paths, states=states), place)
+    return FileSource(location, Listing(names, paths, states=states), place)
 
 
 def _open_folder(path: str, columns: Columns) -> Source:
@@ -164,7 +164,8 @@ def _open_folder(path: str, columns: Columns) -> Source:
         )
     kind, names = chosen
     if kind == "images":
-        return FolderSource(Path(path), names)
+        root = str(Path(path))
+        return FileSource(root, Listing(names, root=root), LocalPlace())
     files = [(name, os.path.join(path, name)) for name in names]
     return _open_kind(path, kind, files, LocalPlace(), columns)
 

@@ -16,9 +16,9 @@ from masktas.data.sources.base import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     Item,
-    Ranges,
     reason,
     require_size,
+    runs,
     shown,
 )
 from masktas.data.sources.remote import LocalPlace
@@ -47,12 +47,12 @@ class PythonSource:
         self._data = data
         self._columns = columns
         self._turn = threading.Lock()  # nothing says that the user's object takes threads
-        self._ranges: Ranges | None = None
+        self._shards: list[range] | None = None
         if isinstance(data, bytes | bytearray | Mapping | set | frozenset):
             raise DataError(f"{self.location}: not a data set. Give a list, or a torch Dataset.")
         streams = any(base.__name__ == "IterableDataset" for base in kind.__mro__)  # of torch
         if hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not streams:
-            self._ranges = Ranges(len(data), ROWS_PER_SHARD)
+            self._shards = runs(len(data), ROWS_PER_SHARD)
             if not len(data):
                 raise DataError(f"{self.location}: the data set is empty.")
         elif not hasattr(kind, "__iter__"):
@@ -68,16 +68,16 @@ class PythonSource:
     @property
     def num_shards(self) -> int:
         """How many times 1,024 images there are; one if nobody knows."""
-        return 1 if self._ranges is None else len(self._ranges)
+        return 1 if self._shards is None else len(self._shards)
 
     def sizes(self) -> list[int] | None:
         """Return the images of each shard, if the object has a length."""
-        return None if self._ranges is None else self._ranges.sizes()
+        return None if self._shards is None else list(map(len, self._shards))
 
     def _values(self, shard: int) -> Iterator[tuple[str, Any]]:
         """Yield what the object gives, or the exception that it raises instead."""
-        if self._ranges is not None:
-            for index in self._ranges[shard]:
+        if self._shards is not None:
+            for index in self._shards[shard]:
                 yield f"image {index}", self._value(index)
             return
         try:
@@ -100,12 +100,12 @@ class PythonSource:
 
     def read(self, shard: int, index: int) -> Item:
         """Return one image, if the object finds images by number."""
-        if self._ranges is None:
+        if self._shards is None:
             raise DataError(
                 f"{self.location}: a stream gives no image by number, so it must fit the cache: "
                 "raise --cache-size, or give fewer images with --limit."
             )
-        number = self._ranges[shard][index]
+        number = self._shards[shard][index]
         return self._item(f"image {number}", self._value(number))
 
     def _item(self, name: str, value: Any) -> Item:
@@ -136,11 +136,11 @@ class PythonSource:
 
     def fingerprint(self) -> list[str]:
         """Return class and length, and digests of a few images."""
-        if self._ranges is None:
+        if self._shards is None:
             values = [value for _, value in zip(range(SAMPLED), self._data, strict=False)]
             items = [self._item(f"image {n}", value) for n, value in enumerate(values)]
             return [self.location, *map(_digest, items)]
-        total = self._ranges.total
+        total = self._shards[-1].stop
         numbers = sorted({number * (total - 1) // (SAMPLED - 1) for number in range(SAMPLED)})
         items = [self._item(f"image {number}", self._value(number)) for number in numbers]
         return [self.location, str(total), *map(_digest, items)]

@@ -11,14 +11,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet as parquet
-
 from masktas.data.sources.base import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     Item,
     is_test_file,
+    label_column,
     named_classes,
     reason,
     require_labels,
@@ -98,7 +95,7 @@ class ParquetSource:
             raise DataError(f"{shown(name)}: {error}.") from None
         with closing(stream):
             try:  # a buffer: a column of a huge row group is never in memory as a whole
-                file = parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
+                file = _pyarrow().parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
             except Exception as error:
                 raise DataError(
                     f"{shown(name)}: not a parquet file that can be read ({reason(error)})."
@@ -136,7 +133,7 @@ class ParquetSource:
             ):
                 found += batch.num_rows
                 yield from batch.column(0)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, _pyarrow().ArrowException) as error:
             raise self._damaged(number, reason(error)) from None
         if found != claimed:
             raise self._damaged(number, f"{found} rows instead of {claimed}")
@@ -145,7 +142,7 @@ class ParquetSource:
         """Name the stored column: of a struct, the bytes alone."""
         column = self._columns[number]
         kind = self._metadata[number].schema.to_arrow_schema().field(column).type
-        return [f"{column}.bytes" if pyarrow.types.is_struct(kind) else column]
+        return [f"{column}.bytes" if _pyarrow().types.is_struct(kind) else column]
 
     def _item(self, file: int, row: int, cell: Any) -> Item:
         archive = self._files[file][0]
@@ -186,7 +183,7 @@ class ParquetSource:
                         return cell
             try:
                 found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise self._damaged(number, reason(error)) from None
         if row >= found.num_rows:
             raise self._damaged(number, f"{found.num_rows} rows only")
@@ -202,17 +199,10 @@ class ParquetSource:
         name = shown(self._files[mine.file][0])
         with self._open(mine.file) as file:
             schema = file.schema_arrow
-            column = self._wanted.label or next(
-                (one for one in LABEL_COLUMNS if one in schema.names), None
-            )
-            if column is None or column not in schema.names:
-                raise LabelError(
-                    f"{name}: no column {column or 'label'}, which fine-tuning needs. "
-                    f"There are: {', '.join(schema.names)}."
-                )
+            column = label_column(name, self._wanted.label, schema.names)
             try:
                 found = file.read_row_groups(mine.numbers, columns=[column])[column].to_pylist()
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise LabelError(f"{name}: the labels cannot be read ({reason(error)}).") from None
         names = _class_names(schema, column)
         try:
@@ -226,6 +216,13 @@ class ParquetSource:
             f"{name} {self._place.state(path)} {column}"
             for (name, path), column in zip(self._files, self._columns, strict=True)
         ]
+
+
+def _pyarrow() -> Any:
+    """Return pyarrow, imported on first use because most sources do not need it."""
+    import pyarrow.parquet
+
+    return pyarrow
 
 
 def _groups(number: int, metadata: Any) -> list[Groups]:
@@ -274,10 +271,10 @@ def _image_column(name: str, schema: Any, wanted: str | None) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    if pyarrow.types.is_struct(kind):
+    if _pyarrow().types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _holds_images(kind.field(at).type)
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    return bool(_pyarrow().types.is_binary(kind) or _pyarrow().types.is_large_binary(kind))
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:

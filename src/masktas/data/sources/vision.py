@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Item, Ranges, named_classes, reason
-from masktas.data.sources.files import Listing, ListSource, walk
+from masktas.data.sources.base import IMAGE_SUFFIXES, IndexedSource, Item, named_classes, reason
+from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.remote import LocalPlace
 from masktas.errors import DataError
 
@@ -20,7 +19,7 @@ NAMES = ("cifar10", "cifar100", "oxford_iiit_pet", "flowers102", "imagenet")
 SPLITS = {"oxford_iiit_pet": ("trainval", "test"), "flowers102": ("train", "val", "test")}
 
 
-def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource | ListSource:
+def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource | FileSource:
     """Open one of torchvision's data sets, training and test images together.
 
     Args:
@@ -44,7 +43,7 @@ def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource |
     return _pixels(name, root, download)
 
 
-class PixelSource:
+class PixelSource(IndexedSource):
     """Small images that are all in memory: parts `[N, H, W, C]`, the test split last.
 
     Args:
@@ -59,25 +58,9 @@ class PixelSource:
         parts: list[tuple[str, NDArray[Any], list[int], bool]],
         classes: list[str],
     ) -> None:
-        self.location = name
+        super().__init__(name, [len(part[1]) for part in parts], ROWS_PER_SHARD)
         self._parts = parts
         self._classes = classes
-        ranges = [Ranges(len(part[1]), ROWS_PER_SHARD) for part in parts]
-        self._shards = [(n, one[s]) for n, one in enumerate(ranges) for s in range(len(one))]
-
-    @property
-    def num_shards(self) -> int:
-        """How many times 1,024 images there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(rows) for _, rows in self._shards]
-
-    def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the images in order."""
-        for index in range(len(self._shards[shard][1])):
-            yield self.read(shard, index)
 
     def read(self, shard: int, index: int) -> Item:
         """Return one image's pixels."""
@@ -112,7 +95,7 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
     return PixelSource(name, parts, list(found.classes))
 
 
-def _files(name: str, root: str, download: bool) -> ListSource:
+def _files(name: str, root: str, download: bool) -> FileSource:
     from torchvision import datasets
 
     kind: Any = {"oxford_iiit_pet": datasets.OxfordIIITPet, "flowers102": datasets.Flowers102}[name]
@@ -131,10 +114,10 @@ def _files(name: str, root: str, download: bool) -> ListSource:
         labels += named_classes(found._labels, classes) if classes else found._labels
         tests += [split == "test"] * len(files)
     names = [os.path.relpath(path, root) for path in paths]
-    return ListSource(name, Listing(names, paths, labels, tests), LocalPlace())
+    return FileSource(name, Listing(names, paths, labels, tests), LocalPlace())
 
 
-def _imagenet(root: str, download: bool) -> ListSource:
+def _imagenet(root: str, download: bool) -> FileSource:
     """Read the folders `train` and `val`; torchvision makes them from the archives."""
     if download and not os.path.isdir(os.path.join(root, "train")):
         from torchvision import datasets
@@ -157,7 +140,7 @@ def _imagenet(root: str, download: bool) -> ListSource:
         )
     paths = [os.path.join(root, name) for name in names]
     tests = [name.startswith("val/") for name in names]
-    return ListSource("imagenet", Listing(names, paths, None, tests), LocalPlace())
+    return FileSource("imagenet", Listing(names, paths, None, tests), LocalPlace())
 
 
 def _missing(name: str, root: str, error: Exception) -> DataError:

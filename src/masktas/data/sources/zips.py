@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 from masktas.data.sources.base import (
     IMAGE_SUFFIXES,
+    IndexedSource,
     Item,
     folder_labels,
     in_archived_test_folder,
@@ -26,7 +26,7 @@ OPEN_AT_ONCE = 32
 ENCRYPTED = 0x1
 
 
-class ZipSource:
+class ZipSource(IndexedSource):
     """Images in zip archives. The folder an image lies in, within the archive, is its class.
 
     Args:
@@ -36,18 +36,20 @@ class ZipSource:
     """
 
     def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
-        self.location = location
         self._files = files
         self._place = place
         self._turn = threading.Lock()  # an archive is one open file, which one thread reads
         self._archives: OrderedDict[int, zipfile.ZipFile] = OrderedDict()
-        self._shards: list[tuple[int, list[zipfile.ZipInfo]]] = []
-        for number in range(len(files)):
-            members = [one for one in self._archive(number).infolist() if _is_image(one)]
-            for start in range(0, len(members), MEMBERS_PER_SHARD):
-                self._shards.append((number, members[start : start + MEMBERS_PER_SHARD]))
+        self._members = [
+            [one for one in self._archive(number).infolist() if _is_image(one)]
+            for number in range(len(files))
+        ]
+        super().__init__(location, map(len, self._members), MEMBERS_PER_SHARD)
         if not self._shards:
-            raise DataError(f"{location}: no images in it. {_looked()}")
+            raise DataError(
+                f"{location}: no images in it. Looked in all folders of the archive for files "
+                f"ending in {', '.join(IMAGE_SUFFIXES)}."
+            )
 
     def _archive(self, number: int) -> zipfile.ZipFile:
         """Return an open archive; only the last few stay open."""
@@ -71,24 +73,10 @@ class ZipSource:
         self._archives.move_to_end(number)
         return self._archives[number]
 
-    @property
-    def num_shards(self) -> int:
-        """How many times 512 members there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(members) for _, members in self._shards]
-
-    def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the members in the archive's order."""
-        for index in range(len(self._shards[shard][1])):
-            yield self.read(shard, index)
-
     def read(self, shard: int, index: int) -> Item:
         """Read one member; zipfile checks its sum and reads no more than it declares."""
-        number, members = self._shards[shard]
-        member, archive = members[index], self._files[number][0]
+        number, run = self._shards[shard]
+        member, archive = self._members[number][run[index]], self._files[number][0]
         name = shown(f"{archive}: {member.filename}")
         is_test = is_test_file(archive) or in_archived_test_folder(member.filename)
         try:
@@ -104,7 +92,9 @@ class ZipSource:
 
     def labels(self, shard: int) -> list[Any]:
         """Take the last folder above each image as its class."""
-        return folder_labels(self.location, [one.filename for one in self._shards[shard][1]])
+        number, run = self._shards[shard]
+        members = self._members[number][run.start : run.stop]
+        return folder_labels(self.location, [member.filename for member in members])
 
     def fingerprint(self) -> list[str]:
         """Return each archive's name, size and time of change."""
@@ -126,7 +116,3 @@ def _is_image(member: zipfile.ZipInfo) -> bool:
     parts = member.filename.split("/")
     hidden = any(part.startswith(".") and part != "." for part in parts)
     return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES)
-
-
-def _looked() -> str:
-    return f"Looked in all folders of the archive for files ending in {', '.join(IMAGE_SUFFIXES)}."
