@@ -1,3 +1,8 @@
+/* Crop, resize and flip images of bytes on the CPU, and optionally jitter their colors.
+
+Resizing is separable: `axis` holds the antialiased bilinear weights along one axis. Each image is
+processed by one thread, row by row. See `resample.py`.
+*/
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,26 +12,26 @@
 #elif defined(__AVX2__) && !defined(__clang__)
 #define LANES 8
 #else
-#define LANES 1                     /* no shuffle of two vectors by a third */
+#define LANES 1                     /* other compilers lack __builtin_shuffle of two vectors */
 #endif
-#define BLOCK 1024                  /* pixels recoloured at once */
-#define PAD (2 * LANES)             /* vectors are read from any pixel of a row */
+#define BLOCK 1024                  /* pixels recolored at a time */
+#define PAD (2 * LANES)             /* vector loads may exceed a row by this much */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-struct axis {                       /* what each of `out` pixels takes of `in` pixels */
-    int64_t in, out, wide, taps;    /* wide: out, rounded up to whole vectors */
-    int32_t *first;                 /* the first pixel taken */
+struct axis {                       /* weights of `in` input pixels in `out` output pixels */
+    int64_t in, out, wide, taps;    /* wide: out, rounded up to a multiple of LANES */
+    int32_t *first;                 /* first input pixel of each output pixel */
     float *weight;                  /* [taps, wide] */
-    int32_t *base, *lane;           /* first, as base of the vector plus lane */
-    int near;                       /* whether all that a vector takes lies in two vectors */
+    int32_t *base, *lane;           /* first = base of the vector + lane */
+    int near;                       /* whether the inputs of each vector fit in two vectors */
 };
 
-static int64_t whole(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-static int64_t room(int64_t in, int64_t out) { return 2 * ((in + out - 1) / out) + 2; }
+static int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+static int64_t max_taps(int64_t in, int64_t out) { return 2 * ((in + out - 1) / out) + 2; }
 
-/* Share vectors out: lanes hold where a pixel starts, counted from the vector's first. */
-static void vectors(struct axis *a)
+/* Set base, lane and near: lanes are relative to the smallest `first` of each vector. */
+static void set_lanes(struct axis *a)
 {
     a->near = LANES > 1;
     for (int64_t x = 0; x < a->wide; x += LANES) {
@@ -41,11 +46,11 @@ static void vectors(struct axis *a)
     }
 }
 
-/* The triangle filter, as wide as an output pixel is, at least one pixel to each side. */
-static void fill(struct axis *a, int flip)
+/* Set the weights of the triangle filter; its radius is the scale, at least one pixel. */
+static void set_weights(struct axis *a, int flip)
 {
     const double scale = (double)a->in / a->out, support = scale > 1 ? scale : 1;
-    const int64_t most = room(a->in, a->out);
+    const int64_t most = max_taps(a->in, a->out);
     a->taps = 1;
     for (int64_t i = 0; i < a->out; i++) {
         const double center = (i + .5) * scale;
@@ -63,14 +68,14 @@ static void fill(struct axis *a, int flip)
                 a->taps = k - from + 1;
         }
     }
-    vectors(a);
+    set_lanes(a);
 }
 
-/* One row of pixels [n, channels] as floats [channels, n + PAD]. */
-static void part(const uint8_t *in, int64_t n, int64_t channels, float *out)
+/* Convert a row of pixels [n, channels] to floats [channels, n + PAD]. */
+static void split_channels(const uint8_t *in, int64_t n, int64_t channels, float *out)
 {
     const int64_t plane = n + PAD;
-    if (channels == 3) {            /* known strides become shuffles */
+    if (channels == 3) {            /* constant strides compile to shuffles */
         float *restrict r = out, *restrict g = out + plane, *restrict b = out + 2 * plane;
         for (int64_t x = 0; x < n; x++) {
             r[x] = in[3 * x];
@@ -83,7 +88,7 @@ static void part(const uint8_t *in, int64_t n, int64_t channels, float *out)
                 out[c * plane + x] = in[channels * x + c];
 }
 
-static void along(const float *row, const struct axis *a, float *out)
+static void resize_row(const float *row, const struct axis *a, float *out)
 {
 #if LANES > 1
     if (a->near) {
@@ -108,8 +113,8 @@ static void along(const float *row, const struct axis *a, float *out)
     }
 }
 
-/* The weighted sum of rows, times gain, plus bias. */
-static void mix(const float *const *rows, const float *weights, int64_t taps, int64_t n,
+/* Weighted sum of rows, times gain, plus bias. */
+static void weighted_sum(const float *const *rows, const float *weights, int64_t taps, int64_t n,
                 float gain, float bias, float *restrict out)
 {
     const float *restrict r = rows[0], *restrict s = rows[1], p = weights[0], q = weights[1];
@@ -132,7 +137,7 @@ static void mix(const float *const *rows, const float *weights, int64_t taps, in
     }
 }
 
-/* Rows are scaled along once, when first needed, and kept while they are: `ring`. */
+/* Resize an image. Each row is resized horizontally once, into a ring buffer of rows. */
 static void scale(const uint8_t *in, int64_t stride, int64_t channels,
                   const struct axis *down, const struct axis *across,
                   const float *gain, const float *bias, float *out, float *planes, float *ring)
@@ -148,24 +153,24 @@ static void scale(const uint8_t *in, int64_t stride, int64_t channels,
             taps += weights[k] > 0;
         }
         for (done = done > first ? done : first; done < first + taps; done++) {
-            part(in + done * stride, across->in, channels, planes);
+            split_channels(in + done * stride, across->in, channels, planes);
             for (int64_t c = 0; c < channels; c++)
-                along(planes + c * (across->in + PAD), across,
+                resize_row(planes + c * (across->in + PAD), across,
                       ring + (done % slots * channels + c) * across->wide);
         }
         for (int64_t c = 0; c < channels; c++) {
             for (int64_t k = 0; k < slots; k++)
                 rows[k] = ring + ((first + k) % slots * channels + c) * across->wide;
-            mix(rows, weights, taps, across->out, gain[c], bias[c],
+            weighted_sum(rows, weights, taps, across->out, gain[c], bias[c],
                 out + (c * down->out + y) * across->out);
         }
     }
 }
 
-static float within(float value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+static float clamp(float value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
 
-/* Grey of n <= BLOCK pixels: luminance of three channels, else their mean. */
-static void grey(const float *image, int64_t plane, int64_t channels, int64_t n, float *out)
+/* Gray of n <= BLOCK pixels: luminance of three channels, otherwise their mean. */
+static void gray(const float *image, int64_t plane, int64_t channels, int64_t n, float *out)
 {
     const float luma[] = {0.299f, 0.587f, 0.114f};
     for (int64_t i = 0; i < n; i++)
@@ -177,7 +182,7 @@ static void grey(const float *image, int64_t plane, int64_t channels, int64_t n,
     }
 }
 
-/* Brightness, contrast, saturation, as augment.recolor; then times gain, plus bias. */
+/* Change brightness, contrast and saturation as augment.recolor; then times gain, plus bias. */
 static void recolor(float *image, int64_t plane, int64_t channels, const float *factors,
                     const float *gain, const float *bias)
 {
@@ -188,9 +193,9 @@ static void recolor(float *image, int64_t plane, int64_t channels, const float *
         for (int64_t c = 0; c < channels; c++) {
             float *restrict pixel = image + c * plane + at;
             for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * factors[0]);
+                pixel[i] = clamp(pixel[i] * factors[0]);
         }
-        grey(image + at, plane, channels, n, shade);
+        gray(image + at, plane, channels, n, shade);
         float parts[LANES] = {0};
         for (int64_t i = 0; i + LANES <= n; i += LANES)
             for (int64_t k = 0; k < LANES; k++)
@@ -207,32 +212,32 @@ static void recolor(float *image, int64_t plane, int64_t channels, const float *
         for (int64_t c = 0; c < channels; c++) {
             float *restrict pixel = image + c * plane + at;
             for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * contrast + offset);
+                pixel[i] = clamp(pixel[i] * contrast + offset);
         }
-        grey(image + at, plane, channels, n, shade);
+        gray(image + at, plane, channels, n, shade);
         for (int64_t c = 0; c < channels; c++) {
             float *restrict pixel = image + c * plane + at;
             for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * saturation + shade[i] * rest) * gain[c] + bias[c];
+                pixel[i] = clamp(pixel[i] * saturation + shade[i] * rest) * gain[c] + bias[c];
         }
     }
 }
 
-static int64_t words(const struct axis *a)
+static int64_t num_words(const struct axis *a)
 {
-    return a->wide * (3 + room(a->in, a->out));
+    return a->wide * (3 + max_taps(a->in, a->out));
 }
 
-static char *place(struct axis *a, char *memory)
+static char *assign(struct axis *a, char *memory)
 {
     a->first = (int32_t *)memory;
     a->base = a->first + a->wide;
     a->lane = a->base + a->wide;
     a->weight = (float *)(a->lane + a->wide);
-    return memory + 4 * words(a);
+    return memory + 4 * num_words(a);
 }
 
-/* Returns the number of images for which there was no memory. */
+/* Return the number of images that failed for lack of memory. */
 int64_t crop(const uint8_t *images, const int64_t *boxes, const uint8_t *flips,
              const int64_t *sizes, const float *factors,
              const float *gain, const float *bias, const float *ones, const float *zeros,
@@ -244,17 +249,17 @@ int64_t crop(const uint8_t *images, const int64_t *boxes, const uint8_t *flips,
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(+ : failed)
     for (int64_t i = 0; i < n; i++) {
         const int64_t *box = boxes + 4 * i;
-        struct axis down = {box[2], h, whole(h)}, across = {box[3], w, whole(w)};
+        struct axis down = {box[2], h, round_up(h)}, across = {box[3], w, round_up(w)};
         const int64_t planes = channels * (across.in + PAD);
-        const int64_t ring = (room(box[2], h) + 1) * channels * across.wide;
-        char *memory = calloc(words(&down) + words(&across) + planes + ring, 4);
+        const int64_t ring = (max_taps(box[2], h) + 1) * channels * across.wide;
+        char *memory = calloc(num_words(&down) + num_words(&across) + planes + ring, 4);
         if (!memory) {
             failed++;
             continue;
         }
-        float *rest = (float *)place(&across, place(&down, memory));
-        fill(&down, 0);
-        fill(&across, flips[i]);
+        float *rest = (float *)assign(&across, assign(&down, memory));
+        set_weights(&down, 0);
+        set_weights(&across, flips[i]);
         scale(images + ((i * height + box[0]) * width + box[1]) * channels,
               width * channels, channels, &down, &across,
               factors ? ones : gain, factors ? zeros : bias,

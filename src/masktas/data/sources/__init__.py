@@ -1,4 +1,4 @@
-"""Where images come from: one small interface, whatever holds them. `docs/data.md` lists all."""
+"""Sources of images behind one interface; `docs/data.md` lists all kinds."""
 
 from masktas.data.sources.base import (
     IMAGE_SUFFIXES,

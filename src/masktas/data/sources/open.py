@@ -1,4 +1,4 @@
-"""Tell what the user points at, and open it."""
+"""Open a source by its location: a path, pattern, URL, name or Python object."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def open_source(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Source:
-    """Open images, whatever holds them; see `docs/data.md`.
+    """Open a source of images; see `docs/data.md`.
 
     Args:
         location: a folder, list, pattern, archive, table, URL or name; or a Python object that
-            gives images.
-        root: where the files of torchvision's data sets are.
-        download: fetch those if they are not there.
-        image_column: of tables: the images; found by itself where there is one such column.
-        label_column: of tables: the labels.
+            yields images.
+        root: folder of torchvision's data sets.
+        download: download those if they are missing.
+        image_column: column of images in tables; detected if there is only one.
+        label_column: column of labels in tables.
 
     Raises:
-        DataError: if there is nothing there, or no image in it.
+        DataError: if the location does not exist or holds no image.
     """
     columns = Columns(image_column, label_column)
     if not isinstance(location, str | os.PathLike):
@@ -73,25 +73,25 @@ def open_source(
 
 
 def canonical(location: str | Path) -> str:
-    """Return a location that means the same in another working directory.
+    """Return a location that is valid in any working directory.
 
-    Local things get their absolute path; URLs and names stay as they are.
+    Local paths become absolute; URLs and names are unchanged.
     """
     text = _text(location)
     if os.path.lexists(text):
         return os.path.abspath(text)
-    if "::" in text:  # zip://*.jpg::photos.zip: the last one may be a file of this machine
+    if "::" in text:  # zip://*.jpg::photos.zip: the last part may be a local path
         outer, _, last = text.rpartition("::")
         return text if "://" in last else f"{outer}::{os.path.abspath(last)}"
     if "://" in text or text.startswith("hf:") or text in NAMES:
         return text
     if os.sep not in text and not is_glob(text) and expand_braces(text) == [text]:
-        return text  # nothing of that name is here: told as it was written, with names like it
+        return text  # unknown name: the error quotes it as written
     return os.path.abspath(text)
 
 
 def _text(location: str | os.PathLike[str]) -> str:
-    """Return a location as text; `Path` has taken one of the slashes of a URL away."""
+    """Return a location as text; restore the slash that `Path` removes from a URL."""
     text = os.fspath(location)
     if isinstance(location, Path) and not os.path.lexists(text):
         text = re.sub(r"^([a-z][a-z0-9+.-]+|.*::[a-z][a-z0-9+.-]+):/(?!/)", r"\1://", text)
@@ -106,7 +106,7 @@ def _open_local(path: str, columns: Columns) -> Source:
     if os.path.isdir(path):
         return _open_folder(path, columns)
     if not os.path.exists(path):
-        raise DataError(f"{path}: a link to something that is not there.")
+        raise DataError(f"{path}: a broken link.")
     if not os.path.isfile(path):
         raise DataError(f"{path}: neither a file nor a folder, so no images can be read from it.")
     return _open_file(path, path, LocalPlace(), columns)
@@ -140,7 +140,7 @@ def _open_kind(
     columns: Columns,
     states: list[str] | None = None,
 ) -> Source:
-    """Open files of one kind, given by name and path."""
+    """Open files of one kind, given by names and paths."""
     if kind == "tar":
         return TarSource(location, files, place)
     if kind == "zip":
@@ -171,15 +171,15 @@ def _open_folder(path: str, columns: Columns) -> Source:
 
 
 def _open_pattern(pattern: str, columns: Columns) -> Source:
-    """Open what wildcards and braces stand for."""
+    """Open the files that match a pattern of wildcards and braces."""
     found: set[str] = set()
     for one in expand_braces(pattern):
         if not is_glob(one) and not os.path.lexists(one):
-            raise DataError(f"{pattern}: {one} is not there.")
+            raise DataError(f"{pattern}: {one} does not exist.")
         found |= set(glob.glob(one, recursive=True)) if is_glob(one) else {one}
     files = [path for path in found if kind_of(path) not in (None, "list")]
     files = [path for path in files if not os.path.isdir(path)]
-    if not files:  # the pattern stands for folders
+    if not files:  # the pattern matches folders
         folders = (path for path in found if os.path.isdir(path))
         files = [f"{path}/{name}" for path in folders for name in walk(Path(path), HOLDING)]
     base = _fixed(pattern)
@@ -196,18 +196,18 @@ def _open_matches(
 ) -> Source:
     kinds = {kind: path for path in reversed(paths) if (kind := kind_of(path))}
     if not kinds:
-        raise DataError(f"{pattern}: no image, archive or .parquet file has a name like this.")
+        raise DataError(f"{pattern}: no image, archive or .parquet file matches.")
     if len(kinds) > 1:
         raise DataError(
-            f"{pattern}: stands for several kinds of files, {' and '.join(kinds.values())}: "
-            "write a pattern that only one kind fits."
+            f"{pattern}: matches several kinds of files, {' and '.join(kinds.values())}: "
+            "write a pattern that matches one kind only."
         )
     files = [(os.path.relpath(path, base), path) for path in paths]
     return _open_kind(pattern, next(iter(kinds)), files, place, columns)
 
 
 def _fixed(pattern: str) -> str:
-    """Return the folder above the first wildcard: names are given below it."""
+    """Return the folder above the first wildcard, which names are relative to."""
     head = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
     return head.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
@@ -215,7 +215,7 @@ def _fixed(pattern: str) -> str:
 def _open_remote(location: str, columns: Columns) -> Source:
     expanded = expand_braces(location)
     place, path = connect(expanded[0])
-    local = type(place.system).__name__ == "LocalFileSystem"  # file://: pipes and links are told
+    local = type(place.system).__name__ == "LocalFileSystem"  # file://
     if local and len(expanded) == 1:
         if os.path.lexists(path):
             return _open_local(path, columns)
@@ -235,14 +235,14 @@ def _open_remote(location: str, columns: Columns) -> Source:
         return _open_remote_folder(location, path, place, columns)
     except DataError:
         raise
-    except Exception as error:  # each protocol's library raises its own
+    except Exception as error:  # depends on the library of the protocol
         raise DataError(
             f"{location}: cannot be reached or listed ({type(error).__name__}: {error})."
         ) from None
 
 
 def _inner(location: str, path: str) -> str:
-    """Return what tells the kind: of zip://a.tar::b.zip, the path in the archive."""
+    """Return the path that decides on the kind: of zip://a.tar::b.zip, a.tar."""
     return path if "::" in location else location
 
 
@@ -253,7 +253,7 @@ def _open_remote_folder(location: str, path: str, place: RemotePlace, columns: C
     names = [name for name in below if kind_of(name) not in (None, "list") and not is_hidden(name)]
     chosen = choose(names)
     if chosen is None:
-        raise DataError(f"{location}: there is nothing there, or no images in it.")
+        raise DataError(f"{location}: it does not exist, or holds no images.")
     kind, names = chosen
     files = [(name, below[name]) for name in names]
     states = [described(listed[full]) for _, full in files]
@@ -261,7 +261,7 @@ def _open_remote_folder(location: str, path: str, place: RemotePlace, columns: C
 
 
 def _nothing(text: str) -> DataError:
-    """Say that nothing is there, and what may have been meant."""
+    """Return the error for a location that does not exist, with a suggestion."""
     folder, _, name = text.rstrip("/").rpartition("/")
     try:
         beside = os.listdir(folder or ("/" if text.startswith("/") else "."))
@@ -272,8 +272,8 @@ def _nothing(text: str) -> DataError:
         one for one in candidates if one.lower() == name.lower()
     ]
     if near:
-        meant = f"{folder}/{near[0]}" if folder else near[0]
-        hint = f"Did you mean {meant}?"
+        suggestion = f"{folder}/{near[0]}" if folder else near[0]
+        hint = f"Did you mean {suggestion}?"
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         hint = f"Give a folder of images; a data set of the Hugging Face hub is hf:{text}."
     else:

@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows by name. It verifies their files; we take the images."""
+"""Data sets of torchvision by name; torchvision verifies their files."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SPLITS = {"oxford_iiit_pet": ("trainval", "test"), "flowers102": ("train", "val"
 
 
 def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource | FileSource:
-    """Open one of torchvision's data sets, training and test images together.
+    """Open a data set of torchvision, training and test images together.
 
     Args:
         name: one of `NAMES`.
-        root: what torchvision calls `root`.
-        download: fetch it there if it is not there; of ImageNet, unpack the archives there.
+        root: the `root` of torchvision.
+        download: download it to `root` if it is missing; for ImageNet, unpack its archives.
 
     Raises:
-        DataError: if it is not there, saying how to get it.
+        DataError: if its files are missing, with advice on how to get them.
     """
     if root is None:
         raise DataError(
-            f"{name}: say with --root which folder holds torchvision's files of it; "
-            "--download puts them there."
+            f"{name}: set --root to the folder of its torchvision files; --download downloads "
+            "them to it."
         )
     root = os.path.abspath(os.path.expanduser(root))
     if name == "imagenet":
@@ -44,12 +44,13 @@ def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource |
 
 
 class PixelSource(IndexedSource):
-    """Small images that are all in memory: parts `[N, H, W, C]`, the test split last.
+    """Small images in memory.
 
     Args:
         name: of the data set.
-        parts: name, pixels, class numbers and whether it is for tests, of each split.
-        classes: names.
+        parts: name, pixels `[N, H, W, C]`, class numbers and whether it is the test split, of each
+            split, the test split last.
+        classes: class names.
     """
 
     def __init__(
@@ -63,18 +64,18 @@ class PixelSource(IndexedSource):
         self._classes = classes
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one image's pixels."""
+        """Return the pixels of one image."""
         part, rows = self._shards[shard]
         split, pixels, _, is_test = self._parts[part]
         return Item(f"{split} {rows[index]}", pixels[rows[index]], is_test)
 
     def labels(self, shard: int) -> list[Any]:
-        """Return the names of the images' classes."""
+        """Return the class name of each image."""
         part, rows = self._shards[shard]
         return named_classes(self._parts[part][2][rows.start : rows.stop], self._classes)
 
     def fingerprint(self) -> list[str]:
-        """Return name and sizes: torchvision has held the files against their digests."""
+        """Return name and sizes; torchvision has verified the digests of the files."""
         return [self.location, *(f"{split} {pixels.shape}" for split, pixels, _, _ in self._parts)]
 
 
@@ -85,7 +86,7 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
     parts = []
     for train in (True, False):
         try:
-            # torchvision compares each file with its digest before it reads it: no other is parsed
+            # torchvision verifies the digest of each file before it parses it
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = kind(root, train=train, download=download)
@@ -107,7 +108,7 @@ def _files(name: str, root: str, download: bool) -> FileSource:
             found = kind(root, split=split, download=download)
         except Exception as error:
             raise _missing(name, root, error) from None
-        # not public, but the public way decodes every image
+        # private, but the public interface decodes every image
         files = found._images if name == "oxford_iiit_pet" else found._image_files
         paths += map(str, files)
         classes = getattr(found, "classes", None)
@@ -118,7 +119,7 @@ def _files(name: str, root: str, download: bool) -> FileSource:
 
 
 def _imagenet(root: str, download: bool) -> FileSource:
-    """Read the folders `train` and `val`; torchvision makes them from the archives."""
+    """Read the folders `train` and `val`, which torchvision unpacks from the archives."""
     if download and not os.path.isdir(os.path.join(root, "train")):
         from torchvision import datasets
 
@@ -136,7 +137,7 @@ def _imagenet(root: str, download: bool) -> FileSource:
     if not any(name.startswith("train/") for name in names):
         raise DataError(
             f"imagenet: no images in {root}/train. Put torchvision's folders train and val there, "
-            "or the archives of image-net.org and give --download, which then unpacks them."
+            "or put the archives of image-net.org there and use --download to unpack them."
         )
     paths = [os.path.join(root, name) for name in names]
     tests = [name.startswith("val/") for name in names]
@@ -145,6 +146,6 @@ def _imagenet(root: str, download: bool) -> FileSource:
 
 def _missing(name: str, root: str, error: Exception) -> DataError:
     return DataError(
-        f"{name}: torchvision does not find its files in {root} ({reason(error)}). Give the folder "
-        "that holds them with --root, or --download to fetch them."
+        f"{name}: torchvision does not find its files in {root} ({reason(error)}). Give their "
+        "folder with --root, or download them with --download."
     )

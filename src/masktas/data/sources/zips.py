@@ -1,4 +1,4 @@
-"""Zip archives. Nothing is ever extracted to disk: members are read where they are."""
+"""Zip archives, read without extracting to disk."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from masktas.data.sources.remote import Place
 from masktas.errors import DataError
 
 MEMBERS_PER_SHARD = 512
-OPEN_AT_ONCE = 32
+MAX_OPEN = 32
 ENCRYPTED = 0x1
 
 
 class ZipSource(IndexedSource):
-    """Images in zip archives. The folder an image lies in, within the archive, is its class.
+    """Images in zip archives; the folder of an image in the archive is its class.
 
     Args:
         location: as the user wrote it.
         files: name and path of each archive.
-        place: where they lie.
+        place: of the archives.
     """
 
     def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
         self._files = files
         self._place = place
-        self._turn = threading.Lock()  # an archive is one open file, which one thread reads
+        self._turn = threading.Lock()  # an open archive is not thread-safe
         self._archives: OrderedDict[int, zipfile.ZipFile] = OrderedDict()
         self._members = [
             [one for one in self._archive(number).infolist() if _is_image(one)]
@@ -52,7 +52,7 @@ class ZipSource(IndexedSource):
             )
 
     def _archive(self, number: int) -> zipfile.ZipFile:
-        """Return an open archive; only the last few stay open."""
+        """Return an open archive; up to `MAX_OPEN` archives stay open."""
         if number not in self._archives:
             name, path = self._files[number]
             try:
@@ -61,20 +61,20 @@ class ZipSource(IndexedSource):
                 raise DataError(f"{shown(name)}: {error}.") from None
             try:
                 opened = zipfile.ZipFile(file)
-            except Exception as error:  # zipfile raises anything from struct.error to OSError
+            except Exception as error:  # such as struct.error, OSError
                 file.close()
                 raise DataError(
                     f"{shown(name)}: not a zip archive that can be read ({reason(error)})."
                 ) from None
             self._archives[number] = opened
-            if len(self._archives) > OPEN_AT_ONCE:
+            if len(self._archives) > MAX_OPEN:
                 _, oldest = self._archives.popitem(last=False)
                 _close(oldest)
         self._archives.move_to_end(number)
         return self._archives[number]
 
     def read(self, shard: int, index: int) -> Item:
-        """Read one member; zipfile checks its sum and reads no more than it declares."""
+        """Read one member; zipfile verifies its checksum and size."""
         number, run = self._shards[shard]
         member, archive = self._members[number][run[index]], self._files[number][0]
         name = shown(f"{archive}: {member.filename}")
@@ -91,13 +91,13 @@ class ZipSource(IndexedSource):
             return Item(name, None, is_test, f"damaged ({reason(error)})")
 
     def labels(self, shard: int) -> list[Any]:
-        """Take the last folder above each image as its class."""
+        """Return the folder of each image as its class."""
         number, run = self._shards[shard]
         members = self._members[number][run.start : run.stop]
         return folder_labels(self.location, [member.filename for member in members])
 
     def fingerprint(self) -> list[str]:
-        """Return each archive's name, size and time of change."""
+        """Return name, size and modification time of each archive."""
         return [f"{name} {self._place.state(path)}" for name, path in self._files]
 
     def __del__(self) -> None:
@@ -108,7 +108,7 @@ class ZipSource(IndexedSource):
 def _close(archive: zipfile.ZipFile) -> None:
     file = archive.fp
     archive.close()
-    if file is not None:  # zipfile leaves open what it was given open
+    if file is not None:  # zipfile does not close a file that was passed open
         file.close()
 
 
