@@ -97,9 +97,8 @@ def stored(
             flips = rng.uniform(size=len(numbers)) < 0.5
             colors = random_colors(rng, len(numbers), strength) if strength else None
             yield crop(
-                pixels, boxes, flips, (size, size),
-                numbers=numbers, colors=colors, mean=MEAN, std=STD,
-            )  # fmt: skip
+                pixels[numbers], boxes, flips, (size, size), colors=colors, mean=MEAN, std=STD
+            )
 
     return batches
 

@@ -142,9 +142,6 @@ class MemorySource:
             raise LabelError("memory: no labels")
         return self._labels[shard * self._shard :][: self._shard]
 
-    def spec(self) -> None:
-        return None
-
 
 @pytest.fixture(scope="session")
 def memory_source() -> type[MemorySource]:

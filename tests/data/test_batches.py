@@ -24,7 +24,7 @@ def split_of(count: int, side: int = 8, channels: int = 3) -> Images:
 
 
 def batches_of(images: Images, **changes) -> Batches:
-    channels = images.pool.shape[2]
+    channels = images.stored.shape[2]
     varied = {name: changes.pop(name) for name in ("crop_scale", "flip") if name in changes}
     options = {
         "image_size": (8, 8),
@@ -108,14 +108,16 @@ def test_same_image_is_cut_anew_in_every_epoch():
 
 def test_images_of_a_batch_are_cut_each_by_itself():
     images = split_of(32, side=64)
-    images.pool.pixels[:] = images.pool.pixels[0]
+    images.stored.pixels[:] = images.stored.pixels[0]
     batch, _ = batches_of(images, batch_size=32, image_size=(16, 16), flip=False).train(0)
     assert len(torch.unique(batch.flatten(1), dim=0)) == 32
 
 
 def test_train_says_which_images_it_holds():
     images = split_of(24)
-    images.pool.pixels[:] = np.arange(48, dtype=np.uint8)[:, None, None, None]  # whatever the crop
+    images.stored.pixels[:] = np.arange(48, dtype=np.uint8)[
+        :, None, None, None
+    ]  # whatever the crop
     batch, indices = batches_of(images, mean=[0.0] * 3, std=[1.0] * 3).train(3)
     colors = (batch * 255).round()
     expected = torch.from_numpy(images.rows[indices]).float()
@@ -124,7 +126,10 @@ def test_train_says_which_images_it_holds():
 
 def test_flips_happen_about_half_the_time_and_not_when_turned_off():
     images = split_of(200)
-    images.pool.pixels[:, :, :4], images.pool.pixels[:, :, 4:] = 0, 255  # dark left, bright right
+    images.stored.pixels[:, :, :4], images.stored.pixels[:, :, 4:] = (
+        0,
+        255,
+    )  # dark left, bright right
     changes = {"batch_size": 200, "crop_scale": (1.0, 1.0)}
     flipped, _ = batches_of(images, **changes).train(0)
     share = (flipped[:, 0, 0, 0] > flipped[:, 0, 0, -1]).float().mean()
@@ -136,7 +141,7 @@ def test_flips_happen_about_half_the_time_and_not_when_turned_off():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_are_channels_first_float32_and_normalised(channels):
     images = split_of(64, side=16, channels=channels)
-    pixels = images.pool.pixels[images.rows] / 255
+    pixels = images.stored.pixels[images.rows] / 255
     mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
     changes = {"mean": mean, "std": std, "batch_size": 64}
     plain = batches_of(images, image_size=(16, 16), **changes).plain(np.arange(64))
@@ -156,7 +161,7 @@ def test_plain_is_the_normalised_middle_of_the_images_asked_for():
     images = split_of(10, side=12)
     indices = np.array([7, 2, 7])
     plain = batches_of(images).plain(indices)
-    middle = images.pool.pixels[images.rows[indices], 2:10, 2:10] / 255
+    middle = images.stored.pixels[images.rows[indices], 2:10, 2:10] / 255
     expected = ((middle - MEAN) / STD).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
@@ -165,7 +170,7 @@ def test_plain_is_the_normalised_middle_of_the_images_asked_for():
 def test_plain_shows_pixels_as_they_are_stored(side):
     images = split_of(4, side=side)
     plain = batches_of(images, mean=[0.0] * 3, std=[1.0] * 3).plain(np.arange(4))
-    pixels = images.pool.pixels[images.rows].transpose(0, 3, 1, 2)
+    pixels = images.stored.pixels[images.rows].transpose(0, 3, 1, 2)
     edges = ((side - 8) // 2, (side - 7) // 2)
     slices = [pixels[:, :, edge : edge + 8, edge : edge + 8] for edge in edges]
     assert any(np.allclose(plain * 255, middle, atol=0.01) for middle in slices)

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from masktas.artifacts import file_digest
-from masktas.data.sources import FolderSource, ParquetSource
+from masktas.data.sources import FileSource, ParquetSource
 from worlds import World, manifest
 
 pytestmark = pytest.mark.e2e
@@ -45,7 +45,7 @@ def test_labels_are_not_read_before_fine_tuning(
     def explode(_: object, __: int) -> None:
         raise AssertionError("labels were read")
 
-    monkeypatch.setattr(FolderSource, "labels", explode)
+    monkeypatch.setattr(FileSource, "labels", explode)
     monkeypatch.setattr(ParquetSource, "labels", explode)
     three_stages(masktas, world, world.images, tmp_path / "run")
     with pytest.raises(AssertionError, match="labels were read"):

@@ -1,4 +1,4 @@
-"""Batches by step number: which images, cut how, hang on the seed and the step alone."""
+"""Batches by step: the images and their augmentation depend on the seed and the step only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from masktas.seeding import seed_for
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How images of a training batch are varied, each by itself.
+    """Augmentation of training images, drawn per image.
 
     Attributes:
-        crop_scale: least and most share of the area that a random crop keeps.
-        flip: whether to mirror at random, left to right.
-        color: most that brightness, contrast and saturation are changed by; 0 leaves them.
+        crop_scale: smallest and largest fraction of the area of a random crop.
+        flip: whether to flip left to right at random.
+        color: maximum change of brightness, contrast and saturation; 0 for none.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -38,7 +38,7 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What of a batch was drawn at random: images `[B]`, crops `[B, 4]`, flips, colours."""
+    """Random choices of a batch: images `[B]`, crops `[B, 4]`, flips `[B]`, colors `[B, 3]`."""
 
     indices: NDArray[np.int64]
     boxes: NDArray[np.int64]
@@ -46,7 +46,7 @@ class Drawn:
     colors: NDArray[np.float32] | None
 
     def rows(self, rows: slice) -> Drawn:
-        """Return what was drawn for some of the images."""
+        """Return the choices for some of the images."""
         return Drawn(
             self.indices[rows],
             self.boxes[rows],
@@ -56,16 +56,16 @@ class Drawn:
 
 
 class Batches:
-    """The images of a split as normalised batches on a device.
+    """The images of a split as normalized batches on a device.
 
     Args:
         images: the split.
-        image_size: (height, width) of what networks see.
+        image_size: (height, width) of network inputs.
         mean, std: of each channel.
-        batch_size: images of a training batch; an epoch leaves out what does not fill one.
-        seed: names order, crops, flips and colours.
-        device: where batches are made.
-        augment: how training batches are varied.
+        batch_size: images of a training batch; an epoch drops the last incomplete batch.
+        seed: of order, crops, flips and colors.
+        device: of the batches.
+        augment: augmentation of training batches.
 
     Raises:
         DataError: if there are fewer images than one batch.
@@ -101,11 +101,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches of an epoch."""
+        """Number of complete batches of an epoch."""
         return len(self.images) // self.batch_size
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Return which images of the split make up the batch of a step, `[B]`."""
+        """Return the indices in the split of the images of a step, `[B]`."""
         epoch, at = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
@@ -113,7 +113,7 @@ class Batches:
         return self._order[1][at * self.batch_size : (at + 1) * self.batch_size]
 
     def draw(self, step: int) -> Drawn:
-        """Draw images, crops, flips and colours of a step, for its whole batch."""
+        """Draw images, crops, flips and colors for the whole batch of a step."""
         indices = self.indices(step)
         rng = np.random.default_rng(seed_for(self.seed, "crops", step))
         count = len(indices)
@@ -124,28 +124,28 @@ class Batches:
         return Drawn(indices, boxes, flips, colors)
 
     def train(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, NDArray[np.int64]]:
-        """Return the batch of a step, randomly cut, `[B, C, H, W]`, and which images it holds.
+        """Return the augmented batch of a step, `[B, C, H, W]`, and the indices of its images.
 
-        `rows` of it, if that is what this process computes: drawn with the whole batch, they are
-        the same images and crops however the batch is divided.
+        With `rows`, only these rows of it. The random choices are made for the whole batch, so they
+        do not depend on how it is divided among processes.
         """
         drawn = self.draw(step).rows(rows)
         if self._ahead is None:
             pixels = self.images.read(drawn.indices)
         else:
             following = self.indices(step + 1)[rows]
-            self.indices(step)  # the order of this epoch again, where the next step begins one
+            self.indices(step)  # restore the order of this epoch if the next step begins another
             pixels = self._ahead.read(drawn.indices, following)
         return self._cut(pixels, drawn), drawn.indices
 
     def plain(self, indices: NDArray[np.int64]) -> Tensor:
-        """Return images by number, the middle of each, without any randomness, `[B, C, H, W]`."""
+        """Return center crops of images by their indices, without augmentation, `[B, C, H, W]`."""
         boxes = center_boxes(len(indices), self._stored, self.image_size)
         return self._cut(self.images.read(indices), Drawn(indices, boxes, None, None))
 
     @property
     def _stored(self) -> tuple[int, int]:
-        height, width, _ = self.images.pool.shape
+        height, width, _ = self.images.stored.shape
         return height, width
 
     def _cut(self, pixels: NDArray[np.uint8], drawn: Drawn) -> Tensor:
@@ -160,7 +160,7 @@ class Batches:
 
 
 class ReadAhead:
-    """Reads the images of the next step while this one is computed, where they are decoded."""
+    """Decodes the images of the next step in a thread while the current step is computed."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
@@ -168,7 +168,7 @@ class ReadAhead:
         self._next: tuple[bytes, Future[NDArray[np.uint8]]] | None = None
 
     def read(self, indices: NDArray[np.int64], following: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return images `[B, H, W, C]`, and begin to read those that will be asked for next."""
+        """Return images `[B, H, W, C]` and start to read the following ones."""
         if self._next is not None and self._next[0] == indices.tobytes():
             pixels = self._next[1].result()
         else:
@@ -178,7 +178,7 @@ class ReadAhead:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor to a device; the host does not wait for a GPU to have taken it."""
+    """Copy a tensor to a device; copies to a GPU are asynchronous."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

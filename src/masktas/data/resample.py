@@ -1,9 +1,9 @@
-"""Cut whole-pixel boxes out of images and scale them with Pillow's antialiased bilinear filter.
+"""Crop whole-pixel boxes and resize them with Pillow's antialiased bilinear filter.
 
-Three ways to the same float32 numbers, each image by itself: `in_c` on the CPU, five times as fast
-as torch's own (`benchmarks/crops.py`); `interpolated`, which is torch's, for CPUs without a
-compiler; `dense` on other devices, two batched matrix products. What lies outside a box has no part
-in it, as in torchvision's RandomResizedCrop.
+Three implementations with the same float32 results, for each image separately: `in_c` (`crop.c`)
+on the CPU, five times as fast as torch (`benchmarks/crops.py`); `interpolated`, by torch, on CPUs
+without a C compiler; `dense`, two batched matrix products, on other devices. Pixels outside a box
+do not affect the result, as in torchvision's RandomResizedCrop.
 
 Shapes: B images, C channels, H x W stored, h x w output.
 """
@@ -15,6 +15,7 @@ import math
 import threading
 import weakref
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,281 +27,11 @@ from masktas.native import compile_c
 
 # --- C -------------------------------------------------------------------------------------------
 
-SOURCE = r"""
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
 
-#if defined(__AVX512F__) && !defined(__clang__)
-#define LANES 16
-#elif defined(__AVX2__) && !defined(__clang__)
-#define LANES 8
-#else
-#define LANES 1                     /* no shuffle of two vectors by a third */
-#endif
-#define BLOCK 1024                  /* pixels recoloured at once */
-#define PAD (2 * LANES)             /* vectors are read from any pixel of a row */
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+class BufferPool:
+    """Two reusable output buffers; a buffer is free again once no tensor shares its memory.
 
-struct axis {                       /* what each of `out` pixels takes of `in` pixels */
-    int64_t in, out, wide, taps;    /* wide: out, rounded up to whole vectors */
-    int32_t *first;                 /* the first pixel taken */
-    float *weight;                  /* [taps, wide] */
-    int32_t *base, *lane;           /* first, as base of the vector plus lane */
-    int near;                       /* whether all that a vector takes lies in two vectors */
-};
-
-static int64_t whole(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-static int64_t room(int64_t in, int64_t out) { return 2 * ((in + out - 1) / out) + 2; }
-
-/* Share vectors out: lanes hold where a pixel starts, counted from the vector's first. */
-static void vectors(struct axis *a)
-{
-    a->near = LANES > 1;
-    for (int64_t x = 0; x < a->wide; x += LANES) {
-        int32_t least = INT32_MAX;
-        for (int64_t i = x; i < x + LANES && i < a->out; i++)
-            least = a->first[i] < least ? a->first[i] : least;
-        a->base[x / LANES] = least;
-        for (int64_t i = x; i < x + LANES; i++) {
-            a->lane[i] = i < a->out ? a->first[i] - least : 0;
-            a->near &= a->lane[i] + a->taps <= 2 * LANES;
-        }
-    }
-}
-
-/* The triangle filter, as wide as an output pixel is, at least one pixel to each side. */
-static void fill(struct axis *a, int flip)
-{
-    const double scale = (double)a->in / a->out, support = scale > 1 ? scale : 1;
-    const int64_t most = room(a->in, a->out);
-    a->taps = 1;
-    for (int64_t i = 0; i < a->out; i++) {
-        const double center = (i + .5) * scale;
-        const int64_t from = fmax(center - support + .5, 0);
-        const int64_t to = fmin(center + support + .5, a->in);
-        const int64_t at = flip ? a->out - 1 - i : i;
-        double sum = 0;
-        for (int64_t k = from; k < to; k++)
-            sum += fmax(1 - fabs(k + .5 - center) / support, 0);
-        a->first[at] = from;
-        for (int64_t k = from; k < to && k < from + most; k++) {
-            const float weight = fmax(1 - fabs(k + .5 - center) / support, 0) / sum;
-            a->weight[(k - from) * a->wide + at] = weight;
-            if (weight > 0 && k - from >= a->taps)
-                a->taps = k - from + 1;
-        }
-    }
-    vectors(a);
-}
-
-/* One row of pixels [n, channels] as floats [channels, n + PAD]. */
-static void part(const uint8_t *in, int64_t n, int64_t channels, float *out)
-{
-    const int64_t plane = n + PAD;
-    if (channels == 3) {            /* known strides become shuffles */
-        float *restrict r = out, *restrict g = out + plane, *restrict b = out + 2 * plane;
-        for (int64_t x = 0; x < n; x++) {
-            r[x] = in[3 * x];
-            g[x] = in[3 * x + 1];
-            b[x] = in[3 * x + 2];
-        }
-    } else
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t x = 0; x < n; x++)
-                out[c * plane + x] = in[channels * x + c];
-}
-
-static void along(const float *row, const struct axis *a, float *out)
-{
-#if LANES > 1
-    if (a->near) {
-        for (int64_t x = 0; x < a->wide; x += LANES) {
-            const float *from = row + a->base[x / LANES];
-            const vec low = *(const vec *)from, high = *(const vec *)(from + LANES);
-            const ivec lane = *(const ivec *)(a->lane + x);
-            vec sum = __builtin_shuffle(low, high, lane) * *(const vec *)(a->weight + x);
-            for (int32_t k = 1; k < a->taps; k++)
-                sum += __builtin_shuffle(low, high, lane + k)
-                    * *(const vec *)(a->weight + k * a->wide + x);
-            *(vec *)(out + x) = sum;
-        }
-        return;
-    }
-#endif
-    for (int64_t x = 0; x < a->out; x++) {
-        float sum = a->weight[x] * row[a->first[x]];
-        for (int64_t k = 1; k < a->taps && a->weight[k * a->wide + x] > 0; k++)
-            sum += a->weight[k * a->wide + x] * row[a->first[x] + k];
-        out[x] = sum;
-    }
-}
-
-/* The weighted sum of rows, times gain, plus bias. */
-static void mix(const float *const *rows, const float *weights, int64_t taps, int64_t n,
-                float gain, float bias, float *restrict out)
-{
-    const float *restrict r = rows[0], *restrict s = rows[1], p = weights[0], q = weights[1];
-    if (taps == 1)
-        for (int64_t x = 0; x < n; x++)
-            out[x] = r[x] * gain + bias;
-    else if (taps == 2)
-        for (int64_t x = 0; x < n; x++)
-            out[x] = (p * r[x] + q * s[x]) * gain + bias;
-    else {
-        for (int64_t x = 0; x < n; x++)
-            out[x] = p * r[x] + q * s[x];
-        for (int64_t k = 2; k < taps; k++) {
-            const float *restrict t = rows[k];
-            for (int64_t x = 0; x < n; x++)
-                out[x] += weights[k] * t[x];
-        }
-        for (int64_t x = 0; x < n; x++)
-            out[x] = out[x] * gain + bias;
-    }
-}
-
-/* Rows are scaled along once, when first needed, and kept while they are: `ring`. */
-static void scale(const uint8_t *in, int64_t stride, int64_t channels,
-                  const struct axis *down, const struct axis *across,
-                  const float *gain, const float *bias, float *out, float *planes, float *ring)
-{
-    const int64_t slots = down->taps + 1;
-    for (int64_t y = 0, done = 0; y < down->out; y++) {
-        const int64_t first = down->first[y];
-        const float *rows[slots];
-        float weights[slots];
-        int64_t taps = 0;
-        for (int64_t k = 0; k < slots; k++) {
-            weights[k] = k < down->taps ? down->weight[k * down->wide + y] : 0;
-            taps += weights[k] > 0;
-        }
-        for (done = done > first ? done : first; done < first + taps; done++) {
-            part(in + done * stride, across->in, channels, planes);
-            for (int64_t c = 0; c < channels; c++)
-                along(planes + c * (across->in + PAD), across,
-                      ring + (done % slots * channels + c) * across->wide);
-        }
-        for (int64_t c = 0; c < channels; c++) {
-            for (int64_t k = 0; k < slots; k++)
-                rows[k] = ring + ((first + k) % slots * channels + c) * across->wide;
-            mix(rows, weights, taps, across->out, gain[c], bias[c],
-                out + (c * down->out + y) * across->out);
-        }
-    }
-}
-
-static float within(float value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
-
-/* Grey of n <= BLOCK pixels: luminance of three channels, else their mean. */
-static void grey(const float *image, int64_t plane, int64_t channels, int64_t n, float *out)
-{
-    const float luma[] = {0.299f, 0.587f, 0.114f};
-    for (int64_t i = 0; i < n; i++)
-        out[i] = 0;
-    for (int64_t c = 0; c < channels; c++) {
-        const float share = channels == 3 ? luma[c] : 1.f / channels;
-        for (int64_t i = 0; i < n; i++)
-            out[i] += share * image[c * plane + i];
-    }
-}
-
-/* Brightness, contrast, saturation, as augment.recolor; then times gain, plus bias. */
-static void recolor(float *image, int64_t plane, int64_t channels, const float *factors,
-                    const float *gain, const float *bias)
-{
-    float shade[BLOCK];
-    double sum = 0;
-    for (int64_t at = 0; at < plane; at += BLOCK) {
-        const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * factors[0]);
-        }
-        grey(image + at, plane, channels, n, shade);
-        float parts[LANES] = {0};
-        for (int64_t i = 0; i + LANES <= n; i += LANES)
-            for (int64_t k = 0; k < LANES; k++)
-                parts[k] += shade[i + k];
-        for (int64_t i = n / LANES * LANES; i < n; i++)
-            sum += shade[i];
-        for (int64_t k = 0; k < LANES; k++)
-            sum += parts[k];
-    }
-    const float contrast = factors[1], offset = sum / plane * (1 - contrast);
-    const float saturation = channels == 3 ? factors[2] : 1, rest = 1 - saturation;
-    for (int64_t at = 0; at < plane; at += BLOCK) {
-        const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * contrast + offset);
-        }
-        grey(image + at, plane, channels, n, shade);
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = within(pixel[i] * saturation + shade[i] * rest) * gain[c] + bias[c];
-        }
-    }
-}
-
-static int64_t words(const struct axis *a)
-{
-    return a->wide * (3 + room(a->in, a->out));
-}
-
-static char *place(struct axis *a, char *memory)
-{
-    a->first = (int32_t *)memory;
-    a->base = a->first + a->wide;
-    a->lane = a->base + a->wide;
-    a->weight = (float *)(a->lane + a->wide);
-    return memory + 4 * words(a);
-}
-
-/* Returns the number of images for which there was no memory. */
-int64_t crop(const uint8_t *images, const int64_t *numbers, const int64_t *boxes,
-             const uint8_t *flips, const int64_t *sizes, const float *factors,
-             const float *gain, const float *bias, const float *ones, const float *zeros,
-             float *out, int64_t threads)
-{
-    const int64_t n = sizes[0], height = sizes[1], width = sizes[2], channels = sizes[3];
-    const int64_t h = sizes[4], w = sizes[5];
-    int64_t failed = 0;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(+ : failed)
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t *box = boxes + 4 * i;
-        struct axis down = {box[2], h, whole(h)}, across = {box[3], w, whole(w)};
-        const int64_t planes = channels * (across.in + PAD);
-        const int64_t ring = (room(box[2], h) + 1) * channels * across.wide;
-        char *memory = calloc(words(&down) + words(&across) + planes + ring, 4);
-        if (!memory) {
-            failed++;
-            continue;
-        }
-        float *rest = (float *)place(&across, place(&down, memory));
-        fill(&down, 0);
-        fill(&across, flips[i]);
-        scale(images + ((numbers[i] * height + box[0]) * width + box[1]) * channels,
-              width * channels, channels, &down, &across,
-              factors ? ones : gain, factors ? zeros : bias,
-              out + i * channels * h * w, rest, rest + planes);
-        if (factors)
-            recolor(out + i * channels * h * w, h * w, channels, factors + 3 * i, gain, bias);
-        free(memory);
-    }
-    return failed;
-}
-"""
-
-
-class Memory:
-    """Two blocks of memory, lent out again once no tensor lies in them.
-
-    The page faults of a fresh batch cost more than its arithmetic.
+    The page faults of a newly allocated batch cost more than its arithmetic.
     """
 
     def __init__(self) -> None:
@@ -308,25 +39,25 @@ class Memory:
         self._blocks: list[tuple[NDArray[np.float32], weakref.ref[NDArray[np.float32]]]] = []
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor of a shape, float32, its values left over from earlier."""
+        """Return an uninitialized float32 tensor of the given shape."""
         count = math.prod(shape)
         with self._lock:
-            idle = [block for block, lent in self._blocks if lent() is None]
+            idle = [block for block, view in self._blocks if view() is None]
             fitting = [block for block in idle if len(block) >= count]
             block = min(fitting, key=len) if fitting else np.empty(count, dtype=np.float32)
-            view = block[:count]  # lives as long as any tensor does that shares its memory
+            view = block[:count]  # alive as long as any tensor that shares its memory
             others = [pair for pair in self._blocks if pair[0] is not block]
             self._blocks = [*others[-1:], (block, weakref.ref(view))]
         return torch.from_numpy(view).view(shape)
 
 
-MEMORY = Memory()
+BUFFERS = BufferPool()
 
 
 @lru_cache(maxsize=1)
 def native() -> ctypes.CDLL | None:
-    """Compile the C source for this machine; None where that cannot be done."""
-    library = compile_c(SOURCE)
+    """Return `crop.c` compiled for this machine, or None without a C compiler."""
+    library = compile_c(Path(__file__).with_name("crop.c").read_text())
     if library is not None:
         library.crop.restype = ctypes.c_int64
     return library
@@ -335,7 +66,6 @@ def native() -> ctypes.CDLL | None:
 def in_c(
     library: ctypes.CDLL,
     images: Tensor | NDArray[np.uint8],
-    numbers: NDArray[np.int64],
     boxes: NDArray[np.int64],
     flips: NDArray[np.bool_],
     size: tuple[int, int],
@@ -343,15 +73,14 @@ def in_c(
     gain: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Cut images `[n, H, W, C]` by number `[B]`, recolour them by factors `[B, 3]` if given.
+    """Crop images `[B, H, W, C]` by `crop.c`; recolor them by factors `[B, 3]` if given.
 
     Returns:
         Pixels times gain plus bias, each `[C]`: `[B, C, h, w]`.
     """
-    _, *stored = images.shape
-    out = MEMORY.take((len(numbers), stored[2], *size))
-    arrays = [np.ascontiguousarray(array) for array in (numbers, boxes, flips)]
-    arrays.append(np.array([len(numbers), *stored, *size], dtype=np.int64))
+    out = BUFFERS.take((len(boxes), images.shape[3], *size))
+    arrays = [np.ascontiguousarray(array) for array in (boxes, flips)]
+    arrays.append(np.array([*images.shape, *size], dtype=np.int64))
     floats = [one.float().contiguous() for one in (gain, bias)]
     floats += [torch.ones_like(floats[0]), torch.zeros_like(floats[0])]
     colors = None if factors is None else np.ascontiguousarray(factors, dtype=np.float32)
@@ -363,7 +92,7 @@ def in_c(
         ctypes.c_int64(torch.get_num_threads()),
     )
     if failed:
-        raise MemoryError("no memory for crops")
+        raise MemoryError("not enough memory to crop images")
     return out
 
 
@@ -373,7 +102,7 @@ def in_c(
 def interpolated(
     images: Tensor, boxes: NDArray[np.int64], flips: NDArray[np.bool_], size: tuple[int, int]
 ) -> Tensor:
-    """Cut images `[B, H, W, C]` with torch's antialiased interpolation, one by one."""
+    """Crop images `[B, H, W, C]` one by one with torch's antialiased interpolation."""
     out = torch.empty(len(images), images.shape[3], *size)
     for image, (top, left, height, width), flip, place in zip(
         images, boxes.tolist(), flips, out, strict=True
@@ -385,11 +114,12 @@ def interpolated(
 
 
 def weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Return `[B, O, I]`: what each output pixel takes of each input pixel along one axis.
+    """Return the weights `[B, O, I]` of input pixels in output pixels along one axis.
 
     Args:
         start, length: `[B]`, the box along this axis, in input pixels.
-        side: I. size: O.
+        side: I, number of input pixels.
+        size: O, number of output pixels.
     """
     pixels = torch.arange(side, device=start.device) + 0.5
     start, length = start[:, None, None], length[:, None, None]
@@ -401,7 +131,7 @@ def weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 
 
 def dense(images: Tensor, boxes: Tensor, flips: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """Cut images `[B, H, W, C]` by two matrix products an image, `W_y x W_x^T`."""
+    """Crop images `[B, H, W, C]` by two matrix products per image, `W_y x W_x^T`."""
     height, width = images.shape[1:3]
     pixels = images.permute(0, 3, 1, 2).float()
     boxes = boxes.float()

@@ -1,4 +1,4 @@
-"""Four disjoint splits, decided by each image's content: copies of one image stay together."""
+"""Four disjoint splits by a hash of the content, so copies of an image are in the same split."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def split_by_content(
 ) -> NDArray[np.int8]:
     """Assign each image to a split, an index of `SPLITS`.
 
-    The digest's first 8 bytes, as a number in [0, 1), fall into one of four ranges. Where the
-    source declares test images itself, these and their copies are the test split, and no other.
+    The first 8 bytes of the digest, as a number in [0, 1), fall into one of four ranges. If the
+    source declares test images, exactly these and their copies are the test split.
 
     Args:
-        digests: `[n, 16]`, of the images' content.
-        declared_test: `[n]`, whether the source puts the image into its test split.
-        search_share, validation_share, test_share: shares held out; the rest is `supernet`.
+        digests: `[n, 16]`, digests of the contents of the images.
+        declared_test: `[n]`, whether the source declares the image as a test image.
+        search_share, validation_share, test_share: held-out shares; the rest is `supernet`.
     """
     number = digests[:, :8].copy().view(">u8")[:, 0].astype(np.float64) / 2.0**64
     if declared_test.any():
@@ -43,7 +43,7 @@ def split_by_content(
 def describe_splits(
     splits: NDArray[np.int8], digests: NDArray[np.uint8]
 ) -> dict[str, dict[str, Any]]:
-    """Return how many images each split has, and a digest of all of their contents."""
+    """Return the number of images of each split and a digest of their contents."""
     described = {}
     for number, name in enumerate(SPLITS):
         mine = digests[splits == number]

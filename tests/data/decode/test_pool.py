@@ -15,16 +15,16 @@ import pytest
 
 from masktas.data.decode import pool as module
 from masktas.data.decode.image import decode
-from masktas.data.decode.pool import DecodePool, DecodeWorker, Pixels
+from masktas.data.decode.pool import DecodePool, DecodeSpec, DecodeWorker
 from masktas.data.sources import Item
 from masktas.errors import DataError, MasktasError
 
-PIXELS = Pixels((8, 8), 3)
+PIXELS = DecodeSpec((8, 8), 3)
 
 
 @pytest.fixture
 def decoder():
-    one = DecodeWorker(seconds=20)
+    one = DecodeWorker(timeout=20)
     yield one
     one.close()
 
@@ -39,7 +39,7 @@ def pid_of(decoder: DecodeWorker) -> int:
 
 def test_pixels_and_digests_are_those_of_decoding_here(decoder, noise):
     contents = [noise(number, size=(20, 13)) for number in range(5)]
-    wanted = Pixels((10, 6), 3)
+    wanted = DecodeSpec((10, 6), 3)
     for content, found in zip(contents, decoder.decode(items_of(contents), wanted), strict=True):
         np.testing.assert_array_equal(
             found.pixels, decode(content, size=(10, 6), in_channels=3, white=None)
@@ -77,7 +77,7 @@ def test_dimensions_come_without_decoding(decoder, noise, claiming):
 
 
 def test_image_larger_than_any_is_not_sent(decoder, monkeypatch, numbered):
-    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
     large, small = decoder.decode(items_of([bytes(1001), numbered(5)]), PIXELS)
     assert "too many" in large.problem
     assert small.pixels is not None
@@ -101,7 +101,7 @@ def test_decoder_that_dies_costs_one_image(decoder, noise, by):
 
 
 def test_decoder_that_hangs_costs_one_image(noise):
-    decoder = DecodeWorker(seconds=0.7)
+    decoder = DecodeWorker(timeout=0.7)
     decoder.decode(items_of([noise(0)]), PIXELS)
     first = pid_of(decoder)
     os.kill(first, signal.SIGSTOP)
@@ -154,7 +154,7 @@ def test_only_a_little_is_read_ahead(numbered):
     with DecodePool(2) as decoders:
         found = decoders.each(endless(), PIXELS)
         next(found)
-        assert len(read) <= 2 * 3 * module.AT_ONCE + 1
+        assert len(read) <= 2 * 3 * module.CHUNK_IMAGES + 1
         found.close()
 
 
@@ -174,11 +174,11 @@ def test_what_came_before_an_error_of_the_source_is_not_lost(numbered):
 def test_decoders_end_with_their_parent(noise):
     program = (
         "import os, signal\n"
-        "from masktas.data.decode.pool import DecodeWorker, Pixels\n"
+        "from masktas.data.decode.pool import DecodeWorker, DecodeSpec\n"
         "from masktas.data.sources import Item\n"
         "import numpy as np\n"
         "one = DecodeWorker()\n"
-        "one.decode([Item('a', np.zeros((8, 8), np.uint8))], Pixels((8, 8), 3))\n"
+        "one.decode([Item('a', np.zeros((8, 8), np.uint8))], DecodeSpec((8, 8), 3))\n"
         "print(one._running[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -140,7 +140,7 @@ def test_pillow_images_are_turned_upright():
         (np.array([["a"]]), "is no image"),
         (np.full((4, 4, 3), -1.0), r"outside \[0, 1\]"),
         (np.full((4, 4, 3), np.nan), r"outside \[0, 1\]"),
-        (torch.randn(3, 8, 8) * 3, "before they are normalised"),
+        (torch.randn(3, 8, 8) * 3, "before normalization"),
         ((), "a tuple of 0"),
         ({"pixels": 3}, "no image among the keys pixels"),
         ("nowhere.png", "cannot be read"),
@@ -169,8 +169,8 @@ def test_what_is_no_image_is_an_item_with_its_problem(value, said):
         ([], "the data set is empty"),
         (b"bytes", "not a data set"),
         ({"train": [PIXELS]}, "not a data set"),
-        ((image for image in [PIXELS]), "can be read only once"),
-        (iter([PIXELS]), "can be read only once"),
+        ((image for image in [PIXELS]), "can be iterated only once"),
+        (iter([PIXELS]), "can be iterated only once"),
     ],
     ids=["number", "object", "empty", "bytes", "dict", "generator", "iterator"],
 )
@@ -203,7 +203,7 @@ def test_stream_that_breaks_off_gives_what_came_before():
     source = open_source(Stream([PIXELS, OSError("the disk is gone")]))
     stream = source.stream(0)
     assert next(stream).content is not None
-    with pytest.raises(DataError, match=r"Stream: broke off \(OSError: the disk is gone\)"):
+    with pytest.raises(DataError, match=r"Stream: iteration failed \(OSError: the disk is gone\)"):
         next(stream)
 
 

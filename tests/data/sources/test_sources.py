@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from masktas.data.sources import FolderSource, ParquetSource, class_index, open_source
+from masktas.data.sources import FileSource, ParquetSource, class_index, open_source
 from masktas.errors import DataError, LabelError
 
 
@@ -369,5 +369,5 @@ def test_sources_are_opened_as_what_they_are(tmp_path, noise, write_table):
     write_files(tmp_path / "files", noise, ["a.png"])
     (tmp_path / "tables").mkdir()
     write_table(tmp_path / "tables" / "a.parquet", [noise(0)])
-    assert isinstance(open_source(tmp_path / "files"), FolderSource)
+    assert isinstance(open_source(tmp_path / "files"), FileSource)
     assert isinstance(open_source(tmp_path / "tables"), ParquetSource)

@@ -75,8 +75,8 @@ WAITING = """
 """
 
 
-class RatingBatch:
-    """A bar that remembers."""
+class RecordedBar:
+    """A progress bar that records its calls."""
 
     def __init__(self) -> None:
         self.began: list[tuple[str, int | None]] = []
@@ -94,17 +94,17 @@ class RatingBatch:
 def opened(
     source, folder, *, warn=None, shown=None, allowed=SPLITS, given=None, shares=SHARES, **changes
 ):
-    """Open a store; `changes` are of the wish, or of the cache."""
-    wish = {"image_size": (8, 8), "in_channels": 3}
+    """Open a store; `changes` are arguments of StoreSpec or Cache."""
+    spec = {"image_size": (8, 8), "in_channels": 3}
     cache = {"num_decoders": 1}
     for name, value in changes.items():
-        (cache if name in ("num_bytes", "strict", "num_decoders") else wish)[name] = value
+        (cache if name in ("num_bytes", "strict", "num_decoders") else spec)[name] = value
     return open_store(
         source,
-        StoreSpec(**wish),
+        StoreSpec(**spec),
         Cache(folder, **cache),
         SplitAccess(shares, allowed, given or {}),
-        bar=(shown or RatingBatch()).bar,
+        bar=(shown or RecordedBar()).bar,
         warn=warn or (lambda text: pytest.fail(f"an unexpected warning: {text}")),
     )
 
@@ -235,7 +235,7 @@ def test_changed_file_makes_another_store(tmp_path, photos, numbered):
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_progress_is_shown_while_building_only(tmp_path, numbered, memory_source, counted):
-    shown, again = RatingBatch(), RatingBatch()
+    shown, again = RecordedBar(), RecordedBar()
     contents = [numbered(number) for number in range(300)]
     opened(memory_source(contents, counted=counted), tmp_path, shown=shown)
     opened(memory_source(contents, counted=counted), tmp_path, shown=again)
@@ -367,7 +367,7 @@ def test_empty_split_says_how_to_mend_it(tmp_path, numbered, memory_source, spli
 
 def test_empty_supernet_split_asks_for_images(tmp_path, numbered, memory_source):
     source = memory_source([numbered(number) for number in range(100)], test=set(range(100)))
-    with pytest.raises(DataError, match=r"none falls into the supernet split\. Give more images"):
+    with pytest.raises(DataError, match=r"falls into the supernet split\. Give more images"):
         opened(source, tmp_path)
 
 
@@ -528,7 +528,7 @@ def test_margin_is_kept_only_where_most_images_are_larger(
 ):
     contents = [numbered(number, side=sides[number % len(sides)]) for number in range(90)]
     store = opened(memory_source(contents), tmp_path)
-    side = store.images("supernet").pool.shape[0]
+    side = store.images("supernet").stored.shape[0]
     assert store.info["stored"] == [side, side]
     assert 8 * 8 / 7 <= side <= 11 if margin else side == 8
     assert store.summary()["size"] == 8

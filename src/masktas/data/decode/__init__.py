@@ -1,1 +1,1 @@
-"""Image files to pixels, in worker processes."""
+"""Decoding of image files, in worker processes."""

@@ -1,8 +1,8 @@
-"""Decode an image, a file's content or an array, to the bytes that training reads.
+"""Decode an encoded image or an array to uint8 pixels of a given size.
 
-Whatever a file holds, the result is an image or a DataError: only formats on a list are opened,
-sizes are checked before anything is allocated, and a damaged file is refused, not filled with
-grey. Decoding takes less than 1.2 GB beyond the interpreter and the file itself.
+For any input the result is an image or a DataError: only listed formats are opened, sizes are
+checked before memory is allocated, and truncated files are refused. Decoding takes less than 1.2 GB
+in addition to the interpreter and the file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from masktas.data.decode import tiff
 from masktas.data.decode.pixels import (
-    LYING,
     MAX_PIXELS,
     MODES,
+    SIDEWAYS,
     check_channels,
     check_shape,
     check_size,
@@ -38,12 +38,12 @@ from masktas.data.decode.pixels import (
 )
 from masktas.errors import DataError
 
-# Neither formats that start programs (EPS) or only name other files, nor those without a mark of
-# their own, nor JPEG 2000, whose decoder takes memory by the header.
+# Excluded: formats that start programs (EPS) or refer to other files, formats without a signature,
+# and JPEG 2000, whose decoder allocates memory by the header.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-COPIED = ("AVIF", "WEBP")  # their decoders hold several copies of all pixels; so do deep PNGs
+COPIED = ("AVIF", "WEBP")  # decoders with several copies of all pixels, as for 16-bit PNGs
 MAX_COPIED_PIXELS = 40_000_000
-MAX_SCANNED_PIXELS = 3_000_000_000  # a progressive JPEG passes over its pixels once a scan
+MAX_SCANNED_PIXELS = 3_000_000_000  # a progressive JPEG decodes its pixels once per scan
 TGA_MARK = b"TRUEVISION-XFILE.\0"
 NPY_MARK = b"\x93NUMPY"
 Content = bytes | NDArray[Any]
@@ -52,19 +52,19 @@ Content = bytes | NDArray[Any]
 def decode(
     content: Content, *, size: tuple[int, int], in_channels: int, white: float | None = None
 ) -> NDArray[np.uint8]:
-    """Decode to `[H, W, C]`: upright, scaled to cover `size`, the middle cut out.
+    """Decode to `[H, W, C]`: upright, scaled to cover `size`, center-cropped.
 
-    Grey becomes colour and colour grey (luminance); transparency is laid over white, or kept as
-    the fourth channel. Any other number of channels must be that of the file.
+    Gray is converted to RGB and RGB to gray (luminance); transparency is composited over white, or
+    kept as the fourth channel. Any other number of channels must be that of the file.
 
     Args:
         content: a file (JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, TGA, AVIF, `.npy`) or an array
-            `[H, W]` or `[H, W, C]` of booleans, integers or floats. Of an animation the first
-            frame counts.
+            `[H, W]` or `[H, W, C]` of booleans, integers or floats. The first frame of an
+            animation is used.
         size: (H, W) of the result in pixels.
         in_channels: C.
-        white: the value that becomes 255 where there are more than 8 bits, such as 4095 for 12
-            bits in a file of 16; otherwise see `pixels.to_bytes`.
+        white: value that becomes 255 if there are more than 8 bits, such as 4095 for 12 bits
+            stored in 16; None: see `pixels.to_bytes`.
 
     Raises:
         DataError: if it cannot be decoded, with a short reason.
@@ -89,10 +89,10 @@ def decode(
 
 
 def dimensions(content: Content) -> tuple[int, int]:
-    """Return (height, width) of what `decode` would see upright, from the header.
+    """Return (height, width) of the upright image, read from the header.
 
     Raises:
-        DataError: if it is no image, or one that is too large.
+        DataError: if it is not an image, or too large.
     """
     with _reasons():
         if isinstance(content, np.ndarray):
@@ -107,17 +107,17 @@ def dimensions(content: Content) -> tuple[int, int]:
         else:
             with _open(content) as image:
                 width, height = image.size
-                # PNG alone may say after the pixels how they lie.
+                # only PNG may store EXIF after the pixels
                 late = image.format == "PNG" and "exif" not in image.info
                 orientation = 1 if late and b"eXIf" not in content else _orientation(image)
-        return (width, height) if orientation in LYING else (height, width)
+        return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def _open(content: bytes) -> ImageFile.ImageFile:
-    """Read a header, and refuse what is too large before its decoder allocates anything."""
+    """Read the header; refuse an image that is too large before the decoder allocates memory."""
     if not content:
         raise DataError("empty")
     if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
@@ -133,17 +133,17 @@ def _open(content: bytes) -> ImageFile.ImageFile:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return which of the formats this Pillow reads; AVIF is new."""
+    """Return the formats that the installed Pillow supports; AVIF is recent."""
     Image.init()
     with suppress(ImportError):
         from PIL import AvifImagePlugin
 
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each more takes 100 MB; images run side by side
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # 100 MB each; images are decoded in parallel
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _scans(content: bytes) -> int:
-    """Count the scans of a JPEG up to its end; what follows may hold anything."""
+    """Count the scans of a JPEG up to its end marker."""
     scans, at = 0, 2
     marker = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
     while (found := marker.search(content, at)) is not None:
@@ -160,9 +160,9 @@ def _decode_picture(
 ) -> NDArray[np.uint8]:
     with _open(content) as image:
         if image.format in ("JPEG", "MPO"):
-            # Decoded at a fraction of its size, which is faithful from three times what is wanted.
-            lying = _orientation(image) in LYING
-            height, width = size[::-1] if lying else size
+            # decode at a reduced size, accurate from three times the target size
+            sideways = _orientation(image) in SIDEWAYS
+            height, width = size[::-1] if sideways else size
             image.draft(MODES.get(in_channels), (3 * width, 3 * height))
         deep = _deep_png(content, image, white)
         image.load()
@@ -170,7 +170,7 @@ def _decode_picture(
         if deep is not None or image.mode in ("I", "F") or image.mode.startswith("I;"):
             array = np.asarray(image) if deep is None else deep
             if image.format == "PPM" and white is None:
-                white = 65535  # whatever its own white, Pillow scales it to this
+                white = 65535  # Pillow scales to 16 bits
             return fit_array(
                 to_bytes(array, white), size, in_channels,
                 alpha=array.ndim == 3 and array.shape[2] in (2, 4), orientation=orientation,
@@ -183,7 +183,7 @@ def _decode_picture(
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how a picture lies; damaged EXIF is common, and no reason to refuse a picture."""
+    """Return the EXIF orientation; damaged EXIF, which is common, counts as upright."""
     try:
         orientation = image.getexif().get(tiff.ORIENTATION, 1)
     except Exception:
@@ -192,7 +192,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return it as L, LA, RGB or RGBA."""
+    """Convert to L, LA, RGB or RGBA."""
     if image.mode in ("LA", "RGBA"):
         return image
     if image.mode == "La":
@@ -207,9 +207,10 @@ def _plain(image: Image.Image) -> Image.Image:
 def _deep_png(
     content: bytes, image: ImageFile.ImageFile, white: float | None
 ) -> NDArray[np.uint16] | None:
-    """Return 16 bits of colour, `[H, W, C]`.
+    """Return 16-bit color of a PNG, `[H, W, C]`; None if it has no 16-bit color.
 
-    Pillow keeps the upper 8, but can be asked for the lower ones by the name of the other order.
+    Pillow keeps the upper 8 bits only; with the raw mode of the other byte order it decodes the
+    lower ones.
     """
     raw = image.tile[0].args if image.format == "PNG" and image.tile else None
     if raw == "LA;16B" and white is not None:
@@ -227,9 +228,9 @@ def _deep_png(
 
 
 def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
-    """Return the values of a binary PGM or PPM that has not 255 for white, and its white.
+    """Return the values of a binary PGM or PPM whose white is not 255, and its white.
 
-    Pillow reads them one by one in Python.
+    Pillow reads such files value by value in Python.
     """
     header = re.match(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s", content[:4096])
     if header is None or header[4] == b"255":
@@ -247,12 +248,12 @@ def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
     return values.reshape(height, width, channels), full
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into a DataError with one short line."""
+    """Turn any exception of a decoder into a DataError with one short line."""
     with QUIET.entered():
         try:
             yield
@@ -272,17 +273,17 @@ def _reasons() -> Iterator[None]:
 
 @cache
 def _silence_libtiff() -> None:
-    """Let the C library beneath Pillow write nothing to stderr; what it says Pillow raises too."""
-    with suppress(OSError, AttributeError):  # built into Pillow under other names
+    """Silence the messages of libtiff on stderr; Pillow raises them as exceptions too."""
+    with suppress(OSError, AttributeError):  # Pillow may be built with other symbol names
         library = ctypes.CDLL(_imaging.__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             getattr(library, name)(None)
 
 
 class _Quiet:
-    """Silences the decoders' warnings and logs while any thread decodes.
+    """Silences warnings and logs of decoders while any thread decodes.
 
-    `catch_warnings` alone puts back other filters than it found when two threads overlap.
+    `catch_warnings` alone restores the wrong filters if two threads overlap.
     """
 
     LOGGERS = ("tifffile", "PIL.TiffImagePlugin")

@@ -1,6 +1,6 @@
-"""Arrays of any type as bytes, and bytes at the size that training reads.
+"""Conversion of arrays to uint8, and resizing of images.
 
-Shapes: H x W as it comes, h x w as it is wanted, C channels.
+Shapes: H x W of the input, h x w of the result, C channels.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 
 from masktas.errors import DataError
 
-MAX_PIXELS = 90_000_000  # a header that claims more is taken for an attack on memory
-MAX_BYTES = 400_000_000  # of an array of several channels or bytes a value
-BLOCK = 1 << 20  # values converted at once
+MAX_PIXELS = 90_000_000  # larger images are refused as decompression bombs
+MAX_BYTES = 400_000_000  # of an array, over all channels
+BLOCK = 1 << 20  # values converted at a time
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-TURNS = {  # EXIF orientation: how to put a picture upright
+TURNS = {  # EXIF orientation: transposition to upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,11 +28,11 @@ TURNS = {  # EXIF orientation: how to put a picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LYING = (5, 6, 7, 8)  # orientations that exchange height and width
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def check_size(width: int, height: int, *, most: int = MAX_PIXELS) -> None:
-    """Raise DataError for an image that is empty or too large to be decoded in bounded memory."""
+    """Raise DataError if an image is empty or too large to be decoded in bounded memory."""
     if min(width, height) < 1:
         raise DataError("has no pixels")
     if width * height > most:
@@ -51,16 +51,16 @@ def check_shape(shape: tuple[int, ...], itemsize: int) -> None:
 def to_bytes(array: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
     """Scale values of any type to 0 ... 255, `[H, W, C]`.
 
-    Bytes stay as they are, True is 255. Of other types `white` becomes 255; without it the largest
-    value of an integer type, and for floats 1, or 255 where a value is above 2. Negative
-    values and NaN become 0.
+    Bytes are unchanged, True becomes 255. For other types `white` becomes 255; without it the
+    maximum of an integer type, and for floats 1, or 255 if a value is above 2. Negative values and
+    NaN become 0.
 
     Args:
         array: `[H, W]` or `[H, W, C]`.
-        white: the value that becomes 255, such as 4095 for 12 bits.
+        white: value that becomes 255, such as 4095 for 12 bits.
 
     Raises:
-        DataError: if it has another shape, or values that are no numbers.
+        DataError: if it has another shape or a type that is not numeric.
     """
     check_shape(array.shape, array.itemsize)
     if array.ndim == 2:
@@ -86,7 +86,7 @@ def to_bytes(array: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
 
 
 def _float_white(array: NDArray[Any]) -> float:
-    """Tell [0, 1] from [0, 255]; a resampling filter may have gone a little over 1."""
+    """Return 1 or 255, by the maximum; a resampling filter may slightly exceed 1."""
     most = max(float(np.max(row, initial=0, where=np.isfinite(row))) for row in array)
     return 1.0 if most <= 2 else 255.0
 
@@ -94,15 +94,15 @@ def _float_white(array: NDArray[Any]) -> float:
 def fit_image(
     image: Image.Image, size: tuple[int, int], in_channels: int, orientation: int = 1
 ) -> NDArray[np.uint8]:
-    """Scale to cover `size`, cut out the middle, turn upright; `[h, w, C]`.
+    """Scale to cover `size`, center-crop and turn upright, `[h, w, C]`.
 
     Args:
         image: of mode L, LA, RGB or RGBA.
         size: (h, w) of the result.
-        in_channels: 1, 3 or 4. Transparency is laid over white, or the fourth channel.
-        orientation: of EXIF.
+        in_channels: 1, 3 or 4. Transparency is composited over white, or the fourth channel.
+        orientation: EXIF orientation.
     """
-    wanted = size if orientation in LYING else (size[1], size[0])
+    wanted = size if orientation in SIDEWAYS else (size[1], size[0])
     if image.size != wanted:
         image = ImageOps.fit(image, wanted, Image.Resampling.BICUBIC)
     if orientation in TURNS:
@@ -122,17 +122,17 @@ def fit_array(
     alpha: bool = False,
     orientation: int = 1,
 ) -> NDArray[np.uint8]:
-    """Do the same with bytes `[H, W, C]`; grey and colour become each other, no others do.
+    """Do the same with uint8 `[H, W, C]` of any C; only gray and RGB are converted to each other.
 
     Args:
         pixels: the image.
         size: (h, w) of the result.
         in_channels: of the result.
-        alpha: whether the last channel says how opaque a pixel is.
-        orientation: of EXIF.
+        alpha: whether the last channel is opacity.
+        orientation: EXIF orientation.
 
     Raises:
-        DataError: if it has another number of channels.
+        DataError: if the number of channels differs.
     """
     channels = pixels.shape[2]
     picture = channels in (1, 3) or (alpha and channels in (2, 4))
@@ -148,7 +148,7 @@ def fit_array(
 
 
 def check_channels(channels: int, in_channels: int) -> None:
-    """Raise DataError, with both numbers, unless they are the same."""
+    """Raise DataError, with both numbers, if they differ."""
     if channels != in_channels:
         plural = "" if channels == 1 else "s"
         raise DataError(
@@ -157,10 +157,10 @@ def check_channels(channels: int, in_channels: int) -> None:
 
 
 def npy_shape(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
-    """Read the header of a `.npy` file: shape, type, whether columns come first, where data begin.
+    """Read the header of a `.npy` file: shape, type, Fortran order, offset of the data.
 
     Raises:
-        DataError: if it is none, or holds Python objects.
+        DataError: if it is not a `.npy` file, or holds Python objects.
     """
     try:
         long = content[6] > 1
@@ -180,10 +180,10 @@ def npy_shape(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int
 
 
 def read_npy(content: bytes) -> NDArray[Any]:
-    """Return the array in a `.npy` file, where it lies: nothing is unpickled or allocated."""
-    shape, dtype, columns_first, start = npy_shape(content)
+    """Return the array of a `.npy` file as a view of `content`; nothing is unpickled."""
+    shape, dtype, fortran_order, start = npy_shape(content)
     count = math.prod(shape)
     if len(content) - start < count * dtype.itemsize:
         raise DataError("the array is truncated")
     flat = np.frombuffer(content, dtype, count, start)
-    return flat.reshape(shape, order="F" if columns_first else "C")
+    return flat.reshape(shape, order="F" if fortran_order else "C")

@@ -1,4 +1,4 @@
-"""Decoding in processes of its own: no image can crash, hang or fill the memory of a run."""
+"""Decoder processes, so that no image can crash, hang or exhaust the memory of a run."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from masktas import launch
 from masktas.data.sources import Item
 from masktas.errors import DataError, MasktasError
 
-SECONDS = 30.0  # that one image may take
+TIMEOUT = 30.0  # seconds for one image
 MEMORY = 4 << 30  # bytes of address space of one decoder
-MOST_BYTES = 1 << 30  # of one encoded image
-AT_ONCE = 16  # images sent together: a round trip costs as much as decoding a small image
+MAX_BYTES = 1 << 30  # of one encoded image
+CHUNK_IMAGES = 16  # images sent together: a round trip costs as much as decoding a small image
+CHUNK_BYTES = 1 << 22  # of encoded images sent together
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """What images are decoded to.
+class DecodeSpec:
+    """Size and channels of decoded images.
 
     Attributes:
         size: (height, width).
-        in_channels: 1 grey, 3 colour, 4 with transparency, or any other number.
-        white: the value that becomes 255; None for the most that the file's type can hold.
+        in_channels: 1 for gray, 3 for RGB, 4 for RGBA, or any other number.
+        white: value that becomes 255; None for the maximum of the data type of the file.
     """
 
     size: tuple[int, int]
@@ -53,13 +54,13 @@ class Pixels:
 
     @property
     def num_bytes(self) -> int:
-        """Of one image."""
+        """Bytes of one decoded image."""
         return self.size[0] * self.size[1] * self.in_channels
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image's bytes `[H, W, C]` and the digest of its content; or what the problem is."""
+    """Result for one image: pixels `[H, W, C]` and a digest of the content, or a problem."""
 
     pixels: NDArray[np.uint8] | None = None
     digest: str = ""
@@ -67,43 +68,43 @@ class Decoded:
 
 
 class DecodeWorker:
-    """One process that decodes, started when first needed and again when an image has killed it.
+    """A decoder process, started on first use and restarted after an image has killed it.
 
     Args:
-        seconds: that one image may take.
-        memory: bytes of address space it may have.
+        timeout: seconds for one image.
+        memory: maximum bytes of its address space.
     """
 
-    def __init__(self, *, seconds: float = SECONDS, memory: int = MEMORY) -> None:
-        self.seconds, self.memory = seconds, memory
-        self._running: list[subprocess.Popen[bytes]] = []  # one, or none
-        self._window = _window()
+    def __init__(self, *, timeout: float = TIMEOUT, memory: int = MEMORY) -> None:
+        self.timeout, self.memory = timeout, memory
+        self._running: list[subprocess.Popen[bytes]] = []  # at most one
+        self._shared = _shared_file()
         self._unread = b""
-        # with the object, at the latest, its process and its files go
-        self.close = weakref.finalize(self, _close, self._running, self._window)
+        # called at the latest when this object is garbage-collected
+        self.close = weakref.finalize(self, _close, self._running, self._shared)
 
-    def decode(self, items: Sequence[Item], pixels: Pixels) -> list[Decoded]:
-        """Decode images, one after the other; the ones that cannot be come back with a reason."""
-        answers = self._ask(items, pixels)
-        return [self._decoded(slot, answer, pixels) for slot, answer in enumerate(answers)]
+    def decode(self, items: Sequence[Item], spec: DecodeSpec) -> list[Decoded]:
+        """Decode images; the result of one that cannot be decoded has a problem."""
+        answers = self._ask(items, spec)
+        return [self._decoded(slot, answer, spec) for slot, answer in enumerate(answers)]
 
     def dimensions(self, items: Sequence[Item]) -> list[tuple[int, int] | None]:
-        """Return (height, width) of images, from their headers; None for what is no image."""
+        """Return (height, width) of images from their headers; None if not an image."""
         sizes = [answer.get("dimensions") for answer in self._ask(items, None)]
         return [None if size is None else (size[0], size[1]) for size in sizes]
 
-    def _ask(self, items: Sequence[Item], pixels: Pixels | None) -> list[dict[str, Any]]:
-        """Return an answer for each item; the one at which the process dies gets a problem."""
+    def _ask(self, items: Sequence[Item], spec: DecodeSpec | None) -> list[dict[str, Any]]:
+        """Return an answer for each item; an item that kills the process gets a problem."""
         answers: list[dict[str, Any]] = [
             {} if problem is None else {"problem": problem} for problem in map(_problem, items)
         ]
         todo = deque(slot for slot, answer in enumerate(answers) if not answer)
-        tasks = self._hand_over(items, todo, pixels)
+        requests = self._send(items, todo, spec)
         while todo:
             try:
                 process = self._process()
                 assert process.stdin is not None
-                process.stdin.write(b"".join(tasks[slot] for slot in todo))
+                process.stdin.write(b"".join(requests[slot] for slot in todo))
                 process.stdin.flush()
                 while todo:
                     answers[todo[0]] = json.loads(self._line(process))
@@ -113,42 +114,42 @@ class DecodeWorker:
                 answers[todo.popleft()] = {"problem": f"decoding it {ended}"}
         return answers
 
-    def _hand_over(
-        self, items: Sequence[Item], todo: Iterable[int], pixels: Pixels | None
+    def _send(
+        self, items: Sequence[Item], todo: Iterable[int], spec: DecodeSpec | None
     ) -> list[bytes]:
-        """Put images into the window; return the line that asks for each."""
-        tasks = [b""] * len(items)
-        offset = len(items) * pixels.num_bytes if pixels else 0  # pixels come first
+        """Write images to the shared file; return the request for each, one line of JSON."""
+        requests = [b""] * len(items)
+        offset = len(items) * spec.num_bytes if spec else 0  # results come first
         for slot in todo:
             content = items[slot].content
-            task: dict[str, Any] = {"offset": offset, "dtype": None, "pixels": None}
-            if pixels:
-                task |= {"pixels": asdict(pixels), "out": slot * pixels.num_bytes}
+            request: dict[str, Any] = {"offset": offset, "dtype": None, "spec": None}
+            if spec:
+                request |= {"spec": asdict(spec), "out": slot * spec.num_bytes}
             if isinstance(content, np.ndarray):
-                task |= {"dtype": content.dtype.str, "shape": content.shape}
+                request |= {"dtype": content.dtype.str, "shape": content.shape}
                 content = np.ascontiguousarray(content).tobytes()
             assert content is not None
             left = memoryview(content)
             while left:
-                written = os.pwrite(self._window, left, offset)
+                written = os.pwrite(self._shared, left, offset)
                 left, offset = left[written:], offset + written
-            tasks[slot] = json.dumps(task | {"bytes": len(content)}).encode() + b"\n"
-        return tasks
+            requests[slot] = json.dumps(request | {"bytes": len(content)}).encode() + b"\n"
+        return requests
 
-    def _decoded(self, slot: int, answer: dict[str, Any], wanted: Pixels) -> Decoded:
+    def _decoded(self, slot: int, answer: dict[str, Any], spec: DecodeSpec) -> Decoded:
         if "problem" in answer:
             return Decoded(problem=answer["problem"])
-        pixels = np.empty(wanted.shape, dtype=np.uint8)
-        view, offset = pixels.data.cast("B"), slot * wanted.num_bytes
+        pixels = np.empty(spec.shape, dtype=np.uint8)
+        view, offset = pixels.data.cast("B"), slot * spec.num_bytes
         while view:
-            read = os.preadv(self._window, [view], offset)
+            read = os.preadv(self._shared, [view], offset)
             view, offset = view[read:], offset + read
         return Decoded(pixels, answer["digest"])
 
     def _process(self) -> subprocess.Popen[bytes]:
         if self._running:
             return self._running[0]
-        settings = {"window": self._window, "seconds": self.seconds, "memory": self.memory}
+        settings = {"shared": self._shared, "timeout": self.timeout, "memory": self.memory}
         path = os.pathsep.join(filter(None, sys.path))
         self._unread = b""
         process = subprocess.Popen(
@@ -156,30 +157,34 @@ class DecodeWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[self._window],
+            pass_fds=[self._shared],
             env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         )
         self._running.append(process)
         try:
-            self._line(process)  # it is there
+            self._line(process)  # its greeting
         except _Ended:
             assert process.stderr is not None
-            said = process.stderr.read().decode(errors="replace").strip().splitlines()
+            lines = process.stderr.read().decode(errors="replace").strip().splitlines()
             _stop(self._running)
             raise MasktasError(
-                f"A process that decodes images cannot be started: {said[-1] if said else '?'}."
+                f"A decoder process cannot be started: {lines[-1] if lines else 'no message'}."
             ) from None
         return process
 
     def _line(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Wait for an answer."""
+        """Wait for a line of the process.
+
+        Raises:
+            _Ended: if the process ends or takes too long.
+        """
         assert process.stdout is not None
-        until = time.monotonic() + self.seconds
+        deadline = time.monotonic() + self.timeout
         while b"\n" not in self._unread:
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
                 _stop(self._running)
-                raise _Ended(f"takes longer than {self.seconds:g} seconds")
+                raise _Ended(f"takes longer than {self.timeout:g} seconds")
             more = os.read(process.stdout.fileno(), 1 << 16)
             if not more:
                 raise _Ended(f"crashes (exit code {process.wait()})")
@@ -189,10 +194,10 @@ class DecodeWorker:
 
 
 class DecodePool:
-    """Several decoders at work side by side; use as a context manager, or close it.
+    """Decoder processes that work in parallel; use as a context manager, or call `close`.
 
     Args:
-        num: how many; as many as there are cores for this process if None.
+        num: number of processes; None: one per core available to this process.
     """
 
     def __init__(self, num: int | None = None) -> None:
@@ -221,22 +226,22 @@ class DecodePool:
         for decoder in self._all:
             decoder.close()
 
-    def each(self, items: Iterable[Item], pixels: Pixels) -> Iterator[tuple[Item, Decoded]]:
-        """Yield items in their order with what they were decoded to, reading a little ahead.
+    def each(self, items: Iterable[Item], spec: DecodeSpec) -> Iterator[tuple[Item, Decoded]]:
+        """Yield items in order with their decoded images, reading a few items ahead.
 
-        An error of the iterable is raised after what came before it.
+        A DataError of the iterable is raised after the items before it.
         """
         waiting: deque[tuple[list[Item], Future[list[Decoded]]]] = deque()
-        several, error = _several(items), None
+        chunks, error = _chunks(items), None
         while True:
             chunk: list[Item] = []
             if error is None:
                 try:
-                    chunk = next(several, [])
+                    chunk = next(chunks, [])
                 except DataError as raised:
                     error = raised
             if chunk:
-                waiting.append((chunk, self._threads.submit(self._decode, chunk, pixels)))
+                waiting.append((chunk, self._threads.submit(self._decode, chunk, spec)))
                 if len(waiting) < 3 * self.num:
                     continue
             if not waiting:
@@ -247,27 +252,27 @@ class DecodePool:
             raise error
 
     def dimensions(self, items: Sequence[Item]) -> list[tuple[int, int] | None]:
-        """Return (height, width) of images; None for what is no image."""
+        """Return (height, width) of images; None if not an image."""
         return self._all[0].dimensions(items)
 
-    def _decode(self, items: Sequence[Item], pixels: Pixels) -> list[Decoded]:
+    def _decode(self, items: Sequence[Item], spec: DecodeSpec) -> list[Decoded]:
         decoder = self._free.get()
         try:
-            return decoder.decode(items, pixels)
+            return decoder.decode(items, spec)
         finally:
             self._free.put(decoder)
 
 
 class _Ended(Exception):
-    """A decoder process has ended, or has to."""
+    """A decoder process has ended or was killed."""
 
 
 def _stop(running: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what is running."""
+    """Kill the process, if there is one."""
     while running:
         process = running.pop()
         process.kill()
-        with suppress(OSError, ValueError):  # what was not written yet has nobody to read it
+        with suppress(OSError, ValueError):  # unwritten input is discarded
             process.communicate()
         for stream in (process.stdin, process.stdout, process.stderr):
             assert stream is not None
@@ -275,15 +280,15 @@ def _stop(running: list[subprocess.Popen[bytes]]) -> None:
                 stream.close()
 
 
-def _close(running: list[subprocess.Popen[bytes]], window: int) -> None:
+def _close(running: list[subprocess.Popen[bytes]], shared: int) -> None:
     _stop(running)
-    os.close(window)
+    os.close(shared)
 
 
-def _several(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield items in lists: what came before an error is not lost by it."""
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield items in lists; the items before an error are yielded before it is raised."""
     gathered: list[Item] = []
-    weight = 0
+    num_bytes = 0
     iterator = iter(items)
     while True:
         try:
@@ -295,19 +300,19 @@ def _several(items: Iterable[Item]) -> Iterator[list[Item]]:
                 yield gathered
             raise
         gathered.append(item)
-        weight += 0 if item.content is None else _num_bytes(item.content)
-        if len(gathered) == AT_ONCE or weight > 1 << 22:
+        num_bytes += 0 if item.content is None else _num_bytes(item.content)
+        if len(gathered) == CHUNK_IMAGES or num_bytes > CHUNK_BYTES:
             yield gathered
-            gathered, weight = [], 0
+            gathered, num_bytes = [], 0
     if gathered:
         yield gathered
 
 
 def _problem(item: Item) -> str | None:
-    """Return why an item needs no decoder."""
+    """Return why an item cannot be sent to a decoder, None if it can."""
     if item.content is None:
         return item.problem or "cannot be read"
-    if _num_bytes(item.content) > MOST_BYTES:
+    if _num_bytes(item.content) > MAX_BYTES:
         return f"{_num_bytes(item.content) / 1e9:.1f} GB are too many"
     if isinstance(item.content, np.ndarray) and item.content.dtype.kind not in "buif":
         return f"pixels of type {item.content.dtype}"
@@ -318,8 +323,8 @@ def _num_bytes(content: bytes | NDArray[Any]) -> int:
     return content.nbytes if isinstance(content, np.ndarray) else len(content)
 
 
-def _window() -> int:
-    """Return a file that only this process and its decoders see."""
+def _shared_file() -> int:
+    """Return an anonymous file, shared with the decoder process."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("masktas-decoder")
     with tempfile.TemporaryFile() as file:

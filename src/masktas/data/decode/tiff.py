@@ -1,7 +1,7 @@
-"""TIFF files that Pillow cannot read in full: many channels, 16 bits of colour, planes, stacks.
+"""TIFF files that Pillow cannot read in full: many channels, 16-bit color, planes, stacks.
 
-tifffile trusts a file's header. So what it would allocate is checked first, and each compressed
-piece is unpacked up to the length it should have.
+tifffile trusts the header, so the memory it would allocate is checked first, and each compressed
+strip or tile is decompressed up to its expected length to check it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ORIENTATION = 274
 
 
 class Page(NamedTuple):
-    """What there is to know of a TIFF before its pixels are read.
+    """Header of a TIFF.
 
     Attributes:
         height, width: as stored.
-        orientation: of EXIF.
-        pages: of tifffile, each a channel if there are several; none if Pillow is to read it.
-        alpha: whether the last channel says how opaque a pixel is.
+        orientation: EXIF orientation.
+        pages: tifffile pages, each a channel if there are several; none if Pillow reads the file.
+        alpha: whether the last channel is opacity.
     """
 
     height: int
@@ -41,15 +41,15 @@ class Page(NamedTuple):
 
 
 def read_header(content: bytes, in_channels: int) -> Page:
-    """Read what a TIFF claims to be, and refuse what cannot be.
+    """Read and check the header of a TIFF.
 
     Args:
         content: the file.
-        in_channels: how many channels are wanted: as many grey pages are one image, unless they
-            are 1, 3 or 4, which other kinds of files have.
+        in_channels: channels of the result. Unless it is 1, 3 or 4, this many gray pages are one
+            image.
 
     Raises:
-        DataError: if it is none, or claims too much.
+        DataError: if it is not a TIFF, or claims too many pixels or bytes.
     """
     from tifffile import TiffFile
 
@@ -66,10 +66,10 @@ def read_header(content: bytes, in_channels: int) -> Page:
 
 
 def read_pages(content: bytes, page: Page) -> NDArray[Any]:
-    """Return the pixels `[H, W, C]` of what `read_header` did not leave to Pillow.
+    """Return the pixels `[H, W, C]` of the pages of a header.
 
     Raises:
-        DataError: if they are not all there, or packed in a way that only other software reads.
+        DataError: if the file is truncated, or its compression is not supported.
     """
     from tifffile import TiffFile
 
@@ -82,7 +82,7 @@ def read_pages(content: bytes, page: Page) -> NDArray[Any]:
             _check(one)
             if one.dtype is None:
                 raise DataError(f"{claimed.bitspersample} bits a value are not read")
-            _check_pieces(content, one)
+            _check_chunks(content, one)
             planes, _, height, width, samples = one.shaped
             whole = one.asarray(squeeze=False, maxworkers=1).reshape(planes, height, width, samples)
             channels.append(np.moveaxis(whole, 0, -1).reshape(height, width, planes * samples))
@@ -99,7 +99,7 @@ NUMBERS = (
 
 
 def _check(page: Any) -> None:
-    for name in NUMBERS:  # a damaged tag may hold a thousand of them
+    for name in NUMBERS:  # a damaged tag may hold many values
         value = getattr(page, name, None)
         if value is not None and not (isinstance(value, int) and value >= 0):
             raise DataError(f"its {name} is no number")
@@ -107,7 +107,7 @@ def _check(page: Any) -> None:
     if page.imagedepth != 1 or page.tiledepth > 1:
         raise DataError("a volume is not an image")
     pixels = page.imagewidth * page.imagelength
-    if page.is_tiled:  # a tile is allocated whole, whatever lies in it
+    if page.is_tiled:  # tifffile allocates whole tiles
         check_size(page.tilewidth, page.tilelength)
         pixels = max(pixels, page.tilewidth * page.tilelength)
     if not 0 < page.samplesperpixel * pixels * page.bitspersample <= 8 * MAX_BYTES:
@@ -115,7 +115,7 @@ def _check(page: Any) -> None:
 
 
 def _stack(file: Any, in_channels: int) -> tuple[Any, ...]:
-    """Return the pages that make up one image: of several grey ones, as many as were asked for."""
+    """Return the pages of one image: `in_channels` gray pages, or the first page."""
     first = file.pages[0]
     if in_channels in (1, 3, 4) or first.samplesperpixel > 1:
         return (first,)
@@ -143,15 +143,15 @@ def _is_for_pillow(page: Any, in_channels: int, *, alpha: bool) -> bool:
         return True  # palette, CMYK, YCbCr, ...
     packed = page.compression != PLAIN and page.compression not in DEFLATE
     if deep:
-        return bool(packed and samples - alpha in (1, 3))  # colour then loses its lower byte
+        return bool(packed and samples - alpha in (1, 3))  # Pillow drops the lower byte
     plain = 3 if page.photometric == RGB else 1
-    if samples == plain + 1 and not alpha:  # RGB and something unnamed
+    if samples == plain + 1 and not alpha:  # RGB and an unspecified channel
         return plain == 3 and in_channels in (1, 3)
     return bool(samples == plain + alpha)
 
 
-def _check_pieces(content: bytes, page: Any) -> None:
-    """Raise DataError unless strips or tiles are there, and as long as they should be."""
+def _check_chunks(content: bytes, page: Any) -> None:
+    """Raise DataError unless all strips or tiles are present and have the expected length."""
     if page.compression != PLAIN and page.compression not in DEFLATE:
         name = getattr(page.compression, "name", page.compression)
         raise DataError(f"{name} compression of such a TIFF is not read: use deflate or none")
@@ -162,14 +162,14 @@ def _check_pieces(content: bytes, page: Any) -> None:
             raise DataError("the file is truncated")
         total += length
         if page.compression != PLAIN:
-            total += _unpacked(content[start : start + length], longest) - length
+            total += _decompressed_length(content[start : start + length], longest) - length
     if total < page.nbytes:
         raise DataError("the file is truncated")
 
 
-def _unpacked(piece: bytes, longest: int) -> int:
-    """Return how long a deflated piece is, without keeping it."""
-    stream, length, data = zlib.decompressobj(), 0, piece
+def _decompressed_length(chunk: bytes, longest: int) -> int:
+    """Return the decompressed length of a strip or tile, without keeping it."""
+    stream, length, data = zlib.decompressobj(), 0, chunk
     while data and not stream.eof:
         length += len(stream.decompress(data, 1 << 20))
         data = stream.unconsumed_tail

@@ -1,13 +1,12 @@
-"""Where images come from: one small interface, whatever holds them. `docs/data.md` lists all."""
+"""Sources of images behind one interface; `docs/data.md` lists all kinds."""
 
 from masktas.data.sources.base import (
     IMAGE_SUFFIXES,
     Item,
     Source,
     class_index,
-    shards_of,
 )
-from masktas.data.sources.files import FolderSource, ListSource
+from masktas.data.sources.files import FileSource
 from masktas.data.sources.hub import HubSource
 from masktas.data.sources.open import canonical, open_source
 from masktas.data.sources.python import PythonSource
@@ -18,10 +17,9 @@ from masktas.data.sources.zips import ZipSource
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "FolderSource",
+    "FileSource",
     "HubSource",
     "Item",
-    "ListSource",
     "ParquetSource",
     "PixelSource",
     "PythonSource",
@@ -31,5 +29,4 @@ __all__ = [
     "canonical",
     "class_index",
     "open_source",
-    "shards_of",
 ]

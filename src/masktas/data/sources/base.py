@@ -1,11 +1,11 @@
-"""What a source of images is: shards that are streamed in order, and labels only on request."""
+"""Interface of image sources: shards that are streamed in order, and labels on request."""
 
 from __future__ import annotations
 
-import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from masktas.errors import DataError, LabelError
 
-MAX_BYTES = 2**29  # a file, member or row that claims more is taken for an attack on memory
+MAX_BYTES = 2**29  # larger files, members and rows are refused
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
     ".avif", ".tga", ".npy",
@@ -26,13 +26,13 @@ SPLIT_NAMES = ("train", "training", "val", "valid", "validation", *TEST_NAMES)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image as its source gives it.
+    """One image of a source.
 
     Attributes:
         name: for messages: a path, `shard-3.tar: a/1.jpg`, `train.parquet row 7`.
-        content: the encoded file; or pixels `[H, W]` or `[H, W, C]`; None: unreadable.
-        is_test: whether the source itself says that it is a test image.
-        problem: why there is no content.
+        content: the encoded file; or pixels `[H, W]` or `[H, W, C]`; None if unreadable.
+        is_test: whether the source declares it as a test image.
+        problem: reason for missing content.
     """
 
     name: str
@@ -42,10 +42,9 @@ class Item:
 
 
 class Source(Protocol):
-    """Images in shards: parts that can be read independently of each other, each in a fixed order.
+    """Images in shards that can be read independently, each in a fixed order.
 
-    How many images a shard holds need not be known before it is read. Nothing but `labels` ever
-    reads a label.
+    The number of images of a shard may be unknown before it is read. Only `labels` reads labels.
 
     Attributes:
         location: as shown to the user and recorded in manifests.
@@ -55,88 +54,106 @@ class Source(Protocol):
 
     @property
     def num_shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         ...
 
     def sizes(self) -> list[int] | None:
-        """Return the images of each shard, where they are known without reading them all."""
+        """Return the number of images of each shard; None if unknown before reading."""
         ...
 
     def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the images of a shard in order; a bad one is an item with a problem.
+        """Yield the images of a shard in order; an unreadable one is an item with a problem.
 
         Raises:
-            DataError: if the shard cannot be opened or ends early, after what could be read.
+            DataError: if the shard cannot be opened or ends early, after the readable images.
         """
         ...
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one image by its place in the shard; any number of threads may.
+        """Return one image by its index in the shard; thread-safe.
 
         Raises:
-            DataError: if the shard cannot be opened, or cannot be read but in order.
+            DataError: if the shard cannot be opened, or can only be streamed.
         """
         ...
 
     def labels(self, shard: int) -> list[Any]:
-        """Return one value per streamed item, in order.
+        """Return one label per streamed item, in order.
 
         Raises:
-            LabelError: if there are none, saying what would give some.
+            LabelError: if there are no labels, with advice on how to provide them.
         """
         ...
 
     def fingerprint(self) -> list[str]:
-        """Return what changes when the source's content does, cheap to make."""
-        ...
-
-    def spec(self) -> dict[str, Any] | None:
-        """Return arguments of `open_source`, as JSON, that give this source in another process.
-
-        None if it lives in this one only.
-        """
+        """Return strings that change with the content of the source, without reading all of it."""
         ...
 
 
 def class_index(values: list[Any]) -> tuple[list[int], list[str]]:
-    """Number the classes in sorted order; return each value's class, and the classes' names."""
+    """Number the classes in sorted order; return the class of each value, and the class names."""
     try:
         classes = sorted(set(values))
     except TypeError:
-        raise LabelError("labels must be one number, or one word, an image.") from None
+        raise LabelError("each label must be one number or one word.") from None
     number = {name: index for index, name in enumerate(classes)}
     return [number[value] for value in values], [str(name) for name in classes]
 
 
-def shards_of(num_shards: int, rank: int, size: int) -> range:
-    """Return the shards that one of `size` readers takes: together all of them, each once."""
-    if not 0 <= rank < size:
-        raise ValueError(f"rank {rank} is not one of {size}")
-    return range(rank, num_shards, size)
+def runs(total: int, length: int) -> list[range]:
+    """Cut the indices of `total` images into shards of up to `length`."""
+    return [range(start, min(start + length, total)) for start in range(0, total, length)]
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """`total` images that are found by number, cut into shards of `step`."""
+class IndexedSource(ABC):
+    """Base of sources that find images by index: parts of known length, each cut into shards.
 
-    total: int
-    step: int
+    Args:
+        location: as shown to the user and recorded in manifests.
+        totals: number of images of each part.
+        length: maximum number of images of a shard.
+    """
 
-    def __len__(self) -> int:
-        return math.ceil(self.total / self.step)
+    def __init__(self, location: str, totals: Iterable[int], length: int) -> None:
+        self.location = location
+        self._shards = [(n, run) for n, total in enumerate(totals) for run in runs(total, length)]
 
-    def __getitem__(self, shard: int) -> range:
-        if not 0 <= shard < len(self):
-            raise IndexError(f"shard {shard} of {len(self)}")
-        return range(shard * self.step, min((shard + 1) * self.step, self.total))
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self._shards)
 
     def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(self[shard]) for shard in range(len(self))]
+        """Return the number of images of each shard."""
+        return [len(run) for _, run in self._shards]
+
+    def stream(self, shard: int) -> Iterator[Item]:
+        """Yield the images of a shard in order."""
+        for index in range(len(self._shards[shard][1])):
+            yield self.read(shard, index)
+
+    @abstractmethod
+    def read(self, shard: int, index: int) -> Item:
+        """Return one image by its index in the shard."""
+
+
+def label_column(location: str, wanted: str | None, columns: Sequence[str]) -> str:
+    """Return the column of labels: the wanted one, else the first with a common name.
+
+    Raises:
+        LabelError: if there is no such column.
+    """
+    column = wanted or next((one for one in LABEL_COLUMNS if one in columns), None)
+    if column is None or column not in columns:
+        raise LabelError(
+            f"{location}: no column {column or 'label'}, which fine-tuning needs. "
+            f"There are: {', '.join(columns)}."
+        )
+    return column
 
 
 def shown(name: str) -> str:
-    """Make a name fit for one line of text: line breaks and broken characters are escaped."""
+    """Escape line breaks and invalid characters of a name, for messages."""
     if name.isprintable():
         return name
     return "".join(
@@ -145,29 +162,29 @@ def shown(name: str) -> str:
 
 
 def in_test_folder(name: str) -> bool:
-    """Say whether the topmost folder of a relative name is called `test`."""
+    """Return whether the topmost folder of a relative name is called `test`."""
     top, slash, _ = name.partition("/")
     return bool(slash) and top.lower() in TEST_NAMES
 
 
 def in_archived_test_folder(name: str) -> bool:
-    """As `in_test_folder`; in archives, all may lie in one more folder: `photos/test/1.jpg`."""
+    """Do the same for archives, where one more folder may contain all: `photos/test/1.jpg`."""
     name = name.removeprefix("./")
     top, _, rest = name.partition("/")
     return in_test_folder(name) or (top.lower() not in SPLIT_NAMES and in_test_folder(rest))
 
 
 def is_test_file(name: str) -> bool:
-    """Say whether a file of many images is called test, or lies in a folder called so."""
+    """Return whether a file of many images, or a folder it is in, is called test."""
     *folders, file = name.lower().split("/")
     return bool(re.match(r"test(?![a-z])", file)) or any(one in TEST_NAMES for one in folders)
 
 
 def folder_labels(location: str, names: list[str]) -> list[str]:
-    """Take the last folder above each image as its class.
+    """Return the last folder of each name as its class.
 
     Raises:
-        LabelError: if an image lies in none, or in one that is called like a split.
+        LabelError: if an image is in no folder, or in one that is named like a split.
     """
     found = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
     if any(one in ("", ".") or one.lower() in SPLIT_NAMES for one in found):
@@ -179,10 +196,10 @@ def folder_labels(location: str, names: list[str]) -> list[str]:
 
 
 def named_classes(values: list[Any], names: list[str]) -> list[str]:
-    """Name classes that are known by number; of two with one name, each keeps its number.
+    """Return the class name of each number; equal names get their number appended.
 
     Raises:
-        LabelError: if a value is no class: a hidden label is -1, by custom.
+        LabelError: if a value is not a class; missing labels are often -1.
     """
     if any(not isinstance(value, int) or not 0 <= value < len(names) for value in values):
         raise LabelError("some images have no label (None or -1).")
@@ -192,20 +209,20 @@ def named_classes(values: list[Any], names: list[str]) -> list[str]:
 
 
 def require_labels(location: str, values: list[Any]) -> list[Any]:
-    """Return the values if none is missing."""
+    """Return the values; raise LabelError if one is missing."""
     if any(value is None or value != value for value in values):
         raise LabelError(f"{location}: some rows have no label.")
     return values
 
 
 def require_size(size: int) -> None:
-    """Raise DataError for content that is too large to be one image."""
+    """Raise DataError if content is too large for one image."""
     if size > MAX_BYTES:
         raise DataError(f"{size:,} bytes are too many for one image")
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error of another library says, in one line and without a full stop."""
+    """Return the message of an exception, in one line and without a full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

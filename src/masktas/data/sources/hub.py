@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face library, by name on its hub or in a local folder."""
+"""Data sets of the Hugging Face `datasets` library, on its hub or in a local folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from masktas.data.sources.base import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     TEST_NAMES,
+    IndexedSource,
     Item,
-    Ranges,
+    label_column,
     named_classes,
     reason,
     require_labels,
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 16
 
 
 def is_saved(folder: str) -> bool:
-    """Say whether `save_to_disk` wrote a folder."""
+    """Return whether a folder was written by `save_to_disk`."""
     have = [
         os.path.isfile(os.path.join(folder, name)) for name in ("dataset_info.json", "state.json")
     ]
@@ -35,7 +35,7 @@ def is_saved(folder: str) -> bool:
 
 
 def has_card(folder: str) -> bool:
-    """Say whether a folder's README.md is a data set card that says which files are which split."""
+    """Return whether the README.md of a folder is a data set card that defines splits."""
     try:
         content = LocalPlace().cut(os.path.join(folder, "README.md"), 0, 2**16)
     except DataError:
@@ -44,51 +44,37 @@ def has_card(folder: str) -> bool:
     return head.startswith("---") and "\nconfigs:" in head
 
 
-class HubSource:
-    """A Hugging Face data set. The library downloads, caches and memory-maps it; no code is run.
+class HubSource(IndexedSource):
+    """A Hugging Face data set; `datasets` downloads and memory-maps it, and no code in it is run.
 
-    Splits follow each other; one whose name begins with test is the data set's own test split.
+    Splits follow each other; those whose names begin with test are test images.
 
     Args:
         location: as the user wrote it: `hf:owner/name`, `hf:owner/name:config` or a local folder.
-        columns: which columns are meant.
-        spec: arguments that open it again.
+        columns: of images and labels.
     """
 
-    def __init__(self, location: str, columns: Columns, spec: dict[str, Any]) -> None:
-        self.location = location
-        self._spec = spec
+    def __init__(self, location: str, columns: Columns) -> None:
         self._parts: list[tuple[str, Any, str]] = []
         self._labels: list[Any] = []
-        self._prints: list[str] = []
-        self._shards: list[tuple[int, range]] = []
+        self._fingerprint: list[str] = []
         import datasets
 
         self._label = columns.label
         for name, rows in _load(location).items():
             column = _image_column(location, rows, columns.image)
-            self._prints.append(f"{name} {len(rows)} {rows._fingerprint} {column}")
+            self._fingerprint.append(f"{name} {len(rows)} {rows._fingerprint} {column}")
             only = rows.select_columns([column])
             if isinstance(rows.features[column], datasets.Image):
                 only = only.cast_column(column, datasets.Image(decode=False))
-            ranges = Ranges(len(rows), ROWS_PER_SHARD)
-            self._shards += [(len(self._parts), ranges[n]) for n in range(len(ranges))]
             self._parts.append((name, only, column))
             self._labels.append(rows)
+        super().__init__(location, [len(rows) for rows in self._labels], ROWS_PER_SHARD)
         if not self._shards:
             raise DataError(f"{location}: the data set holds no rows.")
 
-    @property
-    def num_shards(self) -> int:
-        """How many times 1,024 rows there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(rows) for _, rows in self._shards]
-
     def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the rows in order; labels are not touched."""
+        """Yield the images in order, without reading labels."""
         part, rows = self._shards[shard]
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
@@ -107,7 +93,7 @@ class HubSource:
         split, images, column = self._parts[part]
         try:
             return list(images[rows][column])
-        except Exception as error:  # of pyarrow, or of the file system below
+        except Exception as error:  # of pyarrow or the file system
             raise DataError(f"{self.location}: {split} cannot be read ({reason(error)}).") from None
 
     def _item(self, part: int, row: int, cell: Any) -> Item:
@@ -119,15 +105,10 @@ class HubSource:
             return Item(name, None, is_test, str(error))
 
     def labels(self, shard: int) -> list[Any]:
-        """Read the label column; classes by name, where the data set names them."""
+        """Read the label column; with class names if the data set has them."""
         part, rows = self._shards[shard]
         whole = self._labels[part]
-        column = self._label or next((one for one in LABEL_COLUMNS if one in whole.features), None)
-        if column is None or column not in whole.features:
-            raise LabelError(
-                f"{self.location}: no column {column or 'label'}, which fine-tuning needs. "
-                f"There are: {', '.join(whole.features)}."
-            )
+        column = label_column(self.location, self._label, list(whole.features))
         found = list(whole.select_columns([column])[rows.start : rows.stop][column])
         names = getattr(whole.features[column], "names", None)
         if not names:
@@ -138,16 +119,12 @@ class HubSource:
             raise LabelError(f"{self.location}, {self._parts[part][0]}: {error}") from None
 
     def fingerprint(self) -> list[str]:
-        """Return the library's own fingerprint of each split."""
-        return self._prints
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
+        """Return the fingerprint by `datasets` of each split."""
+        return self._fingerprint
 
 
 def _load(location: str) -> dict[str, Any]:
-    """Return the data set's splits by name."""
+    """Return the splits of a data set by name."""
     import datasets
 
     try:
@@ -189,7 +166,7 @@ def _image_column(location: str, rows: Any, wanted: str | None) -> str:
 
 
 def _content(cell: Any) -> bytes:
-    """Return an encoded image: the cell's own bytes, or the file that it names."""
+    """Return an encoded image: the bytes in the cell, or of the file that it names."""
     path = None
     if isinstance(cell, dict):
         path, cell = cell.get("path"), cell.get("bytes")

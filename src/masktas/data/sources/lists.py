@@ -1,25 +1,24 @@
-"""List files: a path a line, with a label beside it if there is one."""
+"""Lists of image files: one path per line, with an optional label."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from typing import Any
 
 from masktas.data.sources.base import IMAGE_SUFFIXES, shown
-from masktas.data.sources.files import Listing, ListSource
+from masktas.data.sources.files import FileSource, Listing
 from masktas.data.sources.remote import LocalPlace, Place, connect
 from masktas.errors import DataError
 
 HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}
 
 
-def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> ListSource:
+def open_list(location: str, path: str, place: Place) -> FileSource:
     """Open a list of image files; paths are relative to the list.
 
     Raises:
-        DataError: if the list is empty, or none of its files is there.
+        DataError: if the list is empty, or none of its files exists.
     """
     try:
         text = _text(place.read(path))
@@ -29,29 +28,29 @@ def open_list(location: str, path: str, place: Place, spec: dict[str, Any]) -> L
     if rows and re.split(r"[,\t ]", rows[0][0].lower())[0] in HEADERS:
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{location}: the list is empty. It holds the path of one image a line.")
+        raise DataError(f"{location}: the list is empty. Write the path of one image per line.")
     names = [name for name, _ in rows]
     labels = [label for _, label in rows]
     base = location if "://" in location else path
     paths, place = _locate(names, base.rpartition("/")[0] or ".", place)
     if isinstance(place, LocalPlace) and not any(os.path.lexists(one) for one in paths):
         raise DataError(
-            f"{location}: none of the files it lists is there; the first is {shown(paths[0])}. "
+            f"{location}: none of the files it lists exists; the first is {shown(paths[0])}. "
             "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
     listing = Listing(names, paths, None if set(labels) == {None} else labels)
-    return ListSource(location, listing, place, spec)
+    return FileSource(location, listing, place)
 
 
 def _text(content: bytes) -> str:
-    """Decode as UTF-8, with or without a byte order mark, or UTF-16, which Windows writes."""
+    """Decode UTF-8, with or without a byte order mark, or UTF-16 from Windows."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _cells(text: str, path: str) -> list[list[str]]:
-    """Split into lines and cells, without comments and blank lines."""
+    """Split text into lines and cells, without comments and blank lines."""
     lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     lines = [line for line in lines if not line.lstrip().startswith("#")]
     if path.lower().endswith(".csv"):
@@ -59,12 +58,12 @@ def _cells(text: str, path: str) -> list[list[str]]:
         try:
             return list(csv.reader(lines))
         except csv.Error as error:
-            raise DataError(f"{path}: not a list that can be read ({error}).") from None
+            raise DataError(f"{path}: cannot be read as CSV ({error}).") from None
     return [_split(line) for line in lines]
 
 
 def _split(line: str) -> list[str]:
-    """Split at tabs; else keep a line that ends like an image whole; else cut the last word off."""
+    """Split at tabs; else, unless the line ends like an image, split off the last word."""
     if "\t" in line:
         return line.split("\t")
     line = line.strip()
@@ -78,7 +77,7 @@ def _split(line: str) -> list[str]:
 
 
 def _row(cells: list[str]) -> tuple[str, str | None] | None:
-    """Find path and label among the cells; the label follows the path, or precedes it."""
+    """Return path and label; the label is in the cell after the path, or else before it."""
     cells = [cell.strip() for cell in cells]
     if not any(cells):
         return None
@@ -88,15 +87,15 @@ def _row(cells: list[str]) -> tuple[str, str | None] | None:
 
 
 def _locate(names: list[str], folder: str, place: Place) -> tuple[list[str], Place]:
-    """Return the files' paths, and the place where they lie.
+    """Return the paths of the files and their place.
 
     Raises:
-        DataError: if they lie in different ones.
+        DataError: if they are in different places.
     """
     urls = [n if "://" in n or n.startswith("/") else f"{folder}/{n}" for n in names]
     protocols = {url.partition("://")[0] if "://" in url else "" for url in urls}
     if len(protocols) > 1:
-        raise DataError(f"{folder}: a list names files of one place, not of several.")
+        raise DataError(f"{folder}: a list must not mix protocols.")
     if protocols == {""}:
         return urls, place
     place, _ = connect(urls[0])

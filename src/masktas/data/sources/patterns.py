@@ -1,4 +1,4 @@
-"""What a name says: which kind of file it is, and which files a pattern means."""
+"""Kinds of files by name, and expansion of patterns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_EXPANDED = 100_000
 
 
 def kind_of(name: str) -> str | None:
-    """Return which kind of file a name, or the path of a URL, tells of."""
+    """Return the kind of a file by its name or URL, None if unknown."""
     if name.startswith(("http://", "https://")):
         name = re.split(r"[?#]", name, maxsplit=1)[0]
     found = (kind for kind, suffixes in KINDS.items() if name.lower().endswith(suffixes))
@@ -30,20 +30,20 @@ def kind_of(name: str) -> str | None:
 
 
 def is_glob(location: str) -> bool:
-    """Say whether a location has wildcards; in a web address, ? begins a query."""
+    """Return whether a location has wildcards; in an http URL, ? begins a query."""
     return bool(re.search(r"[*\[]" if location.startswith("http") else r"[*?\[]", location))
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether a relative name, or a folder in it, begins with a dot."""
+    """Return whether a relative name, or a folder in it, begins with a dot."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def choose(names: list[str]) -> tuple[str, list[str]] | None:
-    """Return which kind of files a folder is about, and which those are; None: nothing known.
+    """Return the kind of files to use of a folder, and their names; None if there are none.
 
-    Tables that lie in the folder itself come first, then images wherever they are, then archives,
-    then tables deeper down.
+    Tables in the folder itself come first, then images at any depth, then archives, then tables in
+    subfolders.
     """
     top = [name for name in names if "/" not in name and kind_of(name) == "parquet"]
     if top:
@@ -60,16 +60,16 @@ def choose(names: list[str]) -> tuple[str, list[str]] | None:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Expand `{a,b}` and `{000..009}` as a shell does; a pattern without them is itself.
+    """Expand `{a,b}` and `{000..009}` as a shell does.
 
     Raises:
-        DataError: if there are more than 100,000.
+        DataError: if there are more than 100,000 results.
     """
     found = [pattern]
     while match := re.search(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}", found[0]):
         choices = _choices(pattern, match[1])
         if len(choices) * len(found) > MAX_EXPANDED:
-            raise DataError(f"{pattern}: stands for more than {MAX_EXPANDED:,} files.")
+            raise DataError(f"{pattern}: expands to more than {MAX_EXPANDED:,} files.")
         found = [one.replace(match[0], choice, 1) for one in found for choice in choices]
     return found
 
@@ -80,7 +80,7 @@ def _choices(pattern: str, inner: str) -> list[str]:
         return inner.split(",")
     start, end = int(first), int(last)
     if abs(end - start) >= MAX_EXPANDED:
-        raise DataError(f"{pattern}: stands for more than {MAX_EXPANDED:,} files.")
+        raise DataError(f"{pattern}: expands to more than {MAX_EXPANDED:,} files.")
     width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
     step = 1 if end >= start else -1
     return [f"{number:0{width}d}" for number in range(start, end + step, step)]

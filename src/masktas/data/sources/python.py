@@ -1,4 +1,4 @@
-"""Data sets of the user's own program: images by number, or one after another."""
+"""Python objects as sources: sequences and iterables of images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from masktas.data.sources.base import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     Item,
-    Ranges,
     reason,
     require_size,
+    runs,
     shown,
 )
 from masktas.data.sources.remote import LocalPlace
@@ -30,15 +30,15 @@ SAMPLED = 8
 
 
 class PythonSource:
-    """An object with `__len__` and `__getitem__`, or one that can be iterated any number of times.
+    """An object with `__len__` and `__getitem__`, or one that can be iterated repeatedly.
 
-    It gives, for each image: a Pillow image, an array `[H, W]` or `[H, W, C]`, a tensor
-    `[C, H, W]` of bytes or of floats in [0, 1], an encoded file, a path; or a tuple that begins
-    with one of these; or a dict that holds one, as `image`.
+    Each value is a Pillow image, an array `[H, W]` or `[H, W, C]`, a tensor `[C, H, W]` of bytes or
+    floats in [0, 1], an encoded file or a path; or a tuple that begins with one of these; or a dict
+    with one of these as `image`.
 
     Args:
         data: the object.
-        columns: the keys of image and label, where dicts have others.
+        columns: keys of image and label in dicts, if others.
     """
 
     def __init__(self, data: Any, columns: Columns) -> None:
@@ -46,13 +46,13 @@ class PythonSource:
         self.location = f"{kind.__module__}.{kind.__qualname__}"
         self._data = data
         self._columns = columns
-        self._turn = threading.Lock()  # nothing says that the user's object takes threads
-        self._ranges: Ranges | None = None
+        self._turn = threading.Lock()  # the object may not be thread-safe
+        self._shards: list[range] | None = None
         if isinstance(data, bytes | bytearray | Mapping | set | frozenset):
-            raise DataError(f"{self.location}: not a data set. Give a list, or a torch Dataset.")
-        streams = any(base.__name__ == "IterableDataset" for base in kind.__mro__)  # of torch
+            raise DataError(f"{self.location}: not a data set. Pass a list or a torch Dataset.")
+        streams = any(base.__name__ == "IterableDataset" for base in kind.__mro__)  # torch
         if hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not streams:
-            self._ranges = Ranges(len(data), ROWS_PER_SHARD)
+            self._shards = runs(len(data), ROWS_PER_SHARD)
             if not len(data):
                 raise DataError(f"{self.location}: the data set is empty.")
         elif not hasattr(kind, "__iter__"):
@@ -61,30 +61,30 @@ class PythonSource:
             )
         elif hasattr(kind, "__next__"):
             raise DataError(
-                f"{self.location}: can be read only once, but images are read again. Give an "
-                "object whose __iter__ begins afresh."
+                f"{self.location}: can be iterated only once, but images are read repeatedly. "
+                "Pass an object whose __iter__ starts again."
             )
 
     @property
     def num_shards(self) -> int:
-        """How many times 1,024 images there are; one if nobody knows."""
-        return 1 if self._ranges is None else len(self._ranges)
+        """Number of shards; 1 if the object has no length."""
+        return 1 if self._shards is None else len(self._shards)
 
     def sizes(self) -> list[int] | None:
-        """Return the images of each shard, if the object has a length."""
-        return None if self._ranges is None else self._ranges.sizes()
+        """Return the number of images of each shard; None if the object has no length."""
+        return None if self._shards is None else list(map(len, self._shards))
 
     def _values(self, shard: int) -> Iterator[tuple[str, Any]]:
-        """Yield what the object gives, or the exception that it raises instead."""
-        if self._ranges is not None:
-            for index in self._ranges[shard]:
+        """Yield name and value of each image; the value is an exception if reading raises one."""
+        if self._shards is not None:
+            for index in self._shards[shard]:
                 yield f"image {index}", self._value(index)
             return
         try:
             for index, value in enumerate(self._data):
                 yield f"image {index}", value
         except Exception as error:
-            raise DataError(f"{self.location}: broke off ({_raised(error)}).") from None
+            raise DataError(f"{self.location}: iteration failed ({_raised(error)}).") from None
 
     def _value(self, index: int) -> Any:
         with self._turn:
@@ -99,13 +99,13 @@ class PythonSource:
             yield self._item(name, value)
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one image, if the object finds images by number."""
-        if self._ranges is None:
+        """Return one image, if the object has `__getitem__`."""
+        if self._shards is None:
             raise DataError(
-                f"{self.location}: a stream gives no image by number, so it must fit the cache: "
-                "raise --cache-size, or give fewer images with --limit."
+                f"{self.location}: an iterable cannot be indexed, so it must fit the cache: raise "
+                "--cache-size, or use fewer images with --limit."
             )
-        number = self._ranges[shard][index]
+        number = self._shards[shard][index]
         return self._item(f"image {number}", self._value(number))
 
     def _item(self, name: str, value: Any) -> Item:
@@ -115,11 +115,11 @@ class PythonSource:
             return Item(name, _content(_part(value, self._columns.image, IMAGE_COLUMNS, 0)))
         except DataError as error:
             return Item(name, None, False, str(error))
-        except Exception as error:  # a Pillow image is read only now
+        except Exception as error:  # a Pillow image is loaded here
             return Item(name, None, False, _raised(error))
 
     def labels(self, shard: int) -> list[Any]:
-        """Return what the object gives beside each image."""
+        """Return the label that comes with each image."""
         found = []
         for name, value in self._values(shard):
             if isinstance(value, Exception):
@@ -128,30 +128,26 @@ class PythonSource:
                 label = _part(value, self._columns.label, LABEL_COLUMNS, 1)
             except DataError:
                 raise LabelError(
-                    f"{self.location}: {name} comes without a label. Give tuples (image, label), "
+                    f"{self.location}: {name} has no label. Return tuples (image, label), "
                     'or dicts {"image": ..., "label": ...}.'
                 ) from None
             found.append(label.item() if getattr(label, "shape", None) == () else label)
         return found
 
     def fingerprint(self) -> list[str]:
-        """Return class and length, and digests of a few images."""
-        if self._ranges is None:
+        """Return class, length and digests of a few images."""
+        if self._shards is None:
             values = [value for _, value in zip(range(SAMPLED), self._data, strict=False)]
             items = [self._item(f"image {n}", value) for n, value in enumerate(values)]
             return [self.location, *map(_digest, items)]
-        total = self._ranges.total
+        total = self._shards[-1].stop
         numbers = sorted({number * (total - 1) // (SAMPLED - 1) for number in range(SAMPLED)})
         items = [self._item(f"image {number}", self._value(number)) for number in numbers]
         return [self.location, str(total), *map(_digest, items)]
 
-    def spec(self) -> None:
-        """Return None: no other process has the object."""
-        return
-
 
 def _part(value: Any, key: str | None, keys: tuple[str, ...], place: int) -> Any:
-    """Take the image, or the label, out of what a data set gives."""
+    """Return the image or the label of a value."""
     if isinstance(value, Mapping):
         if set(value) == {"bytes", "path"} and place == 0:  # an undecoded image of `datasets`
             return value["bytes"] if value["bytes"] is not None else value["path"]
@@ -170,7 +166,7 @@ def _part(value: Any, key: str | None, keys: tuple[str, ...], place: int) -> Any
 
 
 def _content(value: Any) -> bytes | NDArray[Any]:
-    """Return an encoded file or pixels, whatever an image is given as."""
+    """Return the encoded file or pixels of an image of any supported type."""
     if isinstance(value, Mapping):
         value = _part(value, None, (), 0)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -188,7 +184,7 @@ def _content(value: Any) -> bytes | NDArray[Any]:
 
 
 def _of_pillow(image: Any) -> bytes | NDArray[Any]:
-    """Return pixels, upright; encoded where only a file says what transparency means."""
+    """Return upright pixels, or an encoded PNG if the image has transparency."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -202,7 +198,7 @@ def _of_pillow(image: Any) -> bytes | NDArray[Any]:
 
 
 def _of_tensor(value: Any) -> NDArray[Any]:
-    """Return `[H, W, C]` of a tensor `[C, H, W]`."""
+    """Return a tensor `[C, H, W]` as an array `[H, W, C]`."""
     value = value.detach().cpu()
     if value.is_floating_point():
         value = value.float()
@@ -211,16 +207,16 @@ def _of_tensor(value: Any) -> NDArray[Any]:
 
 
 def _pixels(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Check pixels; floats in [0, 1] become bytes, as torchvision's own conversion has them."""
+    """Check pixels; convert floats in [0, 1] to bytes as torchvision does."""
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise DataError(f"an array of shape {pixels.shape} is no image: [H, W, C] is expected")
     require_size(pixels.nbytes)
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype.kind == "f":
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for what is no number
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
             raise DataError(
-                "floats outside [0, 1]: give images before they are normalised, in [0, 1] or bytes"
+                "floats outside [0, 1]: pass images before normalization, in [0, 1] or as bytes"
             )
         return (pixels * 255).round().astype(np.uint8)
     if pixels.dtype.kind not in "iu":

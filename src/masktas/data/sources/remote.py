@@ -1,4 +1,4 @@
-"""Where files lie: on this machine, or wherever fsspec reaches. Both are read in the same way."""
+"""Places of files: the local file system, or any file system of fsspec."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from masktas.errors import DataError
 
 
 class Place(Protocol):
-    """Files by path. Every method raises DataError with the bare reason."""
+    """Files by path. Every method but `state` raises DataError, without the path, if it fails."""
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file that can be read from any position."""
+        """Open a seekable file."""
         ...
 
     def read(self, path: str) -> bytes:
-        """Return a file's content."""
+        """Return the content of a file."""
         ...
 
     def cut(self, path: str, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on."""
+        """Return up to `size` bytes from `start` on."""
         ...
 
     def state(self, path: str) -> str:
-        """Return what changes when the file does."""
+        """Return a string that changes with the file."""
         ...
 
 
 class LocalPlace:
-    """Files of this machine: regular ones only, since a pipe would be waited for without end."""
+    """Local files; regular ones only, because reading a pipe could block forever."""
 
     def open(self, path: str) -> BinaryIO:
         """Open a regular file."""
@@ -42,11 +42,11 @@ class LocalPlace:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise DataError("not a regular file")
             return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        except (OSError, ValueError) as error:  # ValueError: null byte in the path
             raise DataError(f"cannot be read ({reason(error)})") from None
 
     def read(self, path: str) -> bytes:
-        """Return a file's content."""
+        """Return the content of a file."""
         with self.open(path) as file:
             size = os.fstat(file.fileno()).st_size
             require_size(size)
@@ -56,7 +56,7 @@ class LocalPlace:
                 raise DataError(f"cannot be read ({reason(error)})") from None
 
     def cut(self, path: str, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on."""
+        """Return up to `size` bytes from `start` on."""
         require_size(size)
         with self.open(path) as file:
             try:
@@ -66,7 +66,7 @@ class LocalPlace:
                 raise DataError(f"cannot be read ({reason(error)})") from None
 
     def state(self, path: str) -> str:
-        """Return size and time of change."""
+        """Return size and modification time."""
         try:
             found = os.stat(path)
         except (OSError, ValueError):
@@ -81,19 +81,19 @@ class RemotePlace:
         from fsspec.archive import AbstractArchiveFileSystem
 
         self.system = system
-        shared = isinstance(system, AbstractArchiveFileSystem)  # one open file for all threads
+        shared = isinstance(system, AbstractArchiveFileSystem)  # all threads share one open file
         self._turn: AbstractContextManager[Any] = threading.RLock() if shared else nullcontext()
 
     def open(self, path: str) -> BinaryIO:
         """Open a file."""
         try:
             file: BinaryIO = self.system.open(path, "rb")
-        except Exception as error:  # file systems raise what their protocol's library raises
+        except Exception as error:  # depends on the library of the protocol
             raise DataError(f"cannot be read ({reason(error)})") from None
         return file
 
     def read(self, path: str) -> bytes:
-        """Return a file's content."""
+        """Return the content of a file."""
         try:
             with self._turn:
                 require_size(self.system.info(path).get("size") or 0)
@@ -104,7 +104,7 @@ class RemotePlace:
             raise DataError(f"cannot be read ({reason(error)})") from None
 
     def cut(self, path: str, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on."""
+        """Return up to `size` bytes from `start` on."""
         require_size(size)
         try:
             with self._turn:
@@ -113,7 +113,7 @@ class RemotePlace:
             raise DataError(f"cannot be read ({reason(error)})") from None
 
     def state(self, path: str) -> str:
-        """Return size, and whatever the file system knows of the version."""
+        """Return size and version, as far as the file system knows them."""
         try:
             return described(self.system.info(path))
         except Exception:
@@ -121,17 +121,17 @@ class RemotePlace:
 
 
 def described(info: dict[str, Any]) -> str:
-    """Return what changes with a remote file, from what its file system lists of it."""
+    """Return size and version of a remote file from its file system's listing."""
     keys = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created",
             "CRC", "blob_id", "xet_hash")  # fmt: skip
     return " ".join(str(info[key]) for key in keys if info.get(key) is not None)
 
 
 def connect(location: str) -> tuple[RemotePlace, str]:
-    """Open the file system of a location; return it and the path within.
+    """Open the file system of a location; return it and the path in it.
 
     Raises:
-        DataError: if nothing installed speaks the protocol, or the place cannot be reached.
+        DataError: if no package for the protocol is installed, or it cannot be reached.
     """
     import fsspec
 
@@ -140,7 +140,7 @@ def connect(location: str) -> tuple[RemotePlace, str]:
     except ImportError as error:
         protocol = location.partition("://")[0]
         raise DataError(
-            f"{location}: a package that speaks {protocol} is missing: {reason(error)}."
+            f"{location}: a package for {protocol} is missing: {reason(error)}."
         ) from None
     except ValueError as error:
         protocol = location.partition("://")[0]

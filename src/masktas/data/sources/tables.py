@@ -1,4 +1,4 @@
-"""Parquet files in the Hugging Face layout, or any others with a column of encoded images."""
+"""Parquet files with a column of encoded images, for example in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet as parquet
-
 from masktas.data.sources.base import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     Item,
     is_test_file,
+    label_column,
     named_classes,
     reason,
     require_labels,
@@ -30,12 +27,12 @@ from masktas.errors import DataError, LabelError
 
 ROWS_PER_SHARD = 1024
 ROWS_AT_ONCE = 16
-KEPT_BYTES = 2**28
+CACHE_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that the user named, if any."""
+    """Columns named by the user, None to detect them."""
 
     image: str | None = None
     label: str | None = None
@@ -43,7 +40,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """A shard: row groups of one file that follow each other; `first` is its first row."""
+    """A shard: consecutive row groups of one file; `first` is the first row."""
 
     file: int
     numbers: list[int]
@@ -52,17 +49,16 @@ class Groups:
 
 
 class ParquetSource:
-    """Rows of parquet files: `image: {bytes, path}` or plain bytes; and labels, when asked for.
+    """Rows of parquet files: images as `{bytes, path}` or plain bytes, and labels on request.
 
-    A file that is called test, or lies in a folder called so, is the source's own test split.
-    Shards are row groups, the smallest part of a file that can be read alone.
+    The rows of a file that is called test, or is in a folder called test, are test images. Shards
+    are row groups, the smallest part of a file that can be read separately.
 
     Args:
         location: as the user wrote it.
         files: name and path of each file.
-        place: where they lie.
-        columns: which columns are meant.
-        spec: arguments that open it again.
+        place: of the files.
+        columns: of images and labels.
     """
 
     def __init__(
@@ -71,15 +67,13 @@ class ParquetSource:
         files: list[tuple[str, str]],
         place: Place,
         columns: Columns,
-        spec: dict[str, Any],
     ) -> None:
         self.location = location
         self._files = files
         self._place = place
         self._wanted = columns
-        self._spec = spec
         self._turn = threading.Lock()
-        self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._metadata: list[Any] = []
         self._columns: list[str] = []
         self._shards: list[Groups] = []
@@ -100,8 +94,8 @@ class ParquetSource:
         except DataError as error:
             raise DataError(f"{shown(name)}: {error}.") from None
         with closing(stream):
-            try:  # a buffer: a column of a huge row group is never in memory as a whole
-                file = parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
+            try:  # buffered, so that a column of a huge row group is read in pieces
+                file = _pyarrow().parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
             except Exception as error:
                 raise DataError(
                     f"{shown(name)}: not a parquet file that can be read ({reason(error)})."
@@ -110,15 +104,15 @@ class ParquetSource:
 
     @property
     def num_shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return len(self._shards)
 
     def sizes(self) -> list[int]:
-        """Return the images of each shard."""
+        """Return the number of images of each shard."""
         return [shard.rows for shard in self._shards]
 
     def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the rows in order; labels are not touched."""
+        """Yield the images in order, without reading labels."""
         mine = self._shards[shard]
         with self._open(mine.file) as file:
             yield from (
@@ -130,7 +124,7 @@ class ParquetSource:
         return DataError(f"{shown(self._files[number][0])}: damaged ({what}).")
 
     def _contents(self, file: Any, number: int, groups: list[int]) -> Iterator[Any]:
-        """Yield the cells of the image column, a few in memory at a time."""
+        """Yield the cells of the image column, with few of them in memory at a time."""
         claimed = sum(self._metadata[number].row_group(group).num_rows for group in groups)
         found = 0
         try:
@@ -139,16 +133,16 @@ class ParquetSource:
             ):
                 found += batch.num_rows
                 yield from batch.column(0)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, _pyarrow().ArrowException) as error:
             raise self._damaged(number, reason(error)) from None
         if found != claimed:
             raise self._damaged(number, f"{found} rows instead of {claimed}")
 
     def _leaf(self, number: int) -> list[str]:
-        """Name the stored column: of a struct, the bytes alone."""
+        """Return the column to read: of a struct, only the bytes."""
         column = self._columns[number]
         kind = self._metadata[number].schema.to_arrow_schema().field(column).type
-        return [f"{column}.bytes" if pyarrow.types.is_struct(kind) else column]
+        return [f"{column}.bytes" if _pyarrow().types.is_struct(kind) else column]
 
     def _item(self, file: int, row: int, cell: Any) -> Item:
         archive = self._files[file][0]
@@ -165,7 +159,7 @@ class ParquetSource:
         return Item(name, bytes(content), is_test)
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one row. The row groups read last are kept, as far as memory allows."""
+        """Return one row. The row groups read last are cached, up to `CACHE_BYTES`."""
         mine = self._shards[shard]
         row = range(mine.rows)[index]
         wanted = mine.first + row
@@ -178,44 +172,37 @@ class ParquetSource:
 
     def _cell(self, number: int, group: int, row: int) -> Any:
         with self._turn:
-            kept = self._kept.get((number, group))
-        if kept is not None:
-            return kept[row]
+            cached = self._cache.get((number, group))
+        if cached is not None:
+            return cached[row]
         with self._open(number) as file:
             size = self._metadata[number].row_group(group).total_byte_size
-            if size > KEPT_BYTES // 2:  # read up to the row; too much to keep
+            if size > CACHE_BYTES // 2:  # too large for the cache: read up to the row
                 for at, cell in enumerate(self._contents(file, number, [group])):
                     if at == row:
                         return cell
             try:
                 found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise self._damaged(number, reason(error)) from None
         if row >= found.num_rows:
             raise self._damaged(number, f"{found.num_rows} rows only")
         with self._turn:
-            self._kept[number, group] = found.column(0)
-            while sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
+            self._cache[number, group] = found.column(0)
+            while sum(one.nbytes for one in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
         return found.column(0)[row]
 
     def labels(self, shard: int) -> list[Any]:
-        """Read the label column; classes that the file's own data set card names, by name."""
+        """Read the label column; with class names if the metadata of the file has them."""
         mine = self._shards[shard]
         name = shown(self._files[mine.file][0])
         with self._open(mine.file) as file:
             schema = file.schema_arrow
-            column = self._wanted.label or next(
-                (one for one in LABEL_COLUMNS if one in schema.names), None
-            )
-            if column is None or column not in schema.names:
-                raise LabelError(
-                    f"{name}: no column {column or 'label'}, which fine-tuning needs. "
-                    f"There are: {', '.join(schema.names)}."
-                )
+            column = label_column(name, self._wanted.label, schema.names)
             try:
                 found = file.read_row_groups(mine.numbers, columns=[column])[column].to_pylist()
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise LabelError(f"{name}: the labels cannot be read ({reason(error)}).") from None
         names = _class_names(schema, column)
         try:
@@ -224,19 +211,22 @@ class ParquetSource:
             raise LabelError(f"{self.location}: {str(error).split(': ')[-1]}") from None
 
     def fingerprint(self) -> list[str]:
-        """Return each file's name, size and time of change, and the column."""
+        """Return name, size, modification time and image column of each file."""
         return [
             f"{name} {self._place.state(path)} {column}"
             for (name, path), column in zip(self._files, self._columns, strict=True)
         ]
 
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
+
+def _pyarrow() -> Any:
+    """Return pyarrow, imported on first use because most sources do not need it."""
+    import pyarrow.parquet
+
+    return pyarrow
 
 
 def _groups(number: int, metadata: Any) -> list[Groups]:
-    """Join small row groups up to 1,024 rows; a large one is a shard of its own."""
+    """Join small row groups into shards of up to 1,024 rows; a larger one is one shard."""
     found: list[Groups] = []
     first = 0
     for group in range(metadata.num_row_groups):
@@ -251,10 +241,10 @@ def _groups(number: int, metadata: Any) -> list[Groups]:
 
 
 def _image_column(name: str, schema: Any, wanted: str | None) -> str:
-    """Find the column of images.
+    """Return the column of images.
 
     Raises:
-        DataError: if there is none, or not the one that was named.
+        DataError: if there is none, or not the wanted one.
     """
     fitting: list[str] = [field.name for field in schema if _holds_images(field.type)]
     if wanted is not None:
@@ -271,7 +261,7 @@ def _image_column(name: str, schema: Any, wanted: str | None) -> str:
     if fitting:
         raise DataError(
             f"{name}: several columns may be the images: {', '.join(fitting)}. "
-            "Say which with image_column."
+            "Name one with image_column."
         )
     raise DataError(
         f"{name}: no column of images among {', '.join(map(shown, schema.names)) or 'none'}. The "
@@ -281,14 +271,14 @@ def _image_column(name: str, schema: Any, wanted: str | None) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    if pyarrow.types.is_struct(kind):
+    if _pyarrow().types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _holds_images(kind.field(at).type)
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    return bool(_pyarrow().types.is_binary(kind) or _pyarrow().types.is_large_binary(kind))
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:
-    """Read the names of classes from what `datasets` writes into a parquet file."""
+    """Return the class names in the metadata that `datasets` writes into a parquet file."""
     try:
         info = json.loads((schema.metadata or {})[b"huggingface"])["info"]
         names = info["features"][column]["names"]

@@ -1,4 +1,4 @@
-"""Tar archives and WebDataset shards, read front to back. Nothing is ever extracted to disk."""
+"""Tar archives and WebDataset shards, read sequentially, without extracting to disk."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from masktas.errors import DataError, LabelError
 LABEL_SUFFIXES = (".cls", ".json")
 LABEL_KEYS = ("label", "class", "cls")
 MAX_LABEL_BYTES = 2**20
-PIECE = 2**20
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive: its name, where its content begins, its size, what is wrong with it."""
+    """A file in an archive: name, offset and size of the content, and a problem, if any."""
 
     name: str
     start: int
@@ -42,40 +42,36 @@ class Member:
 
 
 class TarSource:
-    """Tar archives, one a shard; compressed ones too (gzip, bzip2, xz, zstd, lz4).
+    """Images in tar archives, plain or compressed (gzip, bzip2, xz, zstd, lz4), one shard each.
 
-    An image's label is the content of the `.cls` file, or the `label`, `class` or `cls` of the
-    `.json` file, that shares its name up to the first dot, as WebDataset has it; where an archive
-    has no such files, the folder that the image lies in.
+    The label of an image is, as in WebDataset, the content of the `.cls` file, or the `label`,
+    `class` or `cls` of the `.json` file, with the same name up to the first dot; in an archive
+    without such files, the folder of the image.
 
     Args:
         location: as the user wrote it.
         files: name and path of each archive.
-        place: where they lie.
-        spec: arguments that open it again.
+        place: of the archives.
     """
 
-    def __init__(
-        self, location: str, files: list[tuple[str, str]], place: Place, spec: dict[str, Any]
-    ) -> None:
+    def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
         self.location = location
         self._files = files
         self._place = place
-        self._spec = spec
         self._turn = threading.Lock()
         self._known: dict[int, list[Member] | None] = {}
 
     @property
     def num_shards(self) -> int:
-        """How many archives there are."""
+        """Number of archives."""
         return len(self._files)
 
     def sizes(self) -> None:
-        """Return None: an archive has no table of contents."""
+        """Return None: a tar archive has no table of contents."""
         return
 
     def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the images of an archive in its order."""
+        """Yield the images of an archive in order."""
         with self._named(shard):
             for member, reader in self._members(shard, IMAGE_SUFFIXES):
                 content = None
@@ -84,7 +80,7 @@ class TarSource:
                 yield self._item(shard, member, content)
 
     def read(self, shard: int, index: int) -> Item:
-        """Read one image; of a compressed archive, all before it are read too."""
+        """Read one image; in a compressed archive, everything before it is read too."""
         members = self._index(shard)
         if members is None:
             for item in itertools.islice(self.stream(shard), index, None):
@@ -95,18 +91,18 @@ class TarSource:
             return self._item(shard, member, None)
         content = self._place.cut(self._files[shard][1], member.start, member.size)
         if len(content) < member.size:
-            raise DataError(f"{self._files[shard][0]}: has changed while it was read.")
+            raise DataError(f"{self._files[shard][0]}: has changed since it was opened.")
         return self._item(shard, member, content)
 
     @contextmanager
     def _named(self, shard: int) -> Iterator[None]:
-        """Make whatever goes wrong in an archive a DataError that names it."""
+        """Turn any exception into a DataError that names the archive."""
         archive = shown(self._files[shard][0])
         try:
             yield
         except DataError as error:
             raise DataError(f"{archive}: {error}.") from None
-        except Exception as error:  # tarfile, gzip, lzma, remote files: each raises its own
+        except Exception as error:  # of tarfile, gzip, lzma or a remote file
             raise DataError(
                 f"{archive}: not a tar archive that can be read to its end ({reason(error)})."
             ) from None
@@ -117,7 +113,7 @@ class TarSource:
         return Item(shown(f"{archive}: {member.name}"), content, is_test, member.problem)
 
     def _index(self, shard: int) -> list[Member] | None:
-        """Find the images of an archive once; None if it is compressed."""
+        """Return the images of an archive, found on first use; None if it is compressed."""
         with self._turn:
             if shard not in self._known:
                 found: list[Member] = []
@@ -137,7 +133,7 @@ class TarSource:
             return self._known[shard]
 
     def labels(self, shard: int) -> list[Any]:
-        """Read the labels beside the images, or take the folders they lie in."""
+        """Return the labels stored next to the images, or the folders of the images."""
         archive = self._files[shard][0]
         names: list[str] = []
         beside: dict[str, Any] = {}
@@ -152,7 +148,7 @@ class TarSource:
                         if value is not None:
                             beside[_key(member.name)] = value
         except DataError:
-            if not names:  # an archive that ends early has labels for what could be read
+            if not names:  # a truncated archive has labels for its readable images
                 raise
         if not beside:
             return folder_labels(f"{self.location} ({archive})", names)
@@ -162,14 +158,14 @@ class TarSource:
         return [beside[_key(name)] for name in names]
 
     def _members(self, shard: int, suffixes: tuple[str, ...]) -> Iterator[tuple[Member, Reader]]:
-        """Yield the files with one of the suffixes, hidden ones left out; then raise anything."""
+        """Yield the files with one of the suffixes, except hidden ones."""
         with (
             _reader(self._place, self._files[shard][1]) as reader,
             tarfile.TarFile(fileobj=reader) as tar,  # type: ignore[arg-type]
         ):
             while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-                if _is_wanted(info.name, suffixes):
+                tar.members.clear()  # type: ignore[attr-defined]  # otherwise tarfile keeps all of them
+                if _matches(info.name, suffixes):
                     yield Member(info.name, info.offset_data, info.size, _problem(info)), reader
                 if reader.compressed and info.size > MAX_BYTES:
                     raise DataError(f"a member claims {info.size:,} bytes")
@@ -177,23 +173,16 @@ class TarSource:
                 raise DataError("it ends early or is damaged")
 
     def fingerprint(self) -> list[str]:
-        """Return each archive's name, size and time of change."""
+        """Return name, size and modification time of each archive."""
         return [f"{name} {self._place.state(path)}" for name, path in self._files]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
 
 class Reader:
-    """A stream that is read from its beginning to its end: a step back is refused.
-
-    So an archive whose headers point backwards ends, and one whose headers claim more than fits
-    into memory is not believed.
+    """A forward-only stream, which refuses headers that point backwards or claim huge sizes.
 
     Attributes:
-        compressed: whether going forward means reading.
-        last: what was read last.
+        compressed: whether skipping requires reading.
+        last: the bytes read last.
     """
 
     def __init__(self, file: Any, *, compressed: bool) -> None:
@@ -203,36 +192,36 @@ class Reader:
         self._position = 0
 
     def tell(self) -> int:
-        """Return how many bytes have been passed."""
+        """Return the position."""
         return self._position
 
     def read(self, size: int) -> bytes:
         """Read up to `size` bytes."""
         if not 0 <= size <= MAX_BYTES:
             raise tarfile.ReadError(f"a header claims {size:,} bytes")
-        pieces = []
-        while size and (piece := self._file.read(min(size, PIECE))):
-            pieces.append(piece)
-            size -= len(piece)
-        self.last = b"".join(pieces)
+        chunks = []
+        while size and (chunk := self._file.read(min(size, CHUNK_BYTES))):
+            chunks.append(chunk)
+            size -= len(chunk)
+        self.last = b"".join(chunks)
         self._position += len(self.last)
         return self.last
 
     def seek(self, position: int) -> None:
-        """Go forward."""
+        """Skip forward to a position."""
         if position < self._position:
             raise tarfile.ReadError("a header points backwards")
         if not self.compressed:
             self._file.seek(position)
             self._position = position
-        while self._position < position and self.read(min(position - self._position, PIECE)):
+        while self._position < position and self.read(min(position - self._position, CHUNK_BYTES)):
             pass
 
     def take(self, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` on.
 
         Raises:
-            DataError: if the archive ends before.
+            DataError: if the archive ends earlier.
         """
         self.seek(start)
         content = self.read(size)
@@ -241,14 +230,14 @@ class Reader:
         return content
 
     def reach(self, member: Member) -> None:
-        """Raise DataError unless the archive holds all of a member, without reading it."""
+        """Raise DataError unless the archive contains all of a member."""
         if member.size and not member.problem:
             self.take(member.start + member.size - 1, 1)
 
 
 @contextmanager
 def _reader(place: Place, path: str) -> Iterator[Reader]:
-    """Open an archive, whatever it is compressed with, by its first bytes."""
+    """Open an archive; the compression is detected by its first bytes."""
     with closing(place.open(path)) as file:
         magic = file.read(6)
         file.seek(0)
@@ -264,15 +253,15 @@ def _reader(place: Place, path: str) -> Iterator[Reader]:
         elif magic.startswith(b"\xfd7zXZ\0"):
             import lzma
 
-            opened = lzma.LZMAFile(file)  # noqa: SIM115 (it closes nothing)
+            opened = lzma.LZMAFile(file)  # noqa: SIM115 (the file is closed above)
         elif magic.startswith((b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):
-            import pyarrow  # which knows zstd and lz4; the standard library does not yet
+            import pyarrow  # for zstd and lz4, which the standard library lacks
 
             opened = pyarrow.CompressedInputStream(file, "zstd" if magic[0] == 0x28 else "lz4")
         yield Reader(opened, compressed=opened is not file)
 
 
-def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
+def _matches(name: str, suffixes: tuple[str, ...]) -> bool:
     parts = name.split("/")
     hidden = any(part.startswith(".") and part != "." for part in parts)
     return not hidden and parts[-1].lower().endswith(suffixes)
@@ -280,7 +269,7 @@ def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
 
 def _problem(info: tarfile.TarInfo) -> str:
     if not info.isfile() or info.issparse():
-        return "a link or another thing that is not a plain file"
+        return "a link or another entry that is not a regular file"
     try:
         require_size(info.size)
     except DataError as error:
@@ -289,13 +278,13 @@ def _problem(info: tarfile.TarInfo) -> str:
 
 
 def _key(name: str) -> str:
-    """Return what the files of one sample share: the name up to the first dot."""
+    """Return the name up to the first dot, which is common to the files of a sample."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 def _label(name: str, content: bytes) -> Any:
-    """Read a label file; None if it says nothing of a label."""
+    """Return the label of a label file, None if it has none."""
     text = content.decode("utf-8-sig", errors="replace").strip()
     if name.lower().endswith(".cls"):
         return int(text) if text.isdecimal() else text or None

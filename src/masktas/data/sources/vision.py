@@ -1,17 +1,16 @@
-"""Data sets that torchvision knows by name. It verifies their files; we take the images."""
+"""Data sets of torchvision by name; torchvision verifies their files."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Item, Ranges, named_classes, reason
-from masktas.data.sources.files import Listing, ListSource, walk
+from masktas.data.sources.base import IMAGE_SUFFIXES, IndexedSource, Item, named_classes, reason
+from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.remote import LocalPlace
 from masktas.errors import DataError
 
@@ -20,21 +19,21 @@ NAMES = ("cifar10", "cifar100", "oxford_iiit_pet", "flowers102", "imagenet")
 SPLITS = {"oxford_iiit_pet": ("trainval", "test"), "flowers102": ("train", "val", "test")}
 
 
-def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource | ListSource:
-    """Open one of torchvision's data sets, training and test images together.
+def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource | FileSource:
+    """Open a data set of torchvision, training and test images together.
 
     Args:
         name: one of `NAMES`.
-        root: what torchvision calls `root`.
-        download: fetch it there if it is not there; of ImageNet, unpack the archives there.
+        root: the `root` of torchvision.
+        download: download it to `root` if it is missing; for ImageNet, unpack its archives.
 
     Raises:
-        DataError: if it is not there, saying how to get it.
+        DataError: if its files are missing, with advice on how to get them.
     """
     if root is None:
         raise DataError(
-            f"{name}: say with --root which folder holds torchvision's files of it; "
-            "--download puts them there."
+            f"{name}: set --root to the folder of its torchvision files; --download downloads "
+            "them to it."
         )
     root = os.path.abspath(os.path.expanduser(root))
     if name == "imagenet":
@@ -44,14 +43,14 @@ def open_vision(name: str, root: str | None, *, download: bool) -> PixelSource |
     return _pixels(name, root, download)
 
 
-class PixelSource:
-    """Small images that are all in memory: parts `[N, H, W, C]`, the test split last.
+class PixelSource(IndexedSource):
+    """Small images in memory.
 
     Args:
         name: of the data set.
-        parts: name, pixels, class numbers and whether it is for tests, of each split.
-        classes: names.
-        spec: arguments that open it again.
+        parts: name, pixels `[N, H, W, C]`, class numbers and whether it is the test split, of each
+            split, the test split last.
+        classes: class names.
     """
 
     def __init__(
@@ -59,47 +58,25 @@ class PixelSource:
         name: str,
         parts: list[tuple[str, NDArray[Any], list[int], bool]],
         classes: list[str],
-        spec: dict[str, Any],
     ) -> None:
-        self.location = name
+        super().__init__(name, [len(part[1]) for part in parts], ROWS_PER_SHARD)
         self._parts = parts
         self._classes = classes
-        self._spec = spec
-        ranges = [Ranges(len(part[1]), ROWS_PER_SHARD) for part in parts]
-        self._shards = [(n, one[s]) for n, one in enumerate(ranges) for s in range(len(one))]
-
-    @property
-    def num_shards(self) -> int:
-        """How many times 1,024 images there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(rows) for _, rows in self._shards]
-
-    def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the images in order."""
-        for index in range(len(self._shards[shard][1])):
-            yield self.read(shard, index)
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one image's pixels."""
+        """Return the pixels of one image."""
         part, rows = self._shards[shard]
         split, pixels, _, is_test = self._parts[part]
         return Item(f"{split} {rows[index]}", pixels[rows[index]], is_test)
 
     def labels(self, shard: int) -> list[Any]:
-        """Return the names of the images' classes."""
+        """Return the class name of each image."""
         part, rows = self._shards[shard]
         return named_classes(self._parts[part][2][rows.start : rows.stop], self._classes)
 
     def fingerprint(self) -> list[str]:
-        """Return name and sizes: torchvision has held the files against their digests."""
+        """Return name and sizes; torchvision has verified the digests of the files."""
         return [self.location, *(f"{split} {pixels.shape}" for split, pixels, _, _ in self._parts)]
-
-    def spec(self) -> dict[str, Any]:
-        """Return name and root."""
-        return self._spec
 
 
 def _pixels(name: str, root: str, download: bool) -> PixelSource:
@@ -109,17 +86,17 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
     parts = []
     for train in (True, False):
         try:
-            # torchvision compares each file with its digest before it reads it: no other is parsed
+            # torchvision verifies the digest of each file before it parses it
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = kind(root, train=train, download=download)
         except Exception as error:
             raise _missing(name, root, error) from None
         parts.append(("train" if train else "test", found.data, list(found.targets), not train))
-    return PixelSource(name, parts, list(found.classes), {"location": name, "root": root})
+    return PixelSource(name, parts, list(found.classes))
 
 
-def _files(name: str, root: str, download: bool) -> ListSource:
+def _files(name: str, root: str, download: bool) -> FileSource:
     from torchvision import datasets
 
     kind: Any = {"oxford_iiit_pet": datasets.OxfordIIITPet, "flowers102": datasets.Flowers102}[name]
@@ -131,19 +108,18 @@ def _files(name: str, root: str, download: bool) -> ListSource:
             found = kind(root, split=split, download=download)
         except Exception as error:
             raise _missing(name, root, error) from None
-        # not public, but the public way decodes every image
+        # private, but the public interface decodes every image
         files = found._images if name == "oxford_iiit_pet" else found._image_files
         paths += map(str, files)
         classes = getattr(found, "classes", None)
         labels += named_classes(found._labels, classes) if classes else found._labels
         tests += [split == "test"] * len(files)
     names = [os.path.relpath(path, root) for path in paths]
-    spec = {"location": name, "root": root}
-    return ListSource(name, Listing(names, paths, labels, tests), LocalPlace(), spec)
+    return FileSource(name, Listing(names, paths, labels, tests), LocalPlace())
 
 
-def _imagenet(root: str, download: bool) -> ListSource:
-    """Read the folders `train` and `val`; torchvision makes them from the archives."""
+def _imagenet(root: str, download: bool) -> FileSource:
+    """Read the folders `train` and `val`, which torchvision unpacks from the archives."""
     if download and not os.path.isdir(os.path.join(root, "train")):
         from torchvision import datasets
 
@@ -161,16 +137,15 @@ def _imagenet(root: str, download: bool) -> ListSource:
     if not any(name.startswith("train/") for name in names):
         raise DataError(
             f"imagenet: no images in {root}/train. Put torchvision's folders train and val there, "
-            "or the archives of image-net.org and give --download, which then unpacks them."
+            "or put the archives of image-net.org there and use --download to unpack them."
         )
     paths = [os.path.join(root, name) for name in names]
     tests = [name.startswith("val/") for name in names]
-    spec = {"location": "imagenet", "root": root}
-    return ListSource("imagenet", Listing(names, paths, None, tests), LocalPlace(), spec)
+    return FileSource("imagenet", Listing(names, paths, None, tests), LocalPlace())
 
 
 def _missing(name: str, root: str, error: Exception) -> DataError:
     return DataError(
-        f"{name}: torchvision does not find its files in {root} ({reason(error)}). Give the folder "
-        "that holds them with --root, or --download to fetch them."
+        f"{name}: torchvision does not find its files in {root} ({reason(error)}). Give their "
+        "folder with --root, or download them with --download."
     )

@@ -1,15 +1,15 @@
-"""Zip archives. Nothing is ever extracted to disk: members are read where they are."""
+"""Zip archives, read without extracting to disk."""
 
 from __future__ import annotations
 
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 from masktas.data.sources.base import (
     IMAGE_SUFFIXES,
+    IndexedSource,
     Item,
     folder_labels,
     in_archived_test_folder,
@@ -22,39 +22,37 @@ from masktas.data.sources.remote import Place
 from masktas.errors import DataError
 
 MEMBERS_PER_SHARD = 512
-OPEN_AT_ONCE = 32
+MAX_OPEN = 32
 ENCRYPTED = 0x1
 
 
-class ZipSource:
-    """Images in zip archives. The folder an image lies in, within the archive, is its class.
+class ZipSource(IndexedSource):
+    """Images in zip archives; the folder of an image in the archive is its class.
 
     Args:
         location: as the user wrote it.
         files: name and path of each archive.
-        place: where they lie.
-        spec: arguments that open it again.
+        place: of the archives.
     """
 
-    def __init__(
-        self, location: str, files: list[tuple[str, str]], place: Place, spec: dict[str, Any]
-    ) -> None:
-        self.location = location
+    def __init__(self, location: str, files: list[tuple[str, str]], place: Place) -> None:
         self._files = files
         self._place = place
-        self._spec = spec
-        self._turn = threading.Lock()  # an archive is one open file, which one thread reads
+        self._turn = threading.Lock()  # an open archive is not thread-safe
         self._archives: OrderedDict[int, zipfile.ZipFile] = OrderedDict()
-        self._shards: list[tuple[int, list[zipfile.ZipInfo]]] = []
-        for number in range(len(files)):
-            members = [one for one in self._archive(number).infolist() if _is_image(one)]
-            for start in range(0, len(members), MEMBERS_PER_SHARD):
-                self._shards.append((number, members[start : start + MEMBERS_PER_SHARD]))
+        self._members = [
+            [one for one in self._archive(number).infolist() if _is_image(one)]
+            for number in range(len(files))
+        ]
+        super().__init__(location, map(len, self._members), MEMBERS_PER_SHARD)
         if not self._shards:
-            raise DataError(f"{location}: no images in it. {_looked()}")
+            raise DataError(
+                f"{location}: no images in it. Looked in all folders of the archive for files "
+                f"ending in {', '.join(IMAGE_SUFFIXES)}."
+            )
 
     def _archive(self, number: int) -> zipfile.ZipFile:
-        """Return an open archive; only the last few stay open."""
+        """Return an open archive; up to `MAX_OPEN` archives stay open."""
         if number not in self._archives:
             name, path = self._files[number]
             try:
@@ -63,36 +61,22 @@ class ZipSource:
                 raise DataError(f"{shown(name)}: {error}.") from None
             try:
                 opened = zipfile.ZipFile(file)
-            except Exception as error:  # zipfile raises anything from struct.error to OSError
+            except Exception as error:  # such as struct.error, OSError
                 file.close()
                 raise DataError(
                     f"{shown(name)}: not a zip archive that can be read ({reason(error)})."
                 ) from None
             self._archives[number] = opened
-            if len(self._archives) > OPEN_AT_ONCE:
+            if len(self._archives) > MAX_OPEN:
                 _, oldest = self._archives.popitem(last=False)
                 _close(oldest)
         self._archives.move_to_end(number)
         return self._archives[number]
 
-    @property
-    def num_shards(self) -> int:
-        """How many times 512 members there are."""
-        return len(self._shards)
-
-    def sizes(self) -> list[int]:
-        """Return the images of each shard."""
-        return [len(members) for _, members in self._shards]
-
-    def stream(self, shard: int) -> Iterator[Item]:
-        """Yield the members in the archive's order."""
-        for index in range(len(self._shards[shard][1])):
-            yield self.read(shard, index)
-
     def read(self, shard: int, index: int) -> Item:
-        """Read one member; zipfile checks its sum and reads no more than it declares."""
-        number, members = self._shards[shard]
-        member, archive = members[index], self._files[number][0]
+        """Read one member; zipfile verifies its checksum and size."""
+        number, run = self._shards[shard]
+        member, archive = self._members[number][run[index]], self._files[number][0]
         name = shown(f"{archive}: {member.filename}")
         is_test = is_test_file(archive) or in_archived_test_folder(member.filename)
         try:
@@ -107,16 +91,14 @@ class ZipSource:
             return Item(name, None, is_test, f"damaged ({reason(error)})")
 
     def labels(self, shard: int) -> list[Any]:
-        """Take the last folder above each image as its class."""
-        return folder_labels(self.location, [one.filename for one in self._shards[shard][1]])
+        """Return the folder of each image as its class."""
+        number, run = self._shards[shard]
+        members = self._members[number][run.start : run.stop]
+        return folder_labels(self.location, [member.filename for member in members])
 
     def fingerprint(self) -> list[str]:
-        """Return each archive's name, size and time of change."""
+        """Return name, size and modification time of each archive."""
         return [f"{name} {self._place.state(path)}" for name, path in self._files]
-
-    def spec(self) -> dict[str, Any]:
-        """Return what the user gave."""
-        return self._spec
 
     def __del__(self) -> None:
         for archive in getattr(self, "_archives", {}).values():
@@ -126,7 +108,7 @@ class ZipSource:
 def _close(archive: zipfile.ZipFile) -> None:
     file = archive.fp
     archive.close()
-    if file is not None:  # zipfile leaves open what it was given open
+    if file is not None:  # zipfile does not close a file that was passed open
         file.close()
 
 
@@ -134,7 +116,3 @@ def _is_image(member: zipfile.ZipInfo) -> bool:
     parts = member.filename.split("/")
     hidden = any(part.startswith(".") and part != "." for part in parts)
     return not hidden and parts[-1].lower().endswith(IMAGE_SUFFIXES)
-
-
-def _looked() -> str:
-    return f"Looked in all folders of the archive for files ending in {', '.join(IMAGE_SUFFIXES)}."

@@ -1,4 +1,4 @@
-"""From a source to a store: decode all images, and write down what there is."""
+"""Build a store: decode the images of a source and write what the store holds."""
 
 from __future__ import annotations
 
@@ -7,46 +7,39 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 import numpy as np
 
 from masktas.artifacts import write_json
-from masktas.data.decode.pool import DecodePool, Pixels
+from masktas.console import Bar
+from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
-from masktas.data.store.parts import Building, Parts, Wanted
+from masktas.data.store.parts import Part, Parts
 from masktas.errors import DataError
 from masktas.formats import format_size
 
-CROP_MARGIN = 8 / 7  # 256 over 224, as the field stores images it crops from
-LOOKED_AT = 32  # images whose size is looked at
-
-
-class Progress(Protocol):
-    """What shows how far a loop is."""
-
-    def update(self, completed: int, text: str = "") -> None:
-        """Show how many are done."""
-        ...
-
-
-ShowBar = Callable[[str, int | None], AbstractContextManager[Progress]]
+CROP_MARGIN = 8 / 7  # 256 over 224, the usual margin for random crops
+SAMPLE = 32  # images whose size is read to decide on the margin
+ALL = range(sys.maxsize)  # indices of a shard, all of them
+ShowBar = Callable[[str, int | None], AbstractContextManager[Bar]]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """What is wanted of a source; together with its content it names the store.
+    """Which images of a source a store holds, and how; with the source's fingerprint its name.
 
     Attributes:
-        image_size: (height, width) that networks see; where most images are larger, the store
-            keeps a margin to cut crops from.
-        in_channels: of the images.
-        limit: this many images only, evenly spread where their number is known.
-        white: see `Pixels`.
+        image_size: (height, width) of network inputs; if most images are larger, the store keeps
+            a margin for random crops.
+        in_channels: channels of each image.
+        limit: number of images to use, evenly spread over the source; None: all.
+        white: see `DecodeSpec`.
     """
 
     image_size: tuple[int, int]
@@ -57,13 +50,13 @@ class StoreSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where decoded images go, and how many.
+    """Location and size limit of stores.
 
     Attributes:
-        folder: holds stores.
-        num_bytes: of pixels, at most; images beyond are decoded anew whenever they are needed.
+        folder: folder of all stores.
+        num_bytes: maximum size of the pixels; images beyond it are decoded each time they are read.
         strict: refuse a source with an image that cannot be decoded, instead of skipping it.
-        num_decoders: processes that decode; as many as there are cores if None.
+        num_decoders: number of decoder processes; None: one per core.
     """
 
     folder: Path
@@ -71,103 +64,207 @@ class Cache:
     strict: bool = False
     num_decoders: int | None = None
 
-    def images(self, pixels: Pixels) -> float:
-        """How many images it holds, at most."""
-        return math.inf if math.isinf(self.num_bytes) else self.num_bytes // pixels.num_bytes
+    def max_images(self, spec: DecodeSpec) -> float:
+        """Return how many images fit."""
+        return math.inf if math.isinf(self.num_bytes) else self.num_bytes // spec.num_bytes
 
 
-def build(source: Source, wish: StoreSpec, cache: Cache, folder: Path, bar: ShowBar) -> None:
-    """Make what is missing of a store; whoever else is at it does a part of the work.
+class UndecodableImage(DataError):
+    """An image that cannot be decoded, with `--strict`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}. Without --strict it is skipped.")
+
+
+def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: ShowBar) -> None:
+    """Build a store, or what is missing of it, sharing the work with other processes.
 
     Args:
         source: the images.
-        wish: what is wanted of it.
-        cache: how many images are kept as pixels.
+        spec: what the store holds.
+        cache: how many images are stored as pixels.
         folder: of the store.
-        bar: shows progress, given a label and how many images there are, if that is known.
+        bar: opens a progress bar, given a label and the number of images, None if unknown.
 
     Raises:
         DataError: if no image could be decoded.
-        OSError: if there is no room.
+        OSError: if the disk is full.
     """
-    wanted = Wanted.of(source, wish.limit)
+    indices, sizes = select(source, spec.limit)
     parts = Parts(folder / "parts", source.num_shards)
     parts.folder.mkdir(parents=True, exist_ok=True)
-    done = 0
+    completed = 0
     with DecodePool(cache.num_decoders) as decoders:
-        size = _stored_size(source, wanted, wish, decoders)
-        pixels = Pixels(size, wish.in_channels, wish.white)
-        room = cache.images(pixels)
-        _require_room(folder, wanted, room, pixels)
-        with bar("decoding", wanted.total) as shown:
+        size = _stored_size(_sample(source, indices, sizes), spec.image_size, decoders)
+        decode_spec = DecodeSpec(size, spec.in_channels, spec.white)
+        max_images = cache.max_images(decode_spec)
+        _require_space(folder, sizes, max_images, decode_spec)
+        with bar("decoding", None if sizes is None else sum(sizes)) as shown:
 
-            def advance(more: int) -> None:
-                nonlocal done
-                done += more
-                shown.update(done)
+            def advance(num_images: int) -> None:
+                nonlocal completed
+                completed += num_images
+                shown.update(completed)
 
-            Building(
-                source=source,
-                wanted=wanted,
-                pixels=pixels,
-                parts=parts,
-                decoders=decoders,
-                room=lambda number: room - _images_before(parts, number, wanted, pixels),
-                strict=cache.strict,
-                advance=advance,
-            ).run()
-    with _alone(folder):
+            def make(number: int, file: BinaryIO) -> Part:
+                items = _items(source, number, indices[number])
+                return _write_part(
+                    file,
+                    decoders.each(items, decode_spec),
+                    indices[number],
+                    capacity=max_images - _images_before(parts, number, sizes, decode_spec),
+                    name=f"{source.location}, part {number}",
+                    strict=cache.strict,
+                    advance=advance,
+                )
+
+            parts.complete(make, advance)
+    with _locked(folder):
         if not (folder / "store.json").exists():
-            _conclude(source, wish, pixels, parts, folder)
+            _write_index(source, spec, decode_spec, parts, folder)
+
+
+def select(source: Source, limit: int | None) -> tuple[list[Sequence[int]], list[int] | None]:
+    """Select `limit` images, evenly spread over the source; over its shards if sizes are unknown.
+
+    Returns:
+        The indices of the selected images in each shard, and their number in each shard, None if
+        sizes are unknown.
+    """
+    sizes = source.sizes()
+    if sizes is None:
+        first = ALL if limit is None else range(math.ceil(limit / source.num_shards))
+        return [first] * source.num_shards, None
+    total = sum(sizes)
+    if limit is None or limit >= total:
+        return [ALL] * source.num_shards, sizes
+    spread = np.linspace(0, total - 1, num=limit).round().astype(np.int64)
+    ends = np.cumsum(sizes)
+    chosen = np.split(spread, np.searchsorted(spread, ends[:-1]))
+    indices: list[Sequence[int]] = [
+        (numbers - end + size).tolist()
+        for numbers, end, size in zip(chosen, ends, sizes, strict=True)
+    ]
+    return indices, [len(one) for one in indices]
+
+
+def _items(source: Source, number: int, indices: Sequence[int]) -> Iterator[Item]:
+    """Yield images of a shard by their indices; a range from 0 is streamed."""
+    if isinstance(indices, range):
+        return itertools.islice(source.stream(number), len(indices))
+    return (source.read(number, index) for index in indices)
 
 
 def _stored_size(
-    source: Source, wanted: Wanted, wish: StoreSpec, decoders: DecodePool
+    sample: list[Item], image_size: tuple[int, int], decoders: DecodePool
 ) -> tuple[int, int]:
-    """Keep a margin for crops where most images (a look at some) have more pixels to give."""
-    height, width = wish.image_size
-    larger = math.ceil(height * CROP_MARGIN), math.ceil(width * CROP_MARGIN)
-    sizes = [size for size in decoders.dimensions(_some(source, wanted)) if size is not None]
+    """Return the size of stored images: with a margin for crops if most of a sample is larger."""
+    larger = math.ceil(image_size[0] * CROP_MARGIN), math.ceil(image_size[1] * CROP_MARGIN)
+    sizes = [size for size in decoders.dimensions(sample) if size is not None]
     with_margin = [size for size in sizes if size[0] >= larger[0] and size[1] >= larger[1]]
-    return larger if 2 * len(with_margin) > len(sizes) else wish.image_size
+    return larger if 2 * len(with_margin) > len(sizes) else image_size
 
 
-def _some(source: Source, wanted: Wanted) -> list[Item]:
-    """Return a few images from all over the source; the first ones where its end is not known."""
-    shards = range(source.num_shards if wanted.total is not None else 1)
-    few = Wanted.of(source, LOOKED_AT) if wanted.total is not None else wanted
+def _sample(source: Source, indices: list[Sequence[int]], sizes: list[int] | None) -> list[Item]:
+    """Return some images spread over the source; its first ones if sizes are unknown."""
+    num_shards = 1
+    if sizes is not None:
+        num_shards = source.num_shards
+        indices, _ = select(source, SAMPLE)
     found: list[Item] = []
-    for number in shards:
-        with suppress(DataError):  # told where images are decoded
-            found += itertools.islice(few.items(source, number), LOOKED_AT)
+    for number in range(num_shards):
+        with suppress(DataError):  # reported when the images are decoded
+            found += itertools.islice(_items(source, number, indices[number]), SAMPLE)
     return found
 
 
-def _require_room(folder: Path, wanted: Wanted, room: float, pixels: Pixels) -> None:
-    """Raise DataError unless the disk holds the pixels: a full one would stop a run half-way."""
-    if wanted.total is None:
+def _require_space(
+    folder: Path, sizes: list[int] | None, max_images: float, spec: DecodeSpec
+) -> None:
+    """Raise DataError if the disk is too small for the pixels, before anything is decoded."""
+    if sizes is None:
         return
-    needed = min(wanted.total, room) * pixels.num_bytes
-    there = sum(path.stat().st_size for path in (folder / "parts").glob("*.u8"))
+    needed = min(sum(sizes), max_images) * spec.num_bytes
+    present = sum(path.stat().st_size for path in (folder / "parts").glob("*.u8"))
     free = shutil.disk_usage(folder).free
-    if free < needed - there:
+    if free < needed - present:
         raise DataError(
             f"{folder.parent}: the decoded images need {needed / 1e9:.1f} GB, but the disk has "
-            f"{free / 1e9:.1f} GB left. Make room, bound the cache with --cache-size, do without "
-            "it (--no-cache), choose another --out, or use fewer images with --limit."
+            f"{free / 1e9:.1f} GB left. Free some space, limit the cache with --cache-size, "
+            "disable it with --no-cache, choose another --out, or use fewer images with --limit."
         )
 
 
-def _images_before(parts: Parts, number: int, wanted: Wanted, pixels: Pixels) -> int:
-    """Count the images whose pixels come before a part's in a bounded cache."""
-    if wanted.sizes is not None:
-        return sum(wanted.sizes[:number])
+def _images_before(parts: Parts, number: int, sizes: list[int] | None, spec: DecodeSpec) -> int:
+    """Count the images whose pixels take precedence over a part's in a cache of limited size."""
+    if sizes is not None:
+        return sum(sizes[:number])
     others = (parts.pixels(other) for other in range(parts.num) if other != number)
-    return sum(path.stat().st_size for path in others if path.exists()) // pixels.num_bytes
+    return sum(path.stat().st_size for path in others if path.exists()) // spec.num_bytes
+
+
+def _write_part(
+    file: BinaryIO,
+    decoded: Iterator[tuple[Item, Decoded]],
+    indices: Sequence[int],
+    *,
+    capacity: float,
+    name: str,
+    strict: bool,
+    advance: Callable[[int], None],
+) -> Part:
+    """Write the pixels of a part and return its record.
+
+    Args:
+        file: for the pixels.
+        decoded: the images in order; if the shard ends early, those before count.
+        indices: indices of these images in the shard.
+        capacity: number of images whose pixels are written, at most.
+        name: of the part, for messages.
+        strict: raise UndecodableImage instead of skipping.
+        advance: called after each image.
+    """
+    file.truncate(0)  # pixels of a killed process
+    capacity = max(0, capacity)
+    index: list[int] = []
+    digests, is_test = bytearray(), []
+    skipped: list[dict[str, str]] = []
+    tried = 0
+
+    def skip(name: str, reason: str) -> None:
+        if strict:
+            raise UndecodableImage(name, reason)
+        skipped.append({"name": name, "reason": reason})
+
+    try:
+        for item, image in decoded:
+            if image.pixels is None:
+                skip(item.name, image.problem)
+            else:
+                if len(index) < capacity:
+                    file.write(image.pixels.data)
+                index.append(indices[tried])
+                digests += bytes.fromhex(image.digest)
+                is_test.append(item.is_test)
+            tried += 1
+            advance(1)
+    except UndecodableImage:
+        raise
+    except DataError as error:
+        skip(name, str(error))
+    file.flush()
+    return Part(
+        np.array(index, dtype=np.int64),
+        np.frombuffer(bytes(digests), dtype=np.uint8).reshape(len(index), 16),
+        np.array(is_test, dtype=bool),
+        int(min(len(index), capacity)),
+        tried,
+        skipped,
+    )
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -176,8 +273,10 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _conclude(source: Source, wish: StoreSpec, pixels: Pixels, parts: Parts, folder: Path) -> None:
-    """Write what is in the store."""
+def _write_index(
+    source: Source, spec: StoreSpec, decode_spec: DecodeSpec, parts: Parts, folder: Path
+) -> None:
+    """Write the files that describe all parts, `store.json` last."""
     made = [parts.load(number) for number in range(parts.num)]
     skipped = [problem for part in made for problem in part.skipped]
     tried = sum(part.tried for part in made)
@@ -194,10 +293,10 @@ def _conclude(source: Source, wish: StoreSpec, pixels: Pixels, parts: Parts, fol
     np.save(folder / "declared.npy", np.concatenate([part.is_test for part in made]))
     content = {
         "source": source.location,
-        "size": format_size(wish.image_size),
-        "stored": pixels.size,
-        "in_channels": pixels.in_channels,
-        "white": pixels.white,
+        "size": format_size(spec.image_size),
+        "stored": decode_spec.size,
+        "in_channels": decode_spec.in_channels,
+        "white": decode_spec.white,
         "cached": [part.cached for part in made],
         "tried": tried,
         "duplicates": int(len(digests) - len(np.unique(digests, axis=0))),

@@ -1,10 +1,9 @@
-"""The decode-once cache: every image as bytes at one size, memory-mapped, with its split.
+"""Image store: all images of a source, decoded once to one size, memory-mapped, with splits.
 
-A store is a folder: `parts/` (see `masktas.data.store.parts`),
-`digests.npy` `[n, 16]`, `places.npy`
-`[n, 2]` (shard of the source and number in it), `declared.npy` `[n]` (test images of the source)
-and `store.json`, which is written last. It is named by what it was made from, so another source or
-size makes another one. How its images are divided is said whenever it is opened.
+A store is a folder: `parts/` (see `masktas.data.store.parts`), `digests.npy` `[n, 16]`,
+`places.npy` `[n, 2]` (shard and index in it), `declared.npy` `[n]` (test images of the source) and
+`store.json`, which is written last. Its name is a hash of the source and the `StoreSpec`, so
+another source or size has another store. The split shares are given each time a store is opened.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
-from masktas.data.decode.pool import DecodePool, Pixels
+from masktas.data.decode.pool import DecodePool, DecodeSpec
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
-from masktas.data.store.build import Cache, ShowBar, StoreSpec, build
-from masktas.data.store.parts import Parts, Refused
+from masktas.data.store.build import Cache, ShowBar, StoreSpec, UndecodableImage, build
+from masktas.data.store.parts import Parts
 from masktas.errors import ArtifactError, DataError
 from masktas.formats import parse_size
 
 VERSION = 2
-MEASURED = 4096  # images that mean and standard deviation are measured on
-CHUNKS = 16  # that they are read in
-LISTED = 100  # skipped images in a manifest; all are in store.json
+STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
+STATISTICS_CHUNKS = 16  # chunks that these images are read in
+MAX_LISTED = 100  # skipped images in a manifest; all are in store.json
 
 
-class Pool(Protocol):
-    """Stored images by row.
+class StoredImages(Protocol):
+    """Decoded images of one size, read by row.
 
     Attributes:
-        shape: `[H, W, C]` of each.
-        places: `[n, 2]`, in which shard of the source each is, and which number in it.
+        shape: `[H, W, C]` of each image.
+        places: `[n, 2]`, shard of the source and index in the shard of each image.
     """
 
     shape: tuple[int, int, int]
@@ -53,12 +52,12 @@ class Pool(Protocol):
         ...
 
     def is_slow(self, rows: NDArray[np.int64]) -> bool:
-        """Say whether reading them takes more than copying."""
+        """Return whether any of these rows is decoded each time it is read."""
         ...
 
 
 class InMemory:
-    """`Pool` of images in memory, `pixels [n, H, W, C]`."""
+    """`StoredImages` in memory, `pixels [n, H, W, C]`."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self.pixels = pixels
@@ -70,21 +69,21 @@ class InMemory:
         return self.pixels[rows]
 
     def is_slow(self, _: NDArray[np.int64]) -> bool:
-        """Say no."""
+        """Return False."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of one split, or of several together.
+    """The images of one split, or of several splits together.
 
     Attributes:
-        pool: they are in it.
-        rows: `[n]`, which of it they are.
-        split: its name.
+        stored: the images of all splits.
+        rows: `[n]`, rows of the split in it.
+        split: name of the split, for messages.
     """
 
-    pool: Pool
+    stored: StoredImages
     rows: NDArray[np.int64]
     split: str
 
@@ -93,27 +92,27 @@ class Images:
 
     @property
     def places(self) -> NDArray[np.int64]:
-        """Shard of the source and number in it of each image, `[n, 2]`, for labels."""
-        return self.pool.places[self.rows]
+        """Shard of the source and index in the shard of each image, `[n, 2]`, to find labels."""
+        return self.stored.places[self.rows]
 
     @property
     def is_slow(self) -> bool:
-        """Whether some of them are decoded whenever they are read."""
-        return self.pool.is_slow(self.rows)
+        """Whether some of the images are decoded each time they are read."""
+        return self.stored.is_slow(self.rows)
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return images `[B, H, W, C]` by their number within the split."""
-        return self.pool.read(self.rows[indices])
+        """Return images `[B, H, W, C]` by their indices in the split."""
+        return self.stored.read(self.rows[indices])
 
 
 @dataclass(frozen=True, slots=True)
 class SplitAccess:
-    """How a store is looked at.
+    """Split shares, the splits that may be read, and optional mean and std.
 
     Attributes:
-        shares: of the splits, see `split_by_content`.
-        allowed: the splits that may be read.
-        given: `mean` and `std` that are not to be measured.
+        shares: arguments of `split_by_content`.
+        allowed: splits that may be read.
+        given: `mean` and `std`, if they are given rather than measured.
     """
 
     shares: dict[str, float]
@@ -122,55 +121,57 @@ class SplitAccess:
 
 
 class ImageStore:
-    """An opened store, which hands out the splits that it was opened for and no other.
+    """An open store, which gives access to the allowed splits only.
 
     Args:
         folder: of the store.
-        source: decodes what is not cached.
-        view: how it is looked at.
+        source: of the images; those that are not cached are read again.
+        access: split shares and allowed splits.
     """
 
-    def __init__(self, folder: Path, source: Source, view: SplitAccess) -> None:
-        self.folder, self.view, self._source = folder, view, source
+    def __init__(self, folder: Path, source: Source, access: SplitAccess) -> None:
+        self.folder, self.access, self._source = folder, access, source
         self.info: dict[str, Any] = read_json(folder / "store.json")
         self.shape = (*self.info["stored"], self.info["in_channels"])
         self.places = np.load(folder / "places.npy")
         self._digests = np.load(folder / "digests.npy", mmap_mode="r")
         self._declared = np.load(folder / "declared.npy")
-        self._splits = split_by_content(self._digests, self._declared, **view.shares)
+        self._splits = split_by_content(self._digests, self._declared, **access.shares)
         self._parts = Parts(folder / "parts", source.num_shards)
         self._maps: dict[int, NDArray[np.uint8]] = {}
         self._cached = np.array(self.info["cached"], dtype=np.int64)  # of each part
         starts = np.searchsorted(self.places[:, 0], np.arange(source.num_shards))
         self._in_part = np.arange(len(self.places)) - starts[self.places[:, 0]]
         for number in np.flatnonzero(self._cached).tolist():
-            there = self._parts.pixels(number).stat().st_size
-            if there != self._cached[number] * math.prod(self.shape):
-                raise ValueError(f"part {number} has {there} bytes")
+            num_bytes = self._parts.pixels(number).stat().st_size
+            if num_bytes != self._cached[number] * math.prod(self.shape):
+                raise ValueError(f"part {number} has {num_bytes} bytes")
 
     @cached_property
     def splits(self) -> dict[str, dict[str, Any]]:
-        """How many images each split has, and a digest of all of their contents."""
+        """Number of images of each split, and a digest of their contents."""
         return describe_splits(self._splits, self._digests)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of what networks see."""
+        """(height, width) of network inputs."""
         return parse_size(self.info["size"])
 
     @cached_property
     def statistics(self) -> dict[str, list[float]]:
-        """`mean` and `std` of each channel, in [0, 1]: given, or those of the search split."""
-        if len(self.view.given) == 2:
-            return self.view.given
+        """`mean` and `std` of each channel, in [0, 1]: given, or of the search split."""
+        if len(self.access.given) == 2:
+            return self.access.given
         path = self.folder / f"statistics-{self.splits['search']['digest']}.json"
         if not path.exists():
             rows = np.flatnonzero(self._splits == SPLITS.index("search"))
-            if len(rows) > MEASURED:
-                rows = rows[np.linspace(0, len(rows) - 1, num=MEASURED, dtype=np.int64)]
-            write_json(path, measure(self.read(some) for some in np.array_split(rows, CHUNKS)))
+            if len(rows) > STATISTICS_IMAGES:
+                rows = rows[np.linspace(0, len(rows) - 1, num=STATISTICS_IMAGES, dtype=np.int64)]
+            write_json(
+                path, measure(self.read(some) for some in np.array_split(rows, STATISTICS_CHUNKS))
+            )
         measured: dict[str, list[float]] = read_json(path)
-        return measured | self.view.given
+        return measured | self.access.given
 
     @property
     def mean(self) -> list[float]:
@@ -186,17 +187,17 @@ class ImageStore:
         """Return the images of a split, or of several together.
 
         Raises:
-            PermissionError: if the store was not opened for it. A stage that has no business
-                with the test split cannot read it by mistake.
+            PermissionError: if a split is not allowed, so that no stage reads the test split by
+                mistake.
         """
         for split in splits:
-            if split not in self.view.allowed:
-                raise PermissionError(f"this stage may read {self.view.allowed}, not {split!r}")
+            if split not in self.access.allowed:
+                raise PermissionError(f"this stage may read {self.access.allowed}, not {split!r}")
         rows = np.flatnonzero(np.isin(self._splits, [SPLITS.index(split) for split in splits]))
         return Images(self, rows, "+".join(splits))
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return images `[B, H, W, C]`; what is not cached is decoded."""
+        """Return images `[B, H, W, C]`; those that are not cached are decoded."""
         images = np.empty((len(rows), *self.shape), dtype=np.uint8)
         numbers, places = self.places[rows, 0], self._in_part[rows]
         cached = places < self._cached[numbers]
@@ -207,11 +208,11 @@ class ImageStore:
         return images
 
     def is_slow(self, rows: NDArray[np.int64]) -> bool:
-        """Say whether any of them has to be decoded."""
+        """Return whether any of these rows has to be decoded."""
         return bool((self._in_part[rows] >= self._cached[self.places[rows, 0]]).any())
 
     def summary(self) -> dict[str, Any]:
-        """Return what a manifest says of the data."""
+        """Return the description of the data for manifests."""
         keys = ("source", "size", "in_channels", "tried", "duplicates")
         skipped = self.info["skipped"]
         return {
@@ -219,7 +220,7 @@ class ImageStore:
             "splits": self.splits,
             **self.statistics,
             "num_skipped": len(skipped),
-            "skipped": skipped[:LISTED],
+            "skipped": skipped[:MAX_LISTED],
         }
 
     def _map(self, number: int) -> NDArray[np.uint8]:
@@ -236,62 +237,62 @@ class ImageStore:
     def _decode(
         self, rows: NDArray[np.int64], to: NDArray[np.intp], images: NDArray[np.uint8]
     ) -> None:
-        """Decode images of those rows to their places in the result."""
+        """Decode `rows[to]` into `images[to]`."""
         items = (self._source.read(*map(int, self.places[row])) for row in rows[to])
         height, width, channels = self.shape
-        pixels = Pixels((height, width), channels, self.info["white"])
-        for place, (item, decoded) in zip(to, self._decoders.each(items, pixels), strict=True):
+        spec = DecodeSpec((height, width), channels, self.info["white"])
+        for place, (item, decoded) in zip(to, self._decoders.each(items, spec), strict=True):
             if decoded.pixels is None:
                 raise DataError(f"{item.name}: {decoded.problem}, though it was decoded before.")
             if bytes.fromhex(decoded.digest) != self._digests[rows[place]].tobytes():
-                raise DataError(f"{item.name}: has changed since the run looked at it.")
+                raise DataError(f"{item.name}: has changed since it was first decoded.")
             images[place] = decoded.pixels
 
 
 def open_store(
     source: Source,
-    wish: StoreSpec,
+    spec: StoreSpec,
     cache: Cache,
-    view: SplitAccess,
+    access: SplitAccess,
     *,
     bar: ShowBar,
     warn: Callable[[str], None],
 ) -> ImageStore:
-    """Open the store of a source, building it first where it is not there.
+    """Open the store of a source, and build it first if it does not exist.
 
-    Processes that ask for the same store at the same time build it together.
+    Processes that open the same store at the same time build it together.
 
     Args:
         source: the images.
-        wish: what is wanted of it.
-        cache: where the store is, or goes.
-        view: how it is looked at.
-        bar: shows progress, given a label and how many images there are, if that is known.
-        warn: is told about images that were skipped.
+        spec: what the store holds.
+        cache: location of the store.
+        access: split shares and allowed splits.
+        bar: opens a progress bar, given a label and the number of images, None if unknown.
+        warn: shows a warning, for example about skipped images.
 
     Raises:
         DataError: if no image could be decoded, or a split is empty.
     """
     sizes = source.sizes()
-    if sizes is not None and wish.limit is not None and wish.limit >= sum(sizes):
-        wish = replace(wish, limit=None)
-    content = {"version": VERSION, **asdict(wish), "fingerprint": source.fingerprint()}
+    if sizes is not None and spec.limit is not None and spec.limit >= sum(sizes):
+        spec = replace(spec, limit=None)
+    content = {"version": VERSION, **asdict(spec), "fingerprint": source.fingerprint()}
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     folder = cache.folder / key
-    store = _opened(folder, source, view, warn)
+    store = _opened(folder, source, access, warn)
     if store is None:
         try:
-            build(source, wish, cache, folder, bar)
+            build(source, spec, cache, folder, bar)
         except OSError as error:
             raise DataError(
-                f"{cache.folder}: images cannot be cached ({error.strerror}). Make room, bound the "
-                "cache with --cache-size, or do without it: --no-cache."
+                f"{cache.folder}: images cannot be cached ({error.strerror}). Free some space, "
+                "limit the cache with --cache-size, or disable it with --no-cache."
             ) from None
-        store = ImageStore(folder, source, view)
+        store = ImageStore(folder, source, access)
     _require_all_splits(store, source.location)
     skipped = store.info["skipped"]
     if skipped and cache.strict:
-        raise Refused(skipped[0]["name"], skipped[0]["reason"])
+        raise UndecodableImage(skipped[0]["name"], skipped[0]["reason"])
     if skipped:
         warn(
             f"{len(skipped)} of {store.info['tried']} images could not be read and were skipped: "
@@ -302,13 +303,13 @@ def open_store(
 
 
 def _opened(
-    target: Path, source: Source, view: SplitAccess, warn: Callable[[str], None]
+    target: Path, source: Source, access: SplitAccess, warn: Callable[[str], None]
 ) -> ImageStore | None:
-    """Return the store if it is there and whole; drop a damaged one."""
+    """Return the store if it exists and is intact; delete a damaged one."""
     if not (target / "store.json").exists():
         return None
     try:
-        store = ImageStore(target, source, view)
+        store = ImageStore(target, source, access)
         store.summary()
     except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, ArtifactError):
         warn(f"{target} is damaged: the images are decoded again.")
@@ -321,15 +322,15 @@ def _require_all_splits(store: ImageStore, location: str) -> None:
     for name, split in store.splits.items():
         if not split["images"]:
             raise DataError(
-                f"{location}: of {len(store.places)} images none falls into the {name} split. Give "
+                f"{location}: none of {len(store.places)} images falls into the {name} split. Give "
                 f"more images{'' if name == 'supernet' else f', or a larger --{name}-share'}."
             )
 
 
 def measure(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
-    """Return `mean` and `std` of each channel of images `[B, H, W, C]`, in [0, 1].
+    """Return `mean` and `std`, in [0, 1], of each channel of images `[B, H, W, C]`.
 
-    Counted by value, so it is exact and takes no floats of all the images.
+    Computed from exact counts of the 256 values, so images are never converted to floats.
     """
     counts: NDArray[np.int64] = np.zeros((0, 256), dtype=np.int64)
     for part in images:

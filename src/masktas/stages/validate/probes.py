@@ -171,7 +171,7 @@ class NetworkProbe:
         settings = FinetuneSettings(
             epochs=self.recipe.epochs, batch_size=min(256, len(drawn)), drop_path=0.0
         )
-        some = Images(self._learnt.pool, self._learnt.rows[drawn], self._learnt.split)
+        some = Images(self._learnt.stored, self._learnt.rows[drawn], self._learnt.split)
         batches = self._batches(some, settings, seed)
         network, task = classifier_task(
             settings,
@@ -228,7 +228,7 @@ class Cut:
         self._batches = batches
         self._parts = np.split(numbers, range(batch_size, len(numbers), batch_size))
         height, width = batches.image_size
-        size = 4 * len(numbers) * height * width * batches.images.pool.shape[2]
+        size = 4 * len(numbers) * height * width * batches.images.stored.shape[2]
         self._kept: list[Tensor] | None = [] if size <= KEPT else None
 
     def __iter__(self) -> Iterator[Tensor]:
