@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.cli.found import show_found
+from masktas.artifacts import SPACE
 from masktas.cli.options import (
     Config,
     Data,
@@ -35,6 +35,8 @@ from masktas.config import (
 from masktas.console import Console
 from masktas.formats import format_seconds
 from masktas.space import SearchSpace, format_quantity
+from masktas.stages.common.manifest import SearchManifest
+from masktas.stages.search.table import ResultTable
 
 Images = Annotated[
     str,
@@ -120,7 +122,7 @@ def search(
     )
     # what is impossible is refused at once, before torch is there
     settings.require_together()
-    space = out / "supernet" / "space.json"
+    space = out / "supernet" / SPACE
     if space.exists():
         settings.by_size(SearchSpace.load(space))
     from masktas.stages.search.stage import search as stage
@@ -133,7 +135,7 @@ def search(
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     if not json:
-        show_found(manifest, Console(quiet=quiet))
+        ResultTable.of(SearchManifest.of(manifest)).print(Console(quiet=quiet))
     winner = manifest["winner"]
     _print(
         manifest,

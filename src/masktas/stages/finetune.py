@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import ARCHITECTURE
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.errors import LabelError
@@ -14,7 +15,7 @@ from masktas.stages.common.load import load_supernet
 from masktas.stages.common.stage import Context, Data
 from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
-from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
+from masktas.train.networks import WEIGHTS, save_network
 
 
 def finetune(

@@ -39,7 +39,7 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
             "processes": 2,
             "attempts": 3,
         },
-        "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
+        "images": {"splits": SPLITS, "duplicates": 2, "num_skipped": 0, "skipped": []},
         "versions": {"masktas": "0.1.0"},
         "parents": {},
     }
@@ -57,6 +57,8 @@ def run(tmp_path: Path) -> Path:
     rated = [
         {
             "rating": -2.0 - index / 10,
+            "error": None,
+            "images": 5,
             "params": params(one),
             "macs": macs(one),
             "architecture": one.to_dict(),
@@ -67,21 +69,26 @@ def run(tmp_path: Path) -> Path:
     write_stage(
         tmp_path / "search/main",
         {
+            "settings": {"settings": {"rating": "consistency"}},
             "winner": rated[0],
+            "top": rated[:1],
+            "front": [],
             "random": rated[1:4],
             "uniform": rated[4],
+            "random_search": None,
+            "ahead": {},
             "budget": {"max_params": 200_000},
+            "objectives": ["params"],
+            "latency_target": None,
             "rated": 6,
+            "reused": 0,
             "feasible": 1000,
         },
         None,
     )
-    (tmp_path / "search/main/history.jsonl").write_text(
-        "".join(
-            json.dumps({"generation": 0, "origin": "random", "index": index, **entry}) + "\n"
-            for index, entry in enumerate(rated)
-        )
-    )
+    drawn = {"generation": 0, "origin": "random", "complete": True}
+    lines = [json.dumps({"index": index, **drawn, **one}) for index, one in enumerate(rated)]
+    (tmp_path / "search/main/history.jsonl").write_text("".join(f"{line}\n" for line in lines))
     tuned = (("main", 0, 0.9), ("largest", 4, 0.8), ("one", 1, 0.6), ("another", 2, 0.7))
     for name, index, top1 in tuned:
         write_stage(
@@ -129,15 +136,17 @@ def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Pat
     path.write_text(json.dumps(content))
     page = report(run).read_text()
     for words in (
-        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency", "<th>predicted</th>",
-        "+0.4000 ± 0.0321 against the largest uniform network", "+0.2000 ± 0.0321 against the best",
-        "2. best of the search", "Best of a random search", "front.csv", "ask &lt;phone&gt;",
+        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency",
+        "<th>predicted latency</th>",
+        "<td>largest uniform</td>", "+0.4000 ± 0.0321", "+0.2000 ± 0.0321",
+        "2. best", "best of random search", "front.csv", "ask &lt;phone&gt;",
     ):  # fmt: skip
         assert words in page, words
     assert "9 MB" not in page, "size was not limited"
+    assert "same network" not in page
     content["random_search"] = content["winner"]
     path.write_text(json.dumps(content))
-    assert "it is the same network" in report(run).read_text()
+    assert "<td>same network</td>" in report(run).read_text()
 
 
 def test_ratings_with_labels_are_said_to_use_them(run: Path) -> None:
@@ -195,7 +204,7 @@ def probed(offset: float) -> list[dict[str, Any]]:
 
 def write_supernet(run: Path, offset: float) -> None:
     networks = {name: {"params": 1_500_000} for name in ("smallest", "middle", "largest")}
-    write_stage(run / "supernet", {"probes": networks}, probed(offset))
+    write_stage(run / "supernet", {"probes": networks, "reconstructions": []}, probed(offset))
 
 
 def test_report_draws_how_the_supernet_converges(run: Path) -> None:
@@ -253,7 +262,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     words = "Do ratings rank networks as accuracy does?"
     page = report(run).read_text()
     assert words not in page
-    assert "<td>the last number of fine-tuning</td>" in page
+    assert "<td>final test of fine-tuning</td>" in page
     write_validation(run, "band", probe="linear")
     (run / "validate/band/scatter.png").write_bytes(b"a picture")
     write_validation(run, "flat", probe=None)
@@ -265,7 +274,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     assert page.count(base64.b64encode(b"a picture").decode()) == 1
     assert "2,000 labelled images, measured on the test split" in page
     # which was read by one of them
-    assert "<td>the last number of fine-tuning, validate/band</td>" in page
+    assert "<td>final test of fine-tuning, validate/band</td>" in page
     assert "<td>search, fine-tuning, validate/band, validate/flat</td>" in page
     rows = [row for row in page.split("<tr>") if row.startswith("<td>validate/")]
     assert ["<td>yes</td>" in row for row in rows] == [True, False]

@@ -27,7 +27,6 @@ from masktas.strategies import (
     racing,
 )
 
-HISTORY = "history.jsonl"
 CHUNK_SECONDS = 10.0  # of rating between two looks at whether to stop
 
 
