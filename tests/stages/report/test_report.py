@@ -11,40 +11,18 @@ from typing import Any
 
 import pytest
 
+from manifests import common_content, finetune_content, rated_networks, search_content
 from masktas.cli.show import show
 from masktas.errors import ArtifactError
-from masktas.space import SearchSpace, macs, params
 from masktas.stages.common import charts
 from masktas.stages.report.stage import report
-
-SPLITS = {
-    name: {"images": count, "digest": f"{count:016x}"}
-    for name, count in (("supernet", 80), ("search", 5), ("validation", 5), ("test", 10))
-}
 
 
 def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]] | None) -> None:
     folder.mkdir(parents=True)
-    common = {
-        "schema": 1,
-        "settings": {"images": {"location": "<photos & more>"}, "seed": 3},
-        "cost": {
-            "seconds": 200.0,
-            "images": 1234,
-            "name": "cpu",
-            "precision": "fp32",
-            "flops": 4.2e15,
-            "peak_flops": 1.5e14,
-            "share_of_peak": 0.14,
-            "processes": 2,
-            "attempts": 3,
-        },
-        "images": {"splits": SPLITS, "duplicates": 2, "num_skipped": 0, "skipped": []},
-        "versions": {"masktas": "0.1.0"},
-        "parents": {},
-    }
+    common = common_content()
     merged = common | content
-    merged["settings"] = common["settings"] | content.get("settings", {})  # type: ignore[operator]
+    merged["settings"] = common["settings"] | content.get("settings", {})
     (folder / "manifest.json").write_text(json.dumps(merged))
     if log is not None:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -52,40 +30,9 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    space = SearchSpace.preset("demo")
-    uniforms = list(space.uniforms())
-    rated = [
-        {
-            "rating": -2.0 - index / 10,
-            "error": None,
-            "images": 5,
-            "params": params(one),
-            "macs": macs(one),
-            "architecture": one.to_dict(),
-        }
-        for index, one in enumerate(uniforms[:6])
-    ]
+    rated = rated_networks(6)
     write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
-    write_stage(
-        tmp_path / "search/main",
-        {
-            "settings": {"settings": {"rating": "consistency"}},
-            "winner": rated[0],
-            "top": rated[:1],
-            "front": [],
-            "random": rated[1:4],
-            "uniform": rated[4],
-            "random_search": None,
-            "ahead": {},
-            "budget": {"max_params": 200_000},
-            "objectives": ["params"],
-            "latency_target": None,
-            "rated": 6,
-            "reused": 0,
-            "feasible": 1000,
-        },
-        None,
-    )
+    write_stage(tmp_path / "search/main", search_content(), None)
     drawn = {"generation": 0, "origin": "random", "complete": True}
     lines = [json.dumps({"index": index, **drawn, **one}) for index, one in enumerate(rated)]
     (tmp_path / "search/main/history.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -93,15 +40,7 @@ def run(tmp_path: Path) -> Path:
     for name, index, top1 in tuned:
         write_stage(
             tmp_path / "finetune" / name,
-            {
-                "settings": {
-                    "architecture": rated[index]["architecture"],
-                    "settings": {"init": "inherit"},
-                },
-                "test": {"top1": top1, "top5": 0.99},
-                "params": 1,
-                "macs": 1,
-            },
+            finetune_content(rated[index], top1),
             [{"step": 1, "epoch": 1.0, "loss": 2.0, "validation_top1": 0.5}],
         )
     return tmp_path
