@@ -123,14 +123,14 @@ def test_the_first_two_floors_name_no_torch(module):
         ("train.loop", "from masktas.ratings.label_free import Rating", False),
         ("train.loop", "from masktas.stages.common.stage import Context", False),
         ("stages.search.stage", "from masktas.stages.common.stage import Context", True),
-        ("stages.search.stage", "from masktas.stages.search.runner import Explorer", True),
+        ("stages.search.stage", "from masktas.stages.search.runner import SearchRunner", True),
         ("stages.search.stage", "from masktas.stages.teacher.stage import teacher", False),
         ("stages.search.stage", "from masktas.stages.finetune import finetune", False),
         ("stages.finetune", "from masktas.stages.supernet import stage", False),
         ("stages.finetune", "from masktas.stages.plan import plan", False),
         ("stages.common.load", "from masktas.stages.search.stage import search", False),
         ("stages.run", "from masktas.stages.search.stage import search", True),
-        ("stages.report.stage", "from masktas.stages.search.results import COLUMNS", True),
+        ("stages.report.stage", "from masktas.stages.search.table import ResultTable", True),
     ],
 )
 def test_the_walk_finds_what_it_should(module, source, allowed):
@@ -142,6 +142,7 @@ def test_the_walk_finds_what_it_should(module, source, allowed):
 LIGHT = [
     "masktas", "masktas.space", "masktas.strategies", "masktas.config", "masktas.artifacts",
     "masktas.strategies.racing", "masktas.stages.validate.statistics",
+    "masktas.stages.common.manifest", "masktas.stages.search.table",
 ]  # fmt: skip
 HEAVY = [
     *sorted(TORCH), "matplotlib", "mlxtend", "numpy", "pandas", "PIL", "pyarrow", "pymoo", "scipy",

@@ -31,6 +31,10 @@ LOCK = ".lock"
 OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
 METRICS = "metrics.jsonl"  # losses: identical for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
+ARCHITECTURE = "architecture.json"
+SPACE = "space.json"
+TEACHER = "teacher.json"  # of a pretrained teacher
+HISTORY = "history.jsonl"  # of a search: every rated candidate
 OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
 
 

@@ -37,7 +37,7 @@ def test_a_command_is_asked_and_its_model_printed(capsys, space_file, bench, tmp
     code, printed, _ = call(capsys, *flags, "--quiet")
     assert code == 0
     assert "attention 1:" in printed
-    assert "On 4 other networks of the space, measured too, it is off by 0.0 % on" in printed
+    assert "On 4 held-out networks of the space, its error is 0.0 % on" in printed
     code, again, told = call(capsys, *flags, "--json")
     assert code == 0
     assert json.loads(again) == json.loads(out.read_text())

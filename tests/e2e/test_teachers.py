@@ -70,7 +70,7 @@ def test_the_whole_way_with_a_file_in_the_public_format(
     ]  # fmt: skip
     page = (out / "report.html").read_text()
     assert "CC-BY-NC 4.0" in page
-    assert "Adopted, not trained here" in page
+    assert "Pretrained, not trained in this run" in page
 
     # the run needs the file no more, and every stage is finished
     copy.unlink()
@@ -153,7 +153,7 @@ def test_a_model_of_timm_is_kept_whole_and_needs_no_file_afterwards(
     assert manifest(out / "supernet")["reconstructions"] == [
         "original", "masked", "student (largest)"
     ]  # fmt: skip
-    assert "completes no pictures" in (out / "report.html").read_text()
+    assert "do not show its reconstruction" in (out / "report.html").read_text()
     student = InputSpec((16, 16), 4, 3, (0.5,) * 3, (0.25,) * 3)
     teacher = load_teacher(Run(out), student, torch.device("cpu"))
     tokens = teacher(torch.randn(2, 3, 16, 16), torch.tensor([[0, 5], [3, 2]]))

@@ -123,7 +123,7 @@ def test_killed_and_resumed_is_the_same(
     assert not (journal.parent / "manifest.json").exists()
     code, out, said = masktas(*tokens)
     assert code == 0
-    assert "Going on after" in said
+    assert "Resuming after" in said
     assert "ceiling" in said
     for name in RESULTS:
         assert file_digest(journal.parent / name) == file_digest(validated / name), name

@@ -95,23 +95,6 @@ def test_a_generation_can_be_written_in_parts(whole, tmp_path):
     assert parts.read_bytes() == path.read_bytes()
 
 
-def test_a_journal_of_before_there_were_errors_is_read(tmp_path):
-    path = tmp_path / "history.jsonl"
-    search = evolution()
-    while not search.done:
-        search.tell([Score(score(one.architecture).rating) for one in search.ask()])
-    old = [
-        {"index": index, "rating": one.rating, "architecture": one.candidate.architecture.to_dict()}
-        for index, one in enumerate(search.history)
-    ]
-    append_lines(path, [json.dumps(entry) for entry in old[:-2]])
-    again = evolution()
-    known = journal.replay(path, again)
-    last = (GENERATIONS - 1) * POPULATION
-    assert again.history == search.history[:last]
-    assert known == [one.score for one in search.history[last:-2]]
-
-
 def test_a_journal_that_is_not_there_is_empty(tmp_path):
     search = evolution()
     assert journal.read(tmp_path / "none.jsonl") == []
@@ -244,10 +227,11 @@ def test_a_candidate_without_a_proper_score_is_refused(whole, key, value):
         journal.replay(path, evolution())
 
 
-def test_a_candidate_without_a_rating_is_refused(whole):
+@pytest.mark.parametrize("key", ["rating", "error", "images", "complete"])
+def test_a_candidate_without_a_score_is_refused(whole, key):
     path, _ = whole
     entries = journal.read(path)
-    del entries[1]["rating"]
+    del entries[1][key]
     path.unlink()
     append_lines(path, [json.dumps(entry) for entry in entries])
     with pytest.raises(ArtifactError, match=r"history\.jsonl"):

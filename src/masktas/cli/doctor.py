@@ -1,4 +1,4 @@
-"""`masktas doctor`: is the installation sound, and what can this machine do?"""
+"""`masktas doctor`: check the installation and measure this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from masktas.errors import MasktasError
 from masktas.native import compile_c
 
 NO_COMPILER = (
-    "none: on the CPU, the supernet's optimiser and crops take torch's slower ways. Install gcc."
+    "none: on the CPU, the supernet's optimizer and crops use slower torch code. Install gcc."
 )
 
 
 def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
-    """Print what `examine` finds."""
+    """Check the installation and print versions and devices."""
     found = examine()
     if json:
         print(json_module.dumps(found, indent=2))
@@ -28,7 +28,7 @@ def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] 
         speed = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in device["gflops"].items())
         print(f"  {device['device']:12} {device['name']}: matrix products {speed} GFLOP/s")
     print(f"  {'C compiler':12} {'yes' if found['c_compiler'] else NO_COMPILER}")
-    print("  A training step works. All is well.")
+    print("  A training step works: the installation is complete.")
 
 
 def examine() -> dict[str, Any]:
@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
 
 
 def _try_step(device: Any) -> None:
-    """Train one step of a tiny ViT: whatever is broken in torch shows here, not after hours."""
+    """Train one step of a tiny ViT, so that a broken torch is found before a long run."""
     import torch
 
     from masktas.nn.vit import ViT
@@ -70,5 +70,5 @@ def _try_step(device: Any) -> None:
     if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise MasktasError(
             f"A training step on {device} gave numbers that are not finite: this installation of "
-            "torch does not work here."
+            "torch does not work on that device, install another version."
         )

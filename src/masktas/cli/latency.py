@@ -28,28 +28,30 @@ Engine = Annotated[
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto.", group="Target")]
 Threads = Annotated[
     int | None,
-    Parameter(help="Of the CPU; as many as torch takes if left out.", group="Target"),
+    Parameter(help="CPU threads; torch's default number if left out.", group="Target"),
 ]
-Batch = Annotated[int, Parameter(help="Images of one inference.", group="Target")]
+Batch = Annotated[int, Parameter(help="Number of images of one inference.", group="Target")]
 Precision = Annotated[str, Parameter(help="fp32, bf16 or fp16.", group="Target")]
 Command = Annotated[
     str | None,
     Parameter(
-        help="A program of your own that times a network, on a phone or a remote board: its last "
-        "line is milliseconds. {folder}, {architecture}, {onnx} and {batch} in it are filled in.",
+        help="A command that measures a network, for example on a phone; the last "
+        "line of its output is the time in milliseconds. {folder}, {architecture}, {onnx} and "
+        "{batch} are replaced.",
         group="Target",
     ),
 ]
 Timeout = Annotated[
-    float, Parameter(help="Seconds that the command may take for a network.", group="Target")
+    float, Parameter(help="Seconds before the command of one network is stopped.", group="Target")
 ]
 NumRounds = Annotated[
     int | None,
     Parameter(
-        help="Turns of every network; if left out, one of a command, else until times settle."
+        help="Measurements of every network; if left out, one with a command, else as many as it "
+        "takes until the times are stable."
     ),
 ]
-Seed = Annotated[int, Parameter(help="Draws the networks held out, and the order of turns.")]
+Seed = Annotated[int, Parameter(help="Seed of the held-out networks and the measuring order.")]
 
 
 def build(
@@ -60,7 +62,7 @@ def build(
     *,
     out: Annotated[
         Path | None,
-        Parameter(help="The .json file; of a run folder, RUN/latency/... if left out."),
+        Parameter(help="The .json file to write; for a run folder, RUN/latency/... if left out."),
     ] = None,
     engine: Engine = None,
     device: Device = "cpu",
@@ -70,7 +72,8 @@ def build(
     command: Command = None,
     timeout: Timeout = 600.0,
     held_out: Annotated[
-        int, Parameter(help="Random networks that the model is tried on, not fitted to.")
+        int,
+        Parameter(help="Number of random networks that test the fitted model."),
     ] = 20,
     rounds: NumRounds = None,
     seed: Seed = 0,
@@ -78,7 +81,7 @@ def build(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Build a latency model."""
+    """Build a latency model of a space on a target."""
     from masktas.stages.latency import build_latency as stage
 
     target = _target(engine, device, threads, batch, precision, command, timeout)
@@ -114,7 +117,7 @@ def measure(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Measure a network."""
+    """Measure the latency of a network on a target."""
     from masktas.stages.latency import measure_latency as stage
 
     target = _target(engine, device, threads, batch, precision, command, timeout)
@@ -137,32 +140,34 @@ def _target(
     command: str | None,
     timeout: float,
 ) -> Target:
-    """Return the target that the flags name; a command names its engine by itself."""
+    """Return the target that the flags describe; --command implies its engine."""
     from masktas.errors import ConfigError
     from masktas.measure.target import Target
 
     engine = engine or ("eager" if command is None else "command")
     if engine == "function":
-        raise ConfigError("A function is given from Python: masktas.build_latency(measure=...).")
+        raise ConfigError(
+            "--engine function works only from Python: masktas.build_latency(measure=...)."
+        )
     return Target(engine, device, threads, batch, precision, command, timeout=timeout)
 
 
 def _rounds(count: int | None) -> Rounds | None:
-    """Return that many rounds, no more and no fewer; None leaves it to the target."""
+    """Return exactly `count` rounds; None leaves the number to the target."""
     from masktas.errors import ConfigError
     from masktas.measure.clock import Rounds
 
     if count is not None and count < 1:
-        raise ConfigError(f"rounds is {count}: give a whole number above 0.")
+        raise ConfigError(f"--rounds is {count}: give a whole number above 0.")
     return None if count is None else Rounds(least=count, most=count, seconds=math.inf)
 
 
 def lines_of(model: LatencyModel) -> list[str]:
-    """Write a model for a person: its costs by width, and what they are worth."""
+    """Return the lines that are printed for a model: its entries by width, and its error."""
     from masktas.measure.target import in_words
 
     lines = [in_words(model.target)]
-    lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one")
+    lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one block")
     for width, stem in model.stem.items():
         heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]
         mlps = [f"{m}: {ms:.3g}" for (d, m), ms in model.mlp.items() if d == width]
@@ -172,17 +177,17 @@ def lines_of(model: LatencyModel) -> list[str]:
 
 
 def sentence_of(model: LatencyModel) -> str:
-    """Say how far the model is off on networks that it was not fitted to."""
+    """Return a sentence on the error of the model on held-out networks."""
     tried = model.held_out
     if not tried["networks"]:
-        return "No networks were held out: how far it is off is not known."
+        return "No networks were held out, so the error of the model is unknown."
     text = (
-        f"On {tried['networks']} other networks of the space, measured too, it is off by "
+        f"On {tried['networks']} held-out networks of the space, its error is "
         f"{tried['mean_percent']:.1f} % on average and {tried['max_percent']:.1f} % at most "
-        f"({tried['bias_percent']:+.1f} % with its sign)"
+        f"(bias {tried['bias_percent']:+.1f} %)"
     )
     if tried["kendall_tau"] is not None:
-        text += f", and orders them with Kendall tau {tried['kendall_tau']:.2f}"
+        text += f", with Kendall tau {tried['kendall_tau']:.2f} between predicted and measured"
     if tried["noise_percent"] is not None:
-        text += f"; measuring itself differs by {tried['noise_percent']:.1f} %"
+        text += f"; repeated measurements differ by {tried['noise_percent']:.1f} %"
     return text + "."

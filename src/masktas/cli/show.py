@@ -1,4 +1,4 @@
-"""`masktas show`: what is in a file, a run folder or a preset. Fast: no torch, no settings."""
+"""`masktas show`: the content of a file, a run folder or a preset. Never imports torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.artifacts import LEDGER, SETTINGS, Run, Stage, read_json, read_lines
+from masktas.artifacts import (
+    ARCHITECTURE,
+    LEDGER,
+    SETTINGS,
+    SPACE,
+    TEACHER,
+    Run,
+    Stage,
+    read_json,
+    read_lines,
+)
 from masktas.errors import MasktasError
 from masktas.formats import format_seconds
 from masktas.space import (
@@ -23,9 +33,15 @@ from masktas.space import (
     format_amount,
     format_quantity,
 )
+from masktas.stages.common.manifest import (
+    FinetuneManifest,
+    SearchManifest,
+    StageManifest,
+    TeacherManifest,
+    ValidationManifest,
+)
 
-TEACHER = "teacher.json"
-# What is written with words of its own, beside the rest.
+# keys that are printed in a form of their own
 RANGES = {"params": "params", "macs": "macs", "file_size": "size", "memory": "memory"}
 ARCHITECTURE_LINES = (
     "kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size", "memory",
@@ -44,7 +60,7 @@ def show(
     *,
     json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
 ) -> None:
-    """Print what is in it."""
+    """Print the content of a file, a run folder or a preset."""
     content = describe(what)
     if json:
         print(json_module.dumps(content, indent=2))
@@ -54,18 +70,18 @@ def show(
 
 
 def describe(what: str) -> dict[str, Any]:
-    """Return the content as JSON types, `kind` first: architecture, space, latency or run."""
+    """Return the content as JSON types; `kind` is architecture, teacher, space, latency or run."""
     path = Path(what)
     if what in PRESETS and not path.is_dir():
         return _space(SearchSpace.preset(what))
     if path.is_dir():
-        if (path / "architecture.json").exists():
-            found = _architecture(Architecture.load(path / "architecture.json"))
-            return found | _adopted(path)
+        if (path / ARCHITECTURE).exists():
+            content = _architecture(Architecture.load(path / ARCHITECTURE))
+            return content | _pretrained(path)
         if (path / TEACHER).exists():
-            return {"kind": "teacher"} | _adopted(path)
-        if (path / "space.json").exists():
-            return _space(SearchSpace.load(path / "space.json"))
+            return {"kind": "teacher"} | _pretrained(path)
+        if (path / SPACE).exists():
+            return _space(SearchSpace.load(path / SPACE))
         return _run(Run(path))
     if not path.exists():
         raise MasktasError(f"{what}: neither a file, a folder nor a preset ({', '.join(PRESETS)}).")
@@ -89,8 +105,8 @@ def _latency(model: LatencyModel) -> dict[str, Any]:
     }
 
 
-def _adopted(folder: Path) -> dict[str, Any]:
-    """Return what is known of a teacher that was trained elsewhere; `{}` for other networks."""
+def _pretrained(folder: Path) -> dict[str, Any]:
+    """Return the facts of a pretrained teacher; `{}` for other networks."""
     if not (folder / TEACHER).exists():
         return {}
     facts: dict[str, Any] = read_json(folder / TEACHER)
@@ -140,7 +156,8 @@ def _run(run: Run) -> dict[str, Any]:
     begun = [stage for stage in stages if (stage.folder / SETTINGS).exists()]
     if not begun:
         raise MasktasError(
-            f"{run.folder}: neither a run folder nor one with an architecture.json in it."
+            f"{run.folder}: neither a run folder nor a folder with an {ARCHITECTURE}: give one "
+            "that masktas has written."
         )
     return {
         "kind": "run",
@@ -148,7 +165,7 @@ def _run(run: Run) -> dict[str, Any]:
             {
                 "stage": str(stage.folder.relative_to(run.folder)),
                 "finished": stage.finished,
-                **(_outcome(stage.manifest()) if stage.finished else _progress(stage)),
+                **(_outcome(stage) if stage.finished else _progress(stage)),
             }
             for stage in begun
         ],
@@ -156,7 +173,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _progress(stage: Stage) -> dict[str, Any]:
-    """Return how far an unfinished stage has come, as its ledger says."""
+    """Return the progress of an unfinished stage, from its ledger."""
     lines = read_lines(stage.folder / LEDGER)
     if not lines:
         return {}
@@ -165,28 +182,26 @@ def _progress(stage: Stage) -> dict[str, Any]:
     return {key: value for key, value in {**figures, **lines[-1]}.items() if key in keys}
 
 
-def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
-    outcome: dict[str, Any] = {"seconds": manifest["cost"]["seconds"]}
-    if "adopted" in manifest:
-        outcome["adopted"] = manifest["adopted"]["source"]
-    if "licence" in manifest:
-        outcome["licence"] = manifest["licence"]
-    if "winner" in manifest:
-        keys = ("rating", "error", "params", "macs", "measured_latency")
-        outcome |= {key: manifest["winner"][key] for key in keys if key in manifest["winner"]}
-    if "test" in manifest:
-        outcome |= {key: manifest["test"][key] for key in ("top1", "top5")}
-    if "verdict" in manifest:
-        lead = manifest["settings"]["settings"]["rating"]
-        outcome |= {"num_networks": manifest["num_networks"], "verdict": manifest["verdict"]}
-        outcome["tau"] = _taus(manifest, (lead, "params"))
+def _outcome(stage: Stage) -> dict[str, Any]:
+    """Return the most important numbers of a finished stage."""
+    outcome: dict[str, Any] = {"seconds": StageManifest.read(stage).cost.seconds}
+    if stage.name == "teacher":
+        if (pretrained := TeacherManifest.read(stage).pretrained) is not None:
+            outcome |= {"adopted": pretrained.source, "licence": pretrained.licence}
+    elif stage.name == "search":
+        winner = SearchManifest.read(stage).result.winner
+        outcome |= {"rating": winner.rating, "error": winner.error}
+        costs = {key: winner.amount(key) for key in ("params", "macs", "measured_latency")}
+        outcome |= {key: value for key, value in costs.items() if value is not None}
+    elif stage.name == "finetune":
+        tuned = FinetuneManifest.read(stage)
+        outcome |= {"top1": tuned.top1, "top5": tuned.top5}
+    elif stage.name == "validate":
+        compared = ValidationManifest.read(stage)
+        outcome |= {"num_networks": compared.num_networks, "verdict": compared.verdict}
+        names = [name for name in (compared.rating, "params") if name in compared.taus]
+        outcome["tau"] = {name: compared.taus[name] for name in names}
     return outcome
-
-
-def _taus(manifest: dict[str, Any], names: tuple[str, ...]) -> dict[str, float | None]:
-    """Return the rank correlations with accuracy that a validation found; none without labels."""
-    agreements = manifest["agreement"] or {}
-    return {name: agreements[name]["tau"]["value"] for name in names if name in agreements}
 
 
 def _lines(content: dict[str, Any]) -> list[str]:
@@ -216,7 +231,7 @@ def _cost_lines(content: dict[str, Any]) -> list[str]:
     classes = content["counted_classes"]
     return [
         f"  {'params':12} {content['params']:,} (head of {classes:,} classes counted)",
-        f"  {'macs':12} {content['macs']:,} (what the field prints as FLOPs)",
+        f"  {'macs':12} {content['macs']:,} (what papers report as FLOPs)",
         f"  {'size':12} {format_amount('size', content['size'])} (the file of fp32 weights)",
         f"  {'memory':12} {format_amount('memory', content['memory'])} "
         "(peak of the activations of one image, fp32)",
@@ -234,14 +249,14 @@ def _block_lines(blocks: list[dict[str, Any]]) -> list[str]:
 
 
 def _latency_lines(content: dict[str, Any]) -> list[str]:
-    """Write what a latency model was measured on, how large it is and how far off."""
+    """Write the target of a latency model, its size and its error."""
     lines = ["latency model"]
     entries = ", ".join(f"{count} of {name}" for name, count in content["entries"].items())
     for title, values in (("measured on", content["target"]), ("networks of", content["fixed"])):
         lines.append(f"  {title}")
         lines += [f"    {key:12} {value}" for key, value in values.items()]
     lines.append(f"  {'entries':14} {sum(content['entries'].values())} ({entries})")
-    lines.append("  error on networks it was not fitted to")
+    lines.append("  error on held-out networks")
     lines += [f"    {key:12} {_figure(value)}" for key, value in content["held_out"].items()]
     return lines
 
@@ -279,6 +294,6 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
     if "tau" in stage:
         taus = [f"{name} tau {_tau(value)}" for name, value in stage["tau"].items()]
-        told = ", ".join(taus) or "without labels"
-        words.append(f"{stage['num_networks']} networks, {told}")
+        result = ", ".join(taus) or "without labels"
+        words.append(f"{stage['num_networks']} networks, {result}")
     return "  ".join(words)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.cli.found import show_found
 from masktas.cli.options import (
     Config,
     Data,
@@ -36,6 +35,8 @@ from masktas.config import (
 from masktas.console import Console
 from masktas.formats import format_seconds
 from masktas.space import SearchSpace, format_quantity
+from masktas.stages.common.manifest import SearchManifest
+from masktas.stages.search.table import ResultTable
 
 Images = Annotated[
     str,
@@ -130,7 +131,7 @@ def search(
         **common(config, images, machine, quiet=quiet, overwrite=overwrite),
     )
     if not json:
-        show_found(manifest, Console(quiet=quiet))
+        ResultTable.of(SearchManifest.of(manifest)).print(Console(quiet=quiet))
     winner = manifest["winner"]
     _print(
         manifest,

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import ARCHITECTURE
 from masktas.errors import LatencyError
 from masktas.measure.engines import export_onnx, images_for, random_network
 from masktas.measure.target import Measure
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
-from masktas.train.networks import ARCHITECTURE, save_network
+from masktas.train.networks import save_network
 
 ONNX = "network.onnx"
 SAID = 300  # characters of what a program said last

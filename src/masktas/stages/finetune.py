@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import ARCHITECTURE
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
@@ -18,7 +19,7 @@ from masktas.stages.common.load import load_supernet
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
-from masktas.train.networks import ARCHITECTURE, WEIGHTS, save_network
+from masktas.train.networks import WEIGHTS, save_network
 
 
 def finetune(

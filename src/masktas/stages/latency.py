@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from masktas.artifacts import ARCHITECTURE, SPACE
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.measure.build import HELD_OUT, build_model, fixed_of, kept_at, log_of, save_model
@@ -12,9 +13,6 @@ from masktas.measure.target import Measure, Target
 from masktas.measure.turns import measure_in_turns
 from masktas.space import PRESETS, Architecture, SearchSpace
 from masktas.space.latency import LatencyModel
-from masktas.train.networks import ARCHITECTURE
-
-SPACE = "space.json"
 
 
 def build_latency(

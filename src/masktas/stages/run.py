@@ -23,13 +23,15 @@ from masktas.data.demo import write_demo_images
 from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.nn.teachers.function import Ask
-from masktas.space import Budget, SearchSpace, format_quantity
+from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
+from masktas.stages.common.manifest import FinetuneManifest, SearchManifest, StageManifest
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report
 from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
+from masktas.stages.search.table import ResultTable
 from masktas.stages.supernet.stage import check as check_supernet
 from masktas.stages.supernet.stage import supernet
 from masktas.stages.teacher.stage import CheckedTeacher
@@ -300,39 +302,20 @@ def _flags(limits: dict[str, str]) -> str:
 
 
 def summarize(made: dict[str, Any], console: Console) -> None:
-    """Print the closing table: the winner beside its baselines, and what it all cost."""
-    found = made["search"]
-    rows = [_row("winner", found["winner"], made.get("finetune/main"))]
-    if "finetune/scratch" in made:
-        rows.append(_row("winner, from scratch", None, made["finetune/scratch"]))
-    if found["uniform"]:
-        rows.append(_row("largest uniform", found["uniform"], made.get("finetune/uniform")))
-    if found["random_search"]:
-        rows.append(_row("best of random search", found["random_search"], None))
-    for number, one in enumerate(found["random"], start=1):
-        rows.append(_row(f"random {number}", one, made.get(f"finetune/random-{number}")))
-    budget = Budget(**found["budget"])
-    console.table(
-        f"Result, {budget} ({found['rated']:,} of {found['feasible']:,} networks rated)",
-        ("network", "rating", "params", "MACs", "top-1", "top-5"),
-        rows,
-    )
-    cost = [
-        f"{name} {format_seconds(manifest['cost']['seconds'])}"
-        for name, manifest in made.items()
-        if "/" not in name
-    ]
-    tuned = sum(m["cost"]["seconds"] for name, m in made.items() if "/" in name)
-    console.say(f"Time: {', '.join(cost)}, finetune {format_seconds(tuned)}")
+    """Print the closing table, the winner beside its baselines, and the time of every stage.
+
+    Args:
+        made: the manifests of the run by name, see `run`.
+        console: where the table is printed.
+    """
+    finetuned = [FinetuneManifest.of(one) for name, one in made.items() if "/" in name]
+    search = SearchManifest.of(made["search"])
+    ResultTable.of(search, finetuned, average_random=False).print(console)
+    stages = [name for name in made if "/" not in name]
+    times = [f"{name} {_seconds(made[name])}" for name in stages]
+    times.append(f"finetune {format_seconds(sum(one.cost.seconds for one in finetuned))}")
+    console.say(f"Time: {', '.join(times)}")
 
 
-def _row(name: str, rated: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[str]:
-    source = tuned or rated or {}
-    return [
-        name,
-        f"{rated['rating']:.4f}" if rated else "",
-        format_quantity(source["params"]),
-        format_quantity(source["macs"]),
-        f"{tuned['test']['top1']:.1%}" if tuned else "",
-        f"{tuned['test']['top5']:.1%}" if tuned else "",
-    ]
+def _seconds(manifest: dict[str, Any]) -> str:
+    return format_seconds(StageManifest.of(manifest).cost.seconds)

@@ -67,13 +67,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def read_score(entry: Mapping[str, Any]) -> Score:
-    """Return the score of a line; lines of before there were errors have a rating alone.
+    """Return the score of a line.
 
     Raises:
         KeyError, TypeError, ValueError, MasktasError: if it is not the line of a rated candidate.
     """
-    error, images = entry.get("error"), entry.get("images")
-    complete = entry.get("complete", True)
+    error, images, complete = entry["error"], entry["images"], entry["complete"]
     if type(complete) is not bool or not (images is None or type(images) is int):
         raise ValueError(f"not a score: {entry}")
     return Score(float(entry["rating"]), None if error is None else float(error), images, complete)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masktas.artifacts import write_json
+from masktas.artifacts import ARCHITECTURE, write_json
 from masktas.errors import ArtifactError, SpaceError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.train import checkpoint
 
-ARCHITECTURE = "architecture.json"
 WEIGHTS = "weights.safetensors"
 
 

@@ -11,40 +11,18 @@ from typing import Any
 
 import pytest
 
+from manifests import common_content, finetune_content, rated_networks, search_content
 from masktas.cli.show import show
 from masktas.errors import ArtifactError
-from masktas.space import SearchSpace, macs, params
 from masktas.stages.common import charts
 from masktas.stages.report.stage import report
-
-SPLITS = {
-    name: {"images": count, "digest": f"{count:016x}"}
-    for name, count in (("supernet", 80), ("search", 5), ("validation", 5), ("test", 10))
-}
 
 
 def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]] | None) -> None:
     folder.mkdir(parents=True)
-    common = {
-        "schema": 1,
-        "settings": {"images": {"location": "<photos & more>"}, "seed": 3},
-        "cost": {
-            "seconds": 200.0,
-            "images": 1234,
-            "name": "cpu",
-            "precision": "fp32",
-            "flops": 4.2e15,
-            "peak_flops": 1.5e14,
-            "share_of_peak": 0.14,
-            "processes": 2,
-            "attempts": 3,
-        },
-        "images": {"splits": SPLITS, "duplicates": 2, "skipped": []},
-        "versions": {"masktas": "0.1.0"},
-        "parents": {},
-    }
+    common = common_content()
     merged = common | content
-    merged["settings"] = common["settings"] | content.get("settings", {})  # type: ignore[operator]
+    merged["settings"] = common["settings"] | content.get("settings", {})
     (folder / "manifest.json").write_text(json.dumps(merged))
     if log is not None:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -52,49 +30,17 @@ def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    space = SearchSpace.preset("demo")
-    uniforms = list(space.uniforms())
-    rated = [
-        {
-            "rating": -2.0 - index / 10,
-            "params": params(one),
-            "macs": macs(one),
-            "architecture": one.to_dict(),
-        }
-        for index, one in enumerate(uniforms[:6])
-    ]
+    rated = rated_networks(6)
     write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
-    write_stage(
-        tmp_path / "search/main",
-        {
-            "winner": rated[0],
-            "random": rated[1:4],
-            "uniform": rated[4],
-            "budget": {"max_params": 200_000},
-            "rated": 6,
-            "feasible": 1000,
-        },
-        None,
-    )
-    (tmp_path / "search/main/history.jsonl").write_text(
-        "".join(
-            json.dumps({"generation": 0, "origin": "random", "index": index, **entry}) + "\n"
-            for index, entry in enumerate(rated)
-        )
-    )
+    write_stage(tmp_path / "search/main", search_content(), None)
+    drawn = {"generation": 0, "origin": "random", "complete": True}
+    lines = [json.dumps({"index": index, **drawn, **one}) for index, one in enumerate(rated)]
+    (tmp_path / "search/main/history.jsonl").write_text("".join(f"{line}\n" for line in lines))
     tuned = (("main", 0, 0.9), ("largest", 4, 0.8), ("one", 1, 0.6), ("another", 2, 0.7))
     for name, index, top1 in tuned:
         write_stage(
             tmp_path / "finetune" / name,
-            {
-                "settings": {
-                    "architecture": rated[index]["architecture"],
-                    "settings": {"init": "inherit"},
-                },
-                "test": {"top1": top1, "top5": 0.99},
-                "params": 1,
-                "macs": 1,
-            },
+            finetune_content(rated[index], top1),
             [{"step": 1, "epoch": 1.0, "loss": 2.0, "validation_top1": 0.5}],
         )
     return tmp_path
@@ -129,15 +75,17 @@ def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Pat
     path.write_text(json.dumps(content))
     page = report(run).read_text()
     for words in (
-        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency", "<th>predicted</th>",
-        "+0.4000 ± 0.0321 against the largest uniform network", "+0.2000 ± 0.0321 against the best",
-        "2. best of the search", "Best of a random search", "front.csv", "ask &lt;phone&gt;",
+        "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency",
+        "<th>predicted latency</th>",
+        "<td>largest uniform</td>", "+0.4000 ± 0.0321", "+0.2000 ± 0.0321",
+        "2. best", "best of random search", "front.csv", "ask &lt;phone&gt;",
     ):  # fmt: skip
         assert words in page, words
     assert "9 MB" not in page, "size was not limited"
+    assert "same network" not in page
     content["random_search"] = content["winner"]
     path.write_text(json.dumps(content))
-    assert "it is the same network" in report(run).read_text()
+    assert "<td>same network</td>" in report(run).read_text()
 
 
 def test_ratings_with_labels_are_said_to_use_them(run: Path) -> None:
@@ -195,7 +143,7 @@ def probed(offset: float) -> list[dict[str, Any]]:
 
 def write_supernet(run: Path, offset: float) -> None:
     networks = {name: {"params": 1_500_000} for name in ("smallest", "middle", "largest")}
-    write_stage(run / "supernet", {"probes": networks}, probed(offset))
+    write_stage(run / "supernet", {"probes": networks, "reconstructions": []}, probed(offset))
 
 
 def test_report_draws_how_the_supernet_converges(run: Path) -> None:
@@ -253,7 +201,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     words = "Do ratings rank networks as accuracy does?"
     page = report(run).read_text()
     assert words not in page
-    assert "<td>the last number of fine-tuning</td>" in page
+    assert "<td>final test of fine-tuning</td>" in page
     write_validation(run, "band", probe="linear")
     (run / "validate/band/scatter.png").write_bytes(b"a picture")
     write_validation(run, "flat", probe=None)
@@ -265,7 +213,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     assert page.count(base64.b64encode(b"a picture").decode()) == 1
     assert "2,000 labelled images, measured on the test split" in page
     # which was read by one of them
-    assert "<td>the last number of fine-tuning, validate/band</td>" in page
+    assert "<td>final test of fine-tuning, validate/band</td>" in page
     assert "<td>search, fine-tuning, validate/band, validate/flat</td>" in page
     rows = [row for row in page.split("<tr>") if row.startswith("<td>validate/")]
     assert ["<td>yes</td>" in row for row in rows] == [True, False]

@@ -14,7 +14,7 @@ from masktas.nn.patches import patchify
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.space import SearchSpace
-from masktas.stages.validate.probes import Cut, NetworkProbe, ProbeRecipe, linear, nearest
+from masktas.stages.validate.probes import CropBatches, NetworkProbe, ProbeRecipe, linear, nearest
 from masktas.train.runtime import Runtime
 
 SPACE = SearchSpace("probed", (16, 24), (1, 2), (1, 2), (2, 3), head_dim=8, image_size=(8, 8),
@@ -135,11 +135,11 @@ def test_images_are_cut_once_where_they_fit_in_memory(monkeypatch):
             return torch.zeros(len(numbers), 3, 8, 8)
 
     batches = Counting()
-    pool = Cut(batches, np.arange(10), 4)
+    pool = CropBatches(batches, np.arange(10), 4)
     assert [len(part) for part in pool] == [len(part) for part in pool] == [4, 4, 2]
     assert batches.cut == 3
     monkeypatch.setattr("masktas.stages.validate.probes.KEPT", 10)
-    large = Cut(batches, np.arange(10), 4)
+    large = CropBatches(batches, np.arange(10), 4)
     assert [len(part) for part in large] == [len(part) for part in large] == [4, 4, 2]
     assert batches.cut == 9
 

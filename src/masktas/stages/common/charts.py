@@ -1,4 +1,4 @@
-"""The report's charts, as inline SVG."""
+"""Charts of the report and of a search, as inline SVG. Never imports torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from masktas.space import Architecture
+from masktas.stages.common.manifest import NetworkResult, SearchManifest, SearchResult
 
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
 PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
@@ -62,11 +63,11 @@ def losses(lines: list[dict[str, Any]]) -> str:
 
 
 def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:
-    """Draw how fixed networks of a supernet come on: a panel a measure, a line a network.
+    """Draw the convergence of a supernet: one panel for each measure, one line for each network.
 
     Args:
-        runs: name and logged lines of one run, or of several to compare: the first one drawn
-            through, the others dashed. Random networks (thin, grey) are drawn of the first only.
+        runs: name and logged lines of one run, or of several to compare: solid lines for the
+            first, dashed lines for the others. Random networks (thin, grey) only of the first.
     """
     figure = Figure(figsize=(10.8, 3.4), layout="constrained")
     for panel, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
@@ -99,16 +100,15 @@ def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # no mathematics in the names of folders
+    return text.replace("$", r"\$")  # matplotlib would read mathematics in the names of folders
 
 
-def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
-    """Draw the rating of everything that was rated against its cost, with budget and baselines.
+def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
+    """Draw the rating of every rated candidate against its cost, with budget and baselines.
 
-    The cost is the first that the budget limits, or parameters.
+    The cost is the first one that the budget limits, else the parameters.
     """
-    budget = manifest["budget"]
-    limited = [limit.partition("_")[2] for limit in budget]
+    limited, result = search.budget.limited(), search.result
     cost = next((name for name in limited if all(name in entry for entry in history)), "params")
     figure, axes = _figure()
     points = axes.scatter(
@@ -120,20 +120,20 @@ def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
         alpha=0.75,
         linewidths=0,
     )
-    limits = [value for limit, value in budget.items() if limit.endswith(cost)]
+    limits = [value for value in search.budget.limits(cost) if value is not None]
     for number, value in enumerate(limits):
         label = None if number else "budget"
         axes.axvline(value, color=INK, linestyle=":", label=label)
+    uniform = [result.uniform] if result.uniform else []
     marks = [
-        ("random, winner's size", manifest["random"], "x", INK, 36),
-        ("largest uniform", [manifest["uniform"]], "s", "#4338ca", 44),
-        ("winner", [manifest["winner"]], "*", ACCENT, 190),
+        ("random, winner's size", result.random, "x", INK, 36),
+        ("largest uniform", uniform, "s", "#4338ca", 44),
+        ("winner", [result.winner], "*", ACCENT, 190),
     ]
     for label, networks, marker, color, size in marks:
-        there = [one for one in networks if one]
         axes.scatter(
-            [one[cost] for one in there],
-            [one["rating"] for one in there],
+            [one.costs[cost] for one in networks],
+            [one.rating for one in networks],
             marker=marker,
             color=color,
             s=size,
@@ -147,23 +147,23 @@ def candidates(history: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
     return _save(figure)
 
 
-def front(found: dict[str, Any], cost: str) -> str:
+def front(result: SearchResult, cost: str) -> str:
     """Draw the front, rating against a cost, with winner and baselines.
 
-    Bars are one standard error of the rating over images. A measured latency stands for the
-    predicted one where there is one.
+    Bars are one standard error of the rating over images. Latency is the measured one where there
+    is one, else the predicted one.
     """
     figure, axes = _figure()
 
-    def at(one: dict[str, Any]) -> float:
-        measured = one.get("measured_latency") if cost == "latency" else None
-        return float(one[cost] if measured is None else measured)
+    def at(one: NetworkResult) -> float:
+        measured = one.measured_latency if cost == "latency" else None
+        return float(one.costs[cost] if measured is None else measured)
 
-    members = sorted(found["front"], key=at)
+    members = sorted(result.front, key=at)
     axes.errorbar(
         [at(one) for one in members],
-        [one["rating"] for one in members],
-        yerr=[one["error"] or 0 for one in members],
+        [one.rating for one in members],
+        yerr=[one.error or 0 for one in members],
         color="#0f766e",
         linewidth=1.4,
         elinewidth=0.7,
@@ -172,15 +172,15 @@ def front(found: dict[str, Any], cost: str) -> str:
         label="front",
     )
     marks = [
-        ("best of random search", found["random_search"], "x", INK, 40),
-        ("largest uniform", found["uniform"], "s", "#4338ca", 44),
-        ("winner", found["winner"], "*", ACCENT, 190),
+        ("best of random search", result.random_search, "x", INK, 40),
+        ("largest uniform", result.uniform, "s", "#4338ca", 44),
+        ("winner", result.winner, "*", ACCENT, 190),
     ]
     for label, one, marker, color, size in marks:
         if one:
             axes.scatter(
                 [at(one)],
-                [one["rating"]],
+                [one.rating],
                 marker=marker,
                 color=color,
                 s=size,
@@ -220,9 +220,12 @@ def progress(history: list[dict[str, Any]]) -> str:
 
 
 def best_so_far(history: list[dict[str, Any]]) -> list[float]:
-    """Return the best rating until each candidate; what racing has dropped is an estimate only."""
-    sure = [entry["rating"] if entry.get("complete", True) else -math.inf for entry in history]
-    return list(itertools.accumulate(sure, max))
+    """Return the best rating up to each candidate, without those that racing has dropped.
+
+    The rating of a dropped candidate is an estimate from a part of the images.
+    """
+    complete = [entry["rating"] if entry["complete"] else -math.inf for entry in history]
+    return list(itertools.accumulate(complete, max))
 
 
 def blocks(one: Architecture) -> str:

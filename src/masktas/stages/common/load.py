@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from masktas.artifacts import Run, read_json, write_json
+from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run, read_json, write_json
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import EncoderTeacher, StudentShape, Teacher
@@ -17,11 +17,9 @@ from masktas.nn.teachers.adapter import InputAdapter, InputSpec, adapter_between
 from masktas.nn.teachers.function import Ask, FunctionTeacher
 from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
-from masktas.train.networks import ARCHITECTURE, WEIGHTS, load_network
+from masktas.train.networks import WEIGHTS, load_network
 
 DECODER = "decoder.safetensors"
-TEACHER = "teacher.json"  # facts of an adopted teacher
-SPACE = "space.json"
 
 
 @dataclass(frozen=True, slots=True)

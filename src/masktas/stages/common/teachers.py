@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 
-from masktas.artifacts import MANIFEST, Run, Stage, file_digest, write_json
+from masktas.artifacts import MANIFEST, TEACHER, Run, Stage, file_digest, write_json
 from masktas.config import AdoptedTeacher, DataSettings
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.student import EncoderTeacher
@@ -24,7 +24,6 @@ from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     DECODER,
-    TEACHER,
     adopted_facts,
     load_decoder,
     teacher_file,

@@ -7,30 +7,38 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-from markupsafe import Markup
+from jinja2 import Environment, StrictUndefined
 
 from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
 from masktas.errors import ArtifactError
 from masktas.formats import format_flops, format_seconds
 from masktas.space import format_quantity
 from masktas.stages.common import charts
-from masktas.stages.report.search_section import searched
+from masktas.stages.common.manifest import (
+    FinetuneManifest,
+    PretrainedSource,
+    SearchManifest,
+    StageManifest,
+    SupernetManifest,
+    TeacherManifest,
+    ValidationManifest,
+)
+from masktas.stages.report.search_section import search_section, svg
 
-ROWS = ["original", "masked", "teacher", "student (largest)"]
-STAGE_WORDS = {
+TITLES = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
     "finetune": "Fine-tuning",
 }
+PROBED = ("smallest", "middle", "largest")  # networks that the legend names
 
 
 def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     """Write `report.html` of a run folder: one file that needs no network.
 
     Args:
-        run: the run folder; what is not finished yet is left out.
-        beside: another run, whose supernet's probes are drawn beside this one's.
+        run: the run folder; unfinished stages are left out.
+        beside: another run, whose supernet's convergence is drawn beside this one's.
 
     Returns:
         The path of the report.
@@ -42,31 +50,34 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     stages = folder.stages()
     if not stages:
         raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
     environment.filters |= {
         "quantity": format_quantity,
         "duration": format_seconds,
         "operations": format_flops,
     }
     template = resources.files("masktas.stages.report").joinpath("report.html").read_text("utf-8")
+    first, last = (StageManifest.read(stage) for stage in (stages[0], stages[-1]))
+    finetuned = [FinetuneManifest.read(stage) for stage in folder.named("finetune")]
+    supernet = SupernetManifest.read(folder.supernet) if folder.supernet.finished else None
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
+        searches=[search_section(stage, finetuned) for stage in folder.named("search")],
         validations=[_validation(stage) for stage in folder.named("validate")],
         readers=_readers(folder),
-        searches=[searched(stage, folder) for stage in folder.named("search")],
-        curves=[
-            _curve(stage)
-            for stage in stages
-            if stage.name in STAGE_WORDS and (stage.folder / METRICS).exists()
-        ],
-        adopted=_adopted(folder.teacher),
-        probes=_probes(folder, None if beside is None else Run(Path(beside))),
-        reconstructions=_picture(folder.supernet.folder / "reconstructions.png"),
-        pictured=_pictured(folder.supernet),
+        curves=_curves(stages),
+        pretrained=_pretrained(folder.teacher),
+        probes=_probes(folder, supernet, None if beside is None else Run(Path(beside))),
+        reconstructions=_picture(folder.supernet.folder / "reconstructions.png")
+        if supernet
+        else None,
+        picture_rows=supernet.reconstructions if supernet else (),
         costs=[_cost(stage, folder) for stage in stages],
-        images=stages[0].manifest()["images"],
-        location=stages[0].manifest()["settings"]["images"]["location"],
-        versions=stages[-1].manifest()["versions"],
+        images=first.images,
+        location=first.location,
+        versions=last.versions,
     )
     write_text(folder.report, page)
     return folder.report
@@ -74,15 +85,10 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
 
 def _validation(stage: Stage) -> dict[str, Any]:
     """Return one validation as the template shows it."""
-    manifest = stage.manifest()
     return {
         "name": stage.folder.name,
-        "verdict": manifest["verdict"],
-        "tables": manifest["tables"],
+        "manifest": ValidationManifest.read(stage),
         "scatter": _picture(stage.folder / "scatter.png"),
-        "probe": manifest["probe"],
-        "split": manifest["settings"]["settings"]["split"],
-        "probed": manifest["settings"]["settings"]["probe_images"],
     }
 
 
@@ -91,22 +97,20 @@ def _readers(run: Run) -> dict[str, list[str]]:
     readers = {
         "supernet": ["teacher", "supernet", "fine-tuning"],
         "search": ["search", "fine-tuning"],
-        "validation": ["probes", "pictures", "watching fine-tuning"],
-        "test": ["the last number of fine-tuning"],
+        "validation": ["probes", "pictures", "validation during fine-tuning"],
+        "test": ["final test of fine-tuning"],
     }
     for stage in run.named("validate"):
-        manifest = stage.manifest()
-        read = ["search"]
-        if manifest["probe"]:
-            read += ["supernet", manifest["settings"]["settings"]["split"]]
-        for split in read:
-            name = f"validate/{stage.folder.name}"
-            readers[split] = [*readers[split], name]
+        manifest = ValidationManifest.read(stage)
+        for split in ["search", *(["supernet", manifest.split] if manifest.probe else [])]:
+            readers[split].append(f"validate/{stage.folder.name}")
     return readers
 
 
-def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
-    """Return the picture of the supernet's probes, if there were any, and its legend."""
+def _probes(
+    run: Run, supernet: SupernetManifest | None, beside: Run | None
+) -> dict[str, Any] | None:
+    """Return the chart of the supernet's convergence, if it was probed, and its legend."""
     runs = []
     for one in (run, beside):
         if one is not None and one.supernet.finished:
@@ -115,71 +119,57 @@ def _probes(run: Run, beside: Run | None) -> dict[str, Any] | None:
                 runs.append((one.folder.resolve().name, lines))
     if beside is not None and len(runs) < 2:
         raise ArtifactError(
-            f"{beside.folder}: no finished supernet with probes there to put beside that of "
-            f"{run.folder} (or none here)."
+            f"{beside.folder}: no finished supernet with probes to draw beside that of "
+            f"{run.folder}, or none in {run.folder}: give two runs whose supernets are finished."
         )
-    if not runs:
+    if not runs or supernet is None:
         return None
-    networks = run.supernet.manifest().get("probes", {})
     return {
-        "picture": _svg(charts.probes(runs)),
-        "sizes": [(name, networks[name]["params"]) for name in ("smallest", "middle", "largest")],
+        "chart": svg(charts.probes(runs)),
+        "sizes": [(name, supernet.probe_params[name]) for name in PROBED],
         "names": [name for name, _ in runs],
     }
 
 
-def _curve(stage: Stage) -> dict[str, Any]:
-    title = STAGE_WORDS[stage.name]
-    if stage.name == "finetune":
-        title = f"{title}: {stage.folder.name}"
-    lines = read_lines(stage.folder / METRICS)
-    return {"title": title, "picture": _svg(charts.losses(lines))}
+def _curves(stages: list[Stage]) -> list[dict[str, Any]]:
+    """Return title and chart of every training that was logged."""
+    trained = [one for one in stages if one.name in TITLES and (one.folder / METRICS).exists()]
+    return [
+        {
+            "title": TITLES[one.name] + (f": {one.folder.name}" * (one.name == "finetune")),
+            "chart": svg(charts.losses(read_lines(one.folder / METRICS))),
+        }
+        for one in trained
+    ]
 
 
 def _cost(stage: Stage, run: Run) -> dict[str, Any]:
-    manifest = stage.manifest()
+    """Return a row of the table of costs."""
+    manifest = StageManifest.read(stage)
     return {
         "stage": str(stage.folder.relative_to(run.folder)),
-        "seconds": manifest["cost"]["seconds"],
-        "images": manifest["cost"]["images"],
-        # what manifests of the first days did not have
-        "flops": manifest["cost"].get("flops"),
-        "share": manifest["cost"].get("share_of_peak", 0),
-        "peak": manifest["cost"].get("peak_flops", 0),
-        "processes": manifest["cost"].get("processes", 1),
-        "attempts": manifest["cost"].get("attempts", 1),
-        "device": f"{manifest['cost']['name']} ({manifest['cost']['precision']})",
-        "seed": manifest["settings"]["seed"],
-        "labels": "yes" if _saw_labels(stage.name, manifest) else "no",
+        "cost": manifest.cost,
+        "seed": manifest.seed,
+        "labels": "yes" if _used_labels(stage) else "no",
     }
 
 
-def _saw_labels(stage: str, manifest: dict[str, Any]) -> bool:
-    rating = manifest["settings"].get("settings", {}).get("rating")
-    probed = bool(manifest.get("probe"))
-    return stage == "finetune" or probed or rating in ("accuracy", "knn")
+def _used_labels(stage: Stage) -> bool:
+    """Say whether a stage has read labels."""
+    if stage.name == "validate":
+        return ValidationManifest.read(stage).probe is not None
+    if stage.name == "search":
+        return SearchManifest.read(stage).rating in ("accuracy", "knn")
+    return stage.name == "finetune"
 
 
-def _adopted(teacher: Stage) -> dict[str, Any] | None:
-    """Return what a manifest tells of a teacher that was trained elsewhere."""
-    found = teacher.manifest().get("adopted") if teacher.finished else None
-    if not found:
-        return None
-    height, width = found["image_size"]
-    return {**found, "pixels": f"{height} x {width}"}
-
-
-def _pictured(supernet: Stage) -> list[str]:
-    """Return what the rows of the picture show; manifests of the first days do not tell."""
-    manifest = supernet.manifest() if supernet.finished else {}
-    return manifest.get("reconstructions") or ROWS
+def _pretrained(teacher: Stage) -> PretrainedSource | None:
+    """Return where the teacher comes from, if this run did not train it."""
+    return TeacherManifest.read(teacher).pretrained if teacher.finished else None
 
 
 def _picture(path: Path) -> str | None:
+    """Return a picture as a data address, so that the page is one file."""
     if not path.exists():
         return None
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _svg(text: str) -> Markup:
-    return Markup(text)  # made by us; matplotlib has escaped what text is in it

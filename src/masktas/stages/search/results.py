@@ -15,6 +15,7 @@ from masktas.measure.turns import measure_in_turns
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, Costs, format_amount, params
 from masktas.stages.common.evaluator import Evaluator
+from masktas.stages.common.manifest import NetworkResult, RatingDifference
 from masktas.stages.common.stage import Context
 from masktas.strategies import Rated, Score, Strategy, front, racing
 
@@ -42,18 +43,17 @@ class Answer:
     costs: dict[str, float]
     measured: tuple[float, float, float] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        found: dict[str, Any] = {
-            "rating": self.score.rating,
-            "error": self.score.error,
-            "images": self.score.images,
-            **self.costs,
-        }
-        if self.measured is not None:
-            found["measured_latency"] = self.measured[0]
-            found["measured_latency_range"] = list(self.measured[1:])
-        return found | {"architecture": self.architecture.to_dict()}
+    def to_result(self) -> NetworkResult:
+        """Return it as manifests record it."""
+        return NetworkResult(
+            self.architecture,
+            self.score.rating,
+            self.score.error,
+            self.score.images,
+            self.costs,
+            self.measured and self.measured[0],
+            self.measured and self.measured[1:],
+        )
 
 
 class LatencyCheck:
@@ -198,11 +198,11 @@ class Answers:
             for one, score in zip(architectures, scores, strict=True)
         ]
 
-    def ahead(self, winner: Answer, other: Answer) -> dict[str, float | None]:
+    def ahead(self, winner: Answer, other: Answer) -> RatingDifference:
         """Return by how much the winner is rated higher, and the error of that, image by image."""
         first, second = self._judge.values([winner.architecture, other.architecture])
         difference = racing.full(first - second)
-        return {"difference": difference.rating, "error": difference.error}
+        return RatingDifference(difference.rating, difference.error)
 
     def measure(self, answers: Sequence[Answer]) -> list[Answer]:
         """Measure networks, where latency counts."""
@@ -263,9 +263,9 @@ def drawn_alike(
     return drawn
 
 
-def write_front(folder: Path, answers: Sequence[Answer], objectives: Sequence[str]) -> None:
+def write_front(folder: Path, networks: Sequence[NetworkResult], objectives: Sequence[str]) -> None:
     """Write the front as JSON and CSV."""
-    found = [one.to_dict() for one in answers]
+    found = [one.to_dict() for one in networks]
     write_json(folder / "front.json", {"objectives": list(objectives), "front": found})
     write_text(folder / "front.csv", "".join(f"{line}\n" for line in _table(found)))
 

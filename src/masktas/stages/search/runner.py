@@ -28,7 +28,6 @@ from masktas.strategies import (
 )
 from masktas.train.log import Ledger
 
-HISTORY = "history.jsonl"
 CHUNK_SECONDS = 10.0  # of rating between two looks at whether to stop
 
 

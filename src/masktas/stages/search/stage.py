@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from masktas.artifacts import file_digest, write_text
+from masktas.artifacts import HISTORY, SPACE, file_digest, write_text
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
@@ -23,10 +22,10 @@ from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
+from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.manifest import SearchResult
 from masktas.stages.common.stage import Context, num_visible_checked
 from masktas.stages.search.results import (
-    Answer,
     Answers,
     LatencyCheck,
     drawn_alike,
@@ -35,7 +34,6 @@ from masktas.stages.search.results import (
     write_front,
 )
 from masktas.stages.search.runner import (
-    HISTORY,
     SearchRunner,
     known_ratings,
     name_of,
@@ -167,41 +165,6 @@ def search(
         return stage.finish(store, _cost(explorer.histories, judge, known), write)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """What a search has found, and what that is compared with.
-
-    Attributes:
-        top: the best, the winner first.
-        front: what no other network beats in rating and costs at once.
-        uniform: the largest network that meets the budget with all blocks alike, if one does.
-        drawn: random networks of the winner's size.
-        random_search: the best of as many random networks of the winner's size as the search has
-            rated; None where it was left out.
-        ahead: by how much the winner's rating is higher than those of the last ones, and the
-            standard error of that, image by image.
-    """
-
-    top: list[Answer]
-    front: list[Answer]
-    uniform: Answer | None
-    drawn: list[Answer]
-    random_search: Answer | None
-    ahead: dict[str, dict[str, float | None]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as manifests tell of it."""
-        return {
-            "winner": self.top[0].to_dict(),
-            "top": [one.to_dict() for one in self.top],
-            "front": [one.to_dict() for one in self.front],
-            "uniform": self.uniform and self.uniform.to_dict(),
-            "random": [one.to_dict() for one in self.drawn],
-            "random_search": self.random_search and self.random_search.to_dict(),
-            "ahead": self.ahead,
-        }
-
-
 def _find(
     context: Context,
     folder: Path,
@@ -230,13 +193,14 @@ def _find(
     drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
     beside = answers.measure(answers.rate([*drawn, *([uniform] if uniform else [])]))
     others = {"uniform": beside[-1] if uniform else None, "random_search": random_search}
+    baselines = {name: one.to_result() for name, one in others.items() if one}
     return SearchResult(
-        top,
-        answers.front(strategy, objectives),
-        others["uniform"],
-        beside[: len(drawn)],
-        random_search,
-        {name: answers.ahead(winner, one) for name, one in others.items() if one},
+        top=tuple(one.to_result() for one in top),
+        front=tuple(one.to_result() for one in answers.front(strategy, objectives)),
+        uniform=baselines.get("uniform"),
+        random=tuple(one.to_result() for one in beside[: len(drawn)]),
+        random_search=baselines.get("random_search"),
+        ahead={name: answers.ahead(winner, one) for name, one in others.items() if one},
     )
 
 
@@ -246,14 +210,14 @@ def _write(
     """Write networks, front and picture."""
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
-        save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.score.rating)
-    named = {f"random-{number}": one for number, one in enumerate(found.drawn, start=1)}
+        save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.rating)
+    named = {f"random-{number}": one for number, one in enumerate(found.random, start=1)}
     named |= {"uniform": found.uniform} if found.uniform else {}
     named |= {"random-search": found.random_search} if found.random_search else {}
     for name, one in named.items():
-        save_architecture(folder / f"{name}.json", one.architecture, rating=one.score.rating)
+        save_architecture(folder / f"{name}.json", one.architecture, rating=one.rating)
     write_front(folder, found.front, objectives)
-    write_text(folder / "front.svg", charts.front(found.to_dict(), objectives[0]))
+    write_text(folder / "front.svg", charts.front(found, objectives[0]))
 
 
 def _cost(histories: list[list[Rated]], judge: Evaluator, known: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What was measured of some networks, compared: told, drawn and written.
+"""Compare what was measured on a set of networks; print, draw and write the findings.
 
 Shapes: n networks, m images, S seeds, t test images.
 """
@@ -29,13 +29,13 @@ Ratings = dict[str, Floats]
 
 @dataclass(frozen=True, slots=True)
 class ValidationData:
-    """What was measured.
+    """The measurements of a validation.
 
     Attributes:
         networks: n architectures.
         ratings: `[n, m]` by name, over search images.
-        variants: others like them, that were tried beside them.
-        correct: `[S, n, t]`, what was classified right with which seed; None without labels.
+        variants: the same for ratings with other settings.
+        correct: `[S, n, t]`, 1 where a seed's probe is right about an image; None without labels.
     """
 
     networks: list[Architecture]
@@ -45,12 +45,12 @@ class ValidationData:
 
     @property
     def params(self) -> Floats:
-        """Of each network."""
+        """Parameters of each network, `[n]`."""
         return np.array([params(one) for one in self.networks], dtype=np.float64)
 
     @property
     def usual(self) -> Ratings:
-        """Every rating that is no variant, over all images, and size: `[n]`."""
+        """Mean of each rating over all images, without variants, and size: `[n]`."""
         return {name: values.mean(axis=1) for name, values in self.ratings.items()} | {
             "params": self.params,
             "macs": np.array([macs(one) for one in self.networks], dtype=np.float64),
@@ -58,19 +58,19 @@ class ValidationData:
 
     @property
     def scores(self) -> Ratings:
-        """Every rating over all images: `[n]`."""
+        """Mean of each rating over all images, with variants, and size: `[n]`."""
         return self.usual | {name: values.mean(axis=1) for name, values in self.variants.items()}
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return what is known of each network."""
+        """Return one dictionary for each network."""
         scores, measured = self.scores, self.ratings | self.variants
         errors = {
             name: values.std(axis=1) / values.shape[1] ** 0.5 for name, values in measured.items()
         }
-        told = []
+        content = []
         for at, one in enumerate(self.networks):
             accuracy = None if self.correct is None else self.correct[:, at].mean(axis=1).tolist()
-            told.append(
+            content.append(
                 {
                     "index": at,
                     "params": params(one),
@@ -81,10 +81,10 @@ class ValidationData:
                     "architecture": one.to_dict(),
                 }
             )
-        return told
+        return content
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the same for a spreadsheet, a line a network."""
+        """Return the same as columns of a CSV file, one line for each network."""
         columns: dict[str, list[Any]] = {
             "index": list(range(len(self.networks))),
             "params": [params(one) for one in self.networks],
@@ -102,11 +102,11 @@ class ValidationData:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table for the report, and what of it is shown on a narrow console.
+    """A table for the report, with a brief form for narrow consoles.
 
     Attributes:
-        title, header, rows: of the whole.
-        brief_header, brief: of the narrow one; the same if empty.
+        title, header, rows: of the whole table.
+        brief_header, brief: of the brief form; empty where it is the same.
     """
 
     title: str
@@ -116,54 +116,64 @@ class Table:
     brief: list[list[str]] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
-        """Print it."""
+        """Print the table, brief on a narrow console."""
         if self.brief and console.width < findings.WIDE:
             console.table(self.title, self.brief_header or self.header, self.brief)
         else:
             console.table(self.title, self.header, self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole as JSON types."""
+        """Return the whole table as JSON types."""
         return {"title": self.title, "header": list(self.header), "rows": self.rows}
 
 
-def tell(
-    context: Context, found: ValidationData, settings: ValidateSettings, folder: Path
+def report_findings(
+    context: Context, data: ValidationData, settings: ValidateSettings, folder: Path
 ) -> dict[str, Any]:
-    """Compare, print, draw and write everything; return what the manifest holds of it."""
+    """Compare ratings with accuracy; print, draw and write the findings.
+
+    Args:
+        context: the running stage.
+        data: the measurements.
+        settings: of the validation.
+        folder: of the stage.
+
+    Returns:
+        The findings for the manifest.
+    """
     seed = seed_for(context.seed, "validate", "statistics")
-    counts = statistics.resamples(len(found.networks), settings.bootstrap, seed)
-    reliabilities = _reliabilities(found, counts, seed)
-    if found.correct is None:
-        told = _unlabelled(context, found, reliabilities)
+    counts = statistics.resamples(len(data.networks), settings.bootstrap, seed)
+    reliabilities = _reliabilities(data, counts, seed)
+    if data.correct is None:
+        content = _unlabelled(context, data, reliabilities)
     else:
-        told = _compared(context, found, reliabilities, counts, settings, seed, folder)
-    told["reliability"] = {name: one.to_dict() for name, one in reliabilities.items()}
-    write_json(folder / "validation.json", {**told, "networks": found.to_dicts()})
-    findings.write_csv(folder / "validation.csv", found.columns())
-    return told
+        content = _compared(context, data, reliabilities, counts, settings, seed, folder)
+    content["reliability"] = {name: one.to_dict() for name, one in reliabilities.items()}
+    write_json(folder / "validation.json", {**content, "networks": data.to_dicts()})
+    findings.write_csv(folder / "validation.csv", data.columns())
+    return content
 
 
-def _reliabilities(found: ValidationData, counts: Floats, seed: int) -> dict[str, Reliability]:
-    """Return how ratings rank on one half of the images as on the other."""
-    told = {}
-    for name, values in found.ratings.items():
-        # A fused number for one image is the slope of a place times a difference: right for small
-        # differences of the mean, not for halves of the images. So what was fused is ranked.
-        fused = [found.ratings[part] for part in FUSED if name == "fusion"]
-        told[name] = statistics.split_half(fused or values, counts, seed=seed)
-    for name, values in found.variants.items():  # nobody looks at dozens of intervals
-        told[name] = statistics.split_half(values, counts[:1], seed=seed)
-    return told
+def _reliabilities(data: ValidationData, counts: Floats, seed: int) -> dict[str, Reliability]:
+    """Return the split-half reliability of every rating over the images."""
+    reliabilities = {}
+    for name, values in data.ratings.items():
+        # The fused rating of one image is a linear approximation around the mean over all images,
+        # not exact for halves of the images. So the ratings that were fused are ranked instead.
+        fused = [data.ratings[part] for part in FUSED if name == "fusion"]
+        reliabilities[name] = statistics.split_half(fused or values, counts, seed=seed)
+    for name, values in data.variants.items():  # without intervals: there are dozens
+        reliabilities[name] = statistics.split_half(values, counts[:1], seed=seed)
+    return reliabilities
 
 
 def _unlabelled(
-    context: Context, found: ValidationData, reliabilities: Mapping[str, Reliability]
+    context: Context, data: ValidationData, reliabilities: Mapping[str, Reliability]
 ) -> dict[str, Any]:
     rows = findings.table_unlabelled(reliabilities)
-    table = Table(_title(found), findings.HEADER_UNLABELLED, rows)
+    table = Table(_title(data), findings.HEADER_UNLABELLED, rows)
     table.show(context.console)
-    usual = {name: reliabilities[name] for name in found.ratings}
+    usual = {name: reliabilities[name] for name in data.ratings}
     return {
         "verdict": findings.verdict_unlabelled(usual),
         "tables": [table.to_dict()],
@@ -174,33 +184,33 @@ def _unlabelled(
 
 def _compared(
     context: Context,
-    found: ValidationData,
+    data: ValidationData,
     reliabilities: Mapping[str, Reliability],
     counts: Floats,
     settings: ValidateSettings,
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Print tables, draw the picture and return verdict and statistics as JSON types."""
-    assert found.correct is not None
-    accuracy = found.correct.mean(axis=2)
+    """Print tables, draw the scatter plot and return verdict and statistics as JSON types."""
+    assert data.correct is not None
+    accuracy = data.correct.mean(axis=2)
     agreements = statistics.compare(
-        found.scores, accuracy.mean(axis=0), found.params, counts, of_size=findings.OF_SIZE
+        data.scores, accuracy.mean(axis=0), data.params, counts, of_size=findings.OF_SIZE
     )
-    usual = {name: agreements[name] for name in found.usual}
-    variants = {name: agreements[name] for name in found.variants}
-    ceiling = statistics.ceiling(found.correct, counts, seed=seed)
+    usual = {name: agreements[name] for name in data.usual}
+    variants = {name: agreements[name] for name in data.variants}
+    ceiling = statistics.ceiling(data.correct, counts, seed=seed)
     mean = accuracy.mean(axis=0)
-    title = f"{_title(found)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
+    title = f"{_title(data)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
     tables = [_table(title, usual, reliabilities, ceiling)]
     if variants:
         tables.append(_table_of_variants(variants, reliabilities, findings.compared(agreements)))
     for table in tables:
         table.show(context.console)
-    _tell_few(context, agreements, settings.bootstrap)
-    findings.write_scatter(folder, found.usual, accuracy, found.params, usual)
+    _warn_few_resamples(context, agreements, settings.bootstrap)
+    findings.write_scatter(folder, data.usual, accuracy, data.params, usual)
     verdict = findings.verdict(
-        agreements, lead=settings.rating, num_networks=len(found.networks), variants=list(variants)
+        agreements, lead=settings.rating, num_networks=len(data.networks), variants=list(variants)
     )
     return {
         "verdict": verdict,
@@ -235,16 +245,18 @@ def _table_of_variants(
     return Table(title, findings.HEADER_VARIANTS, rows, findings.HEADER_VARIANTS_BRIEF, brief)
 
 
-def _title(found: ValidationData) -> str:
-    low, high = min(found.params), max(found.params)
+def _title(data: ValidationData) -> str:
+    low, high = min(data.params), max(data.params)
     return (
-        f"{len(found.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "
+        f"{len(data.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "
         "parameters"
     )
 
 
-def _tell_few(context: Context, agreements: Mapping[str, Agreement], resamples: int) -> None:
-    """Warn where nothing could be shown whatever the ratings are."""
+def _warn_few_resamples(
+    context: Context, agreements: Mapping[str, Agreement], resamples: int
+) -> None:
+    """Warn if there are too few resamples for any corrected p value to be significant."""
     trials = findings.compared(agreements)
     needed = round(2 * trials / findings.LEVEL)
     if trials and resamples < needed:

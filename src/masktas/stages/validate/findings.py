@@ -1,4 +1,4 @@
-"""What a validation found: as a table, one plain sentence, a file for a spreadsheet, a picture."""
+"""The findings of a validation: tables, one sentence, a CSV file and a scatter plot."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from masktas.artifacts import write_atomic
 from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Interval, Reliability
 
-OF_SIZE = ("params", "macs")  # ratings that know only size
+OF_SIZE = ("params", "macs")  # ratings that depend on size only
 NONE = "–"
-COLUMNS = (4, 3)  # of panels: what leaves fewer places empty
-WIDE = 100  # characters of a line that has room for every interval
+COLUMNS = (4, 3)  # of panels: the one that leaves fewer places empty is used
+WIDE = 100  # least width of a console for the whole table
 INK, FAINT = "#1d2733", "#94a3b8"
 
 Floats = NDArray[np.float64]
 
-LEVEL = 0.05  # of corrected p values, below which something counts as shown
+LEVEL = 0.05  # significance level of corrected p values
 
 # broken such that the brief table fits 80 characters
 HEADER = (*("rating", "tau", "rho", "rho\ngiven size", "points\nlost, top\n1/3/5", "split\nhalf"),)
@@ -32,8 +32,8 @@ HEADER_VARIANTS_BRIEF = ("variant", "tau", "gain", "p", "partial", "p")
 HEADER_UNLABELLED = ("rating", "tau of halves", "rho of halves", "corrected")
 
 
-def written(one: Interval, form: str = "{:.2f}") -> str:
-    """Write an estimate as people read it: 0.77 [0.62, 0.88]."""
+def format_interval(one: Interval, form: str = "{:.2f}") -> str:
+    """Write an estimate with its interval: 0.77 [0.62, 0.88]."""
     if one.value is None:
         return NONE
     if one.low is None or one.high is None:
@@ -43,11 +43,11 @@ def written(one: Interval, form: str = "{:.2f}") -> str:
 
 def _cell(one: Interval) -> str:
     """Write an estimate in two lines: the table then fits 80 columns."""
-    return written(one).replace(" [", "\n[")
+    return format_interval(one).replace(" [", "\n[")
 
 
-def short(value: float | None, form: str = "{:.2f}", times: float = 1.0) -> str:
-    """Write a number, or a dash where there is none."""
+def format_number(value: float | None, form: str = "{:.2f}", times: float = 1.0) -> str:
+    """Write a number, or a dash for None."""
     return NONE if value is None else form.format(times * value)
 
 
@@ -58,22 +58,23 @@ def table(
     *,
     brief: bool = False,
 ) -> list[list[str]]:
-    """Return the rows under `HEADER`: ratings, best first, then how accuracy ranks itself.
+    """Return the rows under `HEADER`: ratings, best first, then the reliability of accuracy.
 
-    That is over two halves of the test images and over two seeds of the probe, and what follows:
-    the ceiling of every rating. The brief one leaves out the intervals of points lost.
+    Reliability is measured between two halves of the test images and between two seeds of the
+    probe; the ceiling of every rating follows from it. The brief table leaves out the intervals of
+    points lost.
     """
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
         lost = "\n".join(_points(one.regret[k]) for k in TOP)
         if brief:
-            lost = "/".join(short(one.regret[k].value, "{:.1f}", 100) for k in TOP)
+            lost = "/".join(format_number(one.regret[k].value, "{:.1f}", 100) for k in TOP)
         halves = reliabilities[name].corrected.value if name in reliabilities else None
         rows.append(
             [
-                *(name, _cell(one.tau), short(one.rho.value), _cell(one.partial)),
-                *(lost, short(halves)),
+                *(name, _cell(one.tau), format_number(one.rho.value), _cell(one.partial)),
+                *(lost, format_number(halves)),
             ]
         )
     for name, itself in (
@@ -81,14 +82,14 @@ def table(
         ("two seeds", ceiling.seeds),
         ("ceiling", ceiling),
     ):
-        rows.append([name, _cell(itself.tau), short(itself.rho.value), NONE, NONE, NONE])
+        rows.append([name, _cell(itself.tau), format_number(itself.rho.value), NONE, NONE, NONE])
     return rows
 
 
 def _points(lost: Interval) -> str:
     """Write a share as percent points: 1.2 [0.0, 3.1]."""
     times = [None if one is None else 100 * one for one in (lost.value, lost.low, lost.high)]
-    return written(Interval(*times), "{:.1f}")
+    return format_interval(Interval(*times), "{:.1f}")
 
 
 def table_variants(
@@ -97,17 +98,20 @@ def table_variants(
     *,
     brief: bool = False,
 ) -> list[list[str]]:
-    """Return the rows under `HEADER_VARIANTS` (or its brief form), a line each, best first."""
+    """Return the rows under `HEADER_VARIANTS` (or its brief form), one for each, best first."""
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
         halves = reliabilities[name].corrected.value
         rows.append(
             [
-                *(name, short(one.tau.value)),
-                *(short(one.gain.value) if brief else written(one.gain), short(one.gain_p)),
-                *(short(one.partial.value), short(one.partial_p)),
-                *([] if brief else [short(halves)]),
+                *(name, format_number(one.tau.value)),
+                *(
+                    format_number(one.gain.value) if brief else format_interval(one.gain),
+                    format_number(one.gain_p),
+                ),
+                *(format_number(one.partial.value), format_number(one.partial_p)),
+                *([] if brief else [format_number(halves)]),
             ]
         )
     return rows
@@ -116,7 +120,7 @@ def table_variants(
 def table_unlabelled(reliabilities: Mapping[str, Reliability]) -> list[list[str]]:
     """Return the rows under `HEADER_UNLABELLED`."""
     return [
-        [name, written(one.tau), written(one.rho), written(one.corrected)]
+        [name, format_interval(one.tau), format_interval(one.rho), format_interval(one.corrected)]
         for name, one in reliabilities.items()
     ]
 
@@ -138,17 +142,17 @@ def verdict(
     num_networks: int,
     variants: Sequence[str] = (),
 ) -> str:
-    """Say in one plain sentence whether the leading rating ranks as accuracy does.
+    """Return one sentence: does the leading rating rank networks as accuracy does?
 
-    Of the leading rating, which was chosen before, "better" and "adds" are said where a whole
-    confidence interval is above 0: of the difference of the taus, and of the rank correlation
-    given size. Of all others where a p value corrected for the number of all is below 0.05.
+    The leading rating was chosen in advance. It is "better" than size if the whole confidence
+    interval of the difference of the taus is above 0, and "adds" to size if that of the rank
+    correlation given size is. Other ratings need a p value below 0.05, corrected for their number.
 
     Args:
-        agreements: of all ratings, size and variants too.
-        lead: what the sentence is about.
+        agreements: of all ratings, including size and variants.
+        lead: name of the leading rating.
         num_networks: n.
-        variants: which of them are variants.
+        variants: names of the variants among `agreements`.
     """
     one = agreements[lead]
     if one.tau.value is None:
@@ -156,14 +160,14 @@ def verdict(
             f"Nothing can be said: of {num_networks} networks too few differ in {lead} and in "
             "accuracy."
         )
-    parts = [f"{lead} ranks {num_networks} networks with tau {written(one.tau)}"]
+    parts = [f"{lead} ranks {num_networks} networks with tau {format_interval(one.tau)}"]
     sizes = [name for name in ranked(agreements) if name in OF_SIZE and name != lead]
     best = agreements[sizes[0]].tau if sizes else Interval(None)
     if best.value is not None:
         joined = "but" if best.value > 0.8 * one.tau.value else "and"
-        parts[0] += f", {joined} size alone ({sizes[0]}) reaches {written(best)}"
+        parts[0] += f", {joined} size alone ({sizes[0]}) reaches {format_interval(best)}"
     if one.partial.value is not None:
-        parts.append(f"given size its partial rank correlation is {written(one.partial)}")
+        parts.append(f"given size its partial rank correlation is {format_interval(one.partial)}")
     parts[-1] += f": {'it is size' if lead in OF_SIZE else _conclusion(one, best)}"
     usual = {name: one for name, one in agreements.items() if name not in variants}
     corrected = f"after Holm's correction for {compared(agreements)} comparisons"
@@ -175,13 +179,13 @@ def verdict(
 
 
 def compared(agreements: Mapping[str, Agreement]) -> int:
-    """Return how many ratings were compared with size: what p values are corrected for."""
+    """Return the number of ratings that were compared with size, for the correction of p values."""
     return sum(one.gain_p is not None for one in agreements.values())
 
 
 def verdict_unlabelled(reliabilities: Mapping[str, Reliability]) -> str:
-    """Say in one sentence what is known without labels: how well each rating repeats itself."""
-    each = [f"{name} {written(one.corrected)}" for name, one in reliabilities.items()]
+    """Return one sentence for a validation without labels: the reliability of each rating."""
+    each = [f"{name} {format_interval(one.corrected)}" for name, one in reliabilities.items()]
     return (
         "Without labels nothing is known of accuracy; the reliability of the ratings over images "
         f"is {', '.join(each)}."
@@ -199,32 +203,32 @@ def _conclusion(one: Agreement, size: Interval) -> str:
 
 
 def _others(agreements: Mapping[str, Agreement], lead: str) -> str:
-    """Name the other ratings that beat size, or add to it."""
+    """Name the other ratings that are better than size, or add to it."""
     others = [name for name in ranked(agreements) if name not in (*OF_SIZE, lead)]
     names = [name for name in others if agreements[name].tau.above_zero]
     better = [name for name in names if _is_better(agreements[name])]
     adding = [name for name in names if _adds(agreements[name]) and name not in better]
-    said = []
+    parts = []
     if better:
-        said.append(f"better than size: {_named(better, agreements)}")
+        parts.append(f"better than size: {_named(better, agreements)}")
     if adding:
-        said.append(f"adding to size: {_named(adding, agreements)}")
+        parts.append(f"adding to size: {_named(adding, agreements)}")
     alone = agreements[lead].gain.above_zero
-    return ", ".join(said) or f"no {'other ' if alone else ''}rating beats size"
+    return ", ".join(parts) or f"no {'other ' if alone else ''}rating beats size"
 
 
 def _best_variant(agreements: Mapping[str, Agreement], best_first: Sequence[str]) -> str:
-    """Tell of the variant with the highest tau, and which are shown to be worth more than size."""
+    """Describe the variant with the highest tau; name those that beat size or add to it."""
     name = best_first[0]
     shown = [one for one in best_first if _is_better(agreements[one])]
     adding = [one for one in best_first if _adds(agreements[one]) and one not in shown]
     words = f"better than size: {_named(shown, agreements)}" if shown else "none beats size"
     if adding:
         words += f", adding to it: {_named(adding, agreements)}"
+    tau = format_interval(agreements[name].tau)
     return (
-        f"of {len(best_first)} variants {name} ranks best with tau "
-        f"{written(agreements[name].tau)}, which flatters it since it was picked afterwards: "
-        f"{words}"
+        f"of {len(best_first)} variants {name} ranks best with tau {tau}, which flatters it since "
+        f"it was picked afterwards: {words}"
     )
 
 
@@ -241,7 +245,7 @@ def _named(names: Sequence[str], agreements: Mapping[str, Agreement]) -> str:
 
 
 def write_csv(path: Path, columns: Mapping[str, Sequence[float | str]]) -> None:
-    """Write columns of equal length, a line a network."""
+    """Write columns of equal length, one line for each network."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(columns)
@@ -260,13 +264,13 @@ def write_scatter(
     params: Floats,
     agreements: Mapping[str, Agreement],
 ) -> None:
-    """Draw ratings against accuracy, `scatter.svg` and `scatter.png`: a panel a rating.
+    """Draw ratings against accuracy, one panel for each, to `scatter.svg` and `scatter.png`.
 
     Args:
-        folder: where they go.
+        folder: where the files are written.
         ratings: `[n]` each, by name.
-        accuracy: `[S, n]`, of every seed of the probe: lines between them show its noise.
-        params: `[n]`, the colour.
+        accuracy: `[S, n]`, for every seed of the probe; lines between the seeds show the noise.
+        params: `[n]`, shown as colour.
         agreements: for the titles.
     """
     import matplotlib
@@ -288,7 +292,7 @@ def scatter(
     params: Floats,
     agreements: Mapping[str, Agreement],
 ) -> Figure:
-    """Return the picture; see `write_scatter`."""
+    """Return the figure; see `write_scatter`."""
     names = ranked(agreements)
     columns = min(len(names), min(COLUMNS, key=lambda columns: -len(names) % columns))
     rows = -(-len(names) // columns)
@@ -323,4 +327,4 @@ def scatter(
 
 def _title(name: str, one: Agreement) -> str:
     known = "" if one.partial.value is None else f", rho given size {one.partial.value:.2f}"
-    return f"{name}\ntau {short(one.tau.value)}{known}"
+    return f"{name}\ntau {format_number(one.tau.value)}{known}"

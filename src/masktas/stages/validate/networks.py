@@ -1,4 +1,4 @@
-"""Which networks a rating is validated on: of all sizes evenly, or all of about one size."""
+"""Draw the networks that ratings are validated on: evenly over all sizes, or of about one size."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import pairwise
 from masktas.errors import BudgetError
 from masktas.space import Architecture, BudgetedSpace, format_quantity
 
-TRIES = 20  # draws for each network that is wanted, before there seem to be no more
+TRIES = 20  # draws for each wanted network before giving up
 
 
 def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Architecture]:
-    """Draw networks of all sizes evenly, ascending: one in each of `count` ranges of parameters.
+    """Draw one network from each of `count` equal ranges of parameters, in ascending order.
 
-    Where a range holds none, another network is drawn from the whole budget instead.
+    For a range without networks, another network is drawn from the whole budget.
 
     Returns:
         Distinct networks; fewer than `count` where there are no more.
@@ -35,7 +35,7 @@ def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> lis
 
 
 def banded(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Architecture]:
-    """Draw distinct networks as a search would; fewer than `count` where there are no more."""
+    """Draw distinct networks at random; fewer than `count` where there are no more."""
     drawn: list[Architecture] = []
     _extend(drawn, candidates, count, rng)
     return drawn
@@ -61,7 +61,7 @@ def within(candidates: BudgetedSpace, least: int, most: int) -> BudgetedSpace:
 def _extend(
     drawn: list[Architecture], candidates: BudgetedSpace, count: int, rng: random.Random
 ) -> None:
-    """Add networks that are not there yet until there are `count`, or no more are found."""
+    """Add new networks to `drawn` until it holds `count`, or no more are found."""
     known = set(drawn)
     tries = TRIES * (count - len(drawn))
     while len(drawn) < count and tries:

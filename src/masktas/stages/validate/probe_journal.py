@@ -1,4 +1,4 @@
-"""Probe network after network, with a journal: what is known of one outlives a kill.
+"""Probe network after network, with a journal on disk, so that a killed validation can resume.
 
 Shapes: n networks, S seeds, t test images.
 """
@@ -31,16 +31,23 @@ def probe(
     networks: list[Architecture],
     journal: Path,
 ) -> NDArray[np.float64]:
-    """Probe network after network, from where the journal ends: `[S, n, t]`.
+    """Probe all networks, resuming where the journal ends.
 
     Each process of a job probes whole networks.
+
+    Returns:
+        `[S, n, t]`, 1 where a network is right about a test image.
+
+    Raises:
+        Stopped: if the user asked for it; probed networks are in the journal.
+        ArtifactError: if the journal is damaged, or of other networks or images.
     """
     ranks = context.ranks
     found = _read(journal, networks, (probing.recipe.seeds, probing.num_test))
-    ranks.any()  # nobody writes before all have read
+    ranks.any()  # a barrier: all read before the first one writes
     total, longest = len(networks), 0.0
     if found:
-        context.console.say(f"Going on after {len(found)} networks.")
+        context.console.say(f"Resuming after {len(found)} networks.")
     with context.console.bar("validate", total, len(found)) as bar, context.stopping.listening():
         while len(found) < total:
             if ranks.any(context.stopping.asked(2 * longest))[0]:
@@ -62,7 +69,7 @@ def probe(
 
 
 def _line(at: int, one: Architecture, right: NDArray[np.bool_]) -> str:
-    """Write what a network got right as a line of the journal: a bit an image."""
+    """Return a line of the journal: for each seed, one bit for each test image."""
     return json.dumps(
         {
             "index": at,
@@ -77,10 +84,10 @@ def _line(at: int, one: Architecture, right: NDArray[np.bool_]) -> str:
 def _read(
     journal: Path, networks: list[Architecture], shape: tuple[int, int]
 ) -> list[NDArray[np.bool_]]:
-    """Read what is known already: `[S, t]` for each of the first networks.
+    """Read the journal: `[S, t]` for each of the first networks.
 
     Raises:
-        ArtifactError: if the journal is damaged or of other networks or images.
+        ArtifactError: if the journal is damaged, or of other networks or images.
     """
     seeds, images = shape
     found: list[NDArray[np.bool_]] = []
@@ -90,7 +97,9 @@ def _read(
             whole = np.stack([np.frombuffer(seed, dtype=np.uint8) for seed in bits])
             known = Architecture.from_dict(line["architecture"])
         except (KeyError, TypeError, ValueError, MasktasError):
-            raise ArtifactError(f"{journal}: not the journal of a validation.") from None
+            raise ArtifactError(
+                f"{journal}: not the journal of a validation. --overwrite makes the stage again."
+            ) from None
         if known != one or whole.shape != (seeds, -(-images // 8)):
             raise ArtifactError(
                 f"{journal}: network {len(found)} is not the one that would be probed, or other "

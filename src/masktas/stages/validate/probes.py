@@ -1,7 +1,7 @@
-"""How good are a supernet's slices? A probe with labels says which test images each gets right.
+"""Probes with labels: the accuracy of a supernet's subnets on test images.
 
-Three probes, from cheap to dear: the nearest neighbours of frozen features, a linear classifier
-over them, and fine-tuning by a short recipe. Shapes: n test images, m labelled ones, S seeds,
+Three probes, from cheap to expensive: nearest neighbours of frozen features, a linear classifier
+on frozen features, and a short fine-tuning. Shapes: n test images, m labelled images, S seeds,
 D width.
 """
 
@@ -33,9 +33,9 @@ from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 
 NEIGHBOURS = 20
-RIDGE = 1e-3  # weight of half the squared norm beside the mean loss of a linear probe
+RIDGE = 1e-3  # L2 penalty of the linear probe, relative to its mean loss
 ITERATIONS = 1000
-KEPT = 2**30  # bytes of cut-out images that are kept in memory from network to network
+KEPT = 2**30  # bytes of cropped images that are kept in memory for the next networks
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -44,14 +44,14 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecipe:
-    """How networks are probed.
+    """Settings of a probe.
 
     Attributes:
         probe: `linear`, `knn` or `finetune`.
-        images: labelled images that it learns from.
+        images: labelled images that the probe is trained on.
         epochs: of fine-tuning.
-        seeds: how many times, each with other images and another order.
-        batch_size: images that are encoded at once.
+        seeds: number of repetitions, each with other images in another order.
+        batch_size: of encoding.
     """
 
     probe: str
@@ -62,15 +62,15 @@ class ProbeRecipe:
 
 
 class NetworkProbe:
-    """Probes of a supernet's slices, all with the same images.
+    """Probes the subnets of a supernet, all with the same images.
 
     Args:
-        recipe: how.
-        store: the images, opened for `supernet` and for the test images' split.
+        recipe: settings of the probe.
+        store: the images, opened for `supernet` and for the split `test`.
         labels: of every image, see `read_labels`.
-        classes: how many there are.
+        classes: number of classes.
         test: the split whose images are classified.
-        seed: names what is drawn.
+        seed: of the random draws.
         runtime: device and precision.
     """
 
@@ -108,7 +108,7 @@ class NetworkProbe:
         return len(self._union) + self.num_test
 
     def correct(self, shared: Supernet, architecture: Architecture) -> Bools:
-        """Say for every seed which test images a slice of the supernet gets right, `[S, n]`."""
+        """Return for every seed which test images a subnet classifies right, `[S, n]`."""
         if self.recipe.probe == "finetune":
             seeds = range(self.recipe.seeds)
             predicted = [self._finetuned(shared, architecture, number) for number in seeds]
@@ -133,14 +133,14 @@ class NetworkProbe:
         return np.unique(np.concatenate(self._drawn))
 
     @cached_property
-    def _pools(self) -> tuple[Cut, Cut]:
-        """The labelled images of all seeds, and the test images, cut out."""
-        learnt = Cut(self._batches(self._learnt), self._union, self.recipe.batch_size)
+    def _pools(self) -> tuple[CropBatches, CropBatches]:
+        """The labelled images of all seeds, and the test images, cropped."""
+        learnt = CropBatches(self._batches(self._learnt), self._union, self.recipe.batch_size)
         tested = np.arange(self.num_test)
-        return learnt, Cut(self._batches(self._tested), tested, self.recipe.batch_size)
+        return learnt, CropBatches(self._batches(self._tested), tested, self.recipe.batch_size)
 
     def _probed(self, encoder: ViT) -> list[Numbers]:
-        """Classify the test images from frozen features; one pass serves all seeds."""
+        """Classify the test images from frozen features, encoded once for all seeds."""
         known, asked = (self._features(encoder, pool) for pool in self._pools)
         classify = nearest if self.recipe.probe == "knn" else linear
         found = []
@@ -150,7 +150,7 @@ class NetworkProbe:
         return found
 
     @torch.no_grad()
-    def _features(self, encoder: ViT, pool: Cut) -> Floats:
+    def _features(self, encoder: ViT, pool: CropBatches) -> Floats:
         """Return the mean of each image's patches after the last norm, `[., D]`."""
         parts = []
         for images in pool:
@@ -166,7 +166,7 @@ class NetworkProbe:
         return features
 
     def _finetuned(self, shared: Supernet, architecture: Architecture, number: int) -> Numbers:
-        """Train a copy of the slice with labels and classify the test images."""
+        """Train a copy of the subnet with labels and classify the test images."""
         drawn, seed = self._drawn[number], seed_for(self._seed, "probe", number)
         settings = FinetuneSettings(
             epochs=self.recipe.epochs, batch_size=min(256, len(drawn)), drop_path=0.0
@@ -194,7 +194,7 @@ class NetworkProbe:
         logits = torch.cat(parts)
         if not bool(logits.isfinite().all()):
             raise MasktasError(
-                "Fine-tuning came to numbers that are not finite: choose --probe linear, or train "
+                "Fine-tuning gave numbers that are not finite: choose --probe linear, or train "
                 "the supernet again with a lower --lr."
             )
         found: Numbers = logits.argmax(dim=1).cpu().numpy()
@@ -215,13 +215,13 @@ class NetworkProbe:
         )
 
 
-class Cut:
-    """Images cut out in batches, again and again; kept in memory where they are not too many.
+class CropBatches:
+    """Centre crops in batches, iterated many times; kept in memory if they are few enough.
 
     Args:
-        batches: they are of.
-        numbers: which.
-        batch_size: at once.
+        batches: the images.
+        numbers: of the images that are used.
+        batch_size: of the iteration.
     """
 
     def __init__(self, batches: Batches, numbers: Numbers, batch_size: int) -> None:
@@ -232,7 +232,7 @@ class Cut:
         self._kept: list[Tensor] | None = [] if size <= KEPT else None
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield images `[B, C, H, W]`, the middle of each."""
+        """Yield centre crops `[B, C, H, W]`."""
         if self._kept is None:
             return (self._batches.plain(part) for part in self._parts)
         if not self._kept:
@@ -244,7 +244,7 @@ Classify = Callable[[Floats, Numbers, Floats], Numbers]
 
 
 def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
-    """Classify by multinomial logistic regression over standardised features.
+    """Classify by multinomial logistic regression on standardised features.
 
     Args:
         known: features `[m, D]`.
@@ -261,7 +261,7 @@ def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
 
     ridge = 1 / (RIDGE * len(target))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=ridge, max_iter=ITERATIONS))
-    with warnings.catch_warnings():  # a probe that is nearly converged compares as well
+    with warnings.catch_warnings():  # a nearly converged probe compares networks as well
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(known, target)
     found: Numbers = model.predict(asked)
@@ -269,7 +269,7 @@ def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
 
 
 def nearest(known: Floats, target: Numbers, asked: Floats) -> Numbers:
-    """Classify by the vote of the 20 nearest in cosine distance; see `linear`."""
+    """Classify by the vote of the 20 nearest neighbours in cosine distance; see `linear`."""
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(min(NEIGHBOURS, len(target)), metric="cosine", algorithm="brute")

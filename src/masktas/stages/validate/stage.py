@@ -29,7 +29,7 @@ from masktas.stages.common.evaluator import batch_size_for
 from masktas.stages.common.images import Data, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context
-from masktas.stages.validate.comparing import ValidationData, tell
+from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
 from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
@@ -119,7 +119,7 @@ def validate(
         found = ValidationData(networks, rated.usual, rated.variants, correct)
 
         def write() -> dict[str, Any]:
-            told = tell(context, found, settings, stage.folder)
+            findings = report_findings(context, found, settings, stage.folder)
             return {
                 "space": shared.space.to_dict(),
                 "budget": candidates.budget.to_dict(),
@@ -127,7 +127,7 @@ def validate(
                 "num_networks": len(networks),
                 "probe": settings.probe if probing else None,
                 "test_split_read": probing is not None and settings.split == "test",
-                **told,
+                **findings,
             }
 
         return stage.finish(store, _cost(networks, rated, probing), write)

@@ -1,9 +1,9 @@
-"""How well one ranking of networks agrees with another, and how sure that is.
+"""Rank correlation between measures of networks, with bootstrap intervals.
 
-A resample of the networks is a row of counts: how often each was drawn. Row 0 draws each once and
-is the sample itself. Every statistic is a function of such rows, so a number and its bootstrap
-interval are one computation. What is not defined (all ratings alike, two networks) is NaN, and
-None where a person sees it.
+A resample of the networks is a row of counts: how often each network was drawn. Row 0 draws each
+once and is the sample itself. Every statistic is a function of such rows, so a value and its
+bootstrap interval are one computation. An undefined statistic (equal ratings, two networks) is NaN
+in arrays and None in results.
 
 Shapes: n networks, m images, S seeds, R rows of counts.
 """
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Statistic = Callable[[Floats, Floats, Floats], Floats]
 
-LEAST = 3  # networks that a rank correlation is of: two agree by chance every second time
+LEAST = 3  # networks for a rank correlation: two agree by chance every second time
 TOP = (1, 3, 5)
-SPLITS = 20  # random halves that are averaged over
+SPLITS = 20  # random halves that are averaged
 LEVEL = 0.95
-ALIKE = 1e-9  # of squares of correlations: rounding
+ALIKE = 1e-9  # rounding error of squared correlations
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number and its interval; None where it is not defined."""
+    """A value and its confidence interval; None where undefined."""
 
     value: float | None
     low: float | None = None
@@ -45,7 +45,7 @@ class Interval:
         if not np.isfinite(values[0]):
             return cls(None)
         rows = values[1:][np.isfinite(values[1:])]
-        if not len(rows) or 2 * len(rows) < len(values) - 1:  # defined too seldom to tell
+        if not len(rows) or 2 * len(rows) < len(values) - 1:  # undefined in most resamples
             return cls(float(values[0]))
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(rows, [tail, 1 - tail]).tolist()
@@ -53,7 +53,7 @@ class Interval:
 
     @property
     def above_zero(self) -> bool:
-        """Whether the whole interval is."""
+        """Whether the whole interval is above 0."""
         return self.low is not None and self.low > 0
 
     def to_dict(self) -> dict[str, float | None]:
@@ -63,16 +63,16 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a rating agrees with accuracy.
+    """Agreement of a rating with accuracy.
 
     Attributes:
         tau: Kendall's tau-b.
-        rho: Spearman's.
-        partial: Spearman's, given the number of parameters.
-        gain: tau less the tau of the best rating that knows only size.
+        rho: Spearman's rho.
+        partial: Spearman's rho, given the number of parameters.
+        gain: tau minus the tau of the best rating that depends on size only.
         regret: accuracy lost by looking only at the k best rated, by k.
-        gain_p, partial_p: how probable so large a `gain` or `partial` would be if it were 0, over
-            all ratings that were compared with size at once (Holm); None where not defined.
+        gain_p, partial_p: p values of `gain` and `partial` being 0, corrected for the number of
+            compared ratings (Holm); None where undefined.
     """
 
     tau: Interval
@@ -96,7 +96,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How a measure agrees with itself.
+    """Agreement of a measure with itself.
 
     Attributes:
         tau, rho: between two measurements of the same networks.
@@ -153,14 +153,14 @@ def spearman(x: Floats, y: Floats, counts: Floats) -> Floats:
 
 
 def partial_spearman(x: Floats, y: Floats, given: Floats, counts: Floats) -> Floats:
-    """Return Spearman's rho of `x` and `y` with what both share with `given [n]` taken out, `[R]`.
+    """Return the partial Spearman's rho of `x` and `y`, controlling for `given [n]`, `[R]`.
 
-    `(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))` over ranks, so a logarithm of `given`
-    changes nothing. Not defined where `x` or `y` ranks as `given` does, or the other way round.
+    `(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))` over ranks, so it is the same for
+    a logarithm of `given`. Undefined where `x` or `y` has the same or the reverse ranks of `given`.
     """
     import numpy as np
 
-    if len(x) <= LEAST:  # with three there is no freedom left
+    if len(x) <= LEAST:  # three networks leave no degree of freedom
         return np.full(len(counts), np.nan)
     xy, xz, yz = (spearman(*pair, counts) for pair in ((x, y), (x, given), (y, given)))
     left = (1 - xz**2) * (1 - yz**2)
@@ -168,10 +168,10 @@ def partial_spearman(x: Floats, y: Floats, given: Floats, counts: Floats) -> Flo
 
 
 def regret(rating: Floats, accuracy: Floats, counts: Floats, k: int) -> Floats:
-    """Return the best accuracy of all less the best among the k best rated, in every resample.
+    """Return the best accuracy minus the best accuracy of the k best rated, in every resample.
 
-    Among equal ratings the least accurate is taken first: ties earn nothing. Networks drawn
-    several times count once. Not defined for k of as many networks, or ratings all alike.
+    Among equal ratings the least accurate is taken first. Networks drawn several times count once.
+    Undefined for k networks or fewer, or if all ratings are equal.
     """
     import numpy as np
 
@@ -188,7 +188,7 @@ def regret(rating: Floats, accuracy: Floats, counts: Floats, k: int) -> Floats:
 def spearman_brown(reliability: Floats, times: float = 2.0) -> Floats:
     """Return the reliability of a measure `times` as long (Spearman 1910, Brown 1910).
 
-    Not defined below -1 / (times - 1), where it has a pole.
+    Undefined below -1 / (times - 1), where it has a pole.
     """
     return _over(times * reliability, 1 + (times - 1) * reliability)
 
@@ -201,14 +201,14 @@ def compare(
     *,
     of_size: Sequence[str],
 ) -> dict[str, Agreement]:
-    """Compare ratings `[n]` with accuracy `[n]`, all in the same resamples.
+    """Compare ratings `[n]` with accuracy `[n]`, all on the same resamples.
 
     Args:
         ratings: by name; higher is better.
         accuracy: of each network.
         params: of each network.
         counts: see `resamples`.
-        of_size: names of the ratings that know only size.
+        of_size: names of the ratings that depend on size only.
     """
     import numpy as np
 
@@ -241,8 +241,8 @@ def p_value(values: Floats) -> float | None:
     """Return the two-sided p value of a statistic being 0, from its resamples `[R]`.
 
     Twice the share of resamples on the other side of 0, the sample itself counted among them
-    (Davison and Hinkley 1997, 4.2): below 0.05 about where the interval leaves 0 out, and never
-    below 2 / R. None where it is not defined.
+    (Davison and Hinkley 1997, 4.2). It is below 0.05 about where the 95 % interval excludes 0, and
+    at least 2 / R. None where undefined.
     """
     import numpy as np
 
@@ -254,9 +254,10 @@ def p_value(values: Floats) -> float | None:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
-    """Correct p values for their number: who tries much finds something by chance (Holm 1979).
+    """Correct p values for multiple comparisons (Holm 1979).
 
-    The chance that any true zero gets below 0.05 is at most 0.05. What is not defined was no trial.
+    The probability that any true null hypothesis gets below 0.05 is at most 0.05. Undefined values
+    do not count as comparisons.
     """
     known = {name: p for name, p in p_values.items() if p is not None}
     corrected: dict[str, float] = {}
@@ -270,14 +271,14 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
 def split_half(
     values: Floats | Sequence[Floats], counts: Floats, *, seed: int, splits: int = SPLITS
 ) -> Reliability:
-    """Return how networks rank on one half of the images as on the other.
+    """Return the agreement of the ranking on one half of the images with that on the other.
 
     Args:
-        values: `[n, m]`, of each network on each image; no labels are needed. Of several such, a
-            network's mean rank by all is taken.
+        values: `[n, m]`, of each network on each image; no labels are needed. For several such
+            arrays, networks are compared by their mean rank.
         counts: see `resamples`.
-        seed: names the random halves.
-        splits: halves that are averaged over.
+        seed: of the random halves.
+        splits: number of random halves that are averaged.
     """
     import numpy as np
 
@@ -298,13 +299,13 @@ def split_half(
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """How well accuracy ranks itself: no rating can be seen to rank better.
+    """The highest agreement with measured accuracy that a rating can reach, given its noise.
 
     Attributes:
         halves: between two halves of the test images.
         seeds: between two seeds of the probe.
-        reliability: share of the measured accuracies' variance that is the networks' own.
-        tau, rho: with the measured accuracy, of a rating that ranks as the true one.
+        reliability: share of the variance of measured accuracy that is due to the networks.
+        tau, rho: of the true accuracy with the measured one.
     """
 
     halves: Reliability
@@ -320,19 +321,19 @@ class Ceiling:
 
 
 def ceiling(correct: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Ceiling:
-    """Return how well accuracy ranks itself.
+    """Return the ceiling of agreement with measured accuracy.
 
-    The noise of images and of seeds is in no two measurements that share neither, so their
-    covariance is the variance of the true accuracies; over the variance of the measured ones it is
-    their reliability (Guttman 1945, his fourth, extended to seeds). A correlation with a measure
-    is at most the root of its reliability (Spearman 1904); tau and rho follow from it as they do
-    in a normal distribution. With one seed its noise is taken for the networks' own.
+    Two measurements that share no images and no seed have independent noise, so their covariance
+    is the variance of the true accuracies; divided by the variance of the measured accuracies it
+    is the reliability (Guttman 1945, lambda 4, extended to seeds). A correlation with a measure is
+    at most the square root of its reliability (Spearman 1904); tau and rho follow as for a normal
+    distribution. With a single seed, its noise is counted as variance of the networks.
 
     Args:
-        correct: `[S, n, m]`, 1 where a network was right about an image.
+        correct: `[S, n, m]`, 1 where a network is right about an image.
         counts: see `resamples`.
-        seed: names the random halves.
-        splits: halves that are averaged over.
+        seed: of the random halves.
+        splits: number of random halves that are averaged.
     """
     import numpy as np
 
@@ -367,7 +368,7 @@ def _covariance(x: Floats, y: Floats, counts: Floats) -> Floats:
 
 
 def _reliability(pairs: Sequence[tuple[Floats, Floats]], counts: Floats) -> Reliability:
-    """Average over pairs of measurements, `[n]` each; those that are not defined are left out."""
+    """Average over pairs of measurements, `[n]` each, without undefined ones."""
     rho = _mean(spearman, pairs, counts)
     tau = _mean(kendall, pairs, counts)
     return Reliability(*(Interval.of(one) for one in (tau, rho, spearman_brown(rho))))
@@ -387,7 +388,7 @@ def _mean(statistic: Statistic, pairs: Sequence[tuple[Floats, Floats]], counts: 
 def _halves(
     num_images: int, splits: int, seed: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the numbers of the images of two random halves; of an odd number one is left out."""
+    """Yield the image numbers of two random halves; one image of an odd number is left out."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -398,7 +399,7 @@ def _halves(
 
 
 def _ranks(x: Floats, counts: Floats) -> Floats:
-    """Return how far each network's rank is from the middle one, in every resample, `[R, n]`."""
+    """Return each network's rank minus the mean rank, in every resample, `[R, n]`."""
     below = x[:, None] < x[None, :]
     alike = x[:, None] == x[None, :]
     ranks: Floats = counts @ (below + 0.5 * alike) - counts.sum(axis=1, keepdims=True) / 2

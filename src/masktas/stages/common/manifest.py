@@ -1,0 +1,406 @@
+"""Typed readers of the stages' `manifest.json`. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from masktas.artifacts import MANIFEST, Stage
+from masktas.errors import ArtifactError, MasktasError
+from masktas.space import Architecture, Budget
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What a stage took.
+
+    Attributes:
+        seconds: over all attempts.
+        images: images seen.
+        flops: operations of the matrix products over these images.
+        peak_flops: operations a second that a large matrix product reached on the same devices.
+        share_of_peak: `flops` a second over `peak_flops`.
+        attempts: how often the stage was started until it was finished.
+        processes: processes that worked together.
+        name: of the device.
+    """
+
+    seconds: float
+    images: int
+    flops: int
+    peak_flops: float
+    share_of_peak: float
+    attempts: int
+    processes: int
+    name: str
+    precision: str
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read the `cost` of a manifest."""
+        return cls(**{field: content[field] for field in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class SplitImages:
+    """The images of one split: how many, and a digest of which ones."""
+
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSummary:
+    """The images that a stage was given.
+
+    Attributes:
+        splits: by name.
+        duplicates: copies of other images.
+        skipped: names of the first files that could not be read.
+        num_skipped: how many files could not be read.
+    """
+
+    splits: dict[str, SplitImages]
+    duplicates: int
+    skipped: tuple[str, ...]
+    num_skipped: int
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read the `images` of a manifest."""
+        splits = content["splits"].items()
+        return cls(
+            splits={name: SplitImages(one["images"], one["digest"]) for name, one in splits},
+            duplicates=content["duplicates"],
+            skipped=tuple(one["name"] for one in content["skipped"]),
+            num_skipped=content["num_skipped"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageManifest:
+    """What every manifest has.
+
+    Attributes:
+        cost: what the stage took.
+        images: what it was given.
+        location: where the images are.
+        seed: of its random numbers.
+        versions: of Python and the packages that the result depends on.
+    """
+
+    cost: StageCost
+    images: ImageSummary
+    location: str
+    seed: int
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, stage: Stage) -> Self:
+        """Read the manifest of a finished stage.
+
+        Raises:
+            ArtifactError: if the stage is not finished, or its manifest is damaged.
+        """
+        content = stage.manifest()
+        try:
+            return cls.of(content)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, MasktasError) as error:
+            raise ArtifactError(
+                f"{stage.folder / MANIFEST}: damaged ({error}). --overwrite makes the stage again."
+            ) from None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read a manifest's content; a damaged one raises KeyError, TypeError or ValueError."""
+        return cls(
+            cost=StageCost.of(content["cost"]),
+            images=ImageSummary.of(content["images"]),
+            location=content["settings"]["images"]["location"],
+            seed=content["settings"]["seed"],
+            versions=content["versions"],
+            **cls._results(content),
+        )
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the fields that a kind of stage adds."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedSource:
+    """A pretrained teacher, as the manifest of `teacher/` records it.
+
+    Attributes:
+        kind: `vit`, `timm` or `function`.
+        source: what the user named.
+        licence: of its weights.
+        depth: number of blocks; None for a function.
+        layer: the block whose tokens are the targets; None for the last one.
+        decoder: whether it has one.
+    """
+
+    kind: str
+    source: str
+    licence: str
+    embed_dim: int
+    depth: int | None
+    layer: int | None
+    image_size: tuple[int, int]
+    patch_size: int
+    decoder: bool
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read the `adopted` of a manifest."""
+        known = {key: content[key] for key in cls.__slots__ if key in content}
+        return cls(**{"depth": None} | known | {"image_size": tuple(content["image_size"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherManifest(StageManifest):
+    """The manifest of `teacher/`.
+
+    Attributes:
+        pretrained: the teacher that was taken instead of training one; None if it was trained.
+    """
+
+    pretrained: PretrainedSource | None
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        adopted = content.get("adopted")
+        return {"pretrained": None if adopted is None else PretrainedSource.of(adopted)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupernetManifest(StageManifest):
+    """The manifest of `supernet/`.
+
+    Attributes:
+        probe_params: parameters of the networks that were watched in training, by name.
+        reconstructions: what the rows of `reconstructions.png` show.
+    """
+
+    probe_params: dict[str, int]
+    reconstructions: tuple[str, ...]
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "probe_params": {name: one["params"] for name, one in content["probes"].items()},
+            "reconstructions": tuple(content["reconstructions"]),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkResult:
+    """A network that a search has rated.
+
+    Attributes:
+        architecture: of the network.
+        rating: higher is better.
+        error: standard error of the rating over images, where it is known.
+        images: how many images the rating is the mean of.
+        costs: by quantity; `latency` as predicted, where there is a model.
+        measured_latency: milliseconds of one inference, where that was measured.
+        latency_range: the tenth fastest and slowest of the measured calls.
+    """
+
+    architecture: Architecture
+    rating: float
+    error: float | None
+    images: int | None
+    costs: dict[str, float]
+    measured_latency: float | None = None
+    latency_range: tuple[float, float] | None = None
+
+    def amount(self, what: str) -> float | None:
+        """Return a cost by its key in the manifest; None where it is not known."""
+        return self.measured_latency if what == "measured_latency" else self.costs.get(what)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        content: dict[str, Any] = {
+            "rating": self.rating,
+            "error": self.error,
+            "images": self.images,
+            **self.costs,
+        }
+        if self.measured_latency is not None and self.latency_range is not None:
+            content["measured_latency"] = self.measured_latency
+            content["measured_latency_range"] = list(self.latency_range)
+        return content | {"architecture": self.architecture.to_dict()}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        costs = dict(content)
+        architecture = Architecture.from_dict(costs.pop("architecture"))
+        rated = (costs.pop("rating"), costs.pop("error"), costs.pop("images"))
+        measured = costs.pop("measured_latency", None)
+        span = costs.pop("measured_latency_range", None)
+        return cls(architecture, *rated, costs, measured, span and (span[0], span[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class RatingDifference:
+    """By how much one network is rated higher than another, and the standard error of that."""
+
+    difference: float
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The networks that a search has found, and its baselines.
+
+    Attributes:
+        top: the best, the winner first.
+        front: networks that no other beats in rating and costs at once.
+        uniform: the largest network within the budget with all blocks alike, if there is one.
+        random: random networks of the winner's size.
+        random_search: the best of as many random networks of the winner's size as the search has
+            rated; None without baselines.
+        ahead: by how much the winner is rated higher than `uniform` and `random_search`.
+    """
+
+    top: tuple[NetworkResult, ...]
+    front: tuple[NetworkResult, ...]
+    uniform: NetworkResult | None
+    random: tuple[NetworkResult, ...]
+    random_search: NetworkResult | None
+    ahead: dict[str, RatingDifference]
+
+    @property
+    def winner(self) -> NetworkResult:
+        """The best network."""
+        return self.top[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "winner": self.winner.to_dict(),
+            "top": [one.to_dict() for one in self.top],
+            "front": [one.to_dict() for one in self.front],
+            "uniform": self.uniform and self.uniform.to_dict(),
+            "random": [one.to_dict() for one in self.random],
+            "random_search": self.random_search and self.random_search.to_dict(),
+            "ahead": {name: asdict(one) for name, one in self.ahead.items()},
+        }
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+
+        def several(key: str) -> tuple[NetworkResult, ...]:
+            return tuple(NetworkResult.of(one) for one in content[key])
+
+        def single(key: str) -> NetworkResult | None:
+            return None if content[key] is None else NetworkResult.of(content[key])
+
+        return cls(
+            top=several("top"),
+            front=several("front"),
+            uniform=single("uniform"),
+            random=several("random"),
+            random_search=single("random_search"),
+            ahead={name: RatingDifference(**one) for name, one in content["ahead"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchManifest(StageManifest):
+    """The manifest of `search/NAME/`.
+
+    Attributes:
+        rating: the name of the rating.
+        budget: the limits.
+        feasible: networks of the space within the budget.
+        rated: networks that were rated.
+        reused: how many of these had been rated by other searches of the run.
+        objectives: the costs that the front looks at.
+        latency_target: what latency is measured on; None without a latency model.
+        result: the networks that were found.
+    """
+
+    rating: str
+    budget: Budget
+    feasible: int
+    rated: int
+    reused: int
+    objectives: tuple[str, ...]
+    latency_target: dict[str, Any] | None
+    result: SearchResult
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "rating": content["settings"]["settings"]["rating"],
+            "budget": Budget(**content["budget"]),
+            "objectives": tuple(content["objectives"]),
+            "result": SearchResult.of(content),
+            **{key: content[key] for key in ("feasible", "rated", "reused", "latency_target")},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneManifest(StageManifest):
+    """The manifest of `finetune/NAME/`.
+
+    Attributes:
+        architecture: of the trained network.
+        init: `inherit` or `scratch`.
+        top1, top5: accuracy on the test split, as shares.
+    """
+
+    architecture: Architecture
+    init: str
+    top1: float
+    top5: float
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "architecture": Architecture.from_dict(content["settings"]["architecture"]),
+            "init": content["settings"]["settings"]["init"],
+            "top1": content["test"]["top1"],
+            "top5": content["test"]["top5"],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationManifest(StageManifest):
+    """The manifest of `validate/NAME/`.
+
+    Attributes:
+        rating: the name of the rating that the verdict is about.
+        num_networks: networks that were compared.
+        verdict: the result in one sentence.
+        tables: `title`, `header` and `rows` of each.
+        probe: how accuracy was measured; None without labels.
+        probe_images: labelled images that the probe learns from.
+        split: the split that accuracy was measured on.
+        taus: Kendall's tau with accuracy by rating; empty without labels.
+    """
+
+    rating: str
+    num_networks: int
+    verdict: str
+    tables: list[dict[str, Any]]
+    probe: str | None
+    probe_images: int
+    split: str
+    taus: dict[str, float | None]
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        settings, agreement = content["settings"]["settings"], content["agreement"] or {}
+        return {
+            **{key: settings[key] for key in ("rating", "probe_images", "split")},
+            **{key: content[key] for key in ("num_networks", "verdict", "tables", "probe")},
+            "taus": {name: one["tau"]["value"] for name, one in agreement.items()},
+        }

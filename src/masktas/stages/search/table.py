@@ -1,0 +1,215 @@
+"""The result table of a search, for the terminal and the report. Never imports torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from masktas.console import Console
+from masktas.space import QUANTITIES, Architecture, format_amount
+from masktas.stages.common.manifest import (
+    FinetuneManifest,
+    NetworkResult,
+    RatingDifference,
+    SearchManifest,
+)
+
+NONE = "–"
+SAME = "same network"
+WIDE = 100  # characters of a line that has room for errors beside accuracies
+HEADS = {"macs": "MACs", "measured_latency": "latency", "latency": "predicted latency"}
+AHEAD, TOP1, TOP5 = "winner ahead by", "top-1 %", "top-5 %"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A network of the table, or several that are averaged.
+
+    Attributes:
+        name: what the network is.
+        networks: with rating and costs.
+        finetuned: fine-tunings of these networks.
+        rated: whether the rating belongs to this row: weights from scratch have none.
+        ahead: by how much the winner is rated higher, where that is known.
+        is_winner: whether the network is the winner, found in another way.
+    """
+
+    name: str
+    networks: tuple[NetworkResult, ...]
+    finetuned: tuple[FinetuneManifest, ...] = ()
+    rated: bool = True
+    ahead: RatingDifference | None = None
+    is_winner: bool = False
+
+    def rating(self, *, error: bool = True) -> str:
+        """Write the rating with its standard error, or the mean of several with its deviation."""
+        if not self.rated:
+            return NONE
+        if len(self.networks) == 1:
+            return _with_error(self.networks[0].rating, self.networks[0].error if error else None)
+        return _mean([one.rating for one in self.networks], "{:.4f}")
+
+    def advantage(self) -> str:
+        """Write by how much the winner is rated higher, with the standard error of that."""
+        if self.is_winner:
+            return SAME
+        if self.ahead is None:
+            return ""
+        return _with_error(self.ahead.difference, self.ahead.error, "+")
+
+    def amount(self, what: str) -> str:
+        """Write a cost, or the mean of several."""
+        values = [value for one in self.networks if (value := one.amount(what)) is not None]
+        mean = statistics.fmean(values) if values else None
+        return NONE if mean is None else format_amount(what.removeprefix("measured_"), mean)
+
+    @property
+    def top1(self) -> str:
+        """Top-1 accuracy on the test split in percent."""
+        return _mean([100 * one.top1 for one in self.finetuned], "{:.2f}")
+
+    @property
+    def top5(self) -> str:
+        """Top-5 accuracy on the test split in percent."""
+        return _mean([100 * one.top5 for one in self.finetuned], "{:.2f}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """The winner of a search beside the other networks that it must be compared with.
+
+    Attributes:
+        title: budget and number of rated networks.
+        quantities: the costs that are shown, by their key in the manifest.
+        rows: the winner first.
+        num_front: networks on the front.
+    """
+
+    title: str
+    quantities: tuple[str, ...]
+    rows: tuple[Row, ...]
+    num_front: int
+
+    @classmethod
+    def of(
+        cls,
+        search: SearchManifest,
+        finetuned: Sequence[FinetuneManifest] = (),
+        *,
+        average_random: bool = True,
+    ) -> ResultTable:
+        """Build the table of a search.
+
+        Args:
+            search: the search.
+            finetuned: fine-tunings of the run; those of the shown networks are found among them.
+            average_random: show the random networks as one row, not as one row each.
+        """
+        title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
+        if search.reused:
+            title += f", {search.reused:,} of them by earlier searches"
+        return cls(
+            title=title,
+            quantities=_quantities(search),
+            rows=tuple(
+                replace(row, finetuned=_of_row(row, finetuned))
+                for row in _rows(search, finetuned, average_random=average_random)
+            ),
+            num_front=len(search.result.front),
+        )
+
+    @property
+    def has_accuracies(self) -> bool:
+        """Whether any of the networks was fine-tuned."""
+        return any(row.finetuned for row in self.rows)
+
+    def header(self, *, brief: bool = False) -> list[str]:
+        """Return the names of the columns; the brief table leaves out how sure ratings are."""
+        costs = [HEADS.get(what, what) for what in self.quantities]
+        accuracies = [TOP1, TOP5] if self.has_accuracies else []
+        return ["network", "rating", *([] if brief else [AHEAD]), *costs, *accuracies]
+
+    def cells(self, *, brief: bool = False) -> list[list[str]]:
+        """Return the rows as texts, under `header`."""
+        return [
+            [
+                row.name,
+                row.rating(error=not brief),
+                *([] if brief else [row.advantage()]),
+                *(row.amount(what) for what in self.quantities),
+                *([row.top1, row.top5] if self.has_accuracies else []),
+            ]
+            for row in self.rows
+        ]
+
+    def print(self, console: Console) -> None:
+        """Print the table, brief where accuracies leave no room on a narrow terminal."""
+        brief = self.has_accuracies and console.width < WIDE
+        console.table(self.title, self.header(brief=brief), self.cells(brief=brief))
+        front = "1 network is" if self.num_front == 1 else f"{self.num_front:,} networks are"
+        console.say(f"{front} on the front: front.svg, .csv, .json.")
+
+
+def _rows(
+    search: SearchManifest, finetuned: Sequence[FinetuneManifest], *, average_random: bool
+) -> list[Row]:
+    result = search.result
+    winner = result.winner
+    rows = [Row("winner", (winner,))]
+    rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
+    if any(_trained(one, winner, "scratch") for one in finetuned):
+        rows.append(Row("winner, from scratch", (winner,), rated=False))
+    for name, key, one in (
+        ("best of random search", "random_search", result.random_search),
+        ("largest uniform", "uniform", result.uniform),
+    ):
+        if one:
+            same = one.architecture == winner.architecture
+            rows.append(Row(name, (one,), ahead=result.ahead.get(key), is_winner=same))
+    if average_random and len(result.random) > 1:
+        rows.append(Row(f"mean of {len(result.random)} random", result.random))
+    else:
+        rows += [Row(f"random {place}", (one,)) for place, one in enumerate(result.random, start=1)]
+    return rows
+
+
+def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneManifest, ...]:
+    """Return the first fine-tuning of each network of a row, as far as there are any."""
+    init = "inherit" if row.rated else "scratch"
+    found = (
+        next((one for one in finetuned if _trained(one, network, init)), None)
+        for network in row.networks
+    )
+    return tuple(one for one in found if one)
+
+
+def _trained(one: FinetuneManifest, network: NetworkResult, init: str) -> bool:
+    """Say whether a fine-tuning is of this network; the head is another one."""
+    return one.init == init and _genes(one.architecture) == _genes(network.architecture)
+
+
+def _genes(one: Architecture) -> tuple[object, ...]:
+    return one.embed_dim, one.num_heads, one.mlp_ratio
+
+
+def _quantities(search: SearchManifest) -> tuple[str, ...]:
+    """Return size and MACs, and what the search limits, lowers, predicts or measures."""
+    winner = search.result.winner
+    shown = {"params", "macs", *search.budget.limited(), *search.objectives}
+    shown |= {what for what in ("latency", "measured_latency") if winner.amount(what) is not None}
+    order = [what for one in QUANTITIES for what in (f"measured_{one}", one)]
+    return tuple(what for what in order if what in shown)
+
+
+def _with_error(value: float, error: float | None, sign: str = "") -> str:
+    text = f"{value:{sign}.4f}"
+    return f"{text} ± {error:.4f}" if error else text
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    """Write a mean, and the standard deviation where there is more than one value."""
+    if not values:
+        return NONE
+    text = form.format(statistics.fmean(values))
+    return f"{text} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else text
