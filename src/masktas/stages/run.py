@@ -20,9 +20,10 @@ from masktas.console import Console
 from masktas.data.demo import write_demo_images
 from masktas.errors import LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
+from masktas.nn.patches import num_visible_checked
 from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, SearchSpace, format_quantity
-from masktas.stages.common.stage import Data, ImageInput, num_visible_checked
+from masktas.stages.common.stage import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report

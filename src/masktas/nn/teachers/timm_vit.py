@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.patches import take
-from masktas.nn.teachers.adapter import InputAdapter, InputSpec
 from masktas.nn.teachers.counting import count_macs
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_tensors, require_complete
+from masktas.nn.teachers.teacher import InputAdapter, InputSpec
 
 KINDS = (VisionTransformer, Eva)
 

@@ -21,7 +21,6 @@ from masktas.data.store.build import Cache, StoreSpec
 from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, parse_size
-from masktas.nn.patches import num_visible
 from masktas.space import Architecture
 from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
@@ -340,20 +339,3 @@ def _given_statistics(settings: DataSettings, in_channels: int) -> dict[str, lis
     if min(given.get("std", [1.0])) <= 0:
         raise ConfigError("std is above 0 in every channel.")
     return given
-
-
-def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
-    """Return how many patches stay visible.
-
-    Raises:
-        ConfigError: if fewer than `least` do, or all.
-    """
-    total = architecture.num_patches
-    visible = num_visible(total, mask_ratio)
-    if not least <= visible < total:
-        raise ConfigError(
-            f"mask_ratio {mask_ratio} leaves {visible} of {total} patches visible, where "
-            f"{least} to {total - 1} are needed: choose another mask_ratio, a larger image_size or "
-            "a smaller patch_size."
-        )
-    return visible

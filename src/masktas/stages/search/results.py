@@ -12,9 +12,9 @@ from masktas.artifacts import write_json, write_text
 from masktas.errors import BudgetError
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
+from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, Costs, format_amount, params
-from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.stage import Context
 from masktas.strategies import Rated, Score, Strategy, front, racing
 
@@ -108,15 +108,15 @@ class Answers:
 
     Args:
         context: the stage at work.
-        judge: rates what is still missing.
+        evaluator: rates what is still missing.
         candidates: the architectures within the budget.
         clock: measures latency.
     """
 
     def __init__(
-        self, context: Context, judge: Evaluator, candidates: BudgetedSpace, clock: LatencyCheck
+        self, context: Context, evaluator: Evaluator, candidates: BudgetedSpace, clock: LatencyCheck
     ) -> None:
-        self._context, self._judge = context, judge
+        self._context, self._evaluator = context, evaluator
         self._candidates, self._clock = candidates, clock
 
     def best(self, strategy: Strategy, count: int) -> list[Answer]:
@@ -181,7 +181,7 @@ class Answers:
             unfinished = [index for index in chosen if not rated[index].score.complete]
             if not unfinished:
                 break
-            numbers = self._judge.values([_of(rated[index]) for index in unfinished])
+            numbers = self._evaluator.rate([_of(rated[index]) for index in unfinished])
             for index, row in zip(unfinished, numbers, strict=True):
                 rated[index] = Rated(rated[index].candidate, racing.full(row))
         answers = [self._answer(rated[index]) for index in chosen]
@@ -192,7 +192,7 @@ class Answers:
 
     def rate(self, architectures: Sequence[Architecture]) -> list[Answer]:
         """Rate networks on all images."""
-        scores = [racing.full(numbers) for numbers in self._judge.values(architectures)]
+        scores = [racing.full(numbers) for numbers in self._evaluator.rate(architectures)]
         return [
             Answer(one, score, self._costs.of(one))
             for one, score in zip(architectures, scores, strict=True)
@@ -200,7 +200,7 @@ class Answers:
 
     def ahead(self, winner: Answer, other: Answer) -> dict[str, float | None]:
         """Return by how much the winner is rated higher, and the error of that, image by image."""
-        first, second = self._judge.values([winner.architecture, other.architecture])
+        first, second = self._evaluator.rate([winner.architecture, other.architecture])
         difference = racing.full(first - second)
         return {"difference": difference.rating, "error": difference.error}
 

@@ -10,8 +10,8 @@ from typing import Any
 from masktas.artifacts import SETTINGS, read_json, read_lines
 from masktas.config import StrategySettings
 from masktas.errors import MasktasError
+from masktas.ratings.evaluator import MAX_REMEMBERED, Evaluator
 from masktas.space import Architecture, BudgetedSpace, format_quantity, params
-from masktas.stages.common.evaluator import MOST_REMEMBERED, Evaluator
 from masktas.stages.common.stage import Context
 from masktas.strategies import (
     NSGA2,
@@ -65,7 +65,7 @@ class SearchRunner:
 
     Args:
         context: the stage at work.
-        judge: rates.
+        evaluator: rates.
         settings: whether candidates race, and how many of the best are wanted.
         known: scores of before that are still valid, and the search each is from; by `name_of`.
     """
@@ -73,11 +73,16 @@ class SearchRunner:
     def __init__(
         self,
         context: Context,
-        judge: Evaluator,
+        evaluator: Evaluator,
         settings: StrategySettings,
         known: dict[str, tuple[Score, str]],
     ) -> None:
-        self._context, self._judge, self._settings, self._known = context, judge, settings, known
+        self._context, self._evaluator, self._settings, self._known = (
+            context,
+            evaluator,
+            settings,
+            known,
+        )
         self.histories: list[list[Rated]] = []  # of what was explored
 
     def explore(self, strategy: Strategy, path: Path, label: str) -> None:
@@ -117,8 +122,8 @@ class SearchRunner:
                     raise context.stopping.error(f"Stopped after {done} of {total} candidates")
                 strategy.tell(scores)
                 scores = []
-                best = strategy.top(MOST_REMEMBERED)
-                self._judge.remember([one.candidate.architecture for one in best])
+                best = strategy.top(MAX_REMEMBERED)
+                self._evaluator.forget_others([one.candidate.architecture for one in best])
                 if stopped and not strategy.done:
                     raise context.stopping.error(f"Stopped after {done} of {total} candidates")
 
@@ -165,20 +170,20 @@ class SearchRunner:
         return scores
 
     def _scores(self, strategy: Strategy, fresh: Sequence[Architecture]) -> list[Score]:
-        judge = self._judge
+        evaluator = self._evaluator
         if not self._settings.racing:
-            return [racing.full(numbers) for numbers in judge.values(fresh)]
+            return [racing.full(numbers) for numbers in evaluator.rate(fresh)]
         keeps = max(strategy.keeps, self._settings.top_k)
         elders = [one.candidate.architecture for one in strategy.top(keeps)]
 
         def values(which: Sequence[int], end: int) -> Any:
-            return judge.values([fresh[index] for index in which], end)
+            return evaluator.rate([fresh[index] for index in which], end)
 
         return racing.race(
             len(fresh),
             values,
-            judge.ends,
-            judge.values(elders),
+            evaluator.batches.ends,
+            evaluator.rate(elders),
             keeps=keeps,
             confidence=self._settings.confidence,
         )[0]

@@ -15,13 +15,13 @@ from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.measure.target import Measure
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import InputSpec
+from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
-from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.labels import labels_of, read_labels
 from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context, Data, ImageInput
@@ -115,25 +115,28 @@ def search(
         context.runtime.device,
         teacher,
     )
-    judge = Evaluator(
-        context,
+    evaluator = Evaluator(
         shared,
         frozen,
         store,
         settings,
         candidates,
+        ranks=context.ranks,
+        runtime=context.runtime,
+        seed=context.seed,
+        say=context.console.say,
         labels=lambda: _labels(images, store),
         raced=settings.racing,
     )
-    key = judge.key({name: file_digest(path) for name, path in made_from.items()})
+    key = evaluator.key({name: file_digest(path) for name, path in made_from.items()})
     parents = made_from | models
     if not context.begin(stage, settings, parents=parents, images=images.to_dict(), rated_by=key):
         return stage.manifest()
 
     known = known_ratings(context, key, stage.folder)
-    explorer = SearchRunner(context, judge, settings, known)
+    explorer = SearchRunner(context, evaluator, settings, known)
     explorer.explore(strategy, stage.folder / HISTORY, "search")
-    answers = Answers(context, judge, candidates, LatencyCheck(context, target, stage.folder))
+    answers = Answers(context, evaluator, candidates, LatencyCheck(context, target, stage.folder))
     found = _find(context, stage, settings, strategy, explorer, answers, objectives)
 
     def results() -> dict[str, Any]:
@@ -141,7 +144,7 @@ def search(
         return context.finish(
             stage,
             store,
-            _cost(explorer.histories, judge, known),
+            _cost(explorer.histories, evaluator, known),
             parents=parents,
             budget=candidates.budget.to_dict(),
             space=space.to_dict(),
@@ -248,18 +251,21 @@ def _write(
     write_text(folder / "front.svg", charts.front(found.to_dict(), objectives[0]))
 
 
-def _cost(histories: list[list[Rated]], judge: Evaluator, known: dict[str, Any]) -> dict[str, Any]:
+def _cost(
+    histories: list[list[Rated]], evaluator: Evaluator, known: dict[str, Any]
+) -> dict[str, Any]:
     """Count images, and products of encoding them and relating their patches (16).
 
     What relatives of a generation share is counted once.
     """
-    images, products = 0, float(judge.teacher_macs() * judge.num_images)
+    batches = evaluator.batches
+    images, products = 0, float(batches.teacher_macs(evaluator.teacher) * batches.num_images)
     for history in histories:
         rated = [one for one in history if not _was_known(one, known)]
         for _, generation in itertools.groupby(rated, lambda one: one.candidate.generation):
             seen = [(one.candidate.architecture, one.score.images or 0) for one in generation]
             images += sum(count for _, count in seen)
-            products += judge.products_of(seen)
+            products += batches.macs_shared(seen)
     return {"images": images, "flops": round(2 * products)}
 
 

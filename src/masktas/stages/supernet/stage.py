@@ -8,8 +8,9 @@ from typing import Any
 from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
-from masktas.nn.teachers.adapter import InputSpec
+from masktas.nn.patches import num_visible_checked
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import InputSpec
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import SearchSpace
 from masktas.stages.common.load import (
@@ -19,7 +20,7 @@ from masktas.stages.common.load import (
     save_supernet,
     teacher_file,
 )
-from masktas.stages.common.stage import Context, Data, num_visible_checked
+from masktas.stages.common.stage import Context, Data
 from masktas.stages.common.tasks import supernet_task
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs

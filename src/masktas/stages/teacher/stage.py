@@ -8,8 +8,9 @@ from typing import Any
 from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
 from masktas.nn.mae import require_decoder_dim
+from masktas.nn.patches import num_visible_checked
 from masktas.stages.common.load import DECODER
-from masktas.stages.common.stage import Context, Data, num_visible_checked
+from masktas.stages.common.stage import Context, Data
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import open_init_from
 from masktas.train import checkpoint
