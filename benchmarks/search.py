@@ -130,10 +130,10 @@ def main() -> int:
         return [racing.full(numbers) for numbers in once_evaluator.rate(architectures)]
 
     def rate_racing(architectures):
-        elders = [one.candidate.architecture for one in race.top(race.keeps)]
+        elders = [one.architecture for one in race.top(race.keeps)]
         return racing.race(
-            len(architectures),
-            lambda which, end: race_evaluator.rate([architectures[index] for index in which], end),
+            architectures,
+            race_evaluator.rate,
             race_evaluator.batches.ends,
             race_evaluator.rate(elders),
             keeps=race.keeps,
@@ -179,28 +179,26 @@ def told(arguments, ways, search, race, evaluator, seen_in_race: int) -> int:
     off = max(abs(ways["plain"].ratings[one] - exact[one].rating) for one in few)
     off_once = max(abs(ways["teacher once"].ratings[one].rating - exact[one].rating) for one in few)
     survivors = [one for one in race.history if one.score.complete]
-    again = evaluator.rate([one.candidate.architecture for one in survivors]).mean(axis=1)
+    again = evaluator.rate([one.architecture for one in survivors]).mean(axis=1)
     tau = kendalltau([one.rating for one in survivors], again).statistic
-    same = search.best.candidate.architecture == race.best.candidate.architecture
+    same = search.best.architecture == race.best.architecture
     num_images = evaluator.batches.num_images
     every = num_images * len(race.history)
     print(f"{count} candidates on {num_images} images, {len(few)} of them rated plainly")
     print("| way | seconds | times as fast as plain |\n| --- | --- | --- |")
     for name, seconds in whole.items():
         print(f"| {name} | {seconds:.1f} | {whole['plain'] / seconds:.2f} |")
-    share_computed = evaluator.prefixes.computed / evaluator.prefixes.asked
+    share_computed = evaluator.prefixes.num_computed / evaluator.prefixes.num_blocks
     print(f"share of the blocks that were computed: {share_computed:.3f}")
     print(f"images looked at in the race: {seen_in_race / every:.3f} of all")
     print(f"largest difference of ratings: plain {off:.1e}, teacher once {off_once:.1e}")
     print(f"race: the same best: {same}; tau of {len(survivors)} survivors {tau:.4f}")
     for name, strategy in (("exact", search), ("racing", race)):
         rating, error = strategy.best.rating, strategy.best.score.error
-        one = strategy.best.candidate.architecture
+        one = strategy.best.architecture
         size = f"{params(one):,} params, {macs(one):,} MACs"
         print(f"best by {name}: {rating:.6f} ± {error:.6f}, {size}")
-    done = 2 * sum(
-        evaluator.batches.macs(one.candidate.architecture) * num_images for one in search.history
-    )
+    done = 2 * sum(evaluator.batches.macs(one.architecture) * num_images for one in search.history)
     reached = share_computed * done / whole["exact"]
     peak = matmul_flops(torch.device("cpu"), torch.float32)
     print(f"limit: exact does {reached / 1e9:.1f} GFLOP/s, a large product here {peak / 1e9:.1f}")

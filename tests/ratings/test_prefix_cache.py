@@ -30,8 +30,8 @@ def shared(randomize, small_space):
 class Encoding:
     """A cache with one batch of images, and plain encoding of the same."""
 
-    def __init__(self, shared: Supernet, most_bytes: int) -> None:
-        self.prefixes = PrefixCache(shared, most_bytes)
+    def __init__(self, shared: Supernet, max_bytes: int) -> None:
+        self.prefixes = PrefixCache(shared, max_bytes)
         self.shared = shared
         images = torch.randn(IMAGES, 3, 8, 12, generator=torch.Generator().manual_seed(5))
         self.ids_keep, _ = random_masking(masking_noise(IMAGES, 24, 4), VISIBLE)
@@ -65,10 +65,10 @@ def test_with_memory_enough_no_block_is_computed_twice(shared, family):
     encoding = Encoding(shared, 10**9)
     for one in [*family, *reversed(family)]:
         encoding.tokens(one)
-    assert encoding.prefixes.computed == distinct_beginnings(family)
-    assert encoding.prefixes.asked == 2 * sum(one.depth for one in family)
+    assert encoding.prefixes.num_computed == distinct_beginnings(family)
+    assert encoding.prefixes.num_blocks == 2 * sum(one.depth for one in family)
     encoding.tokens(family[0], batch=1)
-    assert encoding.prefixes.computed == distinct_beginnings(family) + family[0].depth
+    assert encoding.prefixes.num_computed == distinct_beginnings(family) + family[0].depth
 
 
 def test_relatives_side_by_side_need_memory_for_one_network_only(shared, sample_architectures):
@@ -77,7 +77,9 @@ def test_relatives_side_by_side_need_memory_for_one_network_only(shared, sample_
     encoding = Encoding(shared, deepest)
     for one in sorted(many, key=prefix_order):
         encoding.tokens(one)
-    assert encoding.prefixes.computed == distinct_beginnings(many) < encoding.prefixes.asked
+    assert (
+        encoding.prefixes.num_computed == distinct_beginnings(many) < encoding.prefixes.num_blocks
+    )
 
 
 @settings(max_examples=25)
@@ -96,7 +98,7 @@ def test_without_memory_every_block_is_computed(shared, family):
     encoding = Encoding(shared, 0)
     for one in family * 2:
         encoding.tokens(one)
-    assert encoding.prefixes.computed == encoding.prefixes.asked
+    assert encoding.prefixes.num_computed == encoding.prefixes.num_blocks
     assert encoding.kept == 0
 
 

@@ -26,10 +26,9 @@ from masktas.stages.common.labels import labels_of, read_labels
 from masktas.stages.common.load import SPACE, load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context, Data, ImageInput
 from masktas.stages.search.results import (
-    Answer,
-    Answers,
     LatencyCheck,
-    drawn_alike,
+    ResultBuilder,
+    draw_baselines,
     objectives_for,
     same_size,
     write_front,
@@ -41,7 +40,7 @@ from masktas.stages.search.runner import (
     name_of,
     strategy_for,
 )
-from masktas.strategies import RandomSearch, Rated, Strategy
+from masktas.strategies import Evaluated, RandomSearch, Strategy
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 RANDOM_HISTORY = "random.jsonl"  # of the baseline
@@ -63,16 +62,15 @@ def search(
     """Search the supernet for the best architecture within a budget, without labels.
 
     Args:
-        data: images to search for; those of the supernet if None.
+        data: images to search on; those of the supernet if None.
         out: the run folder, with a finished `supernet/`; `search/NAME/` is written in it.
-        name: of this search; one run can hold many. What one has rated, the others need not rate
-            again.
+        name: of this search; a run can hold several, which reuse one another's ratings.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
-        overwrite: start afresh.
-        teacher: the function that the supernet has learnt from, where it was one.
+        overwrite: delete earlier results and start again.
+        teacher: the function that taught the supernet, if it was one.
         measure: a function from network to milliseconds of one inference, for a latency budget
-            on what this machine is not: a phone, a board.
+            on another device, such as a phone.
 
     Returns:
         The manifest, with `winner`, `top`, `front`, `uniform`, `random` and `random_search` (each
@@ -134,17 +132,18 @@ def search(
         return stage.manifest()
 
     known = known_ratings(context, key, stage.folder)
-    explorer = SearchRunner(context, evaluator, settings, known)
-    explorer.explore(strategy, stage.folder / HISTORY, "search")
-    answers = Answers(context, evaluator, candidates, LatencyCheck(context, target, stage.folder))
-    found = _find(context, stage, settings, strategy, explorer, answers, objectives)
+    runner = SearchRunner(context, evaluator, settings, known)
+    runner.run(strategy, stage.folder / HISTORY, "search")
+    check = LatencyCheck(context, target, stage.folder)
+    builder = ResultBuilder(context, evaluator, candidates, check)
+    found = _find(context, stage, settings, strategy, runner, builder, objectives)
 
     def results() -> dict[str, Any]:
         _write(stage, shared, found, objectives)
         return context.finish(
             stage,
             store,
-            _cost(explorer.histories, evaluator, known),
+            _cost(runner.histories, evaluator, known),
             parents=parents,
             budget=candidates.budget.to_dict(),
             space=space.to_dict(),
@@ -163,28 +162,28 @@ def search(
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search has found, and what that is compared with.
+    """The results of a search, and the baselines they are compared with.
 
     Attributes:
         top: the best, the winner first.
-        front: what no other network beats in rating and costs at once.
-        uniform: the largest network that meets the budget with all blocks alike, if one does.
+        front: the Pareto front of rating and costs.
+        uniform: the largest network within the budget whose blocks are all equal, if there is one.
         drawn: random networks of the winner's size.
         random_search: the best of as many random networks of the winner's size as the search has
-            rated; None where it was left out.
-        ahead: by how much the winner's rating is higher than those of the last ones, and the
-            standard error of that, image by image.
+            rated; None without baselines.
+        ahead: mean paired difference of the winner's rating to those of `uniform` and
+            `random_search` over images, with its standard error.
     """
 
-    top: list[Answer]
-    front: list[Answer]
-    uniform: Answer | None
-    drawn: list[Answer]
-    random_search: Answer | None
+    top: list[Evaluated]
+    front: list[Evaluated]
+    uniform: Evaluated | None
+    drawn: list[Evaluated]
+    random_search: Evaluated | None
     ahead: dict[str, dict[str, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as manifests tell of it."""
+        """Return the part of the manifest that holds it."""
         return {
             "winner": self.top[0].to_dict(),
             "top": [one.to_dict() for one in self.top],
@@ -201,43 +200,43 @@ def _find(
     stage: Stage,
     settings: SearchSettings,
     strategy: Strategy,
-    explorer: SearchRunner,
-    answers: Answers,
+    runner: SearchRunner,
+    builder: ResultBuilder,
     objectives: tuple[str, ...],
 ) -> SearchResult:
-    """Pick the winner and the front, and give the baselines the same chance."""
+    """Pick winners and front, and rate the baselines."""
     candidates = strategy.candidates
-    top = answers.best(strategy, settings.top_k)
+    top = builder.best(strategy, settings.top_k)
     winner = top[0]
-    alike = same_size(candidates, winner.architecture)
+    same_sized = same_size(candidates, winner.architecture)
     random_search = None
     if settings.baselines:
-        chance = RandomSearch(
-            alike,
+        random = RandomSearch(
+            same_sized,
             population=settings.population,
             generations=-(-len(strategy.history) // settings.population),
             seed=seed_for(context.seed, "baselines", "search"),
         )
-        explorer.explore(chance, stage.folder / RANDOM_HISTORY, "random search")
-        random_search = next(iter(answers.kept(chance, 1)), None)
+        runner.run(random, stage.folder / RANDOM_HISTORY, "random search")
+        random_search = next(iter(builder.kept(random, 1)), None)
     uniform = candidates.largest_uniform()
-    drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
-    beside = answers.measure(answers.rate([*drawn, *([uniform] if uniform else [])]))
+    drawn = draw_baselines(same_sized, winner.architecture, settings.baselines, context.seed)
+    beside = builder.rate([*drawn, *([uniform] if uniform else [])])
     others = {"uniform": beside[-1] if uniform else None, "random_search": random_search}
     return SearchResult(
         top,
-        answers.front(strategy, objectives),
+        builder.front(strategy, objectives),
         others["uniform"],
         beside[: len(drawn)],
         random_search,
-        {name: answers.ahead(winner, one) for name, one in others.items() if one},
+        {name: builder.ahead(winner, one) for name, one in others.items() if one},
     )
 
 
 def _write(
     stage: Stage, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
-    """Write networks, front and picture."""
+    """Write networks, front and chart."""
     folder = stage.folder
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
@@ -252,25 +251,22 @@ def _write(
 
 
 def _cost(
-    histories: list[list[Rated]], evaluator: Evaluator, known: dict[str, Any]
+    histories: list[list[Evaluated]], evaluator: Evaluator, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """Count images, and products of encoding them and relating their patches (16).
-
-    What relatives of a generation share is counted once.
-    """
+    """Count the images rated on, and the operations; blocks shared in a generation count once."""
     batches = evaluator.batches
-    images, products = 0, float(batches.teacher_macs(evaluator.teacher) * batches.num_images)
+    images, macs = 0, float(batches.teacher_macs(evaluator.teacher) * batches.num_images)
     for history in histories:
         rated = [one for one in history if not _was_known(one, known)]
-        for _, generation in itertools.groupby(rated, lambda one: one.candidate.generation):
-            seen = [(one.candidate.architecture, one.score.images or 0) for one in generation]
-            images += sum(count for _, count in seen)
-            products += batches.macs_shared(seen)
-    return {"images": images, "flops": round(2 * products)}
+        for _, generation in itertools.groupby(rated, lambda one: one.generation):
+            counts = [(one.architecture, one.score.images or 0) for one in generation]
+            images += sum(count for _, count in counts)
+            macs += batches.macs_shared(counts)
+    return {"images": images, "flops": round(2 * macs)}
 
 
-def _was_known(one: Rated, known: dict[str, Any]) -> bool:
-    return name_of(one.candidate.architecture) in known
+def _was_known(one: Evaluated, known: dict[str, Any]) -> bool:
+    return name_of(one.architecture) in known
 
 
 def _labels(images: ImageInput, store: ImageStore) -> Tensor:
