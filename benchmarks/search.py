@@ -28,11 +28,11 @@ from masktas.artifacts import Run
 from masktas.config import SearchSettings
 from masktas.console import Console
 from masktas.nn.patches import visible_patches
-from masktas.nn.teachers.adapter import InputSpec
+from masktas.nn.teachers.teacher import InputSpec
+from masktas.ratings.evaluator import Evaluator
 from masktas.ratings.label_free import PatchSimilarity, consistency
 from masktas.seeding import seed_for
 from masktas.space import Architecture, macs, params
-from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.load import load_supernet, load_teacher
 from masktas.stages.common.stage import Context
 from masktas.strategies import Evolution, racing
@@ -41,7 +41,7 @@ from masktas.train.runtime import matmul_flops
 CONFIDENCE = SearchSettings().confidence
 
 
-def plain(judge: Evaluator, shown: list, teacher, shared, one: Architecture) -> float:
+def plain(shown: list, teacher, shared, one: Architecture) -> float:
     """Rate a network as if there were no other: ask the teacher, cut it out, encode."""
     relation = PatchSimilarity()
     network = shared.extract(one.replace(num_classes=0)).eval()
@@ -68,8 +68,8 @@ class Way:
         self.ratings.update(zip(architectures, found, strict=True))
 
 
-def judge_for(arguments, prefix_memory: str, *, raced: bool = False):
-    """Return a judge of the run, with the supernet, teacher and what is shown."""
+def evaluator_for(arguments, prefix_memory: str, *, raced: bool = False):
+    """Return an evaluator of the run, supernet, teacher and candidates."""
     run = Run(Path(arguments.run))
     settings = SearchSettings(
         max_params=arguments.max_params,
@@ -84,8 +84,19 @@ def judge_for(arguments, prefix_memory: str, *, raced: bool = False):
     sight = InputSpec.of(shared.space.largest, store.mean, store.std)
     teacher = load_teacher(run, sight, context.runtime.device)
     candidates = settings.by_size(shared.space)
-    judge = Evaluator(context, shared, teacher, store, settings, candidates, raced=raced)
-    return judge, shared, teacher, candidates
+    evaluator = Evaluator(
+        shared,
+        teacher,
+        store,
+        settings,
+        candidates,
+        ranks=context.ranks,
+        runtime=context.runtime,
+        seed=context.seed,
+        say=context.console.say,
+        raced=raced,
+    )
+    return evaluator, shared, teacher, candidates
 
 
 def evolution(candidates, seed: int, generations: int) -> Evolution:
@@ -103,28 +114,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    exact_judge, shared, teacher, candidates = judge_for(arguments, "1GB")
-    once_judge = judge_for(arguments, "0B")[0]
-    race_judge = judge_for(arguments, "1GB", raced=True)[0]
-    shown = list(exact_judge.shown())
+    exact_evaluator, shared, teacher, candidates = evaluator_for(arguments, "1GB")
+    once_evaluator = evaluator_for(arguments, "0B")[0]
+    race_evaluator = evaluator_for(arguments, "1GB", raced=True)[0]
+    shown = list(exact_evaluator.batches)
     ways = {name: Way() for name in ("plain", "teacher once", "exact", "racing")}
     search = evolution(candidates, arguments.seed, arguments.generations)
     race = evolution(candidates, arguments.seed, arguments.generations)
     seen_in_race = 0
 
     def rate_exactly(architectures):
-        return [racing.full(numbers) for numbers in exact_judge.values(architectures)]
+        return [racing.full(numbers) for numbers in exact_evaluator.rate(architectures)]
 
     def rate_once(architectures):
-        return [racing.full(numbers) for numbers in once_judge.values(architectures)]
+        return [racing.full(numbers) for numbers in once_evaluator.rate(architectures)]
 
     def rate_racing(architectures):
-        elders = [one.candidate.architecture for one in race.top(race.keeps)]
+        elders = [one.architecture for one in race.top(race.keeps)]
         return racing.race(
-            len(architectures),
-            lambda which, end: race_judge.values([architectures[index] for index in which], end),
-            race_judge.ends,
-            race_judge.values(elders),
+            architectures,
+            race_evaluator.rate,
+            race_evaluator.batches.ends,
+            race_evaluator.rate(elders),
             keeps=race.keeps,
             confidence=CONFIDENCE,
         )[0]
@@ -138,7 +149,8 @@ def main() -> int:
             ways["exact"].timed(rate_exactly, asked)
             ways["teacher once"].timed(rate_once, some)
             ways["plain"].timed(
-                lambda few: [plain(exact_judge, shown, teacher, shared, one) for one in few], some
+                lambda few: [plain(shown, teacher, shared, one) for one in few],
+                some,
             )
             search.tell([ways["exact"].ratings[one] for one in asked])
         if not race.done:
@@ -150,10 +162,10 @@ def main() -> int:
             f"{number} candidates: " + ", ".join(f"{n} {w.seconds:.1f} s" for n, w in ways.items()),
             file=sys.stderr,
         )
-    return told(arguments, ways, search, race, exact_judge, seen_in_race)
+    return told(arguments, ways, search, race, exact_evaluator, seen_in_race)
 
 
-def told(arguments, ways, search, race, judge, seen_in_race: int) -> int:
+def told(arguments, ways, search, race, evaluator, seen_in_race: int) -> int:
     """Print the table; return 1 if a limit is missed."""
     few = list(ways["plain"].ratings)
     count = len(search.history)
@@ -167,27 +179,27 @@ def told(arguments, ways, search, race, judge, seen_in_race: int) -> int:
     off = max(abs(ways["plain"].ratings[one] - exact[one].rating) for one in few)
     off_once = max(abs(ways["teacher once"].ratings[one].rating - exact[one].rating) for one in few)
     survivors = [one for one in race.history if one.score.complete]
-    again = judge.values([one.candidate.architecture for one in survivors]).mean(axis=1)
+    again = evaluator.rate([one.architecture for one in survivors]).mean(axis=1)
     tau = kendalltau([one.rating for one in survivors], again).statistic
-    same = search.best.candidate.architecture == race.best.candidate.architecture
-    every = judge.num_images * len(race.history)
-    print(f"{count} candidates on {judge.num_images} images, {len(few)} of them rated plainly")
+    same = search.best.architecture == race.best.architecture
+    num_images = evaluator.batches.num_images
+    every = num_images * len(race.history)
+    print(f"{count} candidates on {num_images} images, {len(few)} of them rated plainly")
     print("| way | seconds | times as fast as plain |\n| --- | --- | --- |")
     for name, seconds in whole.items():
         print(f"| {name} | {seconds:.1f} | {whole['plain'] / seconds:.2f} |")
-    print(f"blocks computed of those asked for: {judge.share_computed:.3f}")
+    share_computed = evaluator.prefixes.num_computed / evaluator.prefixes.num_blocks
+    print(f"share of the blocks that were computed: {share_computed:.3f}")
     print(f"images looked at in the race: {seen_in_race / every:.3f} of all")
     print(f"largest difference of ratings: plain {off:.1e}, teacher once {off_once:.1e}")
     print(f"race: the same best: {same}; tau of {len(survivors)} survivors {tau:.4f}")
     for name, strategy in (("exact", search), ("racing", race)):
         rating, error = strategy.best.rating, strategy.best.score.error
-        one = strategy.best.candidate.architecture
+        one = strategy.best.architecture
         size = f"{params(one):,} params, {macs(one):,} MACs"
         print(f"best by {name}: {rating:.6f} ± {error:.6f}, {size}")
-    done = 2 * sum(
-        judge.macs(one.candidate.architecture) * judge.num_images for one in search.history
-    )
-    reached = judge.share_computed * done / whole["exact"]
+    done = 2 * sum(evaluator.batches.macs(one.architecture) * num_images for one in search.history)
+    reached = share_computed * done / whole["exact"]
     peak = matmul_flops(torch.device("cpu"), torch.float32)
     print(f"limit: exact does {reached / 1e9:.1f} GFLOP/s, a large product here {peak / 1e9:.1f}")
     missed = whole["plain"] < 3 * whole["exact"] or off > 1e-6

@@ -273,7 +273,7 @@ def test_stopped_and_resumed_it_ends_the_same(
         assert "Nothing is lost" in said
     code, _, said = masktas("search", "--out", stopped, *flags)
     assert code == 0
-    assert "Going on after" in said
+    assert "Resuming after" in said
     history = entries(whole / "search/main/history.jsonl")
     assert all(one["complete"] for one in history) is not racing, "racing drops some"
     assert_same(whole / "search/main", stopped / "search/main")

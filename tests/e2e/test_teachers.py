@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import masktas as api
 from masktas.artifacts import Run, file_digest, read_lines
 from masktas.config import load, validate
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.mae_format import convert
+from masktas.nn.teachers.teacher import InputSpec
 from masktas.stages.common.load import load_teacher
 from masktas.train.networks import load_network
 from released import official_mae, write_official

@@ -9,14 +9,13 @@ from torch.nn import functional as F
 from masktas.nn.mae import pixel_loss
 from masktas.nn.patches import take, unpatchify
 from masktas.nn.student import (
-    AskedOnce,
-    EncoderTeacher,
     MaskedStudent,
     Projection,
     StudentShape,
     feature_loss,
     projection_macs,
 )
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 
@@ -179,27 +178,3 @@ def test_projection_macs_are_its_weights(width: int, teacher: int):
     projection = Projection(width, teacher)
     weights = sum(parameter.numel() for parameter in projection.parameters() if parameter.ndim == 2)
     assert projection_macs(width, teacher) == weights
-
-
-def test_a_teacher_that_is_asked_once_repeats_itself_for_the_same_images_only():
-    teacher = EncoderTeacher(ViT(TEACHER))
-    asked = []
-
-    class Counted:
-        def __call__(self, images: Tensor, ids: Tensor) -> Tensor:
-            asked.append("patches")
-            return teacher(images, ids)
-
-        def with_class_token(self, images: Tensor, ids: Tensor) -> Tensor:
-            asked.append("class token")
-            return teacher.with_class_token(images, ids)
-
-    once, ids = AskedOnce(Counted()), torch.arange(5).expand(2, 5)
-    images, others = torch.randn(2, 2, 3, 8, 12)
-    for _ in range(2):
-        assert once(images, ids).equal(teacher(images, ids))
-        assert once.with_class_token(images, ids).equal(teacher.with_class_token(images, ids))
-    assert asked == ["patches", "class token"]
-    assert once(others, ids).equal(teacher(others, ids))
-    assert once(others, ids + 1).equal(teacher(others, ids + 1))
-    assert asked[2:] == ["patches", "patches"]

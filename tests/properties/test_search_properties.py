@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from masktas.space import Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.strategies import (
     NSGA2,
+    Candidate,
     Evolution,
     Exhaustive,
     LocalSearch,
@@ -126,21 +127,29 @@ def race(search, rate):
     return search.history
 
 
-def go_on(path, search, rate):
+def resume(path, search, rate):
     """Search from where the journal ends, as the search stage does."""
     known = journal.replay(path, search)
     while not search.done:
         fresh = search.ask()[len(known) :]
         scores = [Score(rate(candidate.architecture), 0.5, 7) for candidate in fresh]
-        lines = list(zip(fresh, scores, strict=True))
-        journal.write(path, lines, len(search.history) + len(known), costs)
+        lines = [
+            candidate.with_score(score, costs(candidate.architecture))
+            for candidate, score in zip(fresh, scores, strict=True)
+        ]
+        journal.write(path, lines, len(search.history) + len(known))
         search.tell(known + scores)
         known = []
     return search.history
 
 
+def asked_for(history):
+    """Return the candidates of a history."""
+    return [Candidate(one.architecture, one.generation, one.origin) for one in history]
+
+
 def path_of(history):
-    return [(rated.candidate, rated.rating) for rated in history]
+    return [(one.architecture, one.generation, one.origin, one.rating) for one in history]
 
 
 @settings(max_examples=120, deadline=None)
@@ -148,7 +157,7 @@ def path_of(history):
 def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(make, seed):
     search, rate = make(), rating(seed)
     history = run(search, rate)
-    rated = [entry.candidate.architecture for entry in history]
+    rated = [entry.architecture for entry in history]
     assert 1 <= len(rated) <= search.total <= search.candidates.size()
     assert search.total <= search.population * search.generations
     assert len(set(rated)) == len(rated)
@@ -156,7 +165,7 @@ def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(ma
     assert [entry.rating for entry in history] == [rate(one) for one in rated]
     assert search.best.rating == max(entry.rating for entry in history)
     assert search.ask() == []
-    generations = [entry.candidate.generation for entry in history]
+    generations = [entry.generation for entry in history]
     assert sorted(generations) == generations
     assert max(Counter(generations).values()) <= search.population
 
@@ -167,8 +176,8 @@ def test_generations_keep_their_size_and_their_shares(search, seed):
     search = search()
     history = run(search, rating(seed))
     half = search.population // 2
-    for number, group in itertools.groupby(history, lambda entry: entry.candidate.generation):
-        origins = [entry.candidate.origin for entry in group]
+    for number, group in itertools.groupby(history, lambda entry: entry.generation):
+        origins = [entry.origin for entry in group]
         assert number < search.generations
         assert len(origins) <= search.population
         assert set(origins) <= {"random", "crossover", "mutation"}
@@ -190,7 +199,7 @@ def test_who_is_not_among_the_best_that_it_keeps_makes_no_difference(make, seed)
     rate, whole, raced = rating(seed), make(), make()
     run(whole, rate)
     race(raced, rate)
-    assert [one.candidate for one in raced.history] == [one.candidate for one in whole.history]
+    assert asked_for(raced.history) == asked_for(whole.history)
     assert raced.best == whole.best
 
 
@@ -202,7 +211,7 @@ def test_patience_ends_a_search_that_finds_nothing_better_and_no_other(make, see
     history, all_of_it = run(search, rating(seed)), run(endless, rating(seed))
     assert history == all_of_it[: len(history)]
     best, idle = -math.inf, 0
-    for _, group in itertools.groupby(history, lambda entry: entry.candidate.generation):
+    for _, group in itertools.groupby(history, lambda entry: entry.generation):
         assert idle != search.patience
         found = max(entry.rating for entry in group)
         best, idle = (found, 0) if found > best else (best, idle + 1)
@@ -212,16 +221,16 @@ def test_patience_ends_a_search_that_finds_nothing_better_and_no_other(make, see
 
 @settings(max_examples=60, deadline=None)
 @given(searches, seeds, st.lists(st.floats(0, 1), min_size=1, max_size=3))
-def test_a_search_killed_at_any_bytes_goes_on_identically(make, seed, cuts):
+def test_a_search_killed_at_any_bytes_resumes_identically(make, seed, cuts):
     rate = rating(seed)
     expected = path_of(run(make(), rate))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history.jsonl"
-        assert path_of(go_on(path, make(), rate)) == expected
+        assert path_of(resume(path, make(), rate)) == expected
         whole = path.read_bytes()
         for cut in cuts:
             path.write_bytes(whole[: round(cut * len(whole))])
-            assert path_of(go_on(path, make(), rate)) == expected
+            assert path_of(resume(path, make(), rate)) == expected
             assert path.read_bytes() == whole
 
 

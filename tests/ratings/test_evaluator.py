@@ -1,4 +1,4 @@
-"""The judge: the same numbers whoever computes them, and a key of all that they hang on."""
+"""The evaluator: equal numbers on any number of ranks, and a key of all they depend on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
-from masktas.nn.student import EncoderTeacher, StudentShape
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
-from masktas.ratings.label_free import Consistency, PatchSimilarity, RatingBatch
+from masktas.ratings.batches import RatingBatch
+from masktas.ratings.evaluator import Evaluator
+from masktas.ratings.label_free import Consistency, PatchSimilarity, teacher_tokens
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, params
-from masktas.stages.common.evaluator import Evaluator
 from masktas.strategies import racing
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 
-SPACE = SearchSpace("judged", (16, 24), (1, 2, 3), (1, 2), (2, 3), head_dim=8, image_size=(8, 8),
+SPACE = SearchSpace("rated", (16, 24), (1, 2, 3), (1, 2), (2, 3), head_dim=8, image_size=(8, 8),
                     patch_size=2, num_classes=3)  # fmt: skip
 TEACHER = Architecture(20, (2,), (2,), head_dim=10, image_size=(8, 8), patch_size=2, num_classes=0)
 BUDGET = BudgetedSpace(SPACE, Budget(max_params=12_000))
@@ -65,31 +67,11 @@ class Store:
         return {"splits": {"search": {"count": self.count, "digest": f"{self.seed}"}}}
 
 
-@dataclass
-class Context:
-    """What the judge asks of a stage at work."""
-
-    seed: int = 0
-    ranks: Ranks = field(default_factory=Ranks)
-    bf16: bool = False
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def runtime(self) -> Runtime:
-        return Runtime(CPU, self.bf16)
-
-    @property
-    def console(self) -> Any:
-        return self
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def batches(self, store: Store, split: str) -> Batches:
-        return Batches(
-            store.images(split), image_size=(8, 8), mean=store.mean, std=store.std, batch_size=1,
-            seed=self.seed, device=CPU, augment=Augment(),
-        )  # fmt: skip
+def plain_batches(store: Store) -> Batches:
+    return Batches(
+        store.images("search"), image_size=(8, 8), mean=store.mean, std=store.std, batch_size=1,
+        seed=0, device=CPU, augment=Augment(),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +87,21 @@ def teacher(randomize) -> EncoderTeacher:
 
 
 @pytest.fixture(scope="module")
-def judged(shared, teacher):
-    """Return a function that makes a judge."""
+def evaluator_for(shared, teacher):
+    """Return a function that makes an evaluator."""
 
     def make(
-        *names: str, context: Context | None = None, store: Store | None = None,
+        *names: str, ranks: Ranks | None = None, seed: int = 0, bf16: bool = False,
+        messages: list[str] | None = None, store: Store | None = None,
         candidates: BudgetedSpace = BUDGET, labels: Tensor | None = None, raced: bool = True,
         **changes: Any,
     ) -> Evaluator:  # fmt: skip
         store = store or Store()
         given: dict[str, Any] = {"mask_ratio": 0.6, "num_images": 400} | changes
         return Evaluator(
-            context or Context(), shared, teacher, store, RatingSettings(**given), candidates,
-            names=names or None,
+            shared, teacher, store, RatingSettings(**given), candidates,
+            ranks=ranks or Ranks(), runtime=Runtime(CPU, bf16), seed=seed,
+            say=([] if messages is None else messages).append, names=names or None,
             labels=lambda: store.labels if labels is None else labels, raced=raced,
         )  # type: ignore[arg-type]  # fmt: skip
 
@@ -132,23 +116,23 @@ def drawn(count: int, seed: int = 0) -> list[Architecture]:
     return list(found)
 
 
-def test_numbers_are_those_of_each_network_alone(judged, shared, teacher) -> None:
-    """Images, masks and their order hang on the seed; each network is a subnet by itself."""
-    judge, store = judged(), Store()
-    numbers = judge.values(drawn(6))
+def test_numbers_are_those_of_each_network_alone(evaluator_for, shared, teacher) -> None:
+    """Images, masks and their order depend on the seed; each network is a subnet by itself."""
+    evaluator, store = evaluator_for(), Store()
+    numbers = evaluator.rate(drawn(6))
     assert numbers.shape == (6, 400)
     chosen = np.random.default_rng(seed_for(0, "rating")).permutation(IMAGES)[:400]
     keep, masked = random_masking(masking_noise(400, 16, seed_for(0, "rating", "mask")), 6)
-    shown = RatingBatch(Context().batches(store, "search").plain(chosen), keep, masked, 2)
+    batch = RatingBatch(plain_batches(store).plain(chosen), keep, masked, 2)
     rating = Consistency(PatchSimilarity())
-    target = rating.target(shown, teacher)
+    target = rating.target(batch, teacher_tokens(teacher, batch))
     for one, ours in zip(drawn(6), numbers, strict=True):
         student = shared.subnet(one)
         with torch.no_grad():
-            tokens = student.encoder.forward_features(take(patchify(shown.images, 2), keep), keep)
-            alone = rating.answer(tokens, student, target)  # type: ignore[arg-type]
+            tokens = student.encoder.forward_features(take(patchify(batch.images, 2), keep), keep)
+            alone = rating.measure(tokens, student, target)  # type: ignore[arg-type]
         np.testing.assert_allclose(ours, alone, atol=1e-5, rtol=1e-5)
-    assert judge.rated == 6 * 400
+    assert evaluator.num_rated == 6 * 400
 
 
 NAMES = ("consistency", "reconstruction", "feature", "fusion", "params")
@@ -160,15 +144,15 @@ NAMES = ("consistency", "reconstruction", "feature", "fusion", "params")
     st.sampled_from(["0MB", "20KB", "1GB"]),
     st.lists(st.sampled_from(racing.rungs(150)), max_size=3),
 )  # fmt: skip
-def test_ratings_hang_on_nothing_that_only_changes_speed(
-    judged, order: list[int], size: int | None, memory: str, looks: list[int]
+def test_ratings_depend_on_nothing_that_only_changes_speed(
+    evaluator_for, order: list[int], size: int | None, memory: str, looks: list[int]
 ) -> None:
     networks = drawn(6)
-    plain = _plain(judged, networks)
-    judge = judged(*NAMES, num_images=150, batch_size=size, prefix_memory=memory)
+    plain = _plain(evaluator_for, networks)
+    evaluator = evaluator_for(*NAMES, num_images=150, batch_size=size, prefix_memory=memory)
     for number, end in enumerate(looks):  # a race looks at some of them before
-        judge.all([networks[at] for at in order[: number + 2]], end)
-    found = judge.all([networks[at] for at in order])
+        evaluator.rate_all([networks[at] for at in order[: number + 2]], end)
+    found = evaluator.rate_all([networks[at] for at in order])
     for name in NAMES:
         np.testing.assert_allclose(found[name], plain[name][order], atol=1e-5, rtol=1e-5)
 
@@ -176,89 +160,98 @@ def test_ratings_hang_on_nothing_that_only_changes_speed(
 _known: dict[str, np.ndarray] = {}
 
 
-def _plain(judged, networks: list[Architecture]) -> dict[str, np.ndarray]:
+def _plain(evaluator_for, networks: list[Architecture]) -> dict[str, np.ndarray]:
     if not _known:
-        _known.update(judged(*NAMES, num_images=150).all(networks))
+        _known.update(evaluator_for(*NAMES, num_images=150).rate_all(networks))
     return _known
 
 
-def test_who_does_not_race_is_rated_in_larger_batches(judged) -> None:
-    judge = judged(raced=False)
-    numbers = judge.values(drawn(3))
-    assert judge.ends == [400]
-    assert judge._splits() == [400]
-    np.testing.assert_allclose(numbers, judged().values(drawn(3)), atol=1e-5)
+def test_who_does_not_race_is_rated_in_larger_batches(evaluator_for) -> None:
+    evaluator = evaluator_for(raced=False)
+    numbers = evaluator.rate(drawn(3))
+    assert evaluator.batches.ends == [400]
+    assert evaluator.batches.sizes == [400]
+    np.testing.assert_allclose(numbers, evaluator_for().rate(drawn(3)), atol=1e-5)
 
 
-def test_bfloat16_says_about_the_same(judged) -> None:
+def test_bfloat16_says_about_the_same(evaluator_for) -> None:
     names = ("consistency", "reconstruction", "feature")
-    half, whole = (judged(*names, context=Context(bf16=b)).all(drawn(3)) for b in (True, False))
+    half, whole = (evaluator_for(*names, bf16=b).rate_all(drawn(3)) for b in (True, False))
     for name in names:
         assert not np.array_equal(half[name], whole[name])
         np.testing.assert_allclose(half[name].mean(axis=1), whole[name].mean(axis=1), rtol=0.05)
 
 
-def test_the_first_images_are_rated_once_and_are_the_first_of_all(judged) -> None:
-    judge, networks = judged("consistency"), drawn(5)
-    assert judge.ends == racing.rungs(400)
-    first = judge.values(networks, judge.ends[0])
-    assert judge.rated == 5 * judge.ends[0]
-    whole = judge.values(networks[:2])
-    assert judge.rated == 5 * judge.ends[0] + 2 * (400 - judge.ends[0])
-    np.testing.assert_array_equal(whole[:, : judge.ends[0]], first[:2])
-    judge.values(networks[:2])
-    judge.values([networks[0], networks[0]])
-    assert judge.rated == 5 * judge.ends[0] + 2 * (400 - judge.ends[0])
-    np.testing.assert_allclose(whole, judged("consistency").values(networks[:2]), atol=1e-6)
+def test_the_first_images_are_rated_once_and_are_the_first_of_all(evaluator_for) -> None:
+    evaluator, networks = evaluator_for("consistency"), drawn(5)
+    assert evaluator.batches.ends == racing.rungs(400)
+    first = evaluator.rate(networks, evaluator.batches.ends[0])
+    assert evaluator.num_rated == 5 * evaluator.batches.ends[0]
+    whole = evaluator.rate(networks[:2])
+    assert evaluator.num_rated == 5 * evaluator.batches.ends[0] + 2 * (
+        400 - evaluator.batches.ends[0]
+    )
+    np.testing.assert_array_equal(whole[:, : evaluator.batches.ends[0]], first[:2])
+    evaluator.rate(networks[:2])
+    evaluator.rate([networks[0], networks[0]])
+    assert evaluator.num_rated == 5 * evaluator.batches.ends[0] + 2 * (
+        400 - evaluator.batches.ends[0]
+    )
+    np.testing.assert_allclose(whole, evaluator_for("consistency").rate(networks[:2]), atol=1e-6)
 
 
-def test_fused_ratings_hang_on_nobody_who_was_rated_before(judged) -> None:
+def test_fused_ratings_depend_on_nobody_who_was_rated_before(evaluator_for) -> None:
     networks = drawn(9, seed=3)
-    alone = [judged("fusion", num_images=60).values([one])[0] for one in networks[:3]]
-    judge = judged("fusion", num_images=60)
-    judge.values(networks[3:])
-    judge.remember([])
-    together = judge.values(list(reversed(networks[:3])))[::-1]
+    alone = [evaluator_for("fusion", num_images=60).rate([one])[0] for one in networks[:3]]
+    evaluator = evaluator_for("fusion", num_images=60)
+    evaluator.rate(networks[3:])
+    evaluator.forget_others([])
+    together = evaluator.rate(list(reversed(networks[:3])))[::-1]
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert len({round(float(one.mean()), 6) for one in alone}) == 3
 
 
-def test_size_says_the_same_of_every_image_and_without_any(judged) -> None:
-    judge, networks = judged("params"), drawn(3)
-    scores = [racing.full(numbers) for numbers in judge.values(networks)]
+def test_size_says_the_same_of_every_image_and_without_any(evaluator_for) -> None:
+    evaluator, networks = evaluator_for("params"), drawn(3)
+    scores = [racing.full(numbers) for numbers in evaluator.rate(networks)]
     assert [score.rating for score in scores] == [params(one) for one in networks]
-    both = judged("params", "macs", "consistency").all(networks)
+    both = evaluator_for("params", "macs", "consistency").rate_all(networks)
     for name in ("params", "macs"):
         assert {racing.full(numbers).error for numbers in both[name]} == {0.0}
-    assert judge.rated == 0
-    assert not judge.can_race
-    assert judge.macs(networks[0]) == judge.teacher_macs() == 0
+    assert evaluator.num_rated == 0
+    assert evaluator.batches.ends == [1], "nothing to race on"
+    assert (
+        evaluator.batches.macs(networks[0])
+        == evaluator.batches.teacher_macs(evaluator.teacher)
+        == 0
+    )
 
 
 @pytest.mark.parametrize("rating", ["accuracy", "knn"])
-def test_labels_are_of_the_images_that_are_shown(judged, rating: str) -> None:
-    right = judged(rating).values([SPACE.smallest]).mean()
+def test_labels_are_of_the_images_that_are_shown(evaluator_for, rating: str) -> None:
+    right = evaluator_for(rating).rate([SPACE.smallest]).mean()
     assert right > 0.8, "colours can be told apart"
     shuffled = Store().labels[torch.randperm(IMAGES)]
-    assert judged(rating, labels=shuffled).values([SPACE.smallest]).mean() < 0.5
-    judge = judged(rating, num_masks=3)
-    assert (judge.visible, judge.num_masks, judge.can_race) == (16, 1, False)
-    assert judge.values([SPACE.smallest]).shape == (1, 400)
+    assert evaluator_for(rating, labels=shuffled).rate([SPACE.smallest]).mean() < 0.5
+    evaluator = evaluator_for(rating, num_masks=3)
+    assert (evaluator.batches.num_visible, evaluator.batches.num_masks) == (16, 1)
+    assert evaluator.batches.labelled, "so it cannot be raced"
+    assert evaluator.rate([SPACE.smallest]).shape == (1, 400)
 
 
-def test_several_masks_are_averaged_and_counted(judged) -> None:
-    one, three = judged(num_masks=1), judged(num_masks=3)
-    a, b = (judge.values(drawn(4)) for judge in (one, three))
+def test_several_masks_are_averaged_and_counted(evaluator_for) -> None:
+    one, three = evaluator_for(num_masks=1), evaluator_for(num_masks=3)
+    a, b = (evaluator.rate(drawn(4)) for evaluator in (one, three))
     assert a.shape == b.shape
     assert b.std(axis=1).mean() < a.std(axis=1).mean()
-    assert three.macs(SPACE.smallest) == 3 * one.macs(SPACE.smallest)
-    assert three.teacher_macs() == 3 * one.teacher_macs()
+    assert three.batches.macs(SPACE.smallest) == 3 * one.batches.macs(SPACE.smallest)
+    assert three.batches.teacher_macs(three.teacher) == 3 * one.batches.teacher_macs(one.teacher)
 
 
-def test_all_patches_may_be_visible(judged) -> None:
-    judge = judged("consistency", "feature", mask_ratio=0)
-    assert judge.visible == 16
-    found = judge.all(drawn(2))
+def test_all_patches_may_be_visible(evaluator_for) -> None:
+    evaluator = evaluator_for("consistency", "feature", mask_ratio=0)
+    assert evaluator.batches.num_visible == 16
+    found = evaluator.rate_all(drawn(2))
     assert all(np.isfinite(numbers).all() for numbers in found.values())
 
 
@@ -267,37 +260,38 @@ def test_all_patches_may_be_visible(judged) -> None:
     [
         (("reconstruction",), {"mask_ratio": 0}, "leaves nothing to reconstruct"),
         (("fusion",), {"mask_ratio": 0}, "leaves nothing to reconstruct"),
-        (("consistency", "knn"), {}, "not made in one pass"),
+        (("consistency", "knn"), {}, "cannot be made in one pass"),
         (("consistency",), {"mask_ratio": 0.9}, "leaves 1 of 16 patches visible"),
-        (("accuracy",), {"num_images": 1}, "2 at least"),
+        (("accuracy",), {"num_images": 1}, "needs at least 2"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(judged, names, changes, words) -> None:
+def test_settings_that_do_not_go_together_are_refused(evaluator_for, names, changes, words) -> None:
     with pytest.raises(ConfigError, match=words):
-        judged(*names, **changes)
+        evaluator_for(*names, **changes)
 
 
 def test_without_labels_there_is_no_accuracy(shared, teacher) -> None:
-    judge = Evaluator(
-        Context(), shared, teacher, Store(), RatingSettings(rating="knn"), BUDGET
+    evaluator = Evaluator(
+        shared, teacher, Store(), RatingSettings(rating="knn"), BUDGET,
+        ranks=Ranks(), runtime=Runtime(CPU, False), seed=0, say=print,
     )  # type: ignore[arg-type]  # fmt: skip
     with pytest.raises(ConfigError, match="--rating knn needs labels"):
-        judge.values([SPACE.smallest])
+        evaluator.rate([SPACE.smallest])
     with pytest.raises(ConfigError, match="--rating knn needs labels"):
-        judge.key(MADE_FROM)
+        evaluator.key(MADE_FROM)
 
 
-def test_fewer_images_than_asked_for_are_said(judged) -> None:
-    context = Context()
-    judge = judged(context=context, num_images=500)
-    assert judge.num_images == IMAGES
-    assert f"has {IMAGES} images" in context.said[0]
-    assert judge.values([SPACE.smallest]).shape == (1, IMAGES)
+def test_fewer_images_than_asked_for_are_said(evaluator_for) -> None:
+    messages: list[str] = []
+    evaluator = evaluator_for(messages=messages, num_images=500)
+    assert evaluator.batches.num_images == IMAGES
+    assert f"has {IMAGES} images" in messages[0]
+    assert evaluator.rate([SPACE.smallest]).shape == (1, IMAGES)
 
 
-def test_the_key_changes_with_what_a_rating_hangs_on_and_with_nothing_else(judged) -> None:
+def test_the_key_changes_with_what_a_rating_depends_on_and_with_nothing_else(evaluator_for) -> None:
     def key(*names: str, made_from: dict[str, str] | None = None, **changes: Any) -> str:
-        return judged(*names, **changes).key(made_from or MADE_FROM)
+        return evaluator_for(*names, **changes).key(made_from or MADE_FROM)
 
     plain = key()
     same = [
@@ -308,14 +302,14 @@ def test_the_key_changes_with_what_a_rating_hangs_on_and_with_nothing_else(judge
     other = [
         key(num_images=300), key(mask_ratio=0.5), key(num_masks=2), key(temperature=0.1),
         key(rows="unit"), key(include_self=True), key(class_token=True), key("feature"),
-        key(context=Context(seed=1)), key(context=Context(bf16=True)), key(store=Store(seed=1)),
+        key(seed=1), key(bf16=True), key(store=Store(seed=1)),
         key(store=Store(count=420)), key(store=Store(std=[0.2] * 3)),
         key(made_from={"supernet": "c", "teacher": "b"}), key("fusion"),
         key("fusion", candidates=BudgetedSpace(SPACE, Budget(max_params=9_000))),
         key("knn"), key("knn", labels=torch.zeros(IMAGES, dtype=torch.int64)), key("accuracy"),
     ]  # fmt: skip
     assert len({plain, *other}) == 1 + len(other)
-    assert key(rating="feature") == key("feature"), "however it is said"
+    assert key(rating="feature") == key("feature"), "rating and name are equal"
 
 
 class Together(Ranks):
@@ -334,22 +328,22 @@ class Together(Ranks):
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_several_processes_rate_what_one_does(judged, size: int) -> None:
+def test_several_processes_rate_what_one_does(evaluator_for, size: int) -> None:
     networks = drawn(13)
-    alone = judged(*NAMES, num_images=150)
-    alone.all(networks[:1])
-    expected = alone.all(networks)
+    alone = evaluator_for(*NAMES, num_images=150)
+    alone.rate_all(networks[:1])
+    expected = alone.rate_all(networks)
     barrier, table = threading.Barrier(size), [None] * size
-    judges = [
-        judged(*NAMES, num_images=150, context=Context(ranks=Together(rank, size, barrier, table)))
+    evaluators = [
+        evaluator_for(*NAMES, num_images=150, ranks=Together(rank, size, barrier, table))
         for rank in range(size)
     ]
     found: dict[int, Any] = {}
 
     def work(rank: int) -> None:
         with contextlib.suppress(threading.BrokenBarrierError):
-            judges[rank].all(networks[:1])  # fewer than there are processes
-            found[rank] = judges[rank].all(networks)
+            evaluators[rank].rate_all(networks[:1])  # fewer than there are processes
+            found[rank] = evaluators[rank].rate_all(networks)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -360,18 +354,20 @@ def test_several_processes_rate_what_one_does(judged, size: int) -> None:
     for numbers in found.values():
         for name in NAMES:
             np.testing.assert_allclose(numbers[name], expected[name], atol=1e-6, rtol=1e-6)
-    rated = [judge.rated for judge in judges]
-    assert sum(rated) == alone.rated
-    assert max(rated) < 0.75 * alone.rated
+    rated = [evaluator.num_rated for evaluator in evaluators]
+    assert sum(rated) == alone.num_rated
+    assert max(rated) < 0.75 * alone.num_rated
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40), st.integers(1, 9))
 @settings(max_examples=30)
-def test_every_network_is_the_share_of_one_process(judged, which: list[int], size: int) -> None:
+def test_every_network_is_the_share_of_one_process(
+    evaluator_for, which: list[int], size: int
+) -> None:
     networks = drawn(41)
     group = [networks[at] for at in which]
     taken: list[int] = []
     for rank in range(size):
-        share = judged(context=Context(ranks=Ranks(rank, size)))._share(group)
+        share = evaluator_for(ranks=Ranks(rank, size))._share(group)
         taken += range(len(group))[share]
     assert taken == list(range(len(group)))

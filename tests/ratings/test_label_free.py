@@ -9,25 +9,20 @@ from torch import Tensor
 
 from masktas.nn.mae import Decoder
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
-from masktas.nn.student import (
-    EncoderTeacher,
-    Projection,
-    StudentShape,
-    Teacher,
-    feature_loss,
-    feature_losses,
-)
+from masktas.nn.student import Projection, StudentShape, feature_loss, feature_losses
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher, Teacher
 from masktas.nn.vit import ViT
+from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import (
     Consistency,
     Feature,
-    Heads,
     PatchSimilarity,
+    PretextHeads,
     Rating,
-    RatingBatch,
     Reconstruction,
     consistency,
+    teacher_tokens,
 )
 from masktas.space import Architecture
 
@@ -216,19 +211,19 @@ def masks_of(rows: int, visible: int, seed: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def rate(
-    rating: Rating, tokens: Tensor, heads: Heads, shown: RatingBatch, teacher: Teacher
+    rating: Rating, tokens: Tensor, heads: PretextHeads, batch: RatingBatch, teacher: Teacher
 ) -> Tensor:
     with torch.no_grad():
-        target = rating.target(shown, teacher)
-        return rating.per_image(rating.answer(tokens, heads, target))
+        target = rating.target(batch, teacher_tokens(teacher, batch))
+        return rating.per_image(rating.measure(tokens, heads, target))
 
 
-def encoded(shared, architecture, shown: RatingBatch) -> tuple[Tensor, Heads]:
+def encoded(shared, architecture, batch: RatingBatch) -> tuple[Tensor, PretextHeads]:
     student = shared.subnet(architecture)
     with torch.no_grad():
-        visible = take(patchify(shown.images, 2), shown.ids_keep)
-        tokens = student.encoder.forward_features(visible, shown.ids_keep)
-    return tokens, Heads(student.decoder, student.projection)
+        visible = take(patchify(batch.images, 2), batch.ids_keep)
+        tokens = student.encoder.forward_features(visible, batch.ids_keep)
+    return tokens, PretextHeads(student.decoder, student.projection)
 
 
 @pytest.mark.parametrize("visible", [3, 6, 24])
@@ -243,41 +238,65 @@ def test_consistency_of_networks_equals_equation_13_in_loops(
     class_token: bool,
     visible,
 ):
-    shown = RatingBatch(images, *masks_of(5, visible), 2)
+    batch = RatingBatch(images, *masks_of(5, visible), 2)
     theirs = teacher.encoder.forward_features(
-        take(patchify(images, 2), shown.ids_keep), shown.ids_keep
+        take(patchify(images, 2), batch.ids_keep), batch.ids_keep
     )
     first = 0 if class_token else 1
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, shown)
+        tokens, heads = encoded(shared, architecture, batch)
         literal = [
             literal_consistency(t[first:], s[first:], relation)
             for t, s in zip(theirs, tokens, strict=True)
         ]
         rating = Consistency(relation, class_token=class_token)
-        rated = rate(rating, tokens, heads, shown, teacher)
+        rated = rate(rating, tokens, heads, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
 
 
 def test_feature_and_reconstruction_equal_equations_11_and_10_in_loops(
     shared, teacher, images, sample_architectures
 ):
-    shown = RatingBatch(images, *masks_of(5, 6), 2)
-    theirs = teacher(images, shown.ids_keep)
+    batch = RatingBatch(images, *masks_of(5, 6), 2)
+    theirs = teacher(images, batch.ids_keep)
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, shown)
+        tokens, heads = encoded(shared, architecture, batch)
         with torch.no_grad():
             projected = heads.projection(tokens[:, 1:])
-            predicted = heads.decoder(tokens, shown.ids_keep, shown.ids_masked)
+            predicted = heads.decoder(tokens, batch.ids_keep, batch.ids_masked)
         features = [-literal_feature(*pair) for pair in zip(projected, theirs, strict=True)]
-        rated = rate(Feature(), tokens, heads, shown, teacher)
+        rated = rate(Feature(), tokens, heads, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(features), atol=1e-5, rtol=1e-5)
         pixels = [
             -literal_pixels(one, image, masked.tolist(), 2)
-            for one, image, masked in zip(predicted, images, shown.ids_masked, strict=True)
+            for one, image, masked in zip(predicted, images, batch.ids_masked, strict=True)
         ]
-        rated = rate(Reconstruction(), tokens, heads, shown, teacher)
+        rated = rate(Reconstruction(), tokens, heads, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_the_teacher_encodes_a_batch_once_with_and_once_without_class_token(teacher, images):
+    encoded = []
+
+    class Counted:
+        def __call__(self, images: Tensor, ids: Tensor) -> Tensor:
+            encoded.append("patches")
+            return teacher(images, ids)
+
+        def with_class_token(self, images: Tensor, ids: Tensor) -> Tensor:
+            encoded.append("class token")
+            return teacher.with_class_token(images, ids)
+
+    keep, masked = masks_of(5, 6)
+    tokens = teacher_tokens(Counted(), RatingBatch(images, keep, masked, 2))
+    for _ in range(2):
+        assert tokens(False).equal(teacher(images, keep))
+        assert tokens(True).equal(teacher.with_class_token(images, keep))
+    assert encoded == ["patches", "class token"]
+    for others, ids in ((images + 1, keep), (images + 1, keep.flip(1))):
+        again = teacher_tokens(Counted(), RatingBatch(others, ids, masked, 2))
+        assert again(False).equal(teacher(others, ids))
+    assert encoded[2:] == ["patches", "patches"]
 
 
 def test_losses_of_images_average_to_those_that_are_trained():
@@ -298,15 +317,15 @@ def test_no_network_is_rated_above_the_teacher_itself(
     patches, keep, masked = random_patches((6, 24, 12), 6, 3)
     own = randomize(ViT(TEACHER), 4)
     teacher = EncoderTeacher(own)
-    shown = RatingBatch(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
-    none = Heads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
+    batch = RatingBatch(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
+    none = PretextHeads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
     rating = Consistency(relation)
     visible = take(patches, keep)
 
     @torch.no_grad()
     def rated_of(network: ViT) -> float:
         tokens = network.forward_features(visible, keep)
-        return rate(rating, tokens, none, shown, teacher).mean().item()
+        return rate(rating, tokens, none, batch, teacher).mean().item()
 
     best = rated_of(own)
     generator = torch.Generator().manual_seed(0)

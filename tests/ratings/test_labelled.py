@@ -12,7 +12,7 @@ from torch import Tensor
 
 from masktas.nn.mae import Decoder
 from masktas.nn.student import Projection
-from masktas.ratings.label_free import Heads
+from masktas.ratings.label_free import PretextHeads
 from masktas.ratings.labelled import NEIGHBOURS, RIDGE, SHARPNESS, Accuracy, Knn
 from masktas.space import Architecture
 
@@ -114,19 +114,19 @@ def test_very_few_images_are_rated(kind: type, images: int) -> None:
 def test_they_look_at_the_mean_of_the_patches_whatever_the_batch(kind: type) -> None:
     tokens = torch.randn(30, 6, 12)
     one = Architecture(12, (1,), (2,), head_dim=4, image_size=(4, 4), patch_size=2, num_classes=0)
-    heads = Heads(Decoder(one, decoder_dim=32, decoder_depth=1), Projection(12, 8))
+    heads = PretextHeads(Decoder(one, decoder_dim=32, decoder_depth=1), Projection(12, 8))
     rating = kind(classes(3, 30))
-    answers = [rating.answer(part, heads, ()) for part in tokens.split(7)]
+    answers = [rating.measure(part, heads, ()) for part in tokens.split(7)]
     torch.testing.assert_close(torch.cat(answers), tokens[:, 1:].mean(dim=1))
     other = tokens.clone()
     other[:, 0] += 100
-    assert torch.equal(rating.answer(other, heads, ()), rating.answer(tokens, heads, ()))
+    assert torch.equal(rating.measure(other, heads, ()), rating.measure(tokens, heads, ()))
 
 
 def test_neighbours_of_many_images_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = classes(4)
     x = features(labels, 0.7)
     whole = Knn(labels).per_image(x)
-    monkeypatch.setattr("masktas.ratings.labelled.AT_ONCE", 13)
+    monkeypatch.setattr("masktas.ratings.labelled.CHUNK_SIZE", 13)
     assert torch.equal(Knn(labels).per_image(x), whole)
     assert 0.3 < whole.mean() < 1

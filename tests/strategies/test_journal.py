@@ -1,4 +1,4 @@
-"""The journal: a search killed at any byte goes on as if nothing had happened."""
+"""The journal: a search killed at any byte resumes as if nothing had happened."""
 
 import json
 import random
@@ -8,7 +8,7 @@ import pytest
 from masktas.artifacts import append_lines
 from masktas.errors import ArtifactError
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
-from masktas.strategies import Evolution, Score, journal
+from masktas.strategies import Candidate, Evolution, Score, journal
 
 SPACE = BudgetedSpace(SearchSpace.preset("demo"), Budget(max_params=200_000))
 POPULATION, GENERATIONS = 5, 3
@@ -24,19 +24,25 @@ def costs(one):
     return {"params": params(one), "macs": macs(one), "latency": macs(one) / 7e6}
 
 
+def evaluated(one, score):
+    """Return a candidate, or one that was evaluated, as the search stage writes it."""
+    candidate = Candidate(one.architecture, one.generation, one.origin)
+    return candidate.with_score(score, costs(one.architecture))
+
+
 def evolution(seed=0, space=SPACE):
     return Evolution(space, population=POPULATION, generations=GENERATIONS, parents=3, seed=seed)
 
 
-def go_on(path, search, stop_after=None):
+def resume(path, search, stop_after=None):
     """Search from where the journal ends, as the search stage does; return what was rated anew."""
     known = journal.replay(path, search)
     rated = 0
     while not search.done and rated != stop_after:
         fresh = search.ask()[len(known) :]
         scores = [score(candidate.architecture) for candidate in fresh]
-        lines = list(zip(fresh, scores, strict=True))
-        journal.write(path, lines, len(search.history) + len(known), costs)
+        lines = [evaluated(*pair) for pair in zip(fresh, scores, strict=True)]
+        journal.write(path, lines, len(search.history) + len(known))
         search.tell(known + scores)
         known = []
         rated += len(fresh)
@@ -48,7 +54,7 @@ def whole(tmp_path):
     """Return the path of an uninterrupted search's journal, and its history."""
     path = tmp_path / "whole" / "history.jsonl"
     search = evolution()
-    assert go_on(path, search) == POPULATION * GENERATIONS
+    assert resume(path, search) == POPULATION * GENERATIONS
     return path, search.history
 
 
@@ -57,11 +63,11 @@ def test_every_candidate_has_a_line_with_what_a_reader_needs(whole):
     entries = journal.read(path)
     assert len(entries) == len(history) == POPULATION * GENERATIONS
     for index, (entry, rated) in enumerate(zip(entries, history, strict=True)):
-        one = rated.candidate.architecture
+        one = rated.architecture
         assert entry == {
             "index": index,
             "generation": index // POPULATION,
-            "origin": rated.candidate.origin,
+            "origin": rated.origin,
             "rating": rated.rating,
             "error": rated.score.error,
             "images": rated.score.images,
@@ -76,22 +82,22 @@ def test_every_candidate_has_a_line_with_what_a_reader_needs(whole):
 
 def test_a_rating_that_was_taken_from_another_search_says_from_which(tmp_path):
     path = tmp_path / "history.jsonl"
-    rated = [(candidate, score(candidate.architecture)) for candidate in evolution().ask()]
-    taken = {rated[1][0].architecture: "main", rated[3][0].architecture: "fast"}
-    journal.write(path, rated, 0, costs, reused=taken)
+    rated = [evaluated(one, score(one.architecture)) for one in evolution().ask()]
+    taken = {rated[1].architecture: "main", rated[3].architecture: "fast"}
+    journal.write(path, rated, 0, reused=taken)
     entries = journal.read(path)
     assert [entry.get("reused") for entry in entries] == [None, "main", None, "fast", None]
     search = evolution()
     assert journal.replay(path, search) == []
-    assert [one.score for one in search.history] == [one for _, one in rated]
+    assert [one.score for one in search.history] == [one.score for one in rated]
 
 
 def test_a_generation_can_be_written_in_parts(whole, tmp_path):
     path, history = whole
     parts = tmp_path / "parts.jsonl"
     for start in range(0, len(history), 2):
-        rated = [(one.candidate, one.score) for one in history[start : start + 2]]
-        journal.write(parts, rated, start, costs)
+        rated = [evaluated(one, one.score) for one in history[start : start + 2]]
+        journal.write(parts, rated, start)
     assert parts.read_bytes() == path.read_bytes()
 
 
@@ -106,14 +112,14 @@ def test_a_whole_journal_needs_nothing_rated_again(whole):
     path, history = whole
     before = path.read_bytes()
     search = evolution()
-    assert go_on(path, search) == 0
+    assert resume(path, search) == 0
     assert search.history == history
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("lines", range(POPULATION * GENERATIONS + 1))
 @pytest.mark.parametrize("torn", [0, 1, 40, -1], ids=["whole", "1 byte", "40 bytes", "no newline"])
-def test_a_search_cut_at_any_line_goes_on_identically(whole, lines, torn):
+def test_a_search_cut_at_any_line_resumes_identically(whole, lines, torn):
     path, history = whole
     before = path.read_bytes()
     ends = [0, *(at + 1 for at, byte in enumerate(before) if byte == ord("\n")), len(before)]
@@ -122,18 +128,18 @@ def test_a_search_cut_at_any_line_goes_on_identically(whole, lines, torn):
     kept = before[:cut].count(b"\n")
 
     search = evolution()
-    assert go_on(path, search) == POPULATION * GENERATIONS - kept
+    assert resume(path, search) == POPULATION * GENERATIONS - kept
     assert search.history == history
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("generations", [1, 2])
-def test_a_search_stopped_between_generations_goes_on_identically(whole, tmp_path, generations):
+def test_a_search_stopped_between_generations_resumes_identically(whole, tmp_path, generations):
     path, history = whole
     stopped = tmp_path / "stopped.jsonl"
-    assert go_on(stopped, evolution(), generations * POPULATION) == generations * POPULATION
+    assert resume(stopped, evolution(), generations * POPULATION) == generations * POPULATION
     search = evolution()
-    assert go_on(stopped, search) == (GENERATIONS - generations) * POPULATION
+    assert resume(stopped, search) == (GENERATIONS - generations) * POPULATION
     assert search.history == history
     assert stopped.read_bytes() == path.read_bytes()
 

@@ -59,7 +59,7 @@ def raced(
     candidates: Field, *, keeps: int = 5, confidence: float = 4.0, elders: np.ndarray = NONE
 ) -> tuple[list[Score], dict[int, np.ndarray]]:
     return race(
-        len(candidates.numbers), candidates, ENDS, elders, keeps=keeps, confidence=confidence
+        range(len(candidates.numbers)), candidates, ENDS, elders, keeps=keeps, confidence=confidence
     )
 
 

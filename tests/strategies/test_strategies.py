@@ -55,7 +55,7 @@ def run(search, rate):
 
 
 def architectures(search):
-    return [rated.candidate.architecture for rated in search.history]
+    return [rated.architecture for rated in search.history]
 
 
 # --- what all promise
@@ -136,7 +136,7 @@ def test_all_begin_with_the_same_random_generation(kind):
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_ends_it(kind, patience):
     search = run(kind(MICRO, population=6, generations=50, patience=patience), lambda one: 1.0)
-    assert len({rated.candidate.generation for rated in search.history}) == 1 + patience
+    assert len({rated.generation for rated in search.history}) == 1 + patience
     assert search.done
     assert search.best == search.history[0]
 
@@ -163,7 +163,8 @@ def test_estimates_are_never_the_best(kind):
     with pytest.raises(ValueError, match="empty"):
         search.best  # noqa: B018
     search.tell(scores)
-    assert search.best.candidate == asked[4]
+    assert search.best.architecture == asked[4].architecture
+    assert (search.best.generation, search.best.origin) == (asked[4].generation, asked[4].origin)
     assert search.best.score == scores[4]
     assert [rated.rating for rated in search.top(2)] == [4, 2]
     assert [rated.rating for rated in search.top(9)] == [4, 2, 1]
@@ -190,14 +191,10 @@ def test_killed_after_any_line_it_goes_on_to_the_identical_end(kind, tmp_path):
     def make():
         return kind(SMALL, population=6, seed=5)
 
-    def costs(one):
-        return {"params": params(one)}
-
     whole = run(make(), rough).history
     for cut in range(len(whole) + 1):
         path = tmp_path / f"{cut}.jsonl"
-        lines = [(rated.candidate, rated.score) for rated in whole[:cut]]
-        journal.write(path, lines, 0, costs)
+        journal.write(path, whole[:cut], 0)
         search = make()
         known = journal.replay(path, search)
         assert len(search.history) + len(known) == cut
@@ -210,8 +207,7 @@ def test_killed_after_any_line_it_goes_on_to_the_identical_end(kind, tmp_path):
 def test_another_strategys_journal_is_refused(tmp_path):
     path = tmp_path / "history.jsonl"
     written = run(LocalSearch(MICRO, population=5, generations=3), smooth)
-    lines = [(rated.candidate, rated.score) for rated in written.history]
-    journal.write(path, lines, 0, lambda one: {})
+    journal.write(path, written.history, 0)
     for kind in (Evolution, NSGA2, RandomSearch):
         with pytest.raises(ArtifactError, match="candidate"):
             journal.replay(path, kind(MICRO, population=5, generations=3))
@@ -231,7 +227,7 @@ def test_importing_strategies_loads_nothing_heavy():
 def test_diverse_parents_keep_crossover_alive():
     def crossovers(diversity):
         searches = [run(Evolution(MICRO, seed=s, diversity=diversity), smooth) for s in range(3)]
-        origins = [rated.candidate.origin for search in searches for rated in search.history]
+        origins = [rated.origin for search in searches for rated in search.history]
         return origins.count("crossover")
 
     assert crossovers(3) > 1.2 * crossovers(0)
@@ -247,7 +243,7 @@ def test_parents_differ_by_as_many_genes_as_was_asked():
     while not search.done:
         parents = []
         for rated in search.top(20):
-            one = rated.candidate.architecture
+            one = rated.architecture
             if len(parents) < 4 and all(distance(one, other) >= 5 for other in parents):
                 parents.append(one)
         pairs = [
@@ -292,7 +288,7 @@ def test_a_climb_goes_from_neighbour_to_better_neighbour():
             assert not search.history or climbed_out(search, point)
             point, climbs = None, climbs + 1
         else:
-            around = set(neighbours(point.candidate.architecture, MICRO.space))
+            around = set(neighbours(point.architecture, MICRO.space))
             assert {candidate.architecture for candidate in asked} <= around
             assert {candidate.origin for candidate in asked} == {"neighbour"}
         search.tell([Score(smooth(candidate.architecture)) for candidate in asked])
@@ -307,7 +303,7 @@ def test_a_climb_goes_from_neighbour_to_better_neighbour():
 def climbed_out(search, point):
     """Say whether no neighbour of a point is left that could be asked for."""
     seen = set(architectures(search))
-    around = neighbours(point.candidate.architecture, MICRO.space)
+    around = neighbours(point.architecture, MICRO.space)
     return all(one in seen or not MICRO.contains(one) for one in around)
 
 
@@ -355,7 +351,7 @@ def test_it_finds_a_better_front_than_random_search():
     def share_of_front(seed):
         searches = [kind(MICRO, population=20, seed=seed) for kind in (NSGA2, RandomSearch)]
         points = [
-            (rated.rating, -params(rated.candidate.architecture))
+            (rated.rating, -params(rated.architecture))
             for search in searches
             for rated in run(search, smooth).history
         ]

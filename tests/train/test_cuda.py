@@ -9,7 +9,7 @@ import torch
 from masktas.config import FinetuneSettings, SupernetSettings, TeacherSettings
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images
-from masktas.nn.student import EncoderTeacher
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import SearchSpace
 from masktas.stages.common.tasks import (

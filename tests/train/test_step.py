@@ -17,8 +17,9 @@ from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.mae import pixel_loss
-from masktas.nn.student import EncoderTeacher, StudentShape, feature_loss
+from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.train.optim.sliced_adamw import adamw

@@ -23,8 +23,9 @@ from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import patchify
-from masktas.nn.student import EncoderTeacher, StudentShape
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT, stochastic_depth
 from masktas.seeding import seed_for
 from masktas.space import PRESETS, Architecture, SearchSpace, params

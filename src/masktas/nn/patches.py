@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from masktas.errors import ConfigError
+from masktas.space import Architecture
+
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cut images `[B, C, H, W]` into patches `[B, N, S]`, row by row; within a patch: P, P, C."""
@@ -45,6 +48,23 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 def num_visible(num_patches: int, mask_ratio: float) -> int:
     """Return `N_v = floor(N (1 - r))`, exact also if r has no exact binary form."""
     return math.floor(round(num_patches * (1 - mask_ratio), 6))
+
+
+def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
+    """Return `num_visible` of a network's patches, or refuse a mask ratio that does not suit it.
+
+    Raises:
+        ConfigError: if fewer than `least` patches stay visible, or all.
+    """
+    total = architecture.num_patches
+    visible = num_visible(total, mask_ratio)
+    if not least <= visible < total:
+        raise ConfigError(
+            f"mask_ratio {mask_ratio} leaves {visible} of {total} patches visible, where "
+            f"{least} to {total - 1} are needed: choose another mask_ratio, a larger image_size or "
+            "a smaller patch_size."
+        )
+    return visible
 
 
 def random_masking(noise: Tensor, visible: int) -> tuple[Tensor, Tensor]:

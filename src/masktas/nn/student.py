@@ -1,4 +1,4 @@
-"""Masked distillation (SPEC 3): the student that is trained, and what it is asked for.
+"""The student of masked distillation (SPEC 3): network, projection and feature loss.
 
 Shapes: B images of C channels, V visible patches, M masked, S numbers of a patch, D student
 width, D_t teacher width.
@@ -7,161 +7,15 @@ width, D_t teacher width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masktas.nn.mae import Decoder
-from masktas.nn.patches import take, visible_patches
-from masktas.nn.teachers.adapter import InputAdapter
+from masktas.nn.patches import take
 from masktas.nn.vit import ViT, init_linears
-from masktas.space import Architecture, cost
-
-
-class Answers(Protocol):
-    """What a rating wants of a teacher: tokens of patches."""
-
-    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Return tokens `[B, V, D_t]`; see `Teacher`."""
-        ...
-
-    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Return tokens `[B, 1 + V, D_t]`; see `Teacher`."""
-        ...
-
-
-class AskedOnce:
-    """A teacher that several ratings ask about the same images: it answers the first and repeats.
-
-    Args:
-        teacher: frozen.
-    """
-
-    def __init__(self, teacher: Answers) -> None:
-        self._teacher = teacher
-        self._asked: tuple[Tensor, Tensor] | None = None
-        self._said: dict[bool, Tensor] = {}
-
-    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches (7); see `Teacher`."""
-        return self._answer(images, ids_keep, class_token=False)
-
-    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches (7), the class token first."""
-        return self._answer(images, ids_keep, class_token=True)
-
-    def _answer(self, images: Tensor, ids_keep: Tensor, *, class_token: bool) -> Tensor:
-        if self._asked is None or self._asked[0] is not images or self._asked[1] is not ids_keep:
-            self._asked, self._said = (images, ids_keep), {}
-        if class_token not in self._said:
-            ask = self._teacher.with_class_token if class_token else self._teacher
-            self._said[class_token] = ask(images, ids_keep)
-        return self._said[class_token]
-
-
-class Teacher(Protocol):
-    """Anything that turns visible patches of images into tokens, and never changes.
-
-    It is asked with the student's images, not with patches cut from them: it may cut other
-    patches, as long as there are as many, and see images in another size or normalisation.
-    """
-
-    @property
-    def embed_dim(self) -> int:
-        """`D_t`, the width of its tokens."""
-        ...
-
-    @property
-    def num_params(self) -> int:
-        """Numbers it holds in memory; 0 where that is not known."""
-        ...
-
-    @property
-    def has_class_token(self) -> bool:
-        """Whether `with_class_token` can be asked."""
-        ...
-
-    def macs(self, visible: int) -> int:
-        """Count the multiply-accumulates of encoding `visible` patches of one image."""
-        ...
-
-    def to(self, device: torch.device) -> Teacher:
-        """Move to a device; returns itself."""
-        ...
-
-    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode the patches `ids_keep [B, V]` of images `[B, C, H, W]` as the student sees them.
-
-        Returns:
-            Tokens `[B, V, D_t]`, without a class token, without gradient.
-        """
-        ...
-
-    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Return the same tokens with a class token before them, `[B, 1 + V, D_t]`.
-
-        Raises:
-            ConfigError: if the teacher has none.
-        """
-        ...
-
-
-class EncoderTeacher:
-    """A frozen ViT as a teacher: the encoder of a masked autoencoder.
-
-    Args:
-        encoder: the ViT.
-        view: how it sees the student's images; None where it sees them as they are.
-    """
-
-    def __init__(self, encoder: ViT, view: InputAdapter | None = None) -> None:
-        self.encoder = encoder.eval().requires_grad_(False)
-        self.view = view
-
-    @property
-    def embed_dim(self) -> int:
-        """`D_t`."""
-        return self.encoder.architecture.embed_dim
-
-    @property
-    def depth(self) -> int:
-        """Blocks."""
-        return self.encoder.architecture.depth
-
-    @property
-    def has_class_token(self) -> bool:
-        """Every one of ours has."""
-        return True
-
-    @property
-    def num_params(self) -> int:
-        """Numbers of the ViT."""
-        return sum(parameter.numel() for parameter in self.encoder.parameters())
-
-    def macs(self, visible: int) -> int:
-        """Count in closed form."""
-        return cost.encoder_macs(self.encoder.architecture, visible)
-
-    def to(self, device: torch.device) -> EncoderTeacher:
-        """Move to a device."""
-        self.encoder.to(device)
-        if self.view is not None:
-            self.view.to(device)
-        return self
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches (7); see `Teacher`."""
-        return self.with_class_token(images, ids_keep)[:, 1:]
-
-    @torch.no_grad()
-    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches (7), the class token first."""
-        seen = images if self.view is None else self.view(images)
-        visible = visible_patches(seen, self.encoder.architecture.patch_size, ids_keep)
-        return self.encoder.forward_features(visible, ids_keep)
+from masktas.space import Architecture
 
 
 class Projection(nn.Module):
@@ -184,7 +38,7 @@ def projection_macs(embed_dim: int, teacher_dim: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StudentShape:
-    """What a student needs beyond its architecture: decoder and teacher width."""
+    """The sizes of a student beyond its architecture: decoder and teacher width."""
 
     decoder_dim: int
     decoder_depth: int
@@ -192,11 +46,11 @@ class StudentShape:
 
 
 class MaskedStudent(nn.Module):
-    """A ViT with what serves its training only: decoder `R` and projection `M` (8)."""
+    """A ViT with the parts used in training only: decoder `R` and projection `M` (8)."""
 
     def __init__(self, architecture: Architecture, shape: StudentShape) -> None:
         super().__init__()
-        # A head has no part in masked training; cost still counts the one to come.
+        # Masked training has no classifier; costs still include the one of the final network.
         self.encoder = ViT(architecture.replace(num_classes=0))
         self.decoder = Decoder(
             architecture, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
@@ -213,7 +67,7 @@ class MaskedStudent(nn.Module):
         return predicted, self.projection(tokens[:, 1:])
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw starting weights."""
+        """Initialise all weights."""
         self.encoder.init_weights(generator)
         self.decoder.init_weights(generator)
         init_linears(self.projection, generator)
@@ -225,7 +79,7 @@ def feature_loss(projected: Tensor, target: Tensor) -> Tensor:
 
 
 def feature_losses(projected: Tensor, target: Tensor) -> Tensor:
-    """`L_pre` (11) of each image by itself, `[B]`; their mean is `feature_loss`."""
+    """`L_pre` (11) of each image, `[B]`; their mean is `feature_loss`."""
     return F.smooth_l1_loss(*_normalised(projected, target), reduction="none").mean(dim=(1, 2))
 
 

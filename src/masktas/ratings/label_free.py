@@ -1,7 +1,7 @@
-"""Ratings: how good a network is, from its tokens of images that all candidates are shown.
+"""Ratings without labels, computed from a candidate's tokens of held-out images.
 
-The paper's is `Consistency`: does a student relate patches to one another as the teacher does
-(SPEC 4; MaskTAS equations 13 to 16)? The others are what it is compared with, or fused with.
+The paper's is `Consistency`: whether a candidate's patches are similar to one another where the
+teacher's are (SPEC 4; MaskTAS equations 13 to 16). The others are for comparison and fusion.
 
 Shapes: n images, V visible patches, M masked ones, N all, S numbers of a patch, D width of a
 candidate, D_t of the teacher.
@@ -9,7 +9,9 @@ candidate, D_t of the teacher.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -18,12 +20,17 @@ from torch.nn import functional as F
 
 from masktas.nn.mae import Decoder, normalize_patches
 from masktas.nn.patches import patchify, take
-from masktas.nn.student import Answers, Projection, feature_losses
+from masktas.nn.student import Projection, feature_losses
+from masktas.nn.teachers.teacher import Teacher
+from masktas.ratings.batches import RatingBatch
+
+# Returns the teacher's tokens of a batch: False without, True with the class token first.
+TeacherTokens = Callable[[bool], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class PatchSimilarity:
-    """How rows of a feature map are compared: what the paper leaves open (SPEC 4).
+    """The similarity of patches within an image (16), with what the paper leaves open (SPEC 4).
 
     Attributes:
         temperature: `tau` of (16).
@@ -66,111 +73,107 @@ def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class RatingBatch:
-    """Images that every candidate is shown, and what of them stays visible.
-
-    Attributes:
-        images: `[n, C, H, W]`.
-        ids_keep: `[n, V]`, which patches are visible.
-        ids_masked: `[n, M]`, which are not.
-        patch_size: side of a candidate's patch.
-    """
-
-    images: Tensor
-    ids_keep: Tensor
-    ids_masked: Tensor
-    patch_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """What a supernet has trained beside the encoder: decoder `R` and projection `M` (8)."""
+class PretextHeads:
+    """The parts that a supernet trains beside the encoder: decoder `R` and projection `M` (8)."""
 
     decoder: Decoder
     projection: Projection
 
 
 class Rating(Protocol):
-    """A number for each image; higher is better, and a candidate's rating is the mean."""
+    """A number for each image, higher is better; a candidate's rating is the mean."""
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
-        """Return what a candidate's answer is compared with: made once, for all candidates."""
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return what candidates are compared with on a batch: computed once for all of them."""
         ...
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
-        """Return what there is to say of tokens `[n, 1 + V, D]`, the class token first: `[n, ...]`.
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+        """Measure a candidate on a batch: `[n, ...]`.
 
-        Computed batch by batch.
+        Args:
+            tokens: `[n, 1 + V, D]`, the class token first.
+            heads: of the candidate's width.
+            target: what `target` returned for this batch.
         """
         ...
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """Turn the answers on all images into a number for each: `[n]`."""
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Turn the measurements of all images into a number for each: `[n]`."""
         ...
 
 
+def teacher_tokens(teacher: Teacher, batch: RatingBatch) -> TeacherTokens:
+    """Return a function that encodes a batch with the teacher, once however often it is called."""
+
+    @cache
+    def tokens(class_token: bool) -> Tensor:
+        encode = teacher.with_class_token if class_token else teacher
+        return encode(batch.images, batch.ids_keep)
+
+    return tokens
+
+
 class Consistency:
-    """`H` (15) between the relations of a candidate's patches and the teacher's.
+    """`H` (15) between the patch similarities of a candidate and of the teacher.
 
     Args:
-        relation: how rows are compared.
-        class_token: whether the class token is a row as well; the teacher must have one.
+        similarity: how patches are compared.
+        class_token: whether the class token is compared too; the teacher must have one.
     """
 
-    def __init__(self, relation: PatchSimilarity, *, class_token: bool = False) -> None:
-        self.relation, self.class_token = relation, class_token
+    def __init__(self, similarity: PatchSimilarity, *, class_token: bool = False) -> None:
+        self.similarity, self.class_token = similarity, class_token
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
         """Return the teacher's map `[n, V, V]` (16)."""
-        ask = teacher.with_class_token if self.class_token else teacher
-        return (self.relation.map(ask(shown.images, shown.ids_keep)),)
+        return (self.similarity.map(teacher(self.class_token)),)
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
-        """Compare the candidate's map with it."""
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the candidate's map with the teacher's: `[n]`."""
         rows = tokens if self.class_token else tokens[:, 1:]
-        return consistency(target[0], self.relation.log_map(rows))
+        return consistency(target[0], self.similarity.log_map(rows))
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """They are that already."""
-        return answers
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return them unchanged."""
+        return measured
 
 
 class Reconstruction:
-    """Minus the pixel loss (10): how well the supernet's decoder completes the image.
+    """Minus the pixel loss (10): how well the supernet's decoder predicts the masked patches.
 
-    Its target is what takes the most memory: 1.1 GB for 2,000 images of 224 x 224 under one mask.
-    In half of it (float16) a loss would be off by 1e-5, and to compare would take longer.
+    Its target takes the most memory: 1.1 GB for 2,000 images of 224 x 224 under one mask.
+    Half of that (float16) would change a loss by 1e-5 and be slower to compare.
     """
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
-        """Return the masked patches, normalised by themselves, and where patches are."""
-        patches = patchify(shown.images, shown.patch_size)
-        masked = normalize_patches(take(patches, shown.ids_masked))  # [n, M, S]
-        return masked, shown.ids_keep, shown.ids_masked
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return the masked patches, each normalised, and the indices of patches."""
+        patches = patchify(batch.images, batch.patch_size)
+        masked = normalize_patches(take(patches, batch.ids_masked))  # [n, M, S]
+        return masked, batch.ids_keep, batch.ids_masked
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
-        """Predict the masked patches and compare."""
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the predicted masked patches: `[n]`."""
         masked, ids_keep, ids_masked = target
         predicted = heads.decoder(tokens, ids_keep, ids_masked)
         loss: Tensor = (predicted.float() - masked).square().mean(dim=(1, 2))
         return -loss
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """They are that already."""
-        return answers
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return them unchanged."""
+        return measured
 
 
 class Feature:
     """Minus the feature loss (11): how well the projection predicts the teacher's tokens."""
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
         """Return the teacher's tokens `[n, V, D_t]`."""
-        return (teacher(shown.images, shown.ids_keep),)
+        return (teacher(False),)
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
-        """Project and compare."""
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the projected tokens: `[n]`."""
         return -feature_losses(heads.projection(tokens[:, 1:]), target[0])
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """They are that already."""
-        return answers
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return them unchanged."""
+        return measured

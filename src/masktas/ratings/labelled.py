@@ -1,6 +1,6 @@
-"""Ratings with labels, for those who have them: is a network's image told from others by class?
+"""Supervised ratings: linear-probe and kNN accuracy of a candidate's frozen features.
 
-They look at whole images. Shapes: n images, D width of a candidate, K classes.
+They use whole images. Shapes: n images, D width of a candidate, K classes.
 """
 
 from __future__ import annotations
@@ -9,45 +9,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.student import Answers
-from masktas.ratings.label_free import Heads, RatingBatch
+from masktas.ratings.batches import RatingBatch
+from masktas.ratings.label_free import PretextHeads, TeacherTokens
 
 NEIGHBOURS = 20
 RIDGE = 1e-2  # of a feature's variance, which is 1
 SHARPNESS = 0.07  # how much more the nearest neighbours count (Wu et al. 2018, InstDisc)
-AT_ONCE = 2048  # images whose likeness to all is computed together
+CHUNK_SIZE = 2048  # images whose similarity to all is computed at once
 
 
 class Accuracy:
-    """Whether a linear classifier is right about an image: AutoFormer's way, without training.
+    """Whether a linear classifier is right about an image, as AutoFormer rates, without training.
 
     The supernet has no head, so the classifier is fitted in closed form (ridge regression on
-    one-hot labels), on one half of the images for the other and the other way round.
+    one-hot labels) on each half of the images and evaluated on the other half.
 
     Args:
-        labels: `[n]`, the class of each image that is shown.
+        labels: `[n]`, the class of each image.
     """
 
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
-        """No answer is compared with the teacher's."""
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return nothing: the teacher is not used."""
         return ()
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """Return 1 for each image that is classified right, else 0."""
-        labels = self._labels.to(answers.device)
-        right = torch.zeros(len(answers), device=answers.device, dtype=torch.float64)
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return 1 for each image that is classified correctly, else 0."""
+        labels = self._labels.to(measured.device)
+        correct = torch.zeros(len(measured), device=measured.device, dtype=torch.float64)
         for half in (0, 1):
             train, test = slice(1 - half, None, 2), slice(half, None, 2)
-            scores = _ridge(answers[train], labels[train], answers[test])
-            right[test] = (scores.argmax(dim=1) == labels[test]).double()
-        return right
+            scores = _ridge(measured[train], labels[train], measured[test])
+            correct[test] = (scores.argmax(dim=1) == labels[test]).double()
+        return correct
 
 
 def _ridge(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
@@ -64,38 +64,38 @@ def _ridge(features: Tensor, labels: Tensor, others: Tensor) -> Tensor:
 
 
 class Knn:
-    """Whether the nearest others of an image vote for its class (cosine, leaving itself out).
+    """Whether the nearest other images vote for an image's class (cosine similarity).
 
     Args:
-        labels: `[n]`, the class of each image that is shown.
+        labels: `[n]`, the class of each image.
     """
 
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
 
-    def target(self, shown: RatingBatch, teacher: Answers) -> tuple[Tensor, ...]:
-        """No answer is compared with the teacher's."""
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return nothing: the teacher is not used."""
         return ()
 
-    def answer(self, tokens: Tensor, heads: Heads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 
-    def per_image(self, answers: Tensor) -> Tensor:
-        """Return 1 for each image whose neighbours are right, else 0."""
-        labels = self._labels.to(answers.device)
-        x = F.normalize(answers - answers.mean(dim=0), dim=1)
-        right = [
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return 1 for each image whose neighbours vote for its class, else 0."""
+        labels = self._labels.to(measured.device)
+        x = F.normalize(measured - measured.mean(dim=0), dim=1)
+        correct = [
             self._voted(x[rows], x, rows, labels) == labels[rows]
-            for rows in torch.arange(len(x), device=x.device).split(AT_ONCE)
+            for rows in torch.arange(len(x), device=x.device).split(CHUNK_SIZE)
         ]
-        return torch.cat(right).double()
+        return torch.cat(correct).double()
 
     def _voted(self, some: Tensor, x: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-        """Return the class that the neighbours of some images vote for."""
-        likeness = some @ x.T
-        likeness[torch.arange(len(rows), device=x.device), rows] = -torch.inf
-        near, which = likeness.topk(min(NEIGHBOURS, len(x) - 1), dim=1)
+        """Return the class that the neighbours of the images `rows` vote for."""
+        similarity = some @ x.T
+        similarity[torch.arange(len(rows), device=x.device), rows] = -torch.inf
+        near, which = similarity.topk(min(NEIGHBOURS, len(x) - 1), dim=1)
         votes = near.new_zeros(len(some), int(labels.max()) + 1)
         votes.scatter_add_(1, labels[which], (near / SHARPNESS).softmax(dim=1))
         return votes.argmax(dim=1)

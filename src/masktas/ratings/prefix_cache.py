@@ -1,9 +1,8 @@
-"""Encode candidates of a supernet; what they have in common is computed once.
+"""Encode candidates of a supernet, computing first blocks that they share once.
 
-Two networks of one width whose first blocks are alike compute the same up to there. Tokens after
-each block are kept, as far as memory was given for it, and the next candidate begins behind the
-longest beginning that is still there. The same operations on the same numbers: nothing changes
-but the time.
+Networks of equal width and equal first blocks have equal tokens after these. The tokens after each
+block are kept within a memory limit, and the next candidate starts from the longest prefix that is
+still in the cache. It performs the same operations on the same numbers as plain encoding.
 
 Shapes: n images, V visible patches, S numbers of a patch, T = V + 1 with the class token, D width.
 """
@@ -25,81 +24,81 @@ Key = tuple[int, int, tuple[Gene, ...]]  # batch, width, the blocks so far
 
 
 def genes(architecture: Architecture) -> tuple[Gene, ...]:
-    """Return heads and MLP ratio of each block."""
+    """Return the number of heads and the MLP ratio of each block."""
     return tuple(zip(architecture.num_heads, architecture.mlp_ratio, strict=True))
 
 
 def prefix_order(architecture: Architecture) -> tuple[int, tuple[Gene, ...]]:
-    """Return the order in which relatives stand together: by width, then block by block."""
+    """Return a sort key that places networks with shared first blocks next to one another."""
     return architecture.embed_dim, genes(architecture)
 
 
 class PrefixCache:
-    """The encoders of a supernet, with a memory.
+    """The encoders of a supernet, with a cache of tokens.
 
-    What is kept was true of the weights as they were: where they change, make another one.
+    The weights must not change: for other weights make another cache.
 
     Args:
-        supernet: whose slices are used, on the device it will stay on.
-        most_bytes: of tokens that are kept; what was not used for longest goes first.
+        supernet: whose slices are used; it must stay on its device once encoding has start.
+        max_bytes: of tokens that are kept; the least recently used are dropped first.
 
     Attributes:
-        computed, asked: blocks that were computed, and that plain encoding would have.
+        num_computed, num_blocks: blocks that were computed, and that plain encoding would compute.
     """
 
-    def __init__(self, supernet: Supernet, most_bytes: int) -> None:
+    def __init__(self, supernet: Supernet, max_bytes: int) -> None:
         self._supernet = supernet
-        self._most_bytes, self._bytes = most_bytes, 0
+        self._max_bytes, self._bytes = max_bytes, 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
         self._stems: dict[int, ViT] = {}
         self._blocks: dict[tuple[int, int, Gene], nn.Module] = {}
-        self.computed = self.asked = 0
+        self.num_computed = self.num_blocks = 0
 
     @torch.no_grad()
     def encode(
         self, architecture: Architecture, batch: int, visible: Tensor, ids: Tensor
     ) -> Tensor:
-        """Return what `ViT.forward_features` of that subnet does, `[n, 1 + V, D]`.
+        """Return the same tokens as `ViT.forward_features` of that subnet, `[n, 1 + V, D]`.
 
         Args:
             architecture: of the space.
-            batch: a number that always goes with the same patches.
+            batch: a number that identifies the patches.
             visible: `[n, V, S]`.
-            ids: `[n, V]`, which patches they are.
+            ids: `[n, V]`, their indices.
         """
         stem, blocks = self._stem(architecture), genes(architecture)
-        beginnings: list[Key] = [
+        prefixes: list[Key] = [
             (batch, architecture.embed_dim, blocks[:length]) for length in range(len(blocks) + 1)
         ]
-        begun = max((n for n, key in enumerate(beginnings) if key in self._kept), default=None)
-        for key in beginnings:
+        start = max((n for n, key in enumerate(prefixes) if key in self._kept), default=None)
+        for key in prefixes:
             if key in self._kept:
                 self._kept.move_to_end(key)
-        if begun is None:
-            begun, x = 0, stem.embed(visible, ids)
-            self._keep(beginnings, 0, x)
+        if start is None:
+            start, x = 0, stem.embed(visible, ids)
+            self._keep(prefixes, 0, x)
         else:
-            x = self._kept[beginnings[begun]]
-        for index in range(begun, len(blocks)):
+            x = self._kept[prefixes[start]]
+        for index in range(start, len(blocks)):
             x = self._block(architecture, index)(x)
-            self._keep(beginnings, index + 1, x)
-        self.asked += len(blocks)
-        self.computed += len(blocks) - begun
+            self._keep(prefixes, index + 1, x)
+        self.num_blocks += len(blocks)
+        self.num_computed += len(blocks) - start
         return stem.norm(x)  # type: ignore[no-any-return]
 
-    def _keep(self, beginnings: Sequence[Key], length: int, x: Tensor) -> None:
-        """Keep tokens, at the cost of others, but not of this network's own shorter beginnings.
+    def _keep(self, prefixes: Sequence[Key], length: int, x: Tensor) -> None:
+        """Keep tokens, dropping others if needed, but not the shorter prefixes of this network.
 
-        These are shared by more networks, so where memory is narrow they are what stays.
+        More networks share these, so they are the ones to keep when memory is short.
         """
         size = x.numel() * x.element_size()
-        while self._bytes + size > self._most_bytes:
+        while self._bytes + size > self._max_bytes:
             oldest = next(iter(self._kept), None)
-            if oldest is None or oldest in beginnings[:length]:
+            if oldest is None or oldest in prefixes[:length]:
                 return
             gone = self._kept.pop(oldest)
             self._bytes -= gone.numel() * gone.element_size()
-        self._kept[beginnings[length]] = x
+        self._kept[prefixes[length]] = x
         self._bytes += size
 
     def _stem(self, architecture: Architecture) -> ViT:
@@ -109,7 +108,7 @@ class PrefixCache:
         return self._stems[width]
 
     def _block(self, architecture: Architecture, index: int) -> nn.Module:
-        """Return a block over views of the store; made once, for building it takes longer."""
+        """Return a block over views of the store; built once, because building takes longer."""
         gene = (architecture.num_heads[index], architecture.mlp_ratio[index])
         key = (architecture.embed_dim, index, gene)
         if key not in self._blocks:

@@ -20,11 +20,10 @@ from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
-from masktas.nn.student import EncoderTeacher, Teacher
-from masktas.nn.teachers.adapter import InputSpec
+from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher
 from masktas.nn.vit import ViT
+from masktas.ratings.batches import batch_size_for
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
-from masktas.stages.common.evaluator import batch_size_for
 from masktas.stages.common.tasks import (
     Setup,
     augment,

@@ -1,4 +1,4 @@
-"""Search over architectures by ask and tell, and its journal. No torch here, nor numpy at first."""
+"""Ask/tell search strategies and their journal. Never imports torch; numpy is imported lazily."""
 
 from masktas.strategies.evolution import Evolution
 from masktas.strategies.exhaustive import Exhaustive
@@ -6,16 +6,16 @@ from masktas.strategies.local import LocalSearch
 from masktas.strategies.nsga2 import NSGA2
 from masktas.strategies.pareto import front
 from masktas.strategies.random_search import RandomSearch
-from masktas.strategies.strategy import Candidate, Rated, Score, Strategy
+from masktas.strategies.strategy import Candidate, Evaluated, Score, Strategy
 
 __all__ = [
     "NSGA2",
     "Candidate",
+    "Evaluated",
     "Evolution",
     "Exhaustive",
     "LocalSearch",
     "RandomSearch",
-    "Rated",
     "Score",
     "Strategy",
     "front",

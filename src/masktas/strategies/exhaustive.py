@@ -1,4 +1,4 @@
-"""Exhaustive search, where the space is small: the only one that is sure of its winner."""
+"""Exhaustive search of a small space: the only strategy that is certain to find the best."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from masktas.strategies.strategy import Strategy, require_counts
 
 
 class Exhaustive(Strategy):
-    """Every architecture within the budget, in a fixed order, a generation at a time.
+    """Every architecture within the budget, in a fixed order, one generation at a time.
 
     Args:
         candidates, population, patience, seed: see `Strategy`; nothing is drawn at random.
-        limit: how many architectures are not too many.
+        limit: the largest number of architectures to rate.
 
     Raises:
         BudgetError: if there are more.
@@ -45,12 +45,12 @@ class Exhaustive(Strategy):
             patience=patience,
             seed=seed,
         )
-        self._left = iter(candidates)
+        self._remaining = iter(candidates)
 
     @property
     def keeps(self) -> int:
-        """The best one alone: it is what was searched for."""
+        """1: only the best is wanted, and it determines nothing."""
         return 1
 
     def _draw(self, rng: random.Random) -> dict[Architecture, str]:
-        return dict.fromkeys(itertools.islice(self._left, self.population), "listed")
+        return dict.fromkeys(itertools.islice(self._remaining, self.population), "listed")

@@ -1,23 +1,22 @@
-"""The search's memory on disk: one JSON line for every rated candidate, only ever appended to."""
+"""The journal of a search: an append-only file with one JSON line per rated candidate."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import append_lines, read_lines
 from masktas.errors import ArtifactError, MasktasError
 from masktas.space import Architecture
-from masktas.strategies.strategy import Candidate, Score, Strategy
+from masktas.strategies.strategy import Candidate, Evaluated, Score, Strategy
 
 
 def write(
     path: Path,
-    rated: Sequence[tuple[Candidate, Score]],
+    evaluated: Sequence[Evaluated],
     start: int,
-    costs: Callable[[Architecture], Mapping[str, float]],
     *,
     reused: Mapping[Architecture, str] | None = None,
 ) -> None:
@@ -25,44 +24,36 @@ def write(
 
     Args:
         path: the journal.
-        rated: candidates with their scores, in the order in which they were asked for.
+        evaluated: candidates in the order in which they were asked for.
         start: the number of the first of them within the whole search.
-        costs: all that is known of what an architecture costs, by name (`params`, `macs`...).
         reused: the search that a rating was taken from, for those that were not rated anew.
     """
     append_lines(
         path,
         [
-            json.dumps(_entry(start + offset, candidate, score, costs, reused or {}))
-            for offset, (candidate, score) in enumerate(rated)
+            json.dumps(_entry(start + offset, one, reused or {}))
+            for offset, one in enumerate(evaluated)
         ],
     )
 
 
-def _entry(
-    index: int,
-    candidate: Candidate,
-    score: Score,
-    costs: Callable[[Architecture], Mapping[str, float]],
-    reused: Mapping[Architecture, str],
-) -> dict[str, Any]:
-    one = candidate.architecture
+def _entry(index: int, one: Evaluated, reused: Mapping[Architecture, str]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "index": index,
-        "generation": candidate.generation,
-        "origin": candidate.origin,
-        "rating": score.rating,
-        "error": score.error,
-        "images": score.images,
-        "complete": score.complete,
+        "generation": one.generation,
+        "origin": one.origin,
+        "rating": one.rating,
+        "error": one.score.error,
+        "images": one.score.images,
+        "complete": one.score.complete,
     }
-    if one in reused:
-        entry["reused"] = reused[one]
-    return entry | dict(costs(one)) | {"architecture": one.to_dict()}
+    if one.architecture in reused:
+        entry["reused"] = reused[one.architecture]
+    return entry | dict(one.costs) | {"architecture": one.architecture.to_dict()}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Read all complete lines; a last one cut short by a kill is left out."""
+    """Read all complete lines; a last line truncated by a kill is left out."""
     return read_lines(path)
 
 
@@ -70,7 +61,7 @@ def read_score(entry: Mapping[str, Any]) -> Score:
     """Return the score of a line.
 
     Raises:
-        KeyError, TypeError, ValueError, MasktasError: if it is not the line of a rated candidate.
+        KeyError, TypeError, ValueError, MasktasError: if the line has no valid score.
     """
     error, images, complete = entry["error"], entry["images"], entry["complete"]
     if type(complete) is not bool or not (images is None or type(images) is int):
@@ -79,20 +70,20 @@ def read_score(entry: Mapping[str, Any]) -> Score:
 
 
 def replay(path: Path, strategy: Strategy) -> list[Score]:
-    """Tell `strategy` every whole generation of the journal.
+    """Replay every complete generation of the journal with `tell`.
 
     Returns:
-        Scores of the first candidates of the generation that was cut short, if any.
+        Scores of the first candidates of an incomplete generation, if there is one.
 
     Raises:
-        ArtifactError: if the journal is not of this search.
+        ArtifactError: if the journal belongs to another search.
     """
     entries = read(path)
     while entries and not strategy.done:
         asked = strategy.ask()
-        told = entries[: len(asked)]
-        scores = _scores(path, told, asked)
-        if len(told) < len(asked):
+        known = entries[: len(asked)]
+        scores = _scores(path, known, asked)
+        if len(known) < len(asked):
             return scores
         strategy.tell(scores)
         entries = entries[len(asked) :]
@@ -101,14 +92,14 @@ def replay(path: Path, strategy: Strategy) -> list[Score]:
     return []
 
 
-def _scores(path: Path, told: list[dict[str, Any]], asked: list[Candidate]) -> list[Score]:
-    """Return the scores of lines that must be of the first candidates asked."""
+def _scores(path: Path, entries: list[dict[str, Any]], asked: list[Candidate]) -> list[Score]:
+    """Return the scores of lines, which must be those of the first candidates asked for."""
     try:
-        rated = [Architecture.from_dict(entry["architecture"]) for entry in told]
-        scores = [read_score(entry) for entry in told]
+        rated = [Architecture.from_dict(entry["architecture"]) for entry in entries]
+        scores = [read_score(entry) for entry in entries]
     except (KeyError, TypeError, ValueError, MasktasError):
         raise ArtifactError(f"{path}: not the journal of a search.") from None
-    for candidate, entry, one in zip(asked, told, rated, strict=False):
+    for candidate, entry, one in zip(asked, entries, rated, strict=False):
         if one != candidate.architecture:
             raise _not_asked(path, entry)
     return scores
@@ -116,6 +107,6 @@ def _scores(path: Path, told: list[dict[str, Any]], asked: list[Candidate]) -> l
 
 def _not_asked(path: Path, entry: Mapping[str, Any]) -> ArtifactError:
     return ArtifactError(
-        f"{path}: candidate {entry.get('index')} is not the one this search would rate: it "
-        "was written with other settings. Give another --name, or --overwrite."
+        f"{path}: candidate {entry.get('index')} is not the one this search would rate: the "
+        "journal was written with other settings. Give another --name, or --overwrite."
     )

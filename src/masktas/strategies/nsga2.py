@@ -83,7 +83,7 @@ class NSGA2(Strategy):
         from pymoo.core.population import Population
 
         told = self.history[-len(self._genes) :]
-        costs = [self._costs(rated.candidate.architecture) for rated in told]
+        costs = [self._costs(rated.architecture) for rated in told]
         values = [
             [-rated.rating, *(cost[name] for name in self.objectives)]
             for rated, cost in zip(told, costs, strict=True)

@@ -1,4 +1,4 @@
-"""What is best when more than one thing counts: the front of points that no other one beats."""
+"""The Pareto front: the points that no other point dominates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def front(points: Sequence[Sequence[float]]) -> list[int]:
-    """Return the indices of points that no other point dominates, in their order.
+    """Return the indices of the points that no other point dominates, in their order.
 
     A point dominates another if it is at least as large in every coordinate and larger in one.
     Equal points do not dominate each other: all of them are on the front, or none.
@@ -15,7 +15,7 @@ def front(points: Sequence[Sequence[float]]) -> list[int]:
         points: of the same number of coordinates, at least one; larger is better in each.
 
     Raises:
-        ValueError: if a coordinate is not a number, or points differ in how many they have.
+        ValueError: if a coordinate is NaN, or points differ in their number of coordinates.
     """
     import numpy as np
 
@@ -26,8 +26,8 @@ def front(points: Sequence[Sequence[float]]) -> list[int]:
         raise ValueError("Points must have at least one coordinate each.")
     if np.isnan(values).any():
         raise ValueError("A coordinate of a point is not a number.")
-    # In descending order of the first coordinate, then of the next: whatever dominates a point
-    # comes before it, and is at least as large in the first.
+    # In descending order of the first coordinate, then of the next: a point that dominates another
+    # comes before it, and is at least as large in the first coordinate.
     distinct, place = np.unique(values, axis=0, return_inverse=True)
     chosen = np.zeros(len(distinct), dtype=bool)
     others = np.empty((values.shape[1] - 1, len(distinct)))  # of those chosen so far

@@ -1,14 +1,14 @@
-"""Racing: rate all on a few images, drop those that cannot win, go on with the others.
+"""Racing: rate all candidates on a few images, drop those that cannot win, rate the rest on more.
 
-All see the same images in the same order, so two networks are compared image by image, and what
-makes an image easy or hard for both falls out. Whoever is clearly worse than the last of those that
-matter is dropped; what matters is rated on all images, so its rating is exact.
+All are rated on the same images in the same order, so two candidates are compared image by image
+and the difficulty of an image cancels out. A candidate is dropped once it trails the k-th best by
+more than a number of standard errors; the k best are rated on all images, so theirs are exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from masktas.strategies.strategy import Score
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Which of the candidates, and how many images: a number for each of these images, [k, images].
-Values = Callable[[Sequence[int], int], "NDArray[np.float64]"]
+
+C = TypeVar("C")
 
 
 def rungs(num_images: int, *, first: int = 50, factor: float = 1.5) -> list[int]:
-    """Return how many images have been seen after each round: `first`, `first * factor`..., all.
+    """Return the number of images seen after each round: `first`, `first * factor`..., all.
 
-    In simulated searches (1,000 candidates, 2,000 images) so many rounds look at a sixth fewer
-    images than 100 and doubling do, and lose none of the best either.
+    In simulated searches (1,000 candidates, 2,000 images) these defaults need a sixth fewer images
+    than 100 and a factor of 2, and lose none of the best either.
     """
     ends = []
     end = float(first)
@@ -42,65 +42,64 @@ def full(values: NDArray[np.float64]) -> Score:
 
 
 def race(
-    num: int,
-    values: Values,
+    candidates: Sequence[C],
+    rate: Callable[[Sequence[C], int], NDArray[np.float64]],
     ends: Sequence[int],
     elders: NDArray[np.float64],
     *,
     keeps: int,
     confidence: float,
 ) -> tuple[list[Score], dict[int, NDArray[np.float64]]]:
-    """Race `num` candidates against one another and against the best of before.
+    """Race candidates against one another and against the best of earlier generations.
 
     After each round the `keeps`-th best of all, elders included, is the bar. A candidate is dropped
-    if it is below the bar by more than `confidence` standard errors of the difference of the two,
-    taken image by image. What is uncertain is the mean over all the images, of which those seen are
-    a part drawn without replacement: having seen nearly all, one is nearly sure.
+    if it trails the bar by more than `confidence` standard errors of their paired difference. The
+    uncertain quantity is the mean over all images, of which those seen so far are a sample without
+    replacement: the error shrinks to 0 as it approaches all of them.
 
     Args:
-        num: candidates.
-        values: rates some of them on the first so many images.
-        ends: images seen after each round, ascending, 2 at least; the last is all.
-        elders: `[e, n]`, numbers of the best of before for each of the images.
-        keeps: how many of the best have to be right.
+        candidates: to rate.
+        rate: returns a number for each of the first images for some candidates, `[k, images]`.
+        ends: images seen after each round, ascending, at least 2; the last is all.
+        elders: `[e, n]`, numbers of the best of earlier generations for each of the images.
+        keeps: how many of the best must be rated on all images.
         confidence: standard errors.
 
     Returns:
-        The scores; that of a dropped one is an estimate, the rating of the best plus their mean
-        difference on the images that both have seen. And the numbers for each image of those that
-        were rated on all.
+        The scores; that of a dropped candidate is an estimate, the rating of the best plus their
+        mean difference on the images that both have seen. And the numbers for each image of those
+        that were rated on all, by index.
     """
     import numpy as np
 
-    seen = np.zeros((num, ends[-1]))
-    last = np.zeros(num, dtype=int)  # images that each has seen
-    alive = np.arange(num)
+    seen = np.zeros((len(candidates), ends[-1]))
+    last = np.zeros(len(candidates), dtype=int)  # images that each has seen
+    alive = np.arange(len(candidates))
     for end in ends:
-        seen[alive, :end] = values([int(index) for index in alive], end)
+        seen[alive, :end] = rate([candidates[int(index)] for index in alive], end)
         last[alive] = end
         if end < ends[-1]:
-            most = confidence * (1 - end / ends[-1]) ** 0.5  # of a finite population
-            alive = _left(seen[alive, :end], elders[:, :end], alive, keeps, most)
+            most = confidence * (1 - end / ends[-1]) ** 0.5  # finite population correction
+            alive = _remaining(seen[alive, :end], elders[:, :end], alive, keeps, most)
         if not len(alive):
             break
     complete = {int(index): seen[index] for index in alive if last[index] == ends[-1]}
-    whole = [*elders, *complete.values()]
-    best = max(whole, key=lambda numbers: numbers.mean())
+    best = max([*elders, *complete.values()], key=lambda numbers: numbers.mean())
     scores = [
         full(seen[index]) if index in complete else _estimate(seen[index, : last[index]], best)
-        for index in range(num)
+        for index in range(len(candidates))
     ]
     return scores, complete
 
 
-def _left(
+def _remaining(
     seen: NDArray[np.float64],
     elders: NDArray[np.float64],
     alive: NDArray[np.int_],
     keeps: int,
     most: float,
 ) -> NDArray[np.int_]:
-    """Return which candidates are not behind by more than `most` standard errors of a mean."""
+    """Return the candidates that trail the bar by at most `most` standard errors."""
     import numpy as np
 
     everyone = np.concatenate([elders, seen])
@@ -114,7 +113,7 @@ def _left(
 
 
 def _estimate(numbers: NDArray[np.float64], best: NDArray[np.float64]) -> Score:
-    """Score a candidate that was dropped after `len(numbers)` images."""
+    """Estimate the score of a candidate that was dropped after `len(numbers)` images."""
     count = len(numbers)
     ahead = numbers - best[:count]
     error = (ahead.var(ddof=1) / count + best.var(ddof=1) / len(best)) ** 0.5

@@ -1,4 +1,4 @@
-"""Random search: what every other strategy is held against."""
+"""Random search, the baseline of every other strategy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from masktas.strategies.strategy import Strategy
 
 
 class RandomSearch(Strategy):
-    """Every generation is drawn at random within the budget, without regard to ratings.
+    """Every generation is drawn at random within the budget; ratings have no influence.
 
-    Its first generation is that of every strategy with the same seed which begins at random.
+    The first generation is equal to that of every strategy that begins at random with its seed.
     """
 
     @property
     def keeps(self) -> int:
-        """The best one alone: it is what was searched for."""
+        """1: only the best is wanted, and it determines nothing."""
         return 1
 
     def _draw(self, rng: random.Random) -> dict[Architecture, str]:

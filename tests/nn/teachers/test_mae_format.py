@@ -15,11 +15,10 @@ from torch import Tensor
 from masktas.errors import ArtifactError, ConfigError, MasktasError
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import patchify, random_masking
-from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.files import read_tensors
 from masktas.nn.teachers.mae_format import convert
 from masktas.nn.teachers.pretrained import PretrainedTeacher
+from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec
 from masktas.nn.teachers.vitmae import normalisation, official_names, read_vitmae
 from released import official_mae, write_official
 

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.errors import ArtifactError, ConfigError, MasktasError
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.pretrained import PretrainedTeacher
+from masktas.nn.teachers.teacher import InputSpec
 from masktas.nn.teachers.timm_vit import (
     TimmSpec,
     TimmTeacher,

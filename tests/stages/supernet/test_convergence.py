@@ -15,12 +15,13 @@ from torch import Tensor
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.mae import pixel_loss, pixel_losses
-from masktas.nn.patches import masking_noise, patchify, random_masking
-from masktas.nn.student import EncoderTeacher, StudentShape, feature_loss
+from masktas.nn.patches import masking_noise, patchify, random_masking, take
+from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
-from masktas.ratings.label_free import Consistency, PatchSimilarity, RatingBatch
-from masktas.ratings.rater import Rater
+from masktas.ratings.batches import RatingBatch
+from masktas.ratings.label_free import Consistency, PatchSimilarity, teacher_tokens
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace, macs, params
 from masktas.stages.supernet import convergence
@@ -108,12 +109,14 @@ def literally(
         masking_noise(count, 16, seed_for(seed, "probes", "mask")), VISIBLE
     )
     predicted, projected = shared.subnet(one)(patches, keep, hidden)
-    shown = [RatingBatch(images, keep, hidden, 2)]
-    rater = Rater(shared, teacher, shown, {"rating": Consistency(PatchSimilarity())})
+    student, rating = shared.subnet(one), Consistency(PatchSimilarity())
+    batch = RatingBatch(images, keep, hidden, 2)
+    target = rating.target(batch, teacher_tokens(teacher, batch))
+    tokens = student.encoder.forward_features(take(patches, keep), keep)
     return (
         pixel_loss(predicted, patches, hidden).item(),
         feature_loss(projected, teacher(images, keep)).item(),
-        rater.rate(one)["rating"].mean().item(),
+        rating.measure(tokens, student, target).mean().item(),
     )
 
 

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from masktas.config import RatingSettings, ValidateSettings
 from masktas.ratings.label_free import Consistency, PatchSimilarity
 from masktas.space import SearchSpace
-from masktas.stages.validate.variants import relations, views
+from masktas.stages.validate.variants import other_masks, similarities
 
-MICRO = SimpleNamespace(space=SearchSpace.preset("micro"))  # 64 patches
+MICRO = SearchSpace.preset("micro")  # 64 patches
 
 
 def test_rows_temperatures_and_the_pair_with_itself_are_tried_without_the_usual_one():
-    made = relations(RatingSettings(), class_token=False)
-    assert len({one.relation for one in made.values()}) == len(made) == 17
+    made = similarities(RatingSettings(), class_token=False)
+    assert len({one.similarity for one in made.values()}) == len(made) == 17
     assert "consistency scaled 0.05" not in made
-    assert made["consistency unit 0.2 self"].relation == PatchSimilarity(0.2, "unit", True)
+    assert made["consistency unit 0.2 self"].similarity == PatchSimilarity(0.2, "unit", True)
     usual = RatingSettings(rows="unit", temperature=0.2, include_self=True)
-    assert "consistency unit 0.2 self" not in relations(usual, class_token=False)
+    assert "consistency unit 0.2 self" not in similarities(usual, class_token=False)
     own = RatingSettings(temperature=0.3)  # none of those tried
-    assert len(relations(own, class_token=False)) == 18
+    assert len(similarities(own, class_token=False)) == 18
 
 
 def test_the_class_token_is_tried_where_the_teacher_has_one():
-    made = relations(RatingSettings(), class_token=True)
+    made = similarities(RatingSettings(), class_token=True)
     one = made["consistency class token"]
     assert isinstance(one, Consistency)
     assert one.class_token
-    assert one.relation == PatchSimilarity()
-    other = relations(RatingSettings(class_token=True), class_token=True)
+    assert one.similarity == PatchSimilarity()
+    other = similarities(RatingSettings(class_token=True), class_token=True)
     assert not other["consistency patches"].class_token
     assert other["consistency raw 1"].class_token
 
 
 @pytest.mark.parametrize(
-    ("said", "names"),
+    ("changes", "names"),
     [
         ({}, {"mask 0", "mask 0.5", "mask 0.75", "4 masks"}),
         ({"mask_ratio": 0.75}, {"mask 0", "mask 0.5", "mask 0.9", "4 masks"}),
@@ -45,9 +43,9 @@ def test_the_class_token_is_tried_where_the_teacher_has_one():
         ({"num_masks": 4}, {"mask 0", "mask 0.5", "mask 0.75"}),
     ],
 )
-def test_other_masks_are_tried(said, names):
-    settings = ValidateSettings(num_images=7, **said)
-    made = views(settings, MICRO)
+def test_other_masks_are_tried(changes, names):
+    settings = ValidateSettings(num_images=7, **changes)
+    made = other_masks(settings, MICRO.largest)
     assert set(made) == names
     for name, changed in made.items():
         assert changed.num_images == 7
@@ -58,6 +56,6 @@ def test_other_masks_are_tried(said, names):
 
 
 def test_masks_that_leave_fewer_than_three_patches_are_left_out():
-    space = MICRO.space.replace(image_size=(16, 16))  # 16 patches, of which 0.9 leave one
-    made = views(ValidateSettings(mask_ratio=0.5), SimpleNamespace(space=space))
+    space = MICRO.replace(image_size=(16, 16))  # 16 patches, of which 0.9 leave one
+    made = other_masks(ValidateSettings(mask_ratio=0.5), space.largest)
     assert set(made) == {"mask 0", "mask 0.75", "4 masks"}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import unpatchify
-from masktas.nn.student import EncoderTeacher, StudentShape, feature_loss
+from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.train.checkpoint import TrainingState

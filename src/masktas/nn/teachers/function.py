@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from masktas.errors import ConfigError
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.counting import count_macs
+from masktas.nn.teachers.teacher import InputSpec
 
 Ask = Callable[[Tensor, Tensor], Tensor]
 

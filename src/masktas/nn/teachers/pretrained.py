@@ -12,8 +12,7 @@ from torch import nn
 
 from masktas.errors import ConfigError
 from masktas.nn.mae import Decoder
-from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import InputSpec, adapter_between
+from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, adapter_between
 from masktas.nn.teachers.timm_vit import TimmTeacher
 from masktas.nn.vit import ViT
 

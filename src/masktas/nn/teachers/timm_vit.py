@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.patches import take
-from masktas.nn.teachers.adapter import InputAdapter, InputSpec
 from masktas.nn.teachers.counting import count_macs
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_tensors, require_complete
+from masktas.nn.teachers.teacher import InputAdapter, InputSpec
 
 KINDS = (VisionTransformer, Eva)
 
@@ -322,7 +322,5 @@ def _fill(model: Any, tensors: dict[str, Tensor], *, where: Any, partial: bool) 
         missing, unused = model.load_state_dict(convert(tensors, model), strict=False)
     except Exception as error:  # a conversion of something else fails in any way
         reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(
-            f"{where}: weights of another network ({reason})."
-        ) from None
+        raise ArtifactError(f"{where}: weights of another network ({reason}).") from None
     require_complete(missing, unused, where=where, partial=partial)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from masktas.space import Architecture
-from masktas.stages.common.manifest import NetworkResult, SearchManifest, SearchResult
+from masktas.stages.common.manifest import SearchManifest, SearchResult
+from masktas.strategies import Evaluated
 
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
 PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
@@ -155,7 +156,7 @@ def front(result: SearchResult, cost: str) -> str:
     """
     figure, axes = _figure()
 
-    def at(one: NetworkResult) -> float:
+    def at(one: Evaluated) -> float:
         measured = one.measured_latency if cost == "latency" else None
         return float(one.costs[cost] if measured is None else measured)
 

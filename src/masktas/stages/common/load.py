@@ -11,10 +11,16 @@ import torch
 from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run, read_json, write_json
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.mae import Decoder, MaskedAutoencoder
-from masktas.nn.student import EncoderTeacher, StudentShape, Teacher
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import InputAdapter, InputSpec, adapter_between
 from masktas.nn.teachers.function import Ask, FunctionTeacher
+from masktas.nn.teachers.teacher import (
+    EncoderTeacher,
+    InputAdapter,
+    InputSpec,
+    Teacher,
+    adapter_between,
+)
 from masktas.space import Architecture, SearchSpace
 from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network

@@ -9,6 +9,7 @@ from typing import Any, Self
 from masktas.artifacts import MANIFEST, Stage
 from masktas.errors import ArtifactError, MasktasError
 from masktas.space import Architecture, Budget
+from masktas.strategies import Evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,56 +198,6 @@ class SupernetManifest(StageManifest):
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkResult:
-    """A network that a search has rated.
-
-    Attributes:
-        architecture: of the network.
-        rating: higher is better.
-        error: standard error of the rating over images, where it is known.
-        images: how many images the rating is the mean of.
-        costs: by quantity; `latency` as predicted, where there is a model.
-        measured_latency: milliseconds of one inference, where that was measured.
-        latency_range: the tenth fastest and slowest of the measured calls.
-    """
-
-    architecture: Architecture
-    rating: float
-    error: float | None
-    images: int | None
-    costs: dict[str, float]
-    measured_latency: float | None = None
-    latency_range: tuple[float, float] | None = None
-
-    def amount(self, what: str) -> float | None:
-        """Return a cost by its key in the manifest; None where it is not known."""
-        return self.measured_latency if what == "measured_latency" else self.costs.get(what)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        content: dict[str, Any] = {
-            "rating": self.rating,
-            "error": self.error,
-            "images": self.images,
-            **self.costs,
-        }
-        if self.measured_latency is not None and self.latency_range is not None:
-            content["measured_latency"] = self.measured_latency
-            content["measured_latency_range"] = list(self.latency_range)
-        return content | {"architecture": self.architecture.to_dict()}
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        costs = dict(content)
-        architecture = Architecture.from_dict(costs.pop("architecture"))
-        rated = (costs.pop("rating"), costs.pop("error"), costs.pop("images"))
-        measured = costs.pop("measured_latency", None)
-        span = costs.pop("measured_latency_range", None)
-        return cls(architecture, *rated, costs, measured, span and (span[0], span[1]))
-
-
-@dataclass(frozen=True, slots=True)
 class RatingDifference:
     """By how much one network is rated higher than another, and the standard error of that."""
 
@@ -268,15 +219,15 @@ class SearchResult:
         ahead: by how much the winner is rated higher than `uniform` and `random_search`.
     """
 
-    top: tuple[NetworkResult, ...]
-    front: tuple[NetworkResult, ...]
-    uniform: NetworkResult | None
-    random: tuple[NetworkResult, ...]
-    random_search: NetworkResult | None
+    top: tuple[Evaluated, ...]
+    front: tuple[Evaluated, ...]
+    uniform: Evaluated | None
+    random: tuple[Evaluated, ...]
+    random_search: Evaluated | None
     ahead: dict[str, RatingDifference]
 
     @property
-    def winner(self) -> NetworkResult:
+    def winner(self) -> Evaluated:
         """The best network."""
         return self.top[0]
 
@@ -296,11 +247,11 @@ class SearchResult:
     def of(cls, content: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
 
-        def several(key: str) -> tuple[NetworkResult, ...]:
-            return tuple(NetworkResult.of(one) for one in content[key])
+        def several(key: str) -> tuple[Evaluated, ...]:
+            return tuple(Evaluated.of(one) for one in content[key])
 
-        def single(key: str) -> NetworkResult | None:
-            return None if content[key] is None else NetworkResult.of(content[key])
+        def single(key: str) -> Evaluated | None:
+            return None if content[key] is None else Evaluated.of(content[key])
 
         return cls(
             top=several("top"),

@@ -18,8 +18,6 @@ from masktas.data.store.build import Cache
 from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes
-from masktas.nn.patches import num_visible
-from masktas.space import Architecture
 from masktas.stages.common.images import PYTHON, Data, ImageInput
 from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
@@ -295,20 +293,3 @@ class Context:
 
 def _drop_checkpoints(stage: Stage, console: Console) -> None:
     Checkpoints(stage.folder / "checkpoints", console.warn).clear()
-
-
-def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
-    """Return how many patches stay visible.
-
-    Raises:
-        ConfigError: if they are fewer than `least`, or all.
-    """
-    total = architecture.num_patches
-    visible = num_visible(total, mask_ratio)
-    if not least <= visible < total:
-        raise ConfigError(
-            f"mask_ratio {mask_ratio} leaves {visible} of {total} patches visible, where "
-            f"{least} to {total - 1} are needed: choose another mask_ratio, a larger image_size or "
-            "a smaller patch_size."
-        )
-    return visible

@@ -18,8 +18,9 @@ from masktas.data.batches import Augment, Batches
 from masktas.errors import ConfigError
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
-from masktas.nn.student import StudentShape, Teacher
+from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace

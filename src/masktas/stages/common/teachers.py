@@ -12,12 +12,11 @@ import timm
 from masktas.artifacts import MANIFEST, TEACHER, Run, Stage, file_digest, write_json
 from masktas.config import AdoptedTeacher, DataSettings
 from masktas.errors import ArtifactError, ConfigError
-from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_licence, read_tensors
 from masktas.nn.teachers.function import Ask, FunctionTeacher, name_of
 from masktas.nn.teachers.mae_format import IMAGENET_MEAN, IMAGENET_STD, convert, licence_of
 from masktas.nn.teachers.pretrained import PretrainedTeacher
+from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec
 from masktas.nn.teachers.timm_vit import TimmTeacher, load_timm, open_timm
 from masktas.nn.teachers.vitmae import MODEL_TYPE, normalisation, read_vitmae
 from masktas.space import SearchSpace

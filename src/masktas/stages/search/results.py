@@ -1,10 +1,10 @@
-"""What a search answers: the winner that keeps the budget, the front, and the baselines."""
+"""The results of a search: winners that meet the budget when measured, front and baselines."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,27 @@ from masktas.artifacts import write_json, write_text
 from masktas.errors import BudgetError
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
+from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
-from masktas.space import Architecture, Budget, BudgetedSpace, Costs, format_amount, params
-from masktas.stages.common.evaluator import Evaluator
-from masktas.stages.common.manifest import NetworkResult, RatingDifference
+from masktas.space import Architecture, Budget, BudgetedSpace, format_amount, params
+from masktas.stages.common.manifest import RatingDifference
 from masktas.stages.common.stage import Context
-from masktas.strategies import Rated, Score, Strategy, front, racing
+from masktas.strategies import Evaluated, Strategy, front, racing
 
-SAME_SIZE = 0.02  # baselines have the winner's parameters to within this share
-AT_A_TIME = 5  # networks that are measured in turns until one keeps the budget
-MOST_MEASURED = 50
-TURNS = "latency.turns.jsonl"  # of the networks that were measured
+SAME_SIZE = 0.02  # relative difference of a baseline's number of parameters to the winner's
+CHUNK_SIZE = 5  # networks measured in turns at once, until enough meet the budget
+MAX_MEASURED = 50
+TURNS = "latency.turns.jsonl"  # the measurements
 COLUMNS = ("rating", "error", "params", "macs", "size", "memory", "latency", "measured_latency")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An architecture with all that is known of it.
-
-    Attributes:
-        architecture: what was rated.
-        score: how good it is.
-        costs: by quantity; `latency` as predicted.
-        measured: milliseconds of one inference, where that was measured, and the tenth fastest and
-            slowest of the calls.
-    """
-
-    architecture: Architecture
-    score: Score
-    costs: dict[str, float]
-    measured: tuple[float, float, float] | None = None
-
-    def to_result(self) -> NetworkResult:
-        """Return it as manifests record it."""
-        return NetworkResult(
-            self.architecture,
-            self.score.rating,
-            self.score.error,
-            self.score.images,
-            self.costs,
-            self.measured and self.measured[0],
-            self.measured and self.measured[1:],
-        )
-
-
 class LatencyCheck:
-    """Measures networks for real, once each; what was measured outlives a kill.
+    """Measures the latency of networks, each once; measurements are kept for resuming.
 
     Args:
-        context: the stage at work; its first process measures.
-        target: what is measured on; None where that is not here: then nothing is measured.
-        folder: of the stage, which keeps the turns.
+        context: of the search stage; rank 0 measures.
+        target: the device to measure on; None if it is not available: then nothing is measured.
+        folder: of the stage, which holds the log of measurements.
     """
 
     def __init__(self, context: Context, target: Target | None, folder: Path) -> None:
@@ -70,12 +40,12 @@ class LatencyCheck:
         self._times: dict[Architecture, tuple[float, float, float]] = {}
 
     @property
-    def runs(self) -> bool:
+    def can_measure(self) -> bool:
         """Whether anything can be measured."""
         return self._target is not None
 
     def forget(self) -> None:
-        """Drop what was measured: the same command measures anew."""
+        """Drop all measurements, so that the same command measures again."""
         self._times.clear()
         if self._context.ranks.is_first:
             (self._folder / TURNS).unlink(missing_ok=True)
@@ -83,7 +53,7 @@ class LatencyCheck:
     def measure(
         self, architectures: Sequence[Architecture]
     ) -> list[tuple[float, float, float] | None]:
-        """Return milliseconds of one inference, in the middle and at both ends."""
+        """Return the median, low and high milliseconds of one inference; None if not measured."""
         fresh = [one for one in dict.fromkeys(architectures) if one not in self._times]
         if self._target is not None and fresh:
             target = self._target
@@ -103,144 +73,137 @@ class LatencyCheck:
         return [self._times.get(one) for one in architectures]
 
 
-class Answers:
-    """Turns what has been rated into what a person asked for.
+class ResultBuilder:
+    """Picks winners, front and baselines from what has been rated.
 
     Args:
-        context: the stage at work.
-        judge: rates what is still missing.
+        context: of the search stage.
+        evaluator: rates the baselines.
         candidates: the architectures within the budget.
-        clock: measures latency.
+        check: measures latency.
     """
 
     def __init__(
-        self, context: Context, judge: Evaluator, candidates: BudgetedSpace, clock: LatencyCheck
+        self,
+        context: Context,
+        evaluator: Evaluator,
+        candidates: BudgetedSpace,
+        check: LatencyCheck,
     ) -> None:
-        self._context, self._judge = context, judge
-        self._candidates, self._clock = candidates, clock
+        self._context, self._evaluator = context, evaluator
+        self._candidates, self._check = candidates, check
 
-    def best(self, strategy: Strategy, count: int) -> list[Answer]:
-        """Return the `count` best of those rated that keep the budget also when measured.
-
-        Says which do not.
+    def best(self, strategy: Strategy, count: int) -> list[Evaluated]:
+        """Return the `count` best candidates that meet the budget when measured; report the others.
 
         Raises:
             BudgetError: if none of the best does.
         """
-        kept = self.kept(strategy, count, tell=self._tell_dropped)
+        kept = self.kept(strategy, count, report=self._report_dropped)
         if not kept:
-            tried = len(strategy.top(MOST_MEASURED))
-            self._clock.forget()
+            num_measured = len(strategy.top(MAX_MEASURED))
+            self._check.forget()
             raise BudgetError(
-                f"None of the best {tried} networks keeps {self._candidates.budget} when "
-                "measured, though the latency model says so. If the machine was not quiet, give "
-                "the same command again: only measuring is repeated. Else build the model again "
+                f"None of the best {num_measured} networks meets {self._candidates.budget} when "
+                "measured, although the latency model predicts that they do: repeat the command if "
+                "the machine was busy (only measuring is repeated), build the model again "
                 "(`masktas latency build`), or allow more."
             )
         return kept
 
     def kept(
-        self, strategy: Strategy, count: int, *, tell: Callable[[Answer], None] | None = None
-    ) -> list[Answer]:
-        """Return the `count` best that keep the budget also when measured, or as many as do.
+        self,
+        strategy: Strategy,
+        count: int,
+        *,
+        report: Callable[[Evaluated], None] | None = None,
+    ) -> list[Evaluated]:
+        """Return up to `count` of the best candidates that meet the budget when measured.
 
         Args:
             strategy: has rated them.
             count: how many are wanted.
-            tell: is called with each that does not.
+            report: called with each candidate that does not.
         """
-        if not self._times:
-            return [self._answer(rated) for rated in strategy.top(count)]
-        kept: list[Answer] = []
-        ranked, at_a_time = strategy.top(max(MOST_MEASURED, count)), max(AT_A_TIME, count)
-        for start in range(0, len(ranked), at_a_time):
-            chunk = ranked[start : start + at_a_time]
-            for answer in self._measured([self._answer(rated) for rated in chunk]):
-                if self._keeps(answer):
-                    kept.append(answer)
-                elif tell is not None and len(kept) < count:
-                    tell(answer)
+        if not self._measures:
+            return strategy.top(count)
+        kept: list[Evaluated] = []
+        ranked, size = strategy.top(max(MAX_MEASURED, count)), max(CHUNK_SIZE, count)
+        for start in range(0, len(ranked), size):
+            for evaluated in self.measure(ranked[start : start + size]):
+                if self._meets_budget(evaluated):
+                    kept.append(evaluated)
+                elif report is not None and len(kept) < count:
+                    report(evaluated)
             if len(kept) >= count:
                 break
         return kept[:count]
 
-    def front(self, strategy: Strategy, objectives: Sequence[str]) -> list[Answer]:
-        """Return the networks that no other beats in rating and all `objectives` at once.
+    def front(self, strategy: Strategy, objectives: Sequence[str]) -> list[Evaluated]:
+        """Return the Pareto front of rating and all `objectives`, ascending by the first of them.
 
-        Ascending by the first of them. Whoever is on it has been rated on all images, and measured
-        where latency counts.
+        All of it is rated on all images and, if latency counts, measured.
         """
         rated = list(strategy.history)
         while True:
-            chosen = front(
-                [
-                    (one.rating, *(-self._costs.of(_of(one))[what] for what in objectives))
-                    for one in rated
-                ]
-            )
+            points = [
+                (one.rating, *(-one.costs[quantity] for quantity in objectives)) for one in rated
+            ]
+            chosen = front(points)
             unfinished = [index for index in chosen if not rated[index].score.complete]
             if not unfinished:
                 break
-            numbers = self._judge.values([_of(rated[index]) for index in unfinished])
+            numbers = self._evaluator.rate([rated[index].architecture for index in unfinished])
             for index, row in zip(unfinished, numbers, strict=True):
-                rated[index] = Rated(rated[index].candidate, racing.full(row))
-        answers = [self._answer(rated[index]) for index in chosen]
-        if self._times:
-            answers = [one for one in self._measured(answers) if self._keeps(one)]
-        answers.sort(key=lambda one: (one.costs[objectives[0]], -one.score.rating))
-        return answers
+                rated[index] = replace(rated[index], score=racing.full(row))
+        found = [one for one in self.measure([rated[i] for i in chosen]) if self._meets_budget(one)]
+        found.sort(key=lambda one: (one.costs[objectives[0]], -one.rating))
+        return found
 
-    def rate(self, architectures: Sequence[Architecture]) -> list[Answer]:
-        """Rate networks on all images."""
-        scores = [racing.full(numbers) for numbers in self._judge.values(architectures)]
-        return [
-            Answer(one, score, self._costs.of(one))
-            for one, score in zip(architectures, scores, strict=True)
+    def rate(self, architectures: Sequence[Architecture]) -> list[Evaluated]:
+        """Rate architectures on all images, and measure them if latency counts."""
+        numbers = self._evaluator.rate(architectures)
+        evaluated = [
+            Evaluated(architecture, racing.full(row), self._candidates.costs.of(architecture))
+            for architecture, row in zip(architectures, numbers, strict=True)
         ]
+        return self.measure(evaluated)
 
-    def ahead(self, winner: Answer, other: Answer) -> RatingDifference:
-        """Return by how much the winner is rated higher, and the error of that, image by image."""
-        first, second = self._judge.values([winner.architecture, other.architecture])
+    def ahead(self, winner: Evaluated, other: Evaluated) -> RatingDifference:
+        """Return the mean paired difference of two ratings over images, and its standard error."""
+        first, second = self._evaluator.rate([winner.architecture, other.architecture])
         difference = racing.full(first - second)
         return RatingDifference(difference.rating, difference.error)
 
-    def measure(self, answers: Sequence[Answer]) -> list[Answer]:
-        """Measure networks, where latency counts."""
-        return self._measured(answers) if self._times else list(answers)
+    def measure(self, evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+        """Measure the latency of networks if it counts."""
+        if not self._measures:
+            return list(evaluated)
+        times = self._check.measure([one.architecture for one in evaluated])
+        return [replace(one, measured=time) for one, time in zip(evaluated, times, strict=True)]
 
     @property
-    def _times(self) -> bool:
-        """Whether latency counts, and can be measured."""
-        return self._costs.latency is not None and self._clock.runs
+    def _measures(self) -> bool:
+        """Whether latency counts and can be measured."""
+        return self._candidates.costs.latency is not None and self._check.can_measure
 
-    @property
-    def _costs(self) -> Costs:
-        return self._candidates.costs
-
-    def _answer(self, rated: Rated) -> Answer:
-        return Answer(_of(rated), rated.score, self._costs.of(_of(rated)))
-
-    def _measured(self, answers: Sequence[Answer]) -> list[Answer]:
-        times = self._clock.measure([one.architecture for one in answers])
-        return [replace(one, measured=time) for one, time in zip(answers, times, strict=True)]
-
-    def _keeps(self, answer: Answer) -> bool:
-        """Say whether a network meets the budget with its measured latency."""
-        if answer.measured is None:
+    def _meets_budget(self, evaluated: Evaluated) -> bool:
+        """Return whether a network meets the budget with its measured latency, if it has one."""
+        if evaluated.measured is None:
             return True
-        return self._candidates.budget.allows(answer.costs | {"latency": answer.measured[0]})
+        return self._candidates.budget.allows({**evaluated.costs, "latency": evaluated.measured[0]})
 
-    def _tell_dropped(self, answer: Answer) -> None:
-        assert answer.measured is not None
-        predicted, measured = answer.costs["latency"], answer.measured[0]
+    def _report_dropped(self, evaluated: Evaluated) -> None:
+        assert evaluated.measured is not None
+        predicted, measured = evaluated.costs["latency"], evaluated.measured[0]
         self._context.console.say(
-            f"Dropped: rating {answer.score.rating:.4f}, {format_amount('latency', predicted)} "
+            f"Dropped: rating {evaluated.rating:.4f}, {format_amount('latency', predicted)} "
             f"predicted but {format_amount('latency', measured)} measured."
         )
 
 
 def same_size(candidates: BudgetedSpace, winner: Architecture) -> BudgetedSpace:
-    """Return the candidates of the winner's size, to within 2 %."""
+    """Return the candidates whose parameters are within 2 % of the winner's."""
     size, limits = params(winner), candidates.budget
     band = replace(
         limits,
@@ -250,22 +213,22 @@ def same_size(candidates: BudgetedSpace, winner: Architecture) -> BudgetedSpace:
     return BudgetedSpace(candidates.space, band, candidates.costs)
 
 
-def drawn_alike(
-    alike: BudgetedSpace, winner: Architecture, count: int, seed: int
+def draw_baselines(
+    candidates: BudgetedSpace, winner: Architecture, count: int, seed: int
 ) -> list[Architecture]:
-    """Draw distinct random networks of the winner's size."""
+    """Draw distinct random architectures other than the winner."""
     rng = random.Random(seed_for(seed, "baselines"))
     drawn: list[Architecture] = []
     for _ in range(20 * count):
-        one = alike.sample(rng)
+        one = candidates.sample(rng)
         if len(drawn) < count and one != winner and one not in drawn:
             drawn.append(one)
     return drawn
 
 
-def write_front(folder: Path, networks: Sequence[NetworkResult], objectives: Sequence[str]) -> None:
+def write_front(folder: Path, evaluated: Sequence[Evaluated], objectives: Sequence[str]) -> None:
     """Write the front as JSON and CSV."""
-    found = [one.to_dict() for one in networks]
+    found = [one.to_dict() for one in evaluated]
     write_json(folder / "front.json", {"objectives": list(objectives), "front": found})
     write_text(folder / "front.csv", "".join(f"{line}\n" for line in _table(found)))
 
@@ -280,16 +243,12 @@ def _table(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cell(value: Any) -> str:
-    """Write a value; the entries of a list are parted by spaces."""
+    """Format a value; entries of a list are separated by spaces."""
     if value is None:
         return ""
     return " ".join(str(one) for one in value) if isinstance(value, list) else str(value)
 
 
-def _of(rated: Rated) -> Architecture:
-    return rated.candidate.architecture
-
-
-def objectives_for(said: str | None, budget: Budget) -> tuple[str, ...]:
-    """Return the costs that count beside the rating: what was said, else what the budget limits."""
-    return tuple(said.split(",")) if said else budget.limited() or ("params",)
+def objectives_for(given: str | None, budget: Budget) -> tuple[str, ...]:
+    """Return the costs to minimise beside the rating: the given ones, or those in the budget."""
+    return tuple(given.split(",")) if given else budget.limited() or ("params",)

@@ -1,4 +1,4 @@
-"""Let a strategy ask and be told, generation after generation, from where its journal ends."""
+"""Run a search strategy: rate what it asks for, keep the journal, reuse ratings, resume."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from masktas.artifacts import SETTINGS, read_json, read_lines
 from masktas.config import StrategySettings
 from masktas.errors import MasktasError
+from masktas.ratings.evaluator import MAX_REMEMBERED, Evaluator
 from masktas.space import Architecture, BudgetedSpace, format_quantity, params
-from masktas.stages.common.evaluator import MOST_REMEMBERED, Evaluator
 from masktas.stages.common.stage import Context
 from masktas.strategies import (
     NSGA2,
     Candidate,
+    Evaluated,
     Evolution,
     Exhaustive,
     LocalSearch,
     RandomSearch,
-    Rated,
     Score,
     Strategy,
     journal,
@@ -28,13 +28,13 @@ from masktas.strategies import (
 )
 from masktas.train.log import Ledger
 
-CHUNK_SECONDS = 10.0  # of rating between two looks at whether to stop
+CHUNK_SECONDS = 10.0  # of rating between two checks for a request to stop
 
 
 def strategy_for(
     settings: StrategySettings, candidates: BudgetedSpace, objectives: Sequence[str], seed: int
 ) -> Strategy:
-    """Return the search that the user chose."""
+    """Return the strategy of the settings."""
     bounds: dict[str, Any] = {
         "population": settings.population,
         "generations": settings.generations,
@@ -61,54 +61,57 @@ def strategy_for(
 
 
 class SearchRunner:
-    """Rates what a strategy asks for, and writes it down.
+    """Rates the candidates that a strategy asks for, and writes them to a journal.
 
     Args:
-        context: of the stage.
+        context: of the search stage.
         ledger: of the stage.
-        judge: rates.
+        evaluator: rates.
         settings: whether candidates race, and how many of the best are wanted.
-        known: scores of before that are still valid, and the search each is from; by `name_of`.
+        known: valid scores of other searches, and the search each is from; by `name_of`.
+
+    Attributes:
+        histories: of all strategies that were run.
     """
 
     def __init__(
         self,
         context: Context,
         ledger: Ledger,
-        judge: Evaluator,
+        evaluator: Evaluator,
         settings: StrategySettings,
         known: dict[str, tuple[Score, str]],
     ) -> None:
-        self._context, self._judge, self._settings, self._known = context, judge, settings, known
-        self._ledger = ledger
-        self.histories: list[list[Rated]] = []  # of what was explored
+        self._context, self._ledger, self._evaluator = context, ledger, evaluator
+        self._settings, self._known = settings, known
+        self.histories: list[list[Evaluated]] = []
 
-    def explore(self, strategy: Strategy, path: Path, label: str) -> None:
-        """Go on with a strategy to its end.
+    def run(self, strategy: Strategy, path: Path, label: str) -> None:
+        """Run a strategy to its end, from where its journal ends.
 
         Args:
-            strategy: not told anything yet.
+            strategy: without any scores yet.
             path: its journal.
             label: of the progress bar.
 
         Raises:
-            Stopped: if that was asked; what has been rated is in the journal.
+            Stopped: on request; what has been rated is in the journal.
         """
         context = self._context
         self.histories.append(strategy.history)
         scores = journal.replay(path, strategy)
-        context.ranks.any()  # nobody writes before all have read
+        context.ranks.any()  # no rank writes before all have read
         total = strategy.total
         done = len(strategy.history) + len(scores)
         if done and not strategy.done:
-            context.console.say(f"Going on after {done} candidates.")
+            context.console.say(f"Resuming after {done} candidates.")
         with context.console.bar(label, total, done) as bar, context.stopping.listening():
             while not strategy.done:
                 asked = strategy.ask()
                 stopped = False
                 for chunk in self._chunks(asked[len(scores) :]):
-                    # who races against whom decides who drops out: a generation of which a part
-                    # is written already is raced whole
+                    # Who is dropped depends on all that race: if a part of a generation is in the
+                    # journal already, all of it races again.
                     field = asked if self._settings.racing else chunk
                     scores += self._rate(path, strategy, chunk, field, done)
                     done += len(chunk)
@@ -120,13 +123,13 @@ class SearchRunner:
                     raise context.stopping.error(f"Stopped after {done} of {total} candidates")
                 strategy.tell(scores)
                 scores = []
-                best = strategy.top(MOST_REMEMBERED)
-                self._judge.remember([one.candidate.architecture for one in best])
+                best = strategy.top(MAX_REMEMBERED)
+                self._evaluator.forget_others([one.architecture for one in best])
                 if stopped and not strategy.done:
                     raise context.stopping.error(f"Stopped after {done} of {total} candidates")
 
     def _chunks(self, asked: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
-        """Divide a generation: stopping need not wait for its end. A race is never divided."""
+        """Divide a generation, so that a stop need not wait for its end; a race is not divided."""
         self._longest = 0.0
         size = len(asked) if self._settings.racing else 2 * self._context.ranks.size
         start = 0
@@ -136,10 +139,11 @@ class SearchRunner:
             seconds = time.monotonic() - began
             self._longest = max(self._longest, 2 * seconds)
             start += size
-            size = max(1, int(size * CHUNK_SECONDS / max(self._agreed(seconds), 1e-3)))
+            agreed = self._agreed(seconds)
+            size = max(1, int(size * CHUNK_SECONDS / max(agreed, 1e-3)))
 
     def _agreed(self, seconds: float) -> float:
-        """Return the first process's seconds: all must divide alike."""
+        """Return rank 0's seconds: all ranks must divide a generation alike."""
         return float(self._context.ranks.first(lambda: seconds))
 
     def _rate(
@@ -150,100 +154,113 @@ class SearchRunner:
         field: Sequence[Candidate],
         start: int,
     ) -> list[Score]:
-        """Score some candidates, rated beside a field, and append them to the journal."""
+        """Rate candidates, or reuse known scores, and append them to the journal.
+
+        Args:
+            path: the journal.
+            strategy: asked for them.
+            chunk: the candidates.
+            field: all candidates that race, the chunk among them.
+            start: the number of the chunk's first candidate within the search.
+        """
         known = {
             one.architecture: self._known[name]
             for one in field
             if (name := name_of(one.architecture)) in self._known
         }
         fresh = [one.architecture for one in field if one.architecture not in known]
-        found = dict(zip(fresh, self._scores(strategy, fresh), strict=True)) if fresh else {}
-        found |= {one: score for one, (score, _) in known.items()}
-        scores = [found[one.architecture] for one in chunk]
-        reused = {one: whose for one, (_, whose) in known.items()}
+        scores = {architecture: score for architecture, (score, _) in known.items()}
+        if fresh:
+            scores |= zip(fresh, self._scores(strategy, fresh), strict=True)
         if self._context.ranks.is_first:
-            costs = strategy.candidates.costs.of
-            journal.write(path, list(zip(chunk, scores, strict=True)), start, costs, reused=reused)
+            costs = strategy.candidates.costs
+            evaluated = [
+                one.with_score(scores[one.architecture], costs.of(one.architecture))
+                for one in chunk
+            ]
+            reused = {architecture: search for architecture, (_, search) in known.items()}
+            journal.write(path, evaluated, start, reused=reused)
             self._ledger.write(start + len(chunk))
-        return scores
+        return [scores[one.architecture] for one in chunk]
 
     def _scores(self, strategy: Strategy, fresh: Sequence[Architecture]) -> list[Score]:
-        judge = self._judge
+        """Rate architectures: on all images, or in a race against the best so far."""
+        evaluator = self._evaluator
         if not self._settings.racing:
-            return [racing.full(numbers) for numbers in judge.values(fresh)]
+            return [racing.full(numbers) for numbers in evaluator.rate(fresh)]
         keeps = max(strategy.keeps, self._settings.top_k)
-        elders = [one.candidate.architecture for one in strategy.top(keeps)]
-
-        def values(which: Sequence[int], end: int) -> Any:
-            return judge.values([fresh[index] for index in which], end)
-
-        return racing.race(
-            len(fresh),
-            values,
-            judge.ends,
-            judge.values(elders),
+        scores, _ = racing.race(
+            fresh,
+            evaluator.rate,
+            evaluator.batches.ends,
+            evaluator.rate([one.architecture for one in strategy.top(keeps)]),
             keeps=keeps,
             confidence=self._settings.confidence,
-        )[0]
+        )
+        return scores
 
 
 def _best(strategy: Strategy, asked: Sequence[Candidate], scores: Sequence[Score]) -> str:
-    """Say what the best so far is."""
-    told = [(one.rating, one.candidate.architecture) for one in strategy.top(1)]
-    told += [
+    """Describe the best candidate so far."""
+    rated = [(one.rating, one.architecture) for one in strategy.top(1)]
+    rated += [
         (score.rating, one.architecture)
         for one, score in zip(asked, scores, strict=False)
         if score.complete
     ]
-    if not told:
+    if not rated:
         return ""
-    rating, one = max(told, key=lambda pair: pair[0])
-    return f"best {rating:.4f} ({format_quantity(params(one))} params)"
+    rating, architecture = max(rated, key=lambda pair: pair[0])
+    return f"best {rating:.4f} ({format_quantity(params(architecture))} params)"
 
 
-def name_of(one: Architecture) -> str:
-    """Return what names a network whatever its head: ratings do not look at it."""
-    return one.replace(num_classes=None).digest()
+def name_of(architecture: Architecture) -> str:
+    """Return a digest that is independent of the head, on which no rating depends."""
+    return architecture.replace(num_classes=None).digest()
 
 
-def known_ratings(context: Context, key: str, mine: Path) -> dict[str, tuple[Score, str]]:
-    """Collect the ratings of this run's other searches that are still valid: made by the same key.
+def known_ratings(context: Context, key: str, folder: Path) -> dict[str, tuple[Score, str]]:
+    """Collect the ratings of this run's other searches that were made with the same key.
 
     Args:
-        context: the stage at work.
+        context: of the search stage.
         key: see `Evaluator.key`.
-        mine: the folder of this search.
+        folder: of this search.
     """
 
     def collect() -> list[list[Any]]:
         found: list[list[Any]] = []
-        for folder in sorted(mine.parent.glob("*/")):
-            claim = folder / SETTINGS
-            if folder == mine or not claim.exists() or read_json(claim).get("rated_by") != key:
+        for other in sorted(folder.parent.glob("*/")):
+            claim = other / SETTINGS
+            if other == folder or not claim.exists() or read_json(claim).get("rated_by") != key:
                 continue
-            for path in sorted(folder.glob("*.jsonl")):
-                found += _complete(path, folder.name)
+            for path in sorted(other.glob("*.jsonl")):
+                found += _complete(path, other.name)
         return found
 
     entries = context.ranks.first(collect)
     known = {
-        name: (Score(rating, error, images), whose)
-        for name, rating, error, images, whose in entries
+        name: (Score(rating, error, images), search)
+        for name, rating, error, images, search in entries
     }
     if known:
-        context.console.say(f"{len(known):,} networks were rated alike before, and are not again.")
+        context.console.say(
+            f"Reusing {len(known):,} ratings of other searches with equal settings."
+        )
     return known
 
 
-def _complete(path: Path, whose: str) -> list[list[Any]]:
+def _complete(path: Path, search: str) -> list[list[Any]]:
+    """Read the complete scores of a journal: name, rating, error, images and search of each."""
     rated: list[list[Any]] = []
     for entry in read_lines(path):
         if "architecture" not in entry or "rating" not in entry:
             continue
         try:
-            one, score = Architecture.from_dict(entry["architecture"]), journal.read_score(entry)
+            architecture = Architecture.from_dict(entry["architecture"])
+            score = journal.read_score(entry)
         except (MasktasError, TypeError, ValueError, KeyError):
-            continue  # not ours to complain about: that search will
+            continue  # a damaged line is an error of that search, not of this one
         if score.complete and score.images is not None:
-            rated.append([name_of(one), score.rating, score.error, score.images, whose])
+            rated.append([name_of(architecture), score.rating, score.error, score.images, search])
     return rated

@@ -13,22 +13,23 @@ from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.measure.target import Measure
+from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import InputSpec
+from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
-from masktas.stages.common.evaluator import Evaluator
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.manifest import SearchResult
-from masktas.stages.common.stage import Context, num_visible_checked
+from masktas.stages.common.stage import Context
 from masktas.stages.search.results import (
-    Answers,
     LatencyCheck,
-    drawn_alike,
+    ResultBuilder,
+    draw_baselines,
     objectives_for,
     same_size,
     write_front,
@@ -39,7 +40,7 @@ from masktas.stages.search.runner import (
     name_of,
     strategy_for,
 )
-from masktas.strategies import RandomSearch, Rated, Strategy
+from masktas.strategies import Evaluated, RandomSearch, Strategy
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 RANDOM_HISTORY = "random.jsonl"  # of the baseline
@@ -77,16 +78,15 @@ def search(
     """Search the supernet for the best architecture within a budget, without labels.
 
     Args:
-        data: images to search for; those of the supernet if None.
+        data: images to search on; those of the supernet if None.
         out: the run folder, with a finished `supernet/`; `search/NAME/` is written in it.
-        name: of this search; one run can hold many. What one has rated, the others need not rate
-            again.
+        name: of this search; a run can hold several, which reuse one another's ratings.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
-        overwrite: start afresh.
-        teacher: the function that the supernet has learnt from, where it was one.
+        overwrite: delete earlier results and start again.
+        teacher: the function that taught the supernet, if it was one.
         measure: a function from network to milliseconds of one inference, for a latency budget
-            on what this machine is not: a phone, a board.
+            on another device, such as a phone.
 
     Returns:
         The manifest, with `winner`, `top`, `front`, `uniform`, `random` and `random_search` (each
@@ -126,27 +126,31 @@ def search(
         context.runtime.device,
         teacher,
     )
-    judge = Evaluator(
-        context,
+    evaluator = Evaluator(
         shared,
         frozen,
         store,
         settings,
         candidates,
+        ranks=context.ranks,
+        runtime=context.runtime,
+        seed=context.seed,
+        say=context.console.say,
         labels=lambda: _labels(images, store),
         raced=settings.racing,
     )
-    key = judge.key({name: file_digest(path) for name, path in made_from.items()})
+    key = evaluator.key({name: file_digest(path) for name, path in made_from.items()})
     with context.stage(
         folder, settings, parents=made_from | models, images=images, more={"rated_by": key}
     ) as stage:
         if not stage.todo:
             return stage.manifest()
         known = known_ratings(context, key, stage.folder)
-        explorer = SearchRunner(context, stage.ledger, judge, settings, known)
-        explorer.explore(strategy, stage.folder / HISTORY, "search")
-        answers = Answers(context, judge, candidates, LatencyCheck(context, target, stage.folder))
-        found = _find(context, stage.folder, settings, strategy, explorer, answers, objectives)
+        runner = SearchRunner(context, stage.ledger, evaluator, settings, known)
+        runner.run(strategy, stage.folder / HISTORY, "search")
+        latency = LatencyCheck(context, target, stage.folder)
+        builder = ResultBuilder(context, evaluator, candidates, latency)
+        found = _find(context, stage.folder, settings, strategy, runner, builder, objectives)
 
         def write() -> dict[str, Any]:
             _write(stage.folder, shared, found, objectives)
@@ -162,7 +166,7 @@ def search(
                 **found.to_dict(),
             }
 
-        return stage.finish(store, _cost(explorer.histories, judge, known), write)
+        return stage.finish(store, _cost(runner.histories, evaluator, known), write)
 
 
 def _find(
@@ -170,44 +174,43 @@ def _find(
     folder: Path,
     settings: SearchSettings,
     strategy: Strategy,
-    explorer: SearchRunner,
-    answers: Answers,
+    runner: SearchRunner,
+    builder: ResultBuilder,
     objectives: tuple[str, ...],
 ) -> SearchResult:
-    """Pick the winner and the front, and give the baselines the same chance."""
+    """Pick winners and front, and rate the baselines."""
     candidates = strategy.candidates
-    top = answers.best(strategy, settings.top_k)
+    top = builder.best(strategy, settings.top_k)
     winner = top[0]
-    alike = same_size(candidates, winner.architecture)
+    same_sized = same_size(candidates, winner.architecture)
     random_search = None
     if settings.baselines:
-        chance = RandomSearch(
-            alike,
+        random = RandomSearch(
+            same_sized,
             population=settings.population,
             generations=-(-len(strategy.history) // settings.population),
             seed=seed_for(context.seed, "baselines", "search"),
         )
-        explorer.explore(chance, folder / RANDOM_HISTORY, "random search")
-        random_search = next(iter(answers.kept(chance, 1)), None)
+        runner.run(random, folder / RANDOM_HISTORY, "random search")
+        random_search = next(iter(builder.kept(random, 1)), None)
     uniform = candidates.largest_uniform()
-    drawn = drawn_alike(alike, winner.architecture, settings.baselines, context.seed)
-    beside = answers.measure(answers.rate([*drawn, *([uniform] if uniform else [])]))
+    drawn = draw_baselines(same_sized, winner.architecture, settings.baselines, context.seed)
+    beside = builder.rate([*drawn, *([uniform] if uniform else [])])
     others = {"uniform": beside[-1] if uniform else None, "random_search": random_search}
-    baselines = {name: one.to_result() for name, one in others.items() if one}
     return SearchResult(
-        top=tuple(one.to_result() for one in top),
-        front=tuple(one.to_result() for one in answers.front(strategy, objectives)),
-        uniform=baselines.get("uniform"),
-        random=tuple(one.to_result() for one in beside[: len(drawn)]),
-        random_search=baselines.get("random_search"),
-        ahead={name: answers.ahead(winner, one) for name, one in others.items() if one},
+        top=tuple(top),
+        front=tuple(builder.front(strategy, objectives)),
+        uniform=others["uniform"],
+        random=tuple(beside[: len(drawn)]),
+        random_search=random_search,
+        ahead={name: builder.ahead(winner, one) for name, one in others.items() if one},
     )
 
 
 def _write(
     folder: Path, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
-    """Write networks, front and picture."""
+    """Write networks, front and chart."""
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
         save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.rating)
@@ -220,23 +223,23 @@ def _write(
     write_text(folder / "front.svg", charts.front(found, objectives[0]))
 
 
-def _cost(histories: list[list[Rated]], judge: Evaluator, known: dict[str, Any]) -> dict[str, Any]:
-    """Count images, and products of encoding them and relating their patches (16).
-
-    What relatives of a generation share is counted once.
-    """
-    images, products = 0, float(judge.teacher_macs() * judge.num_images)
+def _cost(
+    histories: list[list[Evaluated]], evaluator: Evaluator, known: dict[str, Any]
+) -> dict[str, Any]:
+    """Count the images rated on, and the operations; blocks shared in a generation count once."""
+    batches = evaluator.batches
+    images, macs = 0, float(batches.teacher_macs(evaluator.teacher) * batches.num_images)
     for history in histories:
         rated = [one for one in history if not _was_known(one, known)]
-        for _, generation in itertools.groupby(rated, lambda one: one.candidate.generation):
-            seen = [(one.candidate.architecture, one.score.images or 0) for one in generation]
-            images += sum(count for _, count in seen)
-            products += judge.products_of(seen)
-    return {"images": images, "flops": round(2 * products)}
+        for _, generation in itertools.groupby(rated, lambda one: one.generation):
+            counts = [(one.architecture, one.score.images or 0) for one in generation]
+            images += sum(count for _, count in counts)
+            macs += batches.macs_shared(counts)
+    return {"images": images, "flops": round(2 * macs)}
 
 
-def _was_known(one: Rated, known: dict[str, Any]) -> bool:
-    return name_of(one.candidate.architecture) in known
+def _was_known(one: Evaluated, known: dict[str, Any]) -> bool:
+    return name_of(one.architecture) in known
 
 
 def _labels(images: ImageInput, store: ImageStore) -> Tensor:

@@ -10,10 +10,10 @@ from masktas.console import Console
 from masktas.space import QUANTITIES, Architecture, format_amount
 from masktas.stages.common.manifest import (
     FinetuneManifest,
-    NetworkResult,
     RatingDifference,
     SearchManifest,
 )
+from masktas.strategies import Evaluated
 
 NONE = "–"
 SAME = "same network"
@@ -36,7 +36,7 @@ class Row:
     """
 
     name: str
-    networks: tuple[NetworkResult, ...]
+    networks: tuple[Evaluated, ...]
     finetuned: tuple[FinetuneManifest, ...] = ()
     rated: bool = True
     ahead: RatingDifference | None = None
@@ -184,7 +184,7 @@ def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneMa
     return tuple(one for one in found if one)
 
 
-def _trained(one: FinetuneManifest, network: NetworkResult, init: str) -> bool:
+def _trained(one: FinetuneManifest, network: Evaluated, init: str) -> bool:
     """Say whether a fine-tuning is of this network; the head is another one."""
     return one.init == init and _genes(one.architecture) == _genes(network.architecture)
 

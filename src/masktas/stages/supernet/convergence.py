@@ -16,8 +16,9 @@ from torch import Tensor
 from masktas.data.batches import Batches
 from masktas.nn.mae import pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
-from masktas.nn.student import Teacher, feature_loss
+from masktas.nn.student import feature_loss
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.label_free import PatchSimilarity, consistency
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace, macs, params

@@ -11,10 +11,10 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.mae import require_decoder_dim
-from masktas.nn.student import Teacher
+from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import InputSpec, Teacher
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
@@ -25,7 +25,7 @@ from masktas.stages.common.load import (
     save_supernet,
     teacher_file,
 )
-from masktas.stages.common.stage import ClaimedStage, Context, num_visible_checked
+from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import supernet_task
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs

@@ -10,9 +10,8 @@ import torch
 from masktas.config import TeacherSettings
 from masktas.errors import ConfigError
 from masktas.nn.mae import Decoder, MaskedAutoencoder
-from masktas.nn.student import EncoderTeacher
-from masktas.nn.teachers.adapter import InputAdapter, InputSpec, adapter_between
 from masktas.nn.teachers.pretrained import PretrainedTeacher
+from masktas.nn.teachers.teacher import EncoderTeacher, InputAdapter, InputSpec, adapter_between
 from masktas.nn.vit import ViT
 from masktas.stages.common.tasks import Setup
 from masktas.stages.common.teachers import open_teacher

@@ -11,10 +11,11 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.mae import require_decoder_dim
+from masktas.nn.patches import num_visible_checked
 from masktas.space import Architecture
 from masktas.stages.common.images import Data
 from masktas.stages.common.load import DECODER
-from masktas.stages.common.stage import ClaimedStage, Context, num_visible_checked
+from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
 from masktas.train import checkpoint

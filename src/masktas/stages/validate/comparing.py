@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from masktas.artifacts import write_json
 from masktas.config import ValidateSettings
 from masktas.console import Console
+from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
 from masktas.space import Architecture, format_quantity, macs, params
-from masktas.stages.common.evaluator import FUSED
 from masktas.stages.common.stage import Context
 from masktas.stages.validate import findings, statistics
 from masktas.stages.validate.statistics import Agreement, Ceiling, Reliability

@@ -1,4 +1,6 @@
-"""All ratings of some networks at once, image by image: the usual ones, and variants of them.
+"""Rate networks by all ratings at once, image by image, and by variants of them.
+
+Images are encoded in several passes: with labels unmasked, and with other masks for variants.
 
 Shapes: n networks, m images.
 """
@@ -17,162 +19,165 @@ from masktas.config import ValidateSettings
 from masktas.console import Bar
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError, MasktasError
-from masktas.nn.student import Teacher
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import Teacher
+from masktas.ratings.batches import LABELLED, measured_parts, num_visible_for
+from masktas.ratings.evaluator import Evaluator
 from masktas.ratings.label_free import Rating
 from masktas.ratings.prefix_cache import prefix_order
 from masktas.space import Architecture, BudgetedSpace
-from masktas.stages.common.evaluator import LABELLED, Evaluator, parts_of, visible_of
 from masktas.stages.common.stage import Context
 from masktas.stages.validate import variants
 
 Ratings = dict[str, NDArray[np.float64]]
-CHUNK = 5  # networks that each process rates between two looks at the time
+MASKED = ("consistency", "reconstruction", "feature", "fusion")
+CHUNK_SIZE = 5  # networks that each rank rates between two updates of the progress bar
 
 
 @dataclass(frozen=True, slots=True)
 class RatingTable:
-    """What came out.
+    """The ratings of some networks.
 
     Attributes:
-        usual: the ratings that a search can go by, `[n, m]` each.
-        variants: other ways of the same, `[n, m]` each.
-        images: that networks have encoded, each as often as it was.
-        products: multiply-accumulates that this took.
+        usual: the ratings that a search can use, `[n, m]` each.
+        variants: ratings with other similarities or masks, `[n, m]` each.
+        num_encoded: images encoded, counted once for each network.
+        macs: multiply-accumulates of all that.
     """
 
     usual: Ratings
     variants: Ratings
-    images: int
-    products: int
+    num_encoded: int
+    macs: int
 
 
-@dataclass(frozen=True, slots=True)
-class RatingPass:
-    """One way of looking at the images.
-
-    Attributes:
-        judge: rates by all that sees them so.
-        suffix: what its ratings are called behind their name.
-    """
-
-    judge: Evaluator
-    suffix: str
-
-
-class AllRatings:
-    """Rates by everything there is.
+def rating_passes(
+    context: Context,
+    supernet: Supernet,
+    teacher: Teacher,
+    store: ImageStore,
+    settings: ValidateSettings,
+    candidates: BudgetedSpace,
+    labels: Callable[[], Tensor] | None,
+) -> list[tuple[Evaluator, str]]:
+    """Return an evaluator for each pass over the images, with the suffix of its ratings' names.
 
     Args:
-        context: the stage at work.
-        shared: the supernet.
+        context: of the stage.
+        supernet: whose subnets are rated.
         teacher: frozen.
-        store: the images; its split `search` is looked at.
-        settings: how is rated, and whether variants are tried.
-        candidates: the architectures among which `fusion` tells places.
-        labels: gives the class of each image of the split; None where there are none.
+        store: the images; its split `search` is used.
+        settings: ratings, and whether variants are tried.
+        candidates: the architectures that `fusion` ranks among.
+        labels: returns the class of each image of the split; None without labels.
 
     Raises:
-        ConfigError: if settings do not go together.
+        ConfigError: if the settings contradict each other.
     """
+    if settings.rating in LABELLED and labels is None:
+        raise ConfigError(
+            f"--rating {settings.rating} needs labels, but these images have none: choose another "
+            "rating."
+        )
+    num_visible_for(supernet.space.largest, settings, measured_parts((settings.rating,)))
 
-    def __init__(
-        self,
-        context: Context,
-        shared: Supernet,
-        teacher: Teacher,
-        store: ImageStore,
-        settings: ValidateSettings,
-        candidates: BudgetedSpace,
-        labels: Callable[[], Tensor] | None,
-    ) -> None:
-        if settings.rating in LABELLED and labels is None:
-            raise ConfigError(f"--rating {settings.rating} needs labels, and there are none.")
-        visible_of(shared, settings, parts_of((settings.rating,)))  # complains
-        self._context = context
-        more = {}
-        if settings.variants:
-            more = variants.relations(settings, class_token=teacher.has_class_token)
+    def evaluator(
+        given: ValidateSettings,
+        names: Sequence[str],
+        more: Mapping[str, Rating] | None = None,
+        labels: Callable[[], Tensor] | None = None,
+    ) -> Evaluator:
+        return Evaluator(
+            supernet,
+            teacher,
+            store,
+            given,
+            candidates,
+            ranks=context.ranks,
+            runtime=context.runtime,
+            seed=context.seed,
+            say=context.console.say,
+            names=names,
+            more=more,
+            labels=labels,
+        )
 
-        def judge(
-            given: ValidateSettings,
-            names: Sequence[str],
-            more: Mapping[str, Rating] | None = None,
-            labels: Callable[[], Tensor] | None = None,
-        ) -> Evaluator:
-            return Evaluator(
-                context,
-                shared,
-                teacher,
-                store,
-                given,
-                candidates,
-                names=names,
-                more=more,
-                labels=labels,
+    more = None
+    if settings.variants:
+        more = variants.similarities(settings, class_token=teacher.has_class_token)
+    names: Sequence[str] = MASKED if settings.mask_ratio else ("consistency", "feature")
+    passes = [(evaluator(settings, names, more), "")]
+    # a search split with fewer images than asked for is reported once
+    num_images = passes[0][0].batches.num_images
+    settings = settings.model_copy(update={"num_images": num_images})
+    if labels is not None:
+        passes.append((evaluator(settings, LABELLED, labels=labels), ""))
+    if settings.variants:
+        for suffix, changed in variants.other_masks(settings, supernet.space.largest).items():
+            names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
+            passes.append((evaluator(changed, names), f" {suffix}"))
+    return passes
+
+
+def rate_networks(
+    context: Context, passes: list[tuple[Evaluator, str]], networks: Sequence[Architecture]
+) -> RatingTable:
+    """Rate networks by all passes.
+
+    Args:
+        context: of the stage.
+        passes: see `rating_passes`; emptied, to free what each keeps before the next begins.
+        networks: n architectures of the space.
+
+    Raises:
+        MasktasError: if one of the usual ratings is not a finite number.
+    """
+    ratings: Ratings = {}
+    spent = torch.zeros(2, dtype=torch.float64)
+    with context.console.bar("rate", len(passes) * len(networks)) as bar:
+        for number in range(len(passes)):
+            evaluator, suffix = passes.pop(0)
+            of_pass = _rate(context, evaluator, networks, bar, number * len(networks))
+            ratings |= {f"{name}{suffix}": values for name, values in of_pass.items()}
+            spent += torch.tensor([evaluator.num_rated, evaluator.macs_rated], dtype=torch.float64)
+            if context.ranks.is_first:
+                batches = evaluator.batches
+                spent[1] += batches.teacher_macs(evaluator.teacher) * batches.num_images
+    num_encoded, macs = context.ranks.sum(spent).tolist()
+    usual = {name: ratings[name] for name in ratings if name in (*MASKED, *LABELLED)}
+    for name, values in usual.items():
+        if not np.isfinite(values).all():
+            raise MasktasError(
+                f"The rating {name} is not a finite number: train the supernet again if its "
+                "losses are not finite either."
             )
+    others = {name: ratings[name] for name in ratings if name not in usual}
+    return RatingTable(usual, _finite(context, others), int(num_encoded), int(macs))
 
-        hidden = ("reconstruction", "feature", "fusion") if settings.mask_ratio else ("feature",)
-        usual = judge(settings, ("consistency", *hidden), more)
-        self.num_images = usual.num_images
-        few = settings.model_copy(update={"num_images": usual.num_images})  # said once
-        self._passes = [RatingPass(usual, "")]
-        if labels is not None:
-            self._passes.append(RatingPass(judge(few, LABELLED, labels=labels), ""))
-        if settings.variants:
-            for suffix, changed in variants.views(few, shared).items():
-                names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
-                self._passes.append(RatingPass(judge(changed, names), f" {suffix}"))
-        self._names = ("consistency", *hidden, *LABELLED)
 
-    def rate(self, networks: Sequence[Architecture]) -> RatingTable:
-        """Rate networks, once: what a pass keeps in memory is let go before the next.
+def _rate(
+    context: Context,
+    evaluator: Evaluator,
+    networks: Sequence[Architecture],
+    bar: Bar,
+    done: int,
+) -> Ratings:
+    """Rate networks by one pass; neighbours in the order of rating share their first blocks."""
+    order = sorted(range(len(networks)), key=lambda at: prefix_order(networks[at]))
+    size = CHUNK_SIZE * context.ranks.size
+    shape = (len(networks), evaluator.batches.num_images)
+    ratings = {name: np.empty(shape) for name in evaluator.names}
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        for name, values in evaluator.rate_all([networks[at] for at in chunk]).items():
+            ratings[name][chunk] = values
+        bar.update(done + start + len(chunk))
+    return ratings
 
-        Raises:
-            MasktasError: if one of the usual ratings is not a finite number.
-        """
-        order = sorted(range(len(networks)), key=lambda at: prefix_order(networks[at]))
-        found: Ratings = {}
-        took = torch.zeros(2, dtype=torch.float64)
-        with self._context.console.bar("rate", len(self._passes) * len(networks)) as bar:
-            for number in range(len(self._passes)):
-                one = self._passes.pop(0)
-                found |= self._by(one, networks, order, bar, number * len(networks))
-                took += torch.tensor([one.judge.rated, one.judge.products], dtype=torch.float64)
-                asked = one.judge.teacher_macs() * self.num_images
-                took[1] += asked if self._context.ranks.is_first else 0
-        images, products = self._context.ranks.sum(took).tolist()
-        usual = {name: values for name, values in found.items() if name in self._names}
-        others = self._finite({name: found[name] for name in found if name not in usual})
-        for name, values in usual.items():
-            if not np.isfinite(values).all():
-                raise MasktasError(
-                    f"The rating {name} is not a finite number: train the supernet again if its "
-                    "losses are not finite either."
-                )
-        return RatingTable(usual, others, int(images), int(products))
 
-    def _by(
-        self,
-        one: RatingPass,
-        networks: Sequence[Architecture],
-        order: Sequence[int],
-        bar: Bar,
-        done: int,
-    ) -> Ratings:
-        """Rate by one pass, relatives after one another."""
-        size = CHUNK * self._context.ranks.size
-        found = {name: np.empty((len(networks), self.num_images)) for name in one.judge.names}
-        for start in range(0, len(order), size):
-            chunk = list(order[start : start + size])
-            for name, values in one.judge.all([networks[at] for at in chunk]).items():
-                found[name][chunk] = values
-            bar.update(done + start + len(chunk))
-        return {f"{name}{one.suffix}": values for name, values in found.items()}
-
-    def _finite(self, found: Ratings) -> Ratings:
-        """Leave out variants that are no numbers: a temperature can be too low for raw rows."""
-        good = {name: values for name, values in found.items() if np.isfinite(values).all()}
-        for name in found.keys() - good.keys():
-            self._context.console.warn(f"{name} is not a finite number: left out.")
-        return good
+def _finite(context: Context, ratings: Ratings) -> Ratings:
+    """Leave out variants that are not finite: a temperature can be too low for raw tokens."""
+    finite = {name: values for name, values in ratings.items() if np.isfinite(values).all()}
+    for name in ratings.keys() - finite.keys():
+        context.console.warn(f"{name} is not a finite number: left out.")
+    return finite

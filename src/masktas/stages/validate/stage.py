@@ -19,13 +19,13 @@ from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
-from masktas.nn.teachers.adapter import InputSpec
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import InputSpec
+from masktas.ratings.batches import batch_size_for
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace, cost, params
 from masktas.space.limits import parse_limit
 from masktas.stages.common.budget import costed
-from masktas.stages.common.evaluator import batch_size_for
 from masktas.stages.common.images import Data, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context
@@ -33,7 +33,7 @@ from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
 from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
-from masktas.stages.validate.ratings import AllRatings, RatingTable
+from masktas.stages.validate.ratings import RatingTable, rate_networks, rating_passes
 from masktas.train.networks import WEIGHTS
 from masktas.train.tasks.mae import training_macs
 
@@ -102,7 +102,7 @@ def validate(
     sight = InputSpec.of(shared.space.largest, store.mean, store.std)
     frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
-    panel = AllRatings(context, shared, frozen, store, settings, in_band, of_search)
+    passes = rating_passes(context, shared, frozen, store, settings, in_band, of_search)
     probing = _probing(context, settings, shared, store, labels, classes) if labels else None
     claim = {"center": center, "labelled": probing is not None}
     with context.stage(folder, settings, parents=parents, images=images, more=claim) as stage:
@@ -111,7 +111,7 @@ def validate(
         if probing is None:
             context.console.warn(NO_LABELS)
         shared.to(context.runtime.device)
-        rated = panel.rate(networks)
+        rated = rate_networks(context, passes, networks)
         journal = stage.folder / NETWORKS
         correct = (
             probe(context, stage.ledger, probing, shared, networks, journal) if probing else None
@@ -210,7 +210,7 @@ def _cost(
     networks: list[Architecture], rated: RatingTable, probing: NetworkProbe | None
 ) -> dict[str, Any]:
     """Count images, and the products of encoders (and of classifiers in training) over them."""
-    images, products = rated.images, rated.products
+    images, products = rated.num_encoded, rated.macs
     if probing is not None:
         recipe = probing.recipe
         trained = recipe.probe == "finetune"

@@ -1,7 +1,7 @@
-"""Other ways to rate without labels, to be tried beside the usual ones.
+"""Variants of the ratings without labels, which validation compares with the usual ones.
 
-What the paper leaves open: rows, temperature, the pair of a patch with itself, the class token
-(16), and how much is hidden, how often.
+They vary what the paper leaves open: rows, temperature, the pair of a patch with itself and the
+class token (16), the mask ratio and the number of masks.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from typing import TypeVar
 
 from masktas.config import RatingSettings
 from masktas.errors import ConfigError
-from masktas.nn.supernet import Supernet
+from masktas.ratings.batches import num_visible_for
 from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating
-from masktas.stages.common.evaluator import visible_of
+from masktas.space import Architecture
 
 S = TypeVar("S", bound=RatingSettings)
 ROWS = ("raw", "scaled", "unit")
 TEMPERATURES = (0.05, 0.2, 1.0)
 RATIOS = (0.0, 0.5, 0.75, 0.9)
-MASKS = 4
+NUM_MASKS = 4
 
 
-def relations(settings: RatingSettings, *, class_token: bool) -> dict[str, Rating]:
-    """Return consistencies that see what the usual one sees, and compare rows otherwise.
+def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Rating]:
+    """Return consistencies on the same masks with other similarities of patches, by name.
 
     Args:
-        settings: the usual one, which is left out.
+        settings: of the usual consistency, which is left out.
         class_token: whether the teacher has one.
     """
     usual = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
     tried = {
-        f"consistency {rows} {temperature:g}{' self' if itself else ''}": PatchSimilarity(
-            temperature, rows, itself
+        f"consistency {rows} {temperature:g}{' self' if include_self else ''}": PatchSimilarity(
+            temperature, rows, include_self
         )
-        for rows, temperature, itself in itertools.product(ROWS, TEMPERATURES, (False, True))
+        for rows, temperature, include_self in itertools.product(ROWS, TEMPERATURES, (False, True))
     }
     made: dict[str, Rating] = {
-        name: Consistency(relation, class_token=settings.class_token)
-        for name, relation in tried.items()
-        if relation != usual
+        name: Consistency(similarity, class_token=settings.class_token)
+        for name, similarity in tried.items()
+        if similarity != usual
     }
     if settings.class_token:
         made["consistency patches"] = Consistency(usual)
@@ -48,25 +48,29 @@ def relations(settings: RatingSettings, *, class_token: bool) -> dict[str, Ratin
     return made
 
 
-def views(settings: S, shared: Supernet) -> dict[str, S]:
-    """Return settings with other masks, by what is other, where enough is left to be seen.
+def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
+    """Return settings with other masks, by the name of the change; each needs another pass.
 
-    Each takes a pass of its own over the images.
+    Mask ratios that leave too few visible patches are left out.
+
+    Args:
+        settings: the usual ones.
+        largest: the largest architecture of the space.
     """
     changes: dict[str, dict[str, float]] = {
         f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in RATIOS if ratio != settings.mask_ratio
     }
-    if settings.mask_ratio > 0 and settings.num_masks != MASKS:  # else one mask is like another
-        changes[f"{MASKS} masks"] = {"num_masks": MASKS}
+    if settings.mask_ratio > 0 and settings.num_masks != NUM_MASKS:  # unmasked, all masks are equal
+        changes[f"{NUM_MASKS} masks"] = {"num_masks": NUM_MASKS}
     if "mask 0" in changes:
         changes["mask 0"]["num_masks"] = 1
     made = {name: settings.model_copy(update=change) for name, change in changes.items()}
-    return {name: changed for name, changed in made.items() if _possible(changed, shared)}
+    return {name: changed for name, changed in made.items() if _possible(changed, largest)}
 
 
-def _possible(settings: RatingSettings, shared: Supernet) -> bool:
+def _possible(settings: RatingSettings, largest: Architecture) -> bool:
     try:
-        visible_of(shared, settings, ("consistency",))
+        num_visible_for(largest, settings, ("consistency",))
     except ConfigError:
         return False
     return True

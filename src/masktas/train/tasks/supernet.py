@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from masktas.nn.mae import decoder_macs, pixel_loss
 from masktas.nn.patches import patchify
-from masktas.nn.student import Teacher, feature_loss, projection_macs
+from masktas.nn.student import feature_loss, projection_macs
 from masktas.nn.supernet import Supernet
+from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
 from masktas.train.optim.sliced_adamw import SlicedAdamW
