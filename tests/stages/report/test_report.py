@@ -60,7 +60,13 @@ def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Pat
     path = run / "search/main/manifest.json"
     content = json.loads(path.read_text())
     for number, one in enumerate([content["winner"], content["uniform"], *content["random"]]):
-        one |= {"error": 0.0123, "latency": 4.5, "measured_latency": 4.75 + number, "size": 9e6}
+        one |= {
+            "error": 0.0123,
+            "latency": 4.5,
+            "measured_latency": 4.75 + number,
+            "measured_latency_range": [4.5, 5.0],
+            "size": 9e6,
+        }
     error = {"difference": 0.4, "error": 0.0321}
     target = {"engine": "command", "command": "ask <phone>", "batch": 1}
     content |= {
