@@ -19,7 +19,8 @@ from masktas.space import (
     SearchSpace,
     parse_limit,
 )
-from masktas.space.budget import TICKS, tick_limits
+from masktas.space.budget import tick_limits
+from masktas.space.costs import TICKS
 from measured import latency_model
 
 # What a user may well write: more cells than can be counted one by one.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from masktas.console import Console
-from masktas.space import Budget, format_amount
+from masktas.space import QUANTITIES, Budget, format_amount
 
-QUANTITIES = ("params", "macs", "latency", "size", "memory")
 HEADS = {"macs": "MACs", "measured_latency": "latency", "latency": "predicted latency"}
 
 

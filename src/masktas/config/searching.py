@@ -21,8 +21,7 @@ from masktas.config.fields import (
     Size,
 )
 from masktas.errors import ConfigError
-from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
-from masktas.space.limits import QUANTITIES
+from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
 
 RACED = ("consistency", "reconstruction", "feature", "fusion")  # a few images say something
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
-from masktas.space.budget import Budget, Costs
+from masktas.space.budget import Budget
+from masktas.space.costs import QUANTITIES, Costs
 from masktas.space.exact.cells import Cells, Pair
 from masktas.space.exact.infeasible import refusal
 from masktas.space.exact.tables import Tables
-from masktas.space.limits import QUANTITIES
 from masktas.space.space import SearchSpace
 
 TRIES = 1000  # to draw the first network where cells are not exact: well below a second

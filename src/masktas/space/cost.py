@@ -58,6 +58,16 @@ def encoder_macs(architecture: Architecture, patches: int) -> int:
     )
 
 
+def training_macs(architecture: Architecture, patches: int, more: int) -> int:
+    """Count the products of one image, forward and backward: an encoder and `more` after it.
+
+    Backward takes two products for each one forward, except in the first layer, whose input needs
+    no gradient. What is recomputed (`recompute`) is not counted.
+    """
+    forward = encoder_macs(architecture, patches) + more
+    return 3 * forward - embedding_macs(architecture, patches)
+
+
 def counted_classes(architecture: Architecture) -> int:
     """Return the classes whose head is counted: 1,000 where none have been said."""
     classes = architecture.num_classes

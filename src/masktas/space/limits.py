@@ -7,17 +7,13 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from masktas.errors import BudgetError, SpaceError
 from masktas.formats import parse_bytes
 from masktas.space.architecture import Architecture
+from masktas.space.costs import QUANTITIES, Costs
 from masktas.space.space import SearchSpace
 
-if TYPE_CHECKING:
-    from masktas.space.budget import Costs
-
-QUANTITIES = ("params", "macs", "latency", "size", "memory")
 EXAMPLES = {"params": "6M", "macs": "1.3G", "latency": "5ms", "size": "20MB", "memory": "8MB"}
 OF_THE_SPACE = ("smallest", "middle", "largest")
 LONGEST = 4096  # characters: no path is longer

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from masktas.space import cost
-from masktas.space.budget import TICKS, Budget, Costs, ticks
+from masktas.space.budget import Budget
+from masktas.space.costs import TICKS, Costs, ticks
 from masktas.space.exact.counting import Choice, ChoiceCounts
 from masktas.space.space import SearchSpace
 
