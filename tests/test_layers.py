@@ -144,7 +144,7 @@ LIGHT = [
     "masktas.strategies.racing", "masktas.stages.validate.statistics",
 ]  # fmt: skip
 HEAVY = [
-    *sorted(TORCH), "matplotlib", "mlxtend", "numpy", "pandas", "PIL", "pyarrow", "pymoo", "scipy",
+    *sorted(TORCH), "matplotlib", "mlxtend", "numpy", "pandas", "PIL", "pyarrow", "scipy",
     "sklearn",
 ]  # fmt: skip
 
