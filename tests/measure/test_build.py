@@ -11,11 +11,11 @@ from masktas.errors import ArtifactError, BudgetError, ConfigError
 from masktas.measure import build
 from masktas.measure.build import build_model, fixed_of, kept_at, latency_for, log_of, save_model
 from masktas.measure.clock import Rounds
-from masktas.measure.fit import errors_of, fit, fitted_networks, held_out_networks
+from masktas.measure.fit import FittedCosts, errors_of, fit, fitted_networks, held_out_networks
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
 from masktas.space import SearchSpace
-from masktas.space.latency import LatencyModel
+from masktas.space.latency import TICKS, LatencyModel
 
 
 class Bench:
@@ -62,8 +62,11 @@ def test_additive_costs_are_given_back(small_space, which):
     space = [small_space, *spaces()][which]
     model = build_model(space, target_of(Bench()), held_out=10)
     model.require(space)
+    costs = FittedCosts(model.stem, model.attention, model.mlp)
     for one in [*space.uniforms(), *(space.sample(random.Random(i)) for i in range(50))]:
-        assert model.predict(one) == pytest.approx(true_cost(one), rel=1e-9)
+        assert costs.milliseconds(one) == pytest.approx(true_cost(one), rel=1e-9)
+        half_ticks = (2 * one.depth + 1) * 0.5 / TICKS
+        assert model.predict(one) == pytest.approx(true_cost(one), abs=half_ticks)
     for width in space.embed_dim:
         assert model.stem[width] == pytest.approx(0.2 + width / 100)
     assert min([*model.attention.values(), *model.mlp.values()]) >= 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ from masktas.artifacts import read_json, write_json
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.measure.clock import Rounds, Timing
-from masktas.measure.fit import errors_of, fit, fitted_networks, held_out_networks
+from masktas.measure.fit import FittedCosts, errors_of, fit, fitted_networks, held_out_networks
 from masktas.measure.target import Target
 from masktas.measure.turns import mean_noise, measure_in_turns
 from masktas.seeding import seed_for
@@ -62,18 +61,17 @@ def build_model(
         )
     times = {one: timing.median_ms for one, timing in zip([*fitted, *others], timings, strict=True)}
     costs = fit(space, {one: times[one] for one in fitted})
-    model = LatencyModel(
-        target.describe(), fixed_of(space), costs.stem, costs.attention, costs.mlp, {}
+    tried = _held_out(costs, {one: times[one] for one in others}, timings)
+    return LatencyModel(
+        target.describe(), fixed_of(space), costs.stem, costs.attention, costs.mlp, tried
     )
-    tried = _held_out(model, {one: times[one] for one in others}, timings)
-    return dataclasses.replace(model, held_out=tried)
 
 
 def _held_out(
-    model: LatencyModel, times: dict[Architecture, float], timings: list[Timing]
+    costs: FittedCosts, times: dict[Architecture, float], timings: list[Timing]
 ) -> dict[str, Any]:
-    """Compare the model with networks it was not fitted to; `noise_percent` is of all."""
-    pairs = [(model.predict(one), ms) for one, ms in times.items()]
+    """Compare the fit with networks it was not fitted to; `noise_percent` is of all."""
+    pairs = [(costs.milliseconds(one), ms) for one, ms in times.items()]
     noise = mean_noise(timings)
     return {
         "networks": len(pairs),

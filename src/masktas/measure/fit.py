@@ -29,6 +29,15 @@ class FittedCosts:
     attention: dict[tuple[int, int], float]
     mlp: dict[tuple[int, int], float]
 
+    def milliseconds(self, one: Architecture) -> float:
+        """Return the sum for an architecture, not rounded: what the error of a fit is judged by."""
+        width = one.embed_dim
+        return (
+            self.stem[width]
+            + sum(self.attention[width, heads] for heads in one.num_heads)
+            + sum(self.mlp[width, hidden] for hidden in one.mlp_dim)
+        )
+
 
 def fitted_networks(space: SearchSpace) -> list[Architecture]:
     """Return what the model is fitted to: uniform networks of the two outermost depths.

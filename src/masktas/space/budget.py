@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from masktas.errors import BudgetError
-from masktas.space.costs import NO_MODEL, QUANTITIES, TICKS, Costs
+from masktas.space.costs import NO_MODEL, QUANTITIES, Costs
+from masktas.space.latency import TICKS
 from masktas.space.limits import format_amount, parse_limit
 from masktas.space.space import SearchSpace
 

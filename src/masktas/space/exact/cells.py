@@ -19,9 +19,9 @@ from typing import NamedTuple
 from masktas.space import cost
 from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget, tick_limits
-from masktas.space.costs import TICKS
 from masktas.space.exact.counting import State
 from masktas.space.exact.tables import SUMS, MemoryLevels, Tables
+from masktas.space.latency import TICKS
 
 
 class SortedStates:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from masktas.space import cost
 from masktas.space.budget import Budget
-from masktas.space.costs import TICKS, Costs, ticks
+from masktas.space.costs import Costs
 from masktas.space.exact.counting import Choice, ChoiceCounts
+from masktas.space.latency import TICKS, ticks
 from masktas.space.space import SearchSpace
 
 SUMS = ("params", "macs", "latency")  # size follows from params and depth
