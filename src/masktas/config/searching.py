@@ -80,10 +80,6 @@ class BudgetSettings(Settings):
         costs = Costs(self.export_precision)
         return BudgetedSpace(space, Budget.of(limits, space, costs), costs)
 
-    def budget(self, space: SearchSpace, costs: Costs) -> Budget:
-        """Return the limits as numbers; relative ones need the space."""
-        return Budget.of(self.limits, space, costs)
-
 
 class LatencySettings(Settings):
     """What latency is measured on."""
