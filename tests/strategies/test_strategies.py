@@ -22,7 +22,7 @@ from masktas.strategies import (
     front,
     journal,
 )
-from masktas.strategies.nsga2 import crowding_distances, survivors
+from masktas.strategies.nsga2 import crowding_distances, survivors, with_depth_of
 
 MICRO = BudgetedSpace(SearchSpace.preset("micro"), Budget(max_params=900_000))
 FEW = SearchSpace("few", (8, 16), (1, 2), (1, 2), (1, 2), head_dim=4)
@@ -466,6 +466,14 @@ def test_survivors_are_those_of_the_literal_algorithm(coordinates, step):
             right = sorted(keys.values())[:count]
             assert ranks == tuple(rank for rank, _ in right)
             assert crowding == pytest.approx([distance for _, distance in right])
+
+
+def test_a_mate_of_another_depth_is_cut_or_continued():
+    shallow = FEW.build(8, (1,), (2,))
+    deep = FEW.build(16, (2, 1), (1, 2))
+    assert with_depth_of(shallow, deep, FEW) == FEW.build(16, (2,), (1,))
+    assert with_depth_of(deep, shallow, FEW) == FEW.build(8, (1, 1), (2, 2))
+    assert with_depth_of(deep, deep, FEW) == deep
 
 
 def test_crowding_by_hand():

@@ -6,21 +6,20 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from masktas.errors import ConfigError
-from masktas.space import Architecture, BudgetedSpace, crossover, mutate
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, crossover, mutate
 from masktas.strategies.pareto import front
 from masktas.strategies.strategy import Rated, Strategy
 
 CostsOf = Callable[[Architecture], Mapping[str, float]]
-DEPTH_PROBABILITY = 0.2  # of redrawing a child's depth, and of redrawing its width
+DEPTH_PROBABILITY = 0.1  # of redrawing a child's depth, and of redrawing its width
 
 
 class NSGA2(Strategy):
     """Multi-objective search: high rating and low costs at once (Deb et al. 2002).
 
     Parents are the `population` best of all candidates rated so far, by front and then by crowding
-    distance. A child has two parents of equal depth, each the winner of a binary tournament, and is
-    mutated; without a mate of equal depth it is a mutation. Where no new children are found,
-    candidates are drawn at random.
+    distance. A child is crossed from the winners of two binary tournaments, with the depth of the
+    first one, and mutated. If no new children are found, candidates are drawn at random.
 
     Every rating may influence the next generation, however low: `keeps` is `total`.
 
@@ -73,11 +72,10 @@ class NSGA2(Strategy):
         return rated.rating, *(-costs[name] for name in self.objectives)
 
     def _child(self, parents: Sequence[Architecture], rng: random.Random) -> Architecture:
-        """Cross two parents, if there are two of equal depth, and mutate the result."""
-        child, space = _tournament(parents, rng), self.candidates.space
-        mates = [one for one in parents if one.depth == child.depth and one != child]
-        if mates:
-            child = crossover(child, _tournament(mates, rng), space, rng)
+        """Cross the winners of two tournaments and mutate the result."""
+        space = self.candidates.space
+        first, second = _tournament(parents, rng), _tournament(parents, rng)
+        child = crossover(first, with_depth_of(first, second, space), space, rng)
         return mutate(
             child,
             space,
@@ -117,6 +115,15 @@ def crowding_distances(points: Sequence[Sequence[float]]) -> list[float]:
         for before, here, after in zip(order, order[1:], order[2:], strict=False):
             distances[here] += (values[after] - values[before]) / span if span else 0.0
     return distances
+
+
+def with_depth_of(first: Architecture, second: Architecture, space: SearchSpace) -> Architecture:
+    """Return `second` with the depth of `first`: cut, or continued with the blocks of `first`."""
+    return space.build(
+        second.embed_dim,
+        (second.num_heads + first.num_heads[second.depth :])[: first.depth],
+        (second.mlp_ratio + first.mlp_ratio[second.depth :])[: first.depth],
+    )
 
 
 def _tournament(ranked: Sequence[Architecture], rng: random.Random) -> Architecture:
