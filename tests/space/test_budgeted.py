@@ -149,7 +149,7 @@ def test_without_limits_it_is_the_whole_space_in_every_quantity(name):
     assert least <= min(some)
     assert max(some) <= most
     assert costs.of(whole.costliest(random.Random(0)))["macs"] == high["macs"]
-    with pytest.raises(BudgetError, match="'flops' is no cost"):
+    with pytest.raises(BudgetError, match="'flops' is not a cost"):
         whole.cost_range("flops")
 
 

@@ -1,4 +1,4 @@
-"""Architectures, spaces of them, what they cost and how they vary. No torch here."""
+"""Architectures, search spaces, costs and budgets. Never imports torch."""
 
 from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget

@@ -18,11 +18,11 @@ from masktas.space.space import SearchSpace
 class Budget:
     """Limits on cost, each included, each optional.
 
-    Parameters and multiply-accumulates are counts, latency is in milliseconds, the size of the
+    Parameters and multiply-accumulates are counts, latency is in milliseconds, and the size of the
     file of weights and the memory of one inference are in bytes.
 
     Raises:
-        BudgetError: if a limit is no amount, or a least one is above the most.
+        BudgetError: if a limit is not an amount, or a minimum is above its maximum.
     """
 
     min_params: int | None = None
@@ -45,7 +45,7 @@ class Budget:
             if low is not None and high is not None and low > high:
                 raise BudgetError(
                     f"--min-{what} {format_amount(what, low)} is above --max-{what} "
-                    f"{format_amount(what, high)}: no network is between them."
+                    f"{format_amount(what, high)}: lower the minimum or raise the maximum."
                 )
 
     @classmethod
@@ -53,16 +53,17 @@ class Budget:
         """Read a budget such as `{"max_params": "80% of uniform:384x12", "max_latency": "5ms"}`.
 
         Args:
-            limits: texts (see `parse_limit`) by name.
-            space: what relative limits such as `largest` look at.
-            costs: how the networks of relative limits are costed.
+            limits: text (see `parse_limit`) by name of the limit.
+            space: resolves relative limits such as `largest`.
+            costs: of the networks in relative limits.
 
         Raises:
-            BudgetError: if a name or a text cannot be understood, or latency has no model.
+            BudgetError: if a name or text is not valid, or latency has no model.
         """
         for name in limits:
             if name not in cls.__slots__:
-                raise BudgetError(f"{name!r} is no limit: choose of {', '.join(cls.__slots__)}.")
+                known = ", ".join(cls.__slots__)
+                raise BudgetError(f"{name!r} is not a limit: choose one of {known}.")
         read = {name: parse_limit(name[4:], text) for name, text in limits.items()}
         if any(limit.what == "latency" for limit in read.values()):
             costs.latency_model()
@@ -75,7 +76,7 @@ class Budget:
         return cls(**amounts)  # type: ignore[arg-type]
 
     def limits(self, what: str) -> tuple[float | None, float | None]:
-        """Return the least and the most allowed of a quantity."""
+        """Return the minimum and the maximum of a quantity; None where there is no limit."""
         return getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
 
     def limited(self) -> tuple[str, ...]:
@@ -83,17 +84,17 @@ class Budget:
         return tuple(what for what in QUANTITIES if self.limits(what) != (None, None))
 
     def allows(self, amounts: Mapping[str, float]) -> bool:
-        """Say whether a network that costs so much is within every limit.
+        """Return whether a network with these costs is within every limit.
 
         Args:
-            amounts: by quantity (`Costs.of`); those that are limited must be there.
+            amounts: by quantity (`Costs.of`), at least of all limited quantities.
 
         Raises:
-            BudgetError: if latency is limited and not among them.
+            BudgetError: if a limited quantity is missing.
         """
         for what in self.limited():
             if what not in amounts:
-                raise BudgetError(NO_MODEL if what == "latency" else f"No {what} is known.")
+                raise BudgetError(NO_MODEL if what == "latency" else f"No {what} is given.")
             low, high = self.limits(what)
             value = amounts[what]
             if (low is not None and value < low) or (high is not None and value > high):
@@ -115,7 +116,7 @@ class Budget:
 
 
 def tick_limits(budget: Budget) -> tuple[float, float]:
-    """Return the limits of latency in ticks, such that `ticks / TICKS` compares as they do."""
+    """Return the limits on latency in ticks, so that `ticks / TICKS` compares as they do."""
     low, high = budget.limits("latency")
     least, most = -math.inf, math.inf
     if low is not None:

@@ -1,4 +1,4 @@
-"""What an architecture costs, in every quantity that can be limited."""
+"""Costs of an architecture in every quantity that a budget can limit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from masktas.space.latency import LatencyModel
 
 QUANTITIES = ("params", "macs", "latency", "size", "memory")
 NO_MODEL = (
-    "A limit of latency needs a latency model: build one with `masktas latency build`, and give "
+    "A limit on latency needs a latency model: build one with `masktas latency build` and give "
     "its file."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What an architecture costs, in every quantity that can be limited.
+    """How architectures are costed: the precision and the latency model.
 
     Attributes:
         precision: of the weights and activations: fp32, fp16 or bf16.
@@ -35,17 +35,17 @@ class Costs:
         cost.number_bytes(self.precision)
 
     def of(self, architecture: Architecture) -> dict[str, float]:
-        """Return params, macs, size and memory (bytes) and, where known, latency (ms)."""
+        """Return params, macs, size and memory (bytes) and, with a model, latency (ms)."""
         known = (
             QUANTITIES if self.latency is not None else [q for q in QUANTITIES if q != "latency"]
         )
         return {what: self.amount(what, architecture) for what in known}
 
     def amount(self, what: str, architecture: Architecture) -> int | float:
-        """Return one of `QUANTITIES`.
+        """Return the amount of one of `QUANTITIES`.
 
         Raises:
-            BudgetError: for latency without a model, or with one that has not measured it.
+            BudgetError: for latency, without a model or if the model has no entry for it.
         """
         if what == "latency":
             return self.latency_model().predict(architecture)
@@ -54,7 +54,7 @@ class Costs:
         return int(getattr(cost, what)(architecture))
 
     def latency_model(self) -> LatencyModel:
-        """Return the latency model; BudgetError where there is none."""
+        """Return the latency model; BudgetError if there is none."""
         if self.latency is None:
             raise BudgetError(NO_MODEL)
         return self.latency

@@ -1,4 +1,4 @@
-"""Latency as a sum over blocks: a table of what was measured, and what it predicts."""
+"""Latency model: an additive table of measured costs of blocks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class LatencyModel:
     any order: the cells of a space and the prediction for one architecture agree.
 
     Attributes:
-        target: what it was measured on and how: device, engine, threads, batch, precision...
-        fixed: what all networks of the space share: `head_dim`, `image_size`, `patch_size`,
+        target: what was measured on, and how: device, engine, threads, batch, precision...
+        fixed: fields that all networks of the space share: `head_dim`, `image_size`, `patch_size`,
             `in_channels`.
-        stem: by `D`, everything that is no block: embedding, last norm, head, the call itself.
+        stem: by `D`, everything outside the blocks: embedding, last norm, head, the call itself.
         attention: by `(D, h)`, the attention half of a block.
         mlp: by `(D, width of the MLP)`, the other half.
-        held_out: how far its predictions are off on networks it was not fitted to.
+        held_out: errors on networks that the model was not fitted to.
 
     Raises:
         BudgetError: if an entry is not a duration.
@@ -58,7 +58,7 @@ class LatencyModel:
         """Return the milliseconds of one inference.
 
         Raises:
-            BudgetError: if a width of the architecture was not measured.
+            BudgetError: if the model has no entry for a width of the architecture.
         """
         width = architecture.embed_dim
         try:
@@ -75,13 +75,14 @@ class LatencyModel:
         return total / TICKS
 
     def require(self, space: SearchSpace) -> None:
-        """Raise BudgetError unless it can predict every architecture of the space."""
+        """Raise BudgetError unless every architecture of the space can be predicted."""
         for field in FIXED:
             mine, its = self.fixed.get(field), getattr(space, field)
             if (tuple(mine) if isinstance(mine, list) else mine) != its:
                 raise BudgetError(
-                    f"The latency model is of networks with {field} {mine}, in space {space.name} "
-                    f"it is {its}: build one for this space with `masktas latency build`."
+                    f"The latency model is of networks with {field} {mine}, but {field} is {its} "
+                    f"in space {space.name}: build a model for this space with "
+                    "`masktas latency build`."
                 )
         for one in space.uniforms():
             self.predict(one)
@@ -114,7 +115,7 @@ class LatencyModel:
             )
         except (KeyError, TypeError, ValueError):
             raise BudgetError(
-                f"{where}: not a latency model. `masktas latency build` makes one."
+                f"{where}: not a latency model; build one with `masktas latency build`."
             ) from None
 
     @classmethod
