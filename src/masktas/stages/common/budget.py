@@ -9,7 +9,7 @@ from masktas.artifacts import Run
 from masktas.config import CostSettings, LatencySettings
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.measure.build import kept_at, latency_for
+from masktas.measure.build import latency_for, model_path
 from masktas.measure.target import Measure, Target
 from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel, SearchSpace
 
@@ -57,7 +57,7 @@ def costed(
     else:
         target = _target(settings, measure)
         model = latency_for(run.folder, space, target, console=console, seed=seed)
-        path = kept_at(run.folder, space, target)
+        path = model_path(run.folder, space, target)
     model.require(space)
     costs = Costs(settings.export_precision, model)
     budget = Budget.of(settings.limits, space, costs)
