@@ -163,8 +163,8 @@ def _require_compiler(*, cuda: bool) -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ConfigError(
-            f"engine compiled needs a C++ compiler, and {compiler} is not installed: install g++, name "
-            "another one in the environment variable CXX, or choose eager."
+            f"engine compiled needs a C++ compiler, and {compiler} is not installed: install g++, "
+            "name another one in the environment variable CXX, or choose eager."
         )
 
 
