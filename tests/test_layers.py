@@ -145,7 +145,7 @@ LIGHT = [
     "masktas.stages.common.manifest", "masktas.stages.search.table",
 ]  # fmt: skip
 HEAVY = [
-    *sorted(TORCH), "matplotlib", "mlxtend", "numpy", "pandas", "PIL", "pyarrow", "pymoo", "scipy",
+    *sorted(TORCH), "matplotlib", "mlxtend", "numpy", "pandas", "PIL", "pyarrow", "scipy",
     "sklearn",
 ]  # fmt: skip
 

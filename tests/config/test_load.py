@@ -258,10 +258,10 @@ def test_budgets_are_read_as_people_write_them(file):
     settings = resolve(SearchSettings, load(file(text))["search"])
     space = SearchSpace.preset("tiny")
     assert settings.limits == {"max_params": "6M", "min_params": "5000000", "max_macs": "1.3G"}
-    assert settings.budget(space, Costs()) == Budget(
+    assert Budget.of(settings.limits, space, Costs()) == Budget(
         min_params=5_000_000, max_params=6_000_000, max_macs=1_300_000_000
     )
-    assert SearchSettings().budget(space, Costs()) == Budget()
+    assert Budget.of(SearchSettings().limits, space, Costs()) == Budget()
 
 
 def test_a_relative_budget_hangs_on_the_space():

@@ -577,7 +577,7 @@ def test_too_many_to_rate_them_all(
         ("--max-latency 5ms --latency {run}/supernet/space.json", "space.json"),
         ("--max-latency 5ms --latency-device mars", "mars"),
         ("--max-latency 5ms --latency-command false", "exit code 1"),
-        ("--max-latency 5ms --latency-command echo", "no milliseconds"),
+        ("--max-latency 5ms --latency-command echo", "not milliseconds above 0"),
         ("--max-latency 5ms --latency-command true --latency-batch 0", "latency-batch"),
         ("--max-latency 5ms --latency-engine onnxruntime --latency-precision bf16", "bf16"),
     ],

@@ -9,13 +9,20 @@ import pytest
 
 from masktas.errors import ArtifactError, BudgetError, ConfigError
 from masktas.measure import build
-from masktas.measure.build import build_model, fixed_of, kept_at, latency_for, log_of, save_model
+from masktas.measure.build import (
+    build_model,
+    fixed_fields,
+    latency_for,
+    model_path,
+    save_model,
+    turn_log_path,
+)
 from masktas.measure.clock import Rounds
-from masktas.measure.fit import errors_of, fit, fitted_networks, held_out_networks
+from masktas.measure.fit import FittedCosts, errors_of, fit, fitted_networks, held_out_networks
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
 from masktas.space import SearchSpace
-from masktas.space.latency import LatencyModel
+from masktas.space.latency import TICKS, LatencyModel
 
 
 class Bench:
@@ -62,8 +69,11 @@ def test_additive_costs_are_given_back(small_space, which):
     space = [small_space, *spaces()][which]
     model = build_model(space, target_of(Bench()), held_out=10)
     model.require(space)
+    costs = FittedCosts(model.stem, model.attention, model.mlp)
     for one in [*space.uniforms(), *(space.sample(random.Random(i)) for i in range(50))]:
-        assert model.predict(one) == pytest.approx(true_cost(one), rel=1e-9)
+        assert costs.milliseconds(one) == pytest.approx(true_cost(one), rel=1e-9)
+        half_ticks = (2 * one.depth + 1) * 0.5 / TICKS
+        assert model.predict(one) == pytest.approx(true_cost(one), abs=half_ticks)
     for width in space.embed_dim:
         assert model.stem[width] == pytest.approx(0.2 + width / 100)
     assert min([*model.attention.values(), *model.mlp.values()]) >= 0
@@ -184,7 +194,7 @@ def test_a_torn_line_is_measured_again(small_space, tmp_path):
 def test_a_log_of_another_target_is_refused(small_space, tmp_path):
     log = tmp_path / "turns.jsonl"
     measure_in_turns([small_space.smallest], target_of(Bench()), log=log)
-    with pytest.raises(ArtifactError, match="begun on another target"):
+    with pytest.raises(ArtifactError, match="started on another target"):
         measure_in_turns([small_space.smallest], Target(threads=1), log=log)
 
 
@@ -227,9 +237,9 @@ def test_a_machine_that_is_not_quiet_is_told_of(small_space, monkeypatch):
 def test_a_run_keeps_its_models(small_space, tmp_path):
     bench = Bench()
     model = latency_for(tmp_path, small_space, target_of(bench))
-    path = kept_at(tmp_path, small_space, target_of(bench))
+    path = model_path(tmp_path, small_space, target_of(bench))
     assert LatencyModel.load(path) == model
-    assert len(log_of(path).read_text().splitlines()) == 1 + len(bench.measured)
+    assert len(turn_log_path(path).read_text().splitlines()) == 1 + len(bench.measured)
     assert latency_for(tmp_path, small_space, target_of(Bench(most=0))) == model
     wider = small_space.replace(num_heads=(1, 2, 3, 4))
     assert latency_for(tmp_path, wider, target_of(Bench())) != model
@@ -243,6 +253,6 @@ def test_a_model_is_read_as_it_was_written(small_space, tmp_path):
     model = build_model(small_space, target_of(Bench(noise=0.1)), held_out=5)
     path = tmp_path / "model.json"
     assert save_model(path, model) == model == LatencyModel.load(path)
-    assert json.loads(path.read_text())["fixed"] == fixed_of(small_space)
-    with pytest.raises(BudgetError, match="head_dim 4, in space"):
+    assert json.loads(path.read_text())["fixed"] == fixed_fields(small_space)
+    with pytest.raises(BudgetError, match="head_dim 4, but head_dim is 8 in space"):
         model.require(small_space.replace(head_dim=8))

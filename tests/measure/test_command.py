@@ -12,7 +12,7 @@ import pytest
 
 import masktas
 from masktas.errors import LatencyError
-from masktas.measure.command import call_function, filled, run_command
+from masktas.measure.command import call_function, fill_placeholders, run_command
 from masktas.measure.engines import random_network
 
 PYTHON = shlex.quote(sys.executable)
@@ -20,11 +20,15 @@ PYTHON = shlex.quote(sys.executable)
 
 def test_paths_are_words_of_the_shell():
     folder = Path("/tmp/a b")
-    assert filled("bench", folder, 1) == "bench '/tmp/a b'"
-    assert filled("bench -n {batch}", folder, 4) == "bench -n 4 '/tmp/a b'"
-    assert filled("adb push {onnx} /x", folder, 1) == "adb push '/tmp/a b/network.onnx' /x"
-    assert filled("a {architecture}", folder, 1) == "a '/tmp/a b/architecture.json'"
-    assert filled("awk '{print $1}' {folder}", folder, 1) == "awk '{print $1}' '/tmp/a b'"
+    assert fill_placeholders("bench", folder, 1) == "bench '/tmp/a b'"
+    assert fill_placeholders("bench -n {batch}", folder, 4) == "bench -n 4 '/tmp/a b'"
+    assert (
+        fill_placeholders("adb push {onnx} /x", folder, 1) == "adb push '/tmp/a b/network.onnx' /x"
+    )
+    assert fill_placeholders("a {architecture}", folder, 1) == "a '/tmp/a b/architecture.json'"
+    assert (
+        fill_placeholders("awk '{print $1}' {folder}", folder, 1) == "awk '{print $1}' '/tmp/a b'"
+    )
 
 
 def test_the_folder_holds_a_network_that_loads(small_space, tmp_path):
@@ -53,15 +57,15 @@ def test_onnx_is_there_where_it_is_asked_for(small_space, tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("echo gone >&2; exit 3 #", r"ended with exit code 3 \(it said: gone\)\."),
-        ("no-such-program-here", r"ended with exit code 127 \(it said: .*not found\)\."),
-        ("true", r"The last line that `.*` printed is '', no milliseconds\."),
-        ("echo 5; echo done #", "printed is 'done', no milliseconds"),
-        ("echo nan #", "is 'nan', no milliseconds"),
-        ("echo inf #", "is 'inf', no milliseconds"),
-        ("echo 0 #", "is '0', no milliseconds"),
-        ("echo -3 #", "is '-3', no milliseconds"),
-        ("printf '\\377\\n' #", "no milliseconds"),
+        ("echo gone >&2; exit 3 #", r"ended with exit code 3 \(standard error: gone\)\."),
+        ("no-such-program-here", r"ended with exit code 127 \(standard error: .*not found\)\."),
+        ("true", r"The last line that `.*` printed is '', not milliseconds above 0\."),
+        ("echo 5; echo done #", "printed is 'done', not milliseconds above 0"),
+        ("echo nan #", "is 'nan', not milliseconds above 0"),
+        ("echo inf #", "is 'inf', not milliseconds above 0"),
+        ("echo 0 #", "is '0', not milliseconds above 0"),
+        ("echo -3 #", "is '-3', not milliseconds above 0"),
+        ("printf '\\377\\n' #", "not milliseconds above 0"),
         ("kill -9 $$ #", "exit code -9"),
     ],
 )
@@ -101,7 +105,9 @@ def _alive(pid):
 
 @pytest.mark.parametrize("value", [None, "fast", float("nan"), 0, -1.0, True, [1, 2]])
 def test_a_function_must_return_milliseconds(small_space, value):
-    with pytest.raises(LatencyError, match=r"What the function returned is .*, no milliseconds"):
+    with pytest.raises(
+        LatencyError, match=r"What the function returned is .*, not milliseconds above 0"
+    ):
         call_function(lambda network: value, random_network(small_space.smallest))
 
 

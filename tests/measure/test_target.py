@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from masktas.errors import ConfigError
-from masktas.measure.target import Target, in_words
+from masktas.measure.target import Target, format_target
 
 
 class Bench:
@@ -85,4 +85,4 @@ def test_targets_are_said_in_words():
     assert "1 thread)" in str(Target(threads=1))
     assert "2 threads), fp16, batch of 8" in str(Target(threads=2, precision="fp16", batch=8))
     assert str(Target("command", command="bench {onnx}")) == "command bench {onnx}"
-    assert "Bench" in in_words(Target("function", function=Bench()).describe())
+    assert "Bench" in format_target(Target("function", function=Bench()).describe())

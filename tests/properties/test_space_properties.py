@@ -176,7 +176,7 @@ def test_a_budgeted_space_agrees_with_enumeration(world, rng):
 def test_where_cells_are_not_exact_nothing_is_lost_and_no_draw_breaks_the_budget(world, rng, most):
     space, costs, every, budget = world
     fitting = within(every, budget)
-    with patch.multiple(tables, ADDITIONS=most[0], PAIRS=most[1]):
+    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
         try:
             counted = BudgetedSpace(space, budget, costs)
         except BudgetError as error:
@@ -255,7 +255,7 @@ def test_draws_within_limits_of_all_quantities(most):
     )  # fmt: skip
     fitting = within(every, budget)
     assert 20 < len(fitting) < len(every) / 2
-    with patch.multiple(tables, ADDITIONS=most[0], PAIRS=most[1]):
+    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
         counted = BudgetedSpace(space, budget, costs)
     assert counted.exact is (most[1] == 10**6)
     assert_draws_are_those_of(counted, fitting, 5)

@@ -168,7 +168,7 @@ def test_a_file_that_is_no_architecture_is_named(tmp_path, content):
     if content is not None:
         path.write_text(content)
     limit = parse_limit("params", f"80% of {path}")  # opened only when it is needed
-    with pytest.raises(BudgetError, match=r"architecture\.json.*is no network to compare with"):
+    with pytest.raises(BudgetError, match=r"architecture\.json.*is not a reference network"):
         limit.resolve(TINY, Costs())
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_architecture_is_named(tmp_path, content):
     "text", ["uniform:0x12", "uniform:384x0", "uniform:384x12x6x0", "uniform:384x12x0"]
 )
 def test_a_uniform_network_that_cannot_be_is_refused(text):
-    with pytest.raises(BudgetError, match="is no network to compare with"):
+    with pytest.raises(BudgetError, match="is not a reference network"):
         amount("params", text)
 
 
@@ -215,7 +215,7 @@ def test_a_budget_of_texts():
 
 @pytest.mark.parametrize("name", ["max_flops", "params", "max_", ""])
 def test_other_names_are_refused(name):
-    with pytest.raises(BudgetError, match="is no limit: choose of min_params, max_params"):
+    with pytest.raises(BudgetError, match="is not a limit: choose one of min_params, max_params"):
         Budget.of({name: "6M"}, TINY, Costs())
 
 

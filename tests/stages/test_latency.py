@@ -9,7 +9,8 @@ import pytest
 import masktas
 from masktas.errors import ArtifactError, ConfigError, SpaceError
 from masktas.measure.clock import Rounds
-from masktas.space.latency import LatencyModel
+from masktas.measure.fit import FittedCosts
+from masktas.space.latency import TICKS, LatencyModel
 
 
 def measure(network):
@@ -34,7 +35,11 @@ def test_a_model_is_built_once(space_file, small_space, tmp_path):
     out = tmp_path / "phone.json"
     model = masktas.build_latency(space_file, out=out, measure=measure, held_out=3)
     assert model == LatencyModel.load(out)
-    assert model.predict(small_space.middle) == pytest.approx(measure_of(small_space.middle))
+    one = small_space.middle
+    costs = FittedCosts(model.stem, model.attention, model.mlp)
+    assert costs.milliseconds(one) == pytest.approx(measure_of(one))
+    half_ticks = (2 * one.depth + 1) * 0.5 / TICKS
+    assert model.predict(one) == pytest.approx(measure_of(one), abs=half_ticks)
     assert masktas.build_latency(small_space, out=out, measure=none_is_left) == model
     with pytest.raises(AssertionError, match="measured again"):
         masktas.build_latency(small_space, out=out, measure=none_is_left, overwrite=True)

@@ -164,9 +164,9 @@ def _rounds(count: int | None) -> Rounds | None:
 
 def lines_of(model: LatencyModel) -> list[str]:
     """Return the lines that are printed for a model: its entries by width, and its error."""
-    from masktas.measure.target import in_words
+    from masktas.measure.target import format_target
 
-    lines = [in_words(model.target)]
+    lines = [format_target(model.target)]
     lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one block")
     for width, stem in model.stem.items():
         heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]

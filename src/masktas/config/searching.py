@@ -22,8 +22,7 @@ from masktas.config.fields import (
     Size,
 )
 from masktas.errors import ConfigError
-from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
-from masktas.space.limits import QUANTITIES
+from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
 
 LABEL_FREE = ("consistency", "reconstruction", "feature", "fusion")  # from few images, or masked
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
@@ -87,10 +86,6 @@ class BudgetSettings(Settings):
         limits = {name: text for name, text in self.limits.items() if "latency" not in name}
         budget = Budget.of(limits, space, Costs(self.export_precision))
         return _budgeted(space, budget, self.export_precision)
-
-    def budget(self, space: SearchSpace, costs: Costs) -> Budget:
-        """Return the limits as numbers; relative ones need the space."""
-        return Budget.of(self.limits, space, costs)
 
 
 @lru_cache(maxsize=1)

@@ -1,1 +1,1 @@
-"""Time as it is: networks run on the target a user names, and a latency model made of that."""
+"""Measured latency: networks timed on a target, and latency models fitted to the times."""

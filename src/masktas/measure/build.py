@@ -1,8 +1,7 @@
-"""A latency model from measured networks, and how far it is off on others."""
+"""Building a latency model from measured networks, and its error on held-out ones."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ from masktas.artifacts import read_json, write_json
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.measure.clock import Rounds, Timing
-from masktas.measure.fit import errors_of, fit, fitted_networks, held_out_networks
+from masktas.measure.fit import FittedCosts, errors_of, fit, fitted_networks, held_out_networks
 from masktas.measure.target import Target
 from masktas.measure.turns import mean_noise, measure_in_turns
 from masktas.seeding import seed_for
@@ -20,7 +19,7 @@ from masktas.space import Architecture, SearchSpace
 from masktas.space.latency import FIXED, LatencyModel
 
 HELD_OUT = 20
-NOISY = 0.05  # on average: no quiet machine
+NOISY = 0.05  # mean noise of timings on a busy machine
 
 
 def build_model(
@@ -33,16 +32,16 @@ def build_model(
     log: Path | None = None,
     console: Console | None = None,
 ) -> LatencyModel:
-    """Measure networks of a space in turns, fit the costs of blocks, and hold them against others.
+    """Measure networks of a space in turns, fit costs of blocks, and compare on held-out networks.
 
     Args:
-        space: whose networks the model predicts.
+        space: of the networks that the model predicts.
         target: what is measured on.
-        held_out: random networks that the model is not fitted to, measured among the others.
-        seed: draws these, and the order of turns.
-        rounds: how often each network has its turn; see `measure_in_turns`.
-        log: a file of the turns taken; what is there is not measured again.
-        console: talks to the person.
+        held_out: number of random networks that are measured but not fitted.
+        seed: of these networks and of the order of turns.
+        rounds: number of turns of each network; see `measure_in_turns`.
+        log: file of the turns; turns that it holds are not measured again.
+        console: for progress and warnings.
 
     Raises:
         ConfigError, LatencyError: see `measure_in_turns`.
@@ -58,22 +57,21 @@ def build_model(
     if console is not None and noise is not None and noise > NOISY:
         console.warn(
             f"This machine is not quiet: times of the same network differ by {noise:.0%} between "
-            "one half of its turns and the other. Measure again when nothing else runs."
+            "the two halves of its turns. Measure again when nothing else runs."
         )
     times = {one: timing.median_ms for one, timing in zip([*fitted, *others], timings, strict=True)}
     costs = fit(space, {one: times[one] for one in fitted})
-    model = LatencyModel(
-        target.describe(), fixed_of(space), costs.stem, costs.attention, costs.mlp, {}
+    tried = _held_out(costs, {one: times[one] for one in others}, timings)
+    return LatencyModel(
+        target.describe(), fixed_fields(space), costs.stem, costs.attention, costs.mlp, tried
     )
-    tried = _held_out(model, {one: times[one] for one in others}, timings)
-    return dataclasses.replace(model, held_out=tried)
 
 
 def _held_out(
-    model: LatencyModel, times: dict[Architecture, float], timings: list[Timing]
+    costs: FittedCosts, times: dict[Architecture, float], timings: list[Timing]
 ) -> dict[str, Any]:
-    """Compare the model with networks it was not fitted to; `noise_percent` is of all."""
-    pairs = [(model.predict(one), ms) for one, ms in times.items()]
+    """Compare the fit with held-out networks; `noise_percent` is over all networks."""
+    pairs = [(costs.milliseconds(one), ms) for one, ms in times.items()]
     noise = mean_noise(timings)
     return {
         "networks": len(pairs),
@@ -83,14 +81,14 @@ def _held_out(
     }
 
 
-def fixed_of(space: SearchSpace) -> dict[str, Any]:
-    """Return what all networks of a space share, as JSON types."""
+def fixed_fields(space: SearchSpace) -> dict[str, Any]:
+    """Return the fields that all networks of a space share, as JSON types."""
     values = {field: getattr(space, field) for field in FIXED}
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
-def kept_at(run: Path, space: SearchSpace, target: Target) -> Path:
-    """Return where a run keeps the model of a space and a target."""
+def model_path(run: Path, space: SearchSpace, target: Target) -> Path:
+    """Return the path of a run's latency model of a space and a target."""
     made_of = json.dumps([space.to_dict() | {"name": ""}, target.describe()], sort_keys=True)
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     return run / "latency" / f"{target.engine}-{digest}.json"
@@ -105,34 +103,33 @@ def latency_for(
     seed: int = 0,
     rounds: Rounds | None = None,
 ) -> LatencyModel:
-    """Return the model that a run keeps of this target, or build it and keep it there.
+    """Load a run's latency model of a space and a target, or build and save it.
 
-    Models are kept as `RUN/latency/ENGINE-DIGEST.json`, beside the turns they are made of.
+    The path is `RUN/latency/ENGINE-DIGEST.json`; the turns are in a file beside it.
 
     Raises:
-        BudgetError: if the file is there but damaged.
+        BudgetError: if the file exists but is damaged.
         ConfigError, LatencyError: see `measure_in_turns`.
     """
     console = console or Console(quiet=True)
-    path = kept_at(run, space, target)
+    path = model_path(run, space, target)
     if path.exists():
         model = LatencyModel.load(path)
         model.require(space)
         console.say(f"Latency is predicted by {path}.")
         return model
     console.say(f"Measuring latency: {target}.")
-    return save_model(
-        path,
-        build_model(space, target, seed=seed, rounds=rounds, log=log_of(path), console=console),
-    )
+    log = turn_log_path(path)
+    model = build_model(space, target, seed=seed, rounds=rounds, log=log, console=console)
+    return save_model(path, model)
 
 
-def log_of(path: Path) -> Path:
-    """Return where the turns of a model are noted: beside it."""
+def turn_log_path(path: Path) -> Path:
+    """Return the path of the file of turns: beside the model."""
     return path.with_suffix(".turns.jsonl")
 
 
 def save_model(path: Path, model: LatencyModel) -> LatencyModel:
-    """Write a model and return it as it is read back."""
+    """Write a model and read it back."""
     write_json(path, model.to_dict())
     return LatencyModel.from_dict(read_json(path), where=str(path))

@@ -1,8 +1,8 @@
-"""How long one call takes: in turns, since a machine is never quite quiet.
+"""Timing calls in turns, to be robust against other work on the machine.
 
-A turn is a warm-up and some timed calls. Many networks take turns, again and again, so that what
-else the machine does meets all of them alike. A network's time is the median of the calls of the
-quietest quarter of its turns: other work makes a turn slower, nothing makes it faster.
+A turn is a warm-up and some timed calls. Networks take turns in rounds, so that other work affects
+all of them alike. A network's time is the median over the calls of the fastest quarter of its
+turns: other work makes a turn slower, nothing makes it faster.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from masktas.measure.target import Target
 from masktas.seeding import seed_for
 
 TURN_SECONDS = 0.05
-MOST_CALLS = 50
-LEAST_CALLS = 3
-SLOW_SECONDS = 0.5  # of a call: one in a turn is enough then
+MAX_CALLS = 50
+MIN_CALLS = 3
+SLOW_SECONDS = 0.5  # of a call: then one call in a turn is enough
 WARM_UPS = 10
 WARM_SECONDS = 5.0
 GETTING_FASTER = 0.95
@@ -34,14 +34,14 @@ Turn = list[float]  # the milliseconds of the timed calls of a turn
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one inference takes.
+    """Time of one inference.
 
     Attributes:
-        median_ms: of the calls of the quietest quarter of the turns.
-        low_ms, high_ms: a tenth of all calls were faster, a tenth slower.
-        repeats: timed calls in all.
-        noise: by which share `median_ms` of every other turn differs from that of the turns
-            between; None if there was but one turn.
+        median_ms: of the calls of the fastest quarter of the turns.
+        low_ms, high_ms: 10th and 90th percentile of all calls.
+        repeats: number of timed calls.
+        noise: relative difference of `median_ms` between even and odd turns; None if there was
+            only one turn.
     """
 
     median_ms: float
@@ -52,7 +52,7 @@ class Timing:
 
     @classmethod
     def of(cls, turns: Sequence[Turn]) -> Timing:
-        """Sum up turns, in the order in which they were taken."""
+        """Summarise turns, given in the order in which they were taken."""
         calls = sorted(ms for turn in turns for ms in turn)
         tenth = round((len(calls) - 1) / 10)
         noise = None
@@ -69,12 +69,12 @@ def _quiet_median(turns: Sequence[Turn]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """How often every network has its turn.
+    """Number of rounds, and when to stop.
 
     Attributes:
-        least, most: rounds; after the least it ends as soon as times have settled.
-        settled: they have when their `noise` is at most this on average.
-        seconds: after which no more than two rounds are made, or what has been begun.
+        least, most: number of rounds; after `least` rounds it stops once times have settled.
+        settled: the mean `noise` at or below which they have.
+        seconds: after this time it stops, but not before two rounds are complete.
     """
 
     least: int = 5
@@ -83,7 +83,7 @@ class Rounds:
     seconds: float = 900.0
 
     def over(self, done: int, noise: float | None, seconds: float) -> bool:
-        """Say whether `done` rounds are enough."""
+        """Return whether `done` rounds are enough."""
         if done >= self.most:
             return True
         if seconds > self.seconds:
@@ -91,31 +91,31 @@ class Rounds:
         return done >= self.least and noise is not None and noise <= self.settled
 
 
-ONCE = Rounds(least=1, most=1)  # of a user's own measure, which repeats what it needs to
+ONCE = Rounds(least=1, most=1)  # for a user's own measure, which repeats calls itself
 
 
 def clock_for(target: Target) -> Clock:
-    """Return the clock to time a target by: seconds of the wall, or of this thread alone.
+    """Return the clock for a target: wall time, or CPU time of this thread.
 
-    What runs in one thread of the CPU computes all the time that it has the processor. Its own
-    seconds leave out when another program had it, and on a quiet machine are those of the wall.
+    Work in a single CPU thread computes whenever it has the processor. Its CPU time excludes the
+    time that other programs had it, and equals wall time on a quiet machine.
     """
     return time.thread_time if target.describe()["threads"] == 1 else time.perf_counter
 
 
 def time_turn(run: Callable[[], object], *, clock: Clock = time.perf_counter) -> Turn:
-    """Time calls of `run`, which returns when its work is done: warm-up, then up to 50.
+    """Time calls of `run`, which returns when its work is done: warm-up, then up to 50 calls.
 
-    Nothing is collected meanwhile.
+    Garbage collection is off meanwhile.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
         call = _warm_up(run, clock)
-        least = 1 if call > SLOW_SECONDS else LEAST_CALLS
+        least = 1 if call > SLOW_SECONDS else MIN_CALLS
         times: Turn = []
         until = time.perf_counter() + TURN_SECONDS
-        while len(times) < least or (len(times) < MOST_CALLS and time.perf_counter() < until):
+        while len(times) < least or (len(times) < MAX_CALLS and time.perf_counter() < until):
             times.append(1e3 * _seconds(run, clock))
         return times
     finally:
@@ -124,7 +124,7 @@ def time_turn(run: Callable[[], object], *, clock: Clock = time.perf_counter) ->
 
 
 def _warm_up(run: Callable[[], object], clock: Clock) -> float:
-    """Call until it gets no faster, or often enough; return the fastest call's seconds."""
+    """Call until it stops getting faster, with a limit; return the fastest call's seconds."""
     until = time.perf_counter() + WARM_SECONDS
     best = _seconds(run, clock)
     for _ in range(WARM_UPS):
@@ -144,7 +144,7 @@ def _seconds(run: Callable[[], object], clock: Clock) -> float:
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Have torch compute with so many threads of the CPU, then as before; None changes nothing."""
+    """Set the number of torch's CPU threads, then restore it; None changes nothing."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -156,7 +156,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def order_of_turns(count: int, round_: int, seed: int) -> list[int]:
-    """Return in which order so many networks have their turns: another one in every round."""
+    """Return the order in which `count` networks take turns, different in every round."""
     order = list(range(count))
     random.Random(seed_for(seed, "latency", "turns", round_)).shuffle(order)
     return order

@@ -1,4 +1,4 @@
-"""A user's own measure: a program, which may ask a phone or a remote board, or a function."""
+"""Latency measured by a user's own program (for a phone or a remote board) or function."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from masktas.space import Architecture
 from masktas.train.networks import save_network
 
 ONNX = "network.onnx"
-SAID = 300  # characters of what a program said last
+MAX_EXCERPT = 300  # characters of standard error in messages
 
 
 def run_command(
     command: str, architecture: Architecture, *, batch: int = 1, timeout: float = 600.0
 ) -> float:
-    """Write a network to a folder of its own, have the command time it, and return milliseconds.
+    """Write a network to a temporary folder, run the command on it, and return milliseconds.
 
     Args:
-        command: for the shell. `{folder}`, `{architecture}`, `{onnx}` and `{batch}` stand for the
-            folder, two files in it and the batch; the folder is appended where none is there. Its
-            last line on standard output is the number.
+        command: for the shell. `{folder}`, `{architecture}`, `{onnx}` and `{batch}` are replaced by
+            the folder, two files in it and the batch size; without a path among them, the folder is
+            appended. The last line of standard output is the number.
         architecture: of the network; its weights are random.
         batch: of the ONNX file.
-        timeout: seconds until it is ended, with all processes that it started.
+        timeout: seconds after which it is killed with all processes that it started.
 
     Raises:
         LatencyError: if it fails, takes too long or prints no number above 0.
@@ -45,20 +45,20 @@ def run_command(
         save_network(folder, network)
         if "{onnx}" in command:
             export_onnx(network, images_for(network.architecture, batch), folder / ONNX)
-        line = filled(command, folder, batch)
-        output, said, code = _run(line, timeout)
+        line = fill_placeholders(command, folder, batch)
+        output, stderr, code = _run(line, timeout)
     if code is None:
-        raise LatencyError(f"`{line}` took more than {timeout:g} s{_told(said)}.")
+        raise LatencyError(f"`{line}` took more than {timeout:g} s{_excerpt(stderr)}.")
     if code:
-        raise LatencyError(f"`{line}` ended with exit code {code}{_told(said)}.")
+        raise LatencyError(f"`{line}` ended with exit code {code}{_excerpt(stderr)}.")
     lines = output.strip().splitlines()
     return _milliseconds(
-        lines[-1] if lines else "", f"the last line that `{line}` printed", _told(said)
+        lines[-1] if lines else "", f"the last line that `{line}` printed", _excerpt(stderr)
     )
 
 
-def filled(command: str, folder: Path, batch: int) -> str:
-    """Put paths and batch into a command, as words of the shell."""
+def fill_placeholders(command: str, folder: Path, batch: int) -> str:
+    """Replace the placeholders of a command by paths and batch size, quoted for the shell."""
     words = {
         "{folder}": str(folder),
         "{architecture}": str(folder / ARCHITECTURE),
@@ -72,12 +72,12 @@ def filled(command: str, folder: Path, batch: int) -> str:
 
 
 def call_function(measure: Measure, network: ViT) -> float:
-    """Return what a user's function measures; a LatencyError if it is no number above 0."""
+    """Return what a user's function measures; LatencyError unless it is a number above 0."""
     return _milliseconds(measure(network), "what the function returned", "")
 
 
 def _run(line: str, timeout: float) -> tuple[str, str, int | None]:
-    """Return standard output, standard error and the exit code: None if it took too long."""
+    """Return standard output, standard error and the exit code; None after a timeout."""
     process = subprocess.Popen(
         line,
         shell=True,
@@ -89,13 +89,13 @@ def _run(line: str, timeout: float) -> tuple[str, str, int | None]:
         start_new_session=True,
     )
     try:
-        output, said = process.communicate(timeout=timeout)
-        return output, said, process.returncode
+        output, stderr = process.communicate(timeout=timeout)
+        return output, stderr, process.returncode
     except subprocess.TimeoutExpired:
         _end(process)
-        output, said = process.communicate()
-        return output, said, None
-    except BaseException:  # interrupted: nothing of it is left behind
+        output, stderr = process.communicate()
+        return output, stderr, None
+    except BaseException:  # interrupted: leave no process behind
         _end(process)
         process.communicate()
         raise
@@ -108,21 +108,23 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def _milliseconds(value: Any, what: str, told: str) -> float:
+def _milliseconds(value: Any, what: str, excerpt: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
-        raise LatencyError(f"{what[:1].upper()}{what[1:]} is {value!r}, no milliseconds{told}.")
+        raise LatencyError(
+            f"{what[:1].upper()}{what[1:]} is {value!r}, not milliseconds above 0{excerpt}."
+        )
     return number
 
 
-def _told(said: str) -> str:
-    """Return the end of what a program said, as part of a sentence."""
-    words = " ".join(said.split())
+def _excerpt(stderr: str) -> str:
+    """Return the end of standard error as part of a sentence."""
+    words = " ".join(stderr.split())
     return (
-        f" (it said: ...{words[-SAID:]})"
-        if len(words) > SAID
-        else f" (it said: {words})" * bool(words)
+        f" (standard error: ...{words[-MAX_EXCERPT:]})"
+        if len(words) > MAX_EXCERPT
+        else f" (standard error: {words})" * bool(words)
     )

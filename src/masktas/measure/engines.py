@@ -1,6 +1,6 @@
-"""From an architecture to a call that runs one inference, on every engine alike.
+"""Engines: from an architecture to a call that runs one inference.
 
-Weights are random: speed does not depend on them, as long as no activation is denormal.
+Weights are random: speed does not depend on them as long as no activation is denormal.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from masktas.space import Architecture, cost
 
 INPUT, OUTPUT = "images", "outputs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MANY = 2**20  # compiled networks of a process: torch would run the ninth uncompiled, silently
+MAX_COMPILED = 2**20  # networks in a process: torch would silently run the ninth uncompiled
 
 Run = Callable[[], object]
 
 
 def with_head(architecture: Architecture) -> Architecture:
-    """Return what is measured: with a head of 1,000 classes where none have been said."""
+    """Return the architecture that is measured: with 1,000 classes if the number is not known."""
     return architecture.replace(num_classes=cost.counted_classes(architecture))
 
 
@@ -39,10 +39,11 @@ def random_network(architecture: Architecture) -> ViT:
 
 
 class Weights:
-    """Random weights that the networks measured in turns share, each block its own.
+    """Random weights shared by the networks that are measured in turns.
 
-    Every tensor is the dense beginning of one that is as large as any network needed so far, so
-    dozens of networks take the memory of one and are built in milliseconds.
+    Blocks have different weights. Every tensor is a dense view of the start of a buffer as large as
+    any network needed so far, so dozens of networks take the memory of one and are built in
+    milliseconds.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -68,19 +69,19 @@ class Weights:
 
 
 def images_for(architecture: Architecture, batch: int) -> Tensor:
-    """Draw a batch of images of noise, `[B, C, H, W]`."""
+    """Return a batch of random images, `[B, C, H, W]`."""
     shape = (batch, architecture.in_channels, *architecture.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 def runner(network: ViT, target: Target, *, folder: Path, images: Tensor | None = None) -> Run:
-    """Return a call that runs one inference and returns its output when it is done.
+    """Return a function that runs one inference and returns its output when it is done.
 
     Args:
-        network: for inference; it is left as it is.
-        target: one of torch's engines or onnxruntime.
-        folder: for what an engine keeps on disk; a network's own.
-        images: `[B, C, H, W]`; noise if left out.
+        network: for inference; not modified.
+        target: an engine of torch, or onnxruntime.
+        folder: for files of the engine, of this network only.
+        images: `[B, C, H, W]`; random if None.
     """
     device, dtype = target.runtime.device, DTYPES[target.precision]
     images = images_for(network.architecture, target.batch) if images is None else images
@@ -114,14 +115,14 @@ def _compiled(network: ViT, images: Tensor) -> Run:
 
     compiled = torch.compile(network, dynamic=False)
     run = _eager(compiled, images)
-    limits = {"recompile_limit": MANY, "accumulated_recompile_limit": MANY}
+    limits = {"recompile_limit": MAX_COMPILED, "accumulated_recompile_limit": MAX_COMPILED}
     with torch._dynamo.config.patch(limits):
         run()
     return run
 
 
 def forget_compiled() -> None:
-    """Drop what torch has compiled in this process."""
+    """Drop everything that torch has compiled in this process."""
     torch.compiler.reset()
 
 
@@ -140,7 +141,7 @@ def export_onnx(network: ViT, images: Tensor, path: Path) -> None:
 
 
 def onnx_runner(path: Path, images: Tensor, device: torch.device, threads: int | None) -> Run:
-    """Return a call that runs an ONNX file on images that are on its device already."""
+    """Return a function that runs an ONNX file on images that are already on the device."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

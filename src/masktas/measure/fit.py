@@ -1,7 +1,7 @@
-"""Which networks tell what a block costs, and the costs that follow from their times.
+"""Costs of blocks fitted to the times of whole networks.
 
-Networks whose blocks are all alike, of two depths, differ by so many blocks in place: after the
-caches, allocations and calls of the blocks around them, which a block by itself would not see.
+Two uniform networks of different depths differ by a number of blocks measured in place, with the
+caches, allocations and calls of the blocks around them, which a block alone would not show.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ import numpy as np
 from masktas.errors import LatencyError
 from masktas.space import Architecture, SearchSpace, cost
 
-MORE_BLOCKS = 2  # where a space has one depth only
-TRIES = 50  # draws for each network that is held out: a small space may hold none
+MORE_BLOCKS = 2  # if a space has only one depth
+TRIES = 50  # draws for each held-out network: a small space may have none
 
 
 @dataclass(frozen=True, slots=True)
 class FittedCosts:
-    """Milliseconds by width, by width and heads, by width and width of the MLP."""
+    """Milliseconds by width, by width and heads, and by width and MLP width."""
 
     stem: dict[int, float]
     attention: dict[tuple[int, int], float]
     mlp: dict[tuple[int, int], float]
 
+    def milliseconds(self, one: Architecture) -> float:
+        """Return the sum for an architecture, not rounded: for the error of the fit."""
+        width = one.embed_dim
+        return (
+            self.stem[width]
+            + sum(self.attention[width, heads] for heads in one.num_heads)
+            + sum(self.mlp[width, hidden] for hidden in one.mlp_dim)
+        )
+
 
 def fitted_networks(space: SearchSpace) -> list[Architecture]:
-    """Return what the model is fitted to: uniform networks of the two outermost depths.
+    """Return the networks to fit to: uniform ones of the smallest and the largest depth.
 
     For each width, each number of heads with the middle MLP ratio, and each ratio with the middle
     number of heads.
@@ -50,7 +59,7 @@ def fitted_networks(space: SearchSpace) -> list[Architecture]:
 
 
 def held_out_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
-    """Draw that many networks of the space, or as many as there are, none of those fitted."""
+    """Draw `count` networks of the space, fewer if there are fewer, none of the fitted ones."""
     fitted = set(fitted_networks(space))
     rng, drawn = random.Random(seed), dict[Architecture, None]()
     for _ in range(TRIES * count):
@@ -63,11 +72,11 @@ def held_out_networks(space: SearchSpace, count: int, seed: int) -> list[Archite
 
 
 def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> FittedCosts:
-    """Return the non-negative costs whose sums are nearest to the times, in least squares.
+    """Return the non-negative costs whose sums fit the times best, in least squares.
 
-    Errors are relative, so that small networks count like large ones. What all blocks have in
-    common could be attention's or the MLP's: it is divided so that over all choices together the
-    two are as their multiply-accumulates. Sums do not depend on that.
+    Errors are relative, so that small and large networks count alike. The part that all blocks have
+    in common could belong to attention or to the MLP: it is divided so that the means of the two
+    over all choices are in the ratio of their multiply-accumulates. Sums do not depend on this.
     """
     costs = FittedCosts({}, {}, {})
     for width in space.embed_dim:
@@ -87,27 +96,27 @@ def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> FittedCosts:
 
 
 def _counts(one: Architecture, heads: Sequence[int], hidden: Sequence[int]) -> list[int]:
-    """Return how often each cost is in the sum: the stem once, then heads, then MLP widths."""
+    """Return how often the sum contains each cost: the stem once, then heads, then MLP widths."""
     return [1, *(one.num_heads.count(h) for h in heads), *(one.mlp_dim.count(m) for m in hidden)]
 
 
 def _solve(counts: Any, times: Any) -> Any:
-    """Minimise the relative errors over costs that are not below 0."""
+    """Minimise the relative errors over non-negative costs."""
     from scipy.optimize import nnls
 
     try:
         return nnls(counts / times[:, None], np.ones(len(times)))[0]
-    except RuntimeError:  # it found no end
+    except RuntimeError:  # did not converge
         raise LatencyError(
-            "No costs of blocks explain the times that were measured: measure again, on a machine "
-            "that does nothing else."
+            "No costs of blocks explain the measured times: measure again when nothing else runs "
+            "on the machine."
         ) from None
 
 
 def _common(
     one: Architecture, space: SearchSpace, attention: Any, mlp: Any, hidden: Sequence[int]
 ) -> float:
-    """Return what to move from the MLPs to attention, so that the two are as their products."""
+    """Return what to move from the MLPs to attention, to match the ratio of their products."""
     tokens, width = one.num_patches + 1, one.embed_dim
     of_attention = np.mean(
         [cost.attention_macs(tokens, width, one.head_dim * heads) for heads in space.num_heads]
@@ -119,11 +128,11 @@ def _common(
 
 
 def errors_of(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Compare (predicted, measured) milliseconds: errors in per cent, and whether they rank alike.
+    """Compare (predicted, measured) milliseconds: errors in per cent and rank correlation.
 
     Returns:
         `mean_percent` and `max_percent` of absolute errors, `bias_percent` (above 0: predicted
-        too slow), `kendall_tau`; None where there are too few to say.
+        too slow), `kendall_tau`; None if there are too few pairs.
     """
     if not pairs:
         return dict.fromkeys(("mean_percent", "max_percent", "bias_percent", "kendall_tau"))

@@ -1,4 +1,4 @@
-"""One turn of one network on a target, whatever measures there."""
+"""Timing one turn of one network on any kind of target."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from masktas.space import Architecture
 class Meter:
     """Times networks on a target; use as a context manager.
 
-    Between turns an eager network is only its architecture, one of onnxruntime a file, and a
-    compiled one stays as it is.
+    Between turns an eager network is dropped, one for onnxruntime is a file, and a compiled one
+    stays in memory.
 
     Raises:
-        ConfigError: if the target cannot be measured on here.
+        ConfigError: if this machine cannot measure on the target.
     """
 
     def __init__(self, target: Target) -> None:
@@ -47,7 +47,7 @@ class Meter:
             forget_compiled()
 
     def turn(self, architecture: Architecture) -> Turn:
-        """Return the milliseconds of some inferences; of a user's own measure it is one number."""
+        """Return the milliseconds of some inferences; one number from a user's own measure."""
         target = self.target
         if target.function is not None:
             return [call_function(target.function, random_network(architecture))]

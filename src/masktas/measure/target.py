@@ -1,4 +1,4 @@
-"""What latency is measured on: an engine, where it runs and how."""
+"""Target of a latency measurement: engine, device and how they are used."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 EXPORTERS = ("onnx", "onnxscript")
 TIMEOUT = 600.0
 
-Measure = Callable[[ViT], float]  # a user's own: a network in, milliseconds of one inference out
+Measure = Callable[[ViT], float]  # a user's function, milliseconds of one inference
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An engine, a device, and how they are used.
+    """Engine and device of a latency measurement, and how they are used.
 
     Attributes:
         engine: `eager` or `compiled` (torch), `onnxruntime`, `command` (a user's program, for a
             phone or a board) or `function` (a user's Python function).
-        device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
-        threads: of the CPU; None for as many as torch takes.
-        batch: images of one inference.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA if available.
+        threads: of the CPU; None for torch's default.
+        batch: number of images in one inference.
         precision: of weights and activations: `fp32`, `bf16` or `fp16`.
-        command: of the engine `command`; see `measure.command`.
-        function: of the engine `function`: `measure(network) -> ms`.
-        timeout: seconds that a command may take for one network.
+        command: for the engine `command`; see `measure.command`.
+        function: for the engine `function`: `measure(network) -> ms`.
+        timeout: maximum seconds of a command for one network.
 
     Raises:
-        ConfigError: if these do not go together.
+        ConfigError: if these cannot be combined.
     """
 
     engine: str = "eager"
@@ -71,7 +71,7 @@ class Target:
         self._require_own()
 
     def _require_own(self) -> None:
-        """Raise ConfigError unless a command or function is given just where it is used."""
+        """Raise ConfigError unless a command or function is given exactly if it is used."""
         for name, given in (("command", self.command), ("function", self.function)):
             if (self.engine == name) != (given is not None) or given == "":
                 raise ConfigError(
@@ -81,10 +81,10 @@ class Target:
         usual = (self.device in ("cpu", "auto"), self.threads is None, self.precision == "fp32")
         if self.is_own and not all(usual):
             raise ConfigError(
-                f"device, threads and precision are up to your {self.engine}: leave them out."
+                f"device, threads and precision are up to your {self.engine}: do not set them."
             )
         if self.function is not None and self.batch != 1:
-            raise ConfigError("batch is up to your function: leave it out.")
+            raise ConfigError("batch is up to your function: do not set it.")
 
     @property
     def is_own(self) -> bool:
@@ -93,11 +93,11 @@ class Target:
 
     @property
     def runtime(self) -> Runtime:
-        """The device; a ConfigError if it is not there."""
+        """The device; ConfigError if it is not available."""
         return Runtime.choose(self.device, "fp32")
 
     def require(self) -> None:
-        """Raise ConfigError unless it can be measured on here and now."""
+        """Raise ConfigError unless this machine can measure on it."""
         needed: tuple[str, ...] = ()
         if self.engine == "onnxruntime":
             needed = (*EXPORTERS, "onnxruntime")
@@ -106,8 +106,8 @@ class Target:
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
             raise ConfigError(
-                f"{', '.join(missing)} is not installed: `pip install 'masktas[onnx]'` brings what "
-                "export to ONNX and onnxruntime need."
+                f"{', '.join(missing)} is not installed, but ONNX export or onnxruntime needs it: "
+                "`pip install 'masktas[onnx]'`."
             )
         if self.is_own:
             return
@@ -118,7 +118,7 @@ class Target:
             _require_cuda_provider()
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells it from other targets, as JSON types; equal for equal targets."""
+        """Return what identifies the target, as JSON types; equal for equal targets."""
         if self.command is not None:
             return {"engine": self.engine, "command": self.command, "batch": self.batch}
         if self.function is not None:
@@ -139,23 +139,23 @@ class Target:
         }
 
     def __str__(self) -> str:
-        return in_words(self.describe())
+        return format_target(self.describe())
 
 
-def in_words(said: Mapping[str, Any]) -> str:
-    """Write a target's description as people say it."""
-    if said["engine"] in ("command", "function"):
-        return f"{said['engine']} {said[said['engine']]}"
-    threads = said["threads"]
+def format_target(described: Mapping[str, Any]) -> str:
+    """Format the description of a target for people."""
+    if described["engine"] in ("command", "function"):
+        return f"{described['engine']} {described[described['engine']]}"
+    threads = described["threads"]
     of_threads = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
     return (
-        f"{said['engine']} on {said['name']} ({said['device']}{of_threads}), {said['precision']}, "
-        f"batch of {said['batch']}"
+        f"{described['engine']} on {described['name']} ({described['device']}{of_threads}), "
+        f"{described['precision']}, batch of {described['batch']}"
     )
 
 
 def _require_compiler(*, cuda: bool) -> None:
-    """Raise ConfigError unless torch.compile finds what it makes code with."""
+    """Raise ConfigError unless torch.compile finds its compiler."""
     if cuda:
         if importlib.util.find_spec("triton") is None:
             raise ConfigError("engine compiled needs Triton on CUDA: install it, or choose eager.")
@@ -163,8 +163,8 @@ def _require_compiler(*, cuda: bool) -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ConfigError(
-            f"engine compiled needs a C++ compiler, and {compiler} is not there: install g++, name "
-            "another one in the environment variable CXX, or choose eager."
+            f"engine compiled needs a C++ compiler, and {compiler} is not installed: install g++, "
+            "name another one in the environment variable CXX, or choose eager."
         )
 
 
@@ -179,7 +179,7 @@ def _require_cuda_provider() -> None:
 
 
 def _name(function: Measure) -> str:
-    """Return what a function is called, whatever kind of callable it is."""
+    """Return the qualified name of a function or other callable."""
     kind = type(function)
     module = getattr(function, "__module__", None) or kind.__module__
     return f"{module}.{getattr(function, '__qualname__', kind.__qualname__)}"
@@ -189,4 +189,4 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "unknown"  # onnxruntime-gpu and the like are called otherwise
+        return "unknown"  # onnxruntime-gpu and others have another name

@@ -1,4 +1,4 @@
-"""Networks measured in turns, each turn noted at once, so that measuring goes on after a kill."""
+"""Measuring networks in turns. Every turn is logged at once, so measuring resumes after a kill."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCHEMA = 1
 
 
 class TurnLog:
-    """The turns taken so far, by round and network; of a file of JSON lines, if there is one.
+    """Turns taken so far, by round and network, optionally in a file of JSON lines.
 
     Args:
-        path: of the file, which is begun or gone on with; None keeps them in memory only.
+        path: of the file, which is created or resumed; None keeps turns in memory only.
         target: what is measured on.
 
     Raises:
-        ArtifactError: if the file is of another target.
+        ArtifactError: if the file belongs to another target.
     """
 
     def __init__(self, path: Path | None, target: Target) -> None:
@@ -41,7 +41,7 @@ class TurnLog:
             append_lines(path, [json.dumps(head)])
         elif lines[0] != head:
             raise ArtifactError(
-                f"{path}: was begun on another target, {lines[0].get('target')}. Choose "
+                f"{path}: was started on another target, {lines[0].get('target')}. Choose "
                 "another --out, or add --overwrite."
             )
         for line in lines[1:]:
@@ -52,14 +52,14 @@ class TurnLog:
         return key in self._turns
 
     def add(self, round_: int, network: str, turn: Turn) -> None:
-        """Note a turn, for good."""
+        """Add a turn and write it to the file."""
         self._turns[round_, network] = turn
         if self._path is not None:
             line = {"round": round_, "network": network, "ms": turn}
             append_lines(self._path, [json.dumps(line)])
 
     def turns_of(self, network: str, rounds: int) -> list[Turn]:
-        """Return a network's turns of the first so many rounds."""
+        """Return a network's turns of the first `rounds` rounds."""
         return [self._turns[round_, network] for round_ in range(rounds)]
 
 
@@ -67,7 +67,9 @@ def _key(line: dict[str, Any], path: Path) -> tuple[int, str]:
     turn = line.get("ms")
     numbers = isinstance(turn, list) and all(isinstance(ms, float) and ms > 0 for ms in turn)
     if not numbers or not turn or not {"round", "network"} <= set(line):
-        raise ArtifactError(f"{path}: damaged, {line} is no turn. Add --overwrite, or delete it.")
+        raise ArtifactError(
+            f"{path}: damaged, {line} is not a turn. Add --overwrite, or delete it."
+        )
     return line["round"], line["network"]
 
 
@@ -83,19 +85,19 @@ def measure_in_turns(
     """Measure networks of random weights, round after round, until their times have settled.
 
     Args:
-        architectures: of the networks; one that has no classes gets a head of 1,000.
-        target: what they are measured on.
-        rounds: how many; a user's own command or function is asked once if left out.
-        seed: names the order within each round.
-        log: a file of the turns; what it holds already is not measured again.
-        console: where progress is shown.
+        architectures: of the networks; 1,000 classes if the number is not known.
+        target: to measure on.
+        rounds: how many; by default one for a user's own command or function.
+        seed: of the order within each round.
+        log: file of the turns; turns that it holds are not measured again.
+        console: for progress.
 
     Returns:
         A timing for each architecture.
 
     Raises:
-        ConfigError: if the target cannot be measured on here.
-        LatencyError: if a command or function does not give milliseconds.
+        ConfigError: if this machine cannot measure on the target.
+        LatencyError: if a command or function does not return milliseconds.
     """
     rounds = rounds or (ONCE if target.is_own else Rounds())
     names = [architecture.digest() for architecture in architectures]
@@ -118,7 +120,7 @@ def _take_round(
     seed: int,
     bar: Bar,
 ) -> None:
-    """Let every network have its turn."""
+    """Take one turn of every network."""
     for position, index in enumerate(order_of_turns(len(architectures), round_, seed)):
         key = round_, architectures[index].digest()
         if key not in turns:
@@ -127,6 +129,6 @@ def _take_round(
 
 
 def mean_noise(timings: Sequence[Timing]) -> float | None:
-    """Return the noise of timings on average; None where there was but one turn."""
+    """Return the mean noise of timings; None if there was only one turn."""
     noises = [timing.noise for timing in timings if timing.noise is not None]
     return sum(noises) / len(noises) if noises else None

@@ -1,12 +1,12 @@
-"""Architectures, spaces of them, what they cost and how they vary. No torch here."""
+"""Architectures, search spaces, costs and budgets. Never imports torch."""
 
 from masktas.space.architecture import Architecture
-from masktas.space.budget import Budget, Costs
+from masktas.space.budget import Budget
 from masktas.space.budgeted import BudgetedSpace
 from masktas.space.cost import macs, memory, params, size
+from masktas.space.costs import QUANTITIES, Costs
 from masktas.space.latency import LatencyModel
 from masktas.space.limits import (
-    QUANTITIES,
     Limit,
     format_amount,
     format_quantity,

@@ -1,4 +1,4 @@
-"""One Vision Transformer, as a value: what is searched, and what cannot be changed by searching."""
+"""The architecture of one Vision Transformer as a frozen value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from masktas.errors import SpaceError
 
 POOLS = ("cls", "mean")
-# What an architecture.json may say beside the architecture itself.
+# Keys that an architecture.json may hold besides the architecture itself.
 RESULT_KEYS = ("params", "macs", "latency", "size", "memory", "rating")
 
 
@@ -31,12 +31,12 @@ class Architecture:
         image_size: `(H, W)` in pixels.
         patch_size: `P`, the side of a square patch in pixels; divides H and W.
         in_channels: `C`, channels of an image.
-        num_classes: outputs of the head; 0 for no head; None where it has not been said yet (no
-            head either, but cost counts one of 1,000, as the field's tables do).
-        pool: what the head looks at: the class token (`cls`) or the mean of the patches (`mean`).
+        num_classes: outputs of the head; 0 for no head; None if not known yet (built without a
+            head, but counted with 1,000 classes, as published tables do).
+        pool: input of the head: the class token (`cls`) or the mean of the patches (`mean`).
 
     Raises:
-        SpaceError: if it describes no network, saying why.
+        SpaceError: if the fields do not describe a network.
     """
 
     embed_dim: int
@@ -67,7 +67,7 @@ class Architecture:
         require_num_classes(self.num_classes)
         if self.pool not in POOLS:
             raise SpaceError(f"pool is {self.pool!r}: choose one of {', '.join(POOLS)}.")
-        # 4 and 4.0 are one ratio: they must be written, and so digested, alike.
+        # 4 and 4.0 are the same ratio and must give the same JSON and digest.
         object.__setattr__(self, "mlp_ratio", tuple(plain_number(r) for r in self.mlp_ratio))
 
     @property
@@ -159,7 +159,7 @@ class Architecture:
         return cls.from_dict(fields, where=str(path))
 
     def digest(self) -> str:
-        """Return 12 hexadecimal digits that name this architecture."""
+        """Return 12 hexadecimal digits that identify this architecture."""
         canonical = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -180,7 +180,7 @@ def plain_number(value: float) -> float:
 
 
 def require_patches(image_size: tuple[int, int], patch_size: int) -> None:
-    """Raise SpaceError unless patches of that side tile the image."""
+    """Raise SpaceError unless patches of this size tile the image."""
     height, width = image_size
     if height % patch_size or width % patch_size:
         raise SpaceError(
@@ -191,7 +191,7 @@ def require_patches(image_size: tuple[int, int], patch_size: int) -> None:
 
 
 def require_positive_integer(name: str, value: Any) -> None:
-    """Raise SpaceError unless `value` is a whole number above 0 (True is not one)."""
+    """Raise SpaceError unless `value` is a whole number above 0; booleans are refused."""
     if type(value) is not int or value < 1:
         raise SpaceError(f"{name} is {value!r}: give a whole number above 0.")
 
@@ -205,7 +205,7 @@ def require_num_classes(value: Any) -> None:
 
 
 def require_mlp_ratio(embed_dim: int, ratio: Any) -> None:
-    """Raise SpaceError unless an MLP of `int(embed_dim * ratio)` has a channel at least."""
+    """Raise SpaceError unless an MLP of `int(embed_dim * ratio)` has at least one channel."""
     number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
     if not number or not 0 < ratio < 1000 or int(embed_dim * ratio) < 1:
         raise SpaceError(f"mlp_ratio is {ratio!r}: give a number above 0, such as 4.")

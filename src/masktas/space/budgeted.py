@@ -1,4 +1,4 @@
-"""A space within a budget: what a search, a sampler and a person ask of it."""
+"""A search space within a budget: counting, sampling and iterating its architectures."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from collections.abc import Iterator, Sequence
 
 from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
-from masktas.space.budget import Budget, Costs
+from masktas.space.budget import Budget
+from masktas.space.costs import QUANTITIES, Costs
 from masktas.space.exact.cells import Cells, Pair
-from masktas.space.exact.infeasible import refusal
+from masktas.space.exact.infeasible import infeasible_message
 from masktas.space.exact.tables import Tables
-from masktas.space.limits import QUANTITIES
 from masktas.space.space import SearchSpace
 
-TRIES = 1000  # to draw the first network where cells are not exact: well below a second
+TRIES = 1000  # draws for the first network if cells are not exact: well below a second
 REDRAWS = 10_000
 
 
 class BudgetedSpace:
     """The architectures of a space that meet a budget.
 
-    Counts, ranges and draws are exact, unless the cells of a space would be too many: with 12
-    choices of heads and 8 of MLPs in each of 24 blocks, one limit of parameters is still exact,
-    latency or several limits at once are not. Then `exact` is False, `size` and `cost_range` are
-    upper and outer bounds, and draws are repeated until the budget is met. So `contains`, what is
-    iterated, and the distribution of `sample` are exact all the same; `sample_evenly` and
-    `costliest` keep the budget.
+    Counts, ranges and draws are exact unless the space has too many cells: with 12 choices of heads
+    and 8 of MLP ratios in each of 24 blocks, a single limit on parameters is still exact, but a
+    limit on latency or several limits are not. Then `exact` is False, `size` and `cost_range` are
+    upper and outer bounds, and draws are repeated until one meets the budget. `contains`, iteration
+    and the distribution of `sample` are exact in both cases; results of `sample_evenly` and
+    `costliest` always meet the budget.
 
     Args:
         space: the space.
         budget: the limits.
-        costs: how architectures are costed; a budget with a limit of latency needs a model.
+        costs: of architectures; a limit on latency needs a latency model.
 
     Raises:
-        BudgetError: at once, with what would be possible, if there is none; or if latency is
-            limited and there is no model of it, or one of another space.
+        BudgetError: if no architecture meets the budget, with the feasible ranges; or if latency is
+            limited and there is no latency model of this space.
     """
 
     def __init__(self, space: SearchSpace, budget: Budget, costs: Costs | None = None) -> None:
@@ -49,13 +49,13 @@ class BudgetedSpace:
             self.costs.latency_model().require(space)
         self._tables = Tables(space, self.costs)
         if not self._tables.may_meet(budget):
-            raise BudgetError(refusal(self._tables, budget))
+            raise BudgetError(infeasible_message(self._tables, budget))
         self._cells = Cells(self._tables, budget)
         self.exact = self._cells.exact
         if not self._cells.rows:
-            raise BudgetError(refusal(self._tables, budget))
-        self._draw(random.Random(0), TRIES)  # complains if nothing can be found
-        self._asked: dict[tuple[str, bool], Cells] = {}
+            raise BudgetError(infeasible_message(self._tables, budget))
+        self._draw(random.Random(0), TRIES)  # raises if none is found
+        self._more_cells: dict[tuple[str, bool], Cells] = {}
         self._sizes: list[int] = []
         self._by_size: dict[int, list[Pair]] = {}
 
@@ -67,10 +67,10 @@ class BudgetedSpace:
         """Return the smallest and the largest amount of a quantity within the budget.
 
         Raises:
-            BudgetError: for latency without a model of it.
+            BudgetError: for latency without a latency model.
         """
         if what not in QUANTITIES:
-            raise BudgetError(f"{what!r} is no cost: choose one of {', '.join(QUANTITIES)}.")
+            raise BudgetError(f"{what!r} is not a cost: choose one of {', '.join(QUANTITIES)}.")
         if what == "latency":
             self.costs.latency_model().require(self.space)
         if not self.budget.limited():
@@ -78,7 +78,7 @@ class BudgetedSpace:
         return self._cells_for(what).span(what)
 
     def contains(self, architecture: Architecture) -> bool:
-        """Say whether the architecture is of the space and within the budget."""
+        """Return whether the architecture belongs to the space and meets the budget."""
         return self.space.check(architecture) is None and self._meets(architecture)
 
     def _meets(self, architecture: Architecture) -> bool:
@@ -86,10 +86,10 @@ class BudgetedSpace:
         return self.budget.allows({what: self.costs.amount(what, architecture) for what in limited})
 
     def sample(self, rng: random.Random) -> Architecture:
-        """Draw one as `SearchSpace.sample` would, given that it meets the budget.
+        """Draw from the distribution of `SearchSpace.sample`, conditioned on the budget.
 
         Raises:
-            BudgetError: where cells are not exact, if no draw of many meets it.
+            BudgetError: if cells are not exact and none of many draws meets the budget.
         """
         return self._draw(rng, REDRAWS)
 
@@ -98,12 +98,12 @@ class BudgetedSpace:
             one = self._cells.draw(rng)
             if self.exact or self._meets(one):
                 return one
-        raise BudgetError(refusal(self._tables, self.budget, tries=tries))
+        raise BudgetError(infeasible_message(self._tables, self.budget, tries=tries))
 
     def sample_evenly(self, rng: random.Random) -> Architecture:
-        """Draw a number of parameters uniformly, then an architecture of about that many.
+        """Draw a number of parameters uniformly, then an architecture of about that size.
 
-        `sample` draws most from the middle of the range, where most architectures are.
+        `sample` mostly returns architectures from the middle of the range, where most are.
         """
         cells = self._cells_for("params", paired=True)
         if not self._sizes:
@@ -121,9 +121,9 @@ class BudgetedSpace:
         return self.sample(rng)
 
     def costliest(self, rng: random.Random) -> Architecture:
-        """Draw one of those with the most multiply-accumulates within the budget.
+        """Draw among the architectures with the most multiply-accumulates within the budget.
 
-        Where cells are not exact: one of nearly as many.
+        If cells are not exact, the result may have slightly fewer.
         """
         cells = self._cells_for("macs", paired=True)
         if cells.exact:
@@ -136,7 +136,7 @@ class BudgetedSpace:
         return max(fitting, key=lambda one: self.costs.amount("macs", one))
 
     def largest_uniform(self) -> Architecture | None:
-        """Return the largest network within the budget whose blocks are all alike, if any."""
+        """Return the largest network within the budget whose blocks are all equal, if any."""
 
         def key(one: Architecture) -> tuple[float, float]:
             return self.costs.amount("params", one), self.costs.amount("macs", one)
@@ -150,13 +150,13 @@ class BudgetedSpace:
                 yield one
 
     def _cells_for(self, what: str, *, paired: bool = False) -> Cells:
-        """Return the cells with the sums of one quantity more."""
-        if (what, paired) not in self._asked:
-            self._asked[what, paired] = Cells(self._tables, self.budget, what, paired=paired)
-        return self._asked[what, paired]
+        """Return cells that also track the sums of one more quantity."""
+        if (what, paired) not in self._more_cells:
+            self._more_cells[what, paired] = Cells(self._tables, self.budget, what, paired=paired)
+        return self._more_cells[what, paired]
 
 
 def _drawn(pairs: Sequence[Pair], rng: random.Random) -> Pair:
-    """Draw a cell by how many architectures it holds."""
+    """Draw a cell with probability proportional to its number of architectures."""
     counts = list(itertools.accumulate(pair.ways for pair in pairs))
     return pairs[bisect.bisect_right(counts, rng.randrange(counts[-1]))]

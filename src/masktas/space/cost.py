@@ -1,8 +1,8 @@
-"""What an architecture costs, in closed form: parameters, multiply-accumulates, bytes.
+"""Closed-form costs of an architecture: parameters, multiply-accumulates, bytes.
 
-Parameters and products are sums over blocks, and a block's share splits into what its heads cost
-and what its MLP costs; the file follows the parameters; the memory is a maximum over the same
-halves of blocks. `cells` counts on that.
+Parameters and products are sums over blocks, and the cost of a block is the sum of its attention
+half and its MLP half; the file size follows from the parameters; memory is a maximum over the same
+halves. `space.exact` depends on this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
 
-CONVENTIONAL_CLASSES = 1000  # the head that the field's tables count (ImageNet)
+CONVENTIONAL_CLASSES = 1000  # of the head that published tables count (ImageNet)
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a number, by precision
 
 # The longest entry of a safetensors header that a tensor can have, less its name: up to 999,999
@@ -40,15 +40,15 @@ def params(architecture: Architecture) -> int:
 def macs(architecture: Architecture) -> int:
     """Count the multiply-accumulates of one image: matrix products, attention's own included.
 
-    The whole image is seen (`N` patches and the class token), the head by one token. What the
-    field prints as "FLOPs" is this number; FLOPs proper are twice as many.
+    All `N` patches and the class token are encoded; the head reads one token. This is the number
+    that the literature prints as "FLOPs"; true FLOPs are twice as many.
     """
     head = counted_classes(architecture) * architecture.embed_dim
     return encoder_macs(architecture, architecture.num_patches) + head
 
 
 def encoder_macs(architecture: Architecture, patches: int) -> int:
-    """Count the products of encoding that many patches and the class token, without a head."""
+    """Count the products of encoding `patches` patches and the class token, without a head."""
     width, inner = architecture.embed_dim, architecture.head_dim
     tokens = patches + 1
     return (
@@ -58,8 +58,18 @@ def encoder_macs(architecture: Architecture, patches: int) -> int:
     )
 
 
+def training_macs(architecture: Architecture, patches: int, more: int) -> int:
+    """Count the products of one image, forward and backward, of an encoder and `more` after it.
+
+    Backward takes two products for each one forward, except in the first layer, whose input needs
+    no gradient. What is recomputed (`recompute`) is not counted.
+    """
+    forward = encoder_macs(architecture, patches) + more
+    return 3 * forward - embedding_macs(architecture, patches)
+
+
 def counted_classes(architecture: Architecture) -> int:
-    """Return the classes whose head is counted: 1,000 where none have been said."""
+    """Return the number of classes that costs count: 1,000 if it is not known yet."""
     classes = architecture.num_classes
     return CONVENTIONAL_CLASSES if classes is None else classes
 
@@ -81,7 +91,7 @@ def stem_macs(architecture: Architecture) -> int:
 
 
 def embedding_macs(architecture: Architecture, patches: int) -> int:
-    """Count the products of embedding that many patches."""
+    """Count the products of embedding `patches` patches."""
     pixels = architecture.patch_size**2 * architecture.in_channels
     return patches * pixels * architecture.embed_dim
 
@@ -118,29 +128,29 @@ def number_bytes(precision: str) -> int:
 
 
 def size(architecture: Architecture, precision: str = "fp32") -> int:
-    """Return the bytes of the file of weights, in a precision: data and header of safetensors.
+    """Return the bytes of the file of weights, in a precision: safetensors data and header.
 
-    The head is counted as in `params`. Of the header, every tensor is allowed the longest entry
-    that it can have, so that the size is affine in parameters and depth; the real file is never
-    larger, and smaller by some hundred bytes a block.
+    The head is counted as in `params`. The header is counted with the longest possible entry for
+    every tensor, so that the size is affine in parameters and depth; the real file is never larger,
+    and smaller by a few hundred bytes per block.
     """
     return params(architecture) * number_bytes(precision) + header_bytes(architecture.depth)
 
 
 def header_bytes(depth: int) -> int:
-    """Return the bytes allowed for the header of a file of weights."""
+    """Return the bytes counted for the header of a file of weights."""
     return STEM_HEADER + depth * BLOCK_HEADER
 
 
 def memory(architecture: Architecture, precision: str = "fp32") -> int:
     """Return the peak bytes of live activations while one image is classified.
 
-    Of `nn.vit.ViT`, eager, without gradients, weights not counted. Through all blocks live the
-    image, its patches and the tokens that entered the first block; to them comes the costliest
-    moment of a block (`attention_memory`, `mlp_memory`) or the logits.
+    For `nn.vit.ViT` in eager mode without gradients; weights are not counted. The image, its
+    patches and the tokens that entered the first block stay live through all blocks; the peak adds
+    the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits.
 
-    Not counted is what a kernel takes for itself, and that attention of 16 bits is computed in 32
-    on a CPU. Where the first block alone is the costliest, the truth is one `[T, D]` less.
+    Not counted: workspace of kernels, and the 32-bit copies of 16-bit attention on a CPU. If only
+    the first block reaches the peak, the true value is one `[T, D]` smaller.
     """
     tokens, width = architecture.num_patches + 1, architecture.embed_dim
     peaks = [
@@ -155,7 +165,7 @@ def memory(architecture: Architecture, precision: str = "fp32") -> int:
 
 
 def held_memory(architecture: Architecture) -> int:
-    """Count the numbers that live through all blocks: image, patches, tokens."""
+    """Count the numbers that stay live through all blocks: image, patches, tokens."""
     patches, width = architecture.num_patches, architecture.embed_dim
     pixels = architecture.patch_size**2 * architecture.in_channels
     return 2 * patches * pixels + (patches + 1) * width
@@ -172,8 +182,8 @@ def attention_memory(tokens: int, width: int, inner: int) -> int:
 def mlp_memory(tokens: int, width: int, hidden: int) -> int:
     """Count the most numbers live in the MLP's half of a block.
 
-    The block's input, what attention added and their sum are kept, of `D` channels each. To them
-    come the hidden layer before and after GELU, or the output and the sum. (Norm and hidden layer
-    together are never the most.)
+    The block's input, the output of attention and their sum are live, of `D` channels each; in
+    addition the hidden layer before and after GELU, or the output and the sum. (Norm and hidden
+    layer together are never the peak.)
     """
     return tokens * max(3 * width + 2 * hidden, 5 * width)

@@ -1,8 +1,9 @@
-"""Latency as a sum over blocks: a table of what was measured, and what it predicts."""
+"""Latency model: an additive table of measured costs of blocks."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from masktas.space.architecture import Architecture
 from masktas.space.space import SearchSpace
 
 SCHEMA = 1
+TICKS = 10_000  # in a millisecond: latencies are summed in whole tenths of a microsecond
 FIXED = ("head_dim", "image_size", "patch_size", "in_channels")
 
 
@@ -20,14 +22,20 @@ FIXED = ("head_dim", "image_size", "patch_size", "in_channels")
 class LatencyModel:
     """Milliseconds of one inference: `stem(D) + sum_l attention(D, h_l) + mlp(D, int(D m_l))`.
 
+    Every entry is rounded to a tenth of a microsecond before it is added, so that sums are exact in
+    any order: the cells of a space and the prediction for one architecture agree.
+
     Attributes:
-        target: what it was measured on and how: device, engine, threads, batch, precision...
-        fixed: what all networks of the space share: `head_dim`, `image_size`, `patch_size`,
+        target: what was measured on, and how: device, engine, threads, batch, precision...
+        fixed: fields that all networks of the space share: `head_dim`, `image_size`, `patch_size`,
             `in_channels`.
-        stem: by `D`, everything that is no block: embedding, last norm, head, the call itself.
+        stem: by `D`, everything outside the blocks: embedding, last norm, head, the call itself.
         attention: by `(D, h)`, the attention half of a block.
         mlp: by `(D, width of the MLP)`, the other half.
-        held_out: how far its predictions are off on networks it was not fitted to.
+        held_out: errors on networks that the model was not fitted to.
+
+    Raises:
+        BudgetError: if an entry is not a duration.
     """
 
     target: Mapping[str, Any]
@@ -37,33 +45,44 @@ class LatencyModel:
     mlp: Mapping[tuple[int, int], float]
     held_out: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        for table in (self.stem, self.attention, self.mlp):
+            for key, value in table.items():
+                if not (math.isfinite(value) and value >= 0):
+                    raise BudgetError(
+                        f"The latency model says {value} ms for {key}: build it again with "
+                        "`masktas latency build`."
+                    )
+
     def predict(self, architecture: Architecture) -> float:
         """Return the milliseconds of one inference.
 
         Raises:
-            BudgetError: if a width of the architecture was not measured.
+            BudgetError: if the model has no entry for a width of the architecture.
         """
         width = architecture.embed_dim
         try:
-            return (
-                self.stem[width]
-                + sum(self.attention[width, heads] for heads in architecture.num_heads)
-                + sum(self.mlp[width, hidden] for hidden in architecture.mlp_dim)
+            total = (
+                ticks(self.stem[width])
+                + sum(ticks(self.attention[width, heads]) for heads in architecture.num_heads)
+                + sum(ticks(self.mlp[width, hidden]) for hidden in architecture.mlp_dim)
             )
         except KeyError as error:
             raise BudgetError(
                 f"The latency model has not measured {error.args[0]} (width, or width with heads "
                 "or MLP width): build it for this space with `masktas latency build`."
             ) from None
+        return total / TICKS
 
     def require(self, space: SearchSpace) -> None:
-        """Raise BudgetError unless it can predict every architecture of the space."""
+        """Raise BudgetError unless every architecture of the space can be predicted."""
         for field in FIXED:
             mine, its = self.fixed.get(field), getattr(space, field)
             if (tuple(mine) if isinstance(mine, list) else mine) != its:
                 raise BudgetError(
-                    f"The latency model is of networks with {field} {mine}, in space {space.name} "
-                    f"it is {its}: build one for this space with `masktas latency build`."
+                    f"The latency model is of networks with {field} {mine}, but {field} is {its} "
+                    f"in space {space.name}: build a model for this space with "
+                    "`masktas latency build`."
                 )
         for one in space.uniforms():
             self.predict(one)
@@ -96,7 +115,7 @@ class LatencyModel:
             )
         except (KeyError, TypeError, ValueError):
             raise BudgetError(
-                f"{where}: not a latency model. `masktas latency build` makes one."
+                f"{where}: not a latency model; build one with `masktas latency build`."
             ) from None
 
     @classmethod
@@ -109,3 +128,8 @@ class LatencyModel:
         except ValueError as error:
             raise BudgetError(f"{path}: not JSON ({error}).") from None
         return cls.from_dict(fields, where=str(path))
+
+
+def ticks(milliseconds: float) -> int:
+    """Round a duration to whole tenths of a microsecond."""
+    return round(milliseconds * TICKS)

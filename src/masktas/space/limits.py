@@ -7,20 +7,16 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from masktas.errors import BudgetError, SpaceError
 from masktas.formats import parse_bytes
 from masktas.space.architecture import Architecture
+from masktas.space.costs import QUANTITIES, Costs
 from masktas.space.space import SearchSpace
 
-if TYPE_CHECKING:
-    from masktas.space.budget import Costs
-
-QUANTITIES = ("params", "macs", "latency", "size", "memory")
 EXAMPLES = {"params": "6M", "macs": "1.3G", "latency": "5ms", "size": "20MB", "memory": "8MB"}
-OF_THE_SPACE = ("smallest", "middle", "largest")
-LONGEST = 4096  # characters: no path is longer
+SPACE_REFERENCES = ("smallest", "middle", "largest")
+MAX_CHARACTERS = 4096  # no path is longer
 
 _SCALE = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 # Unicode has two letters that look like a micro sign.
@@ -66,12 +62,12 @@ def format_amount(what: str, value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit of a quantity: an amount, or a share of what a network costs.
+    """A limit on a quantity: an amount, or a share of the cost of a reference network.
 
     Attributes:
-        what: the quantity, of `QUANTITIES`.
-        amount: None where it is relative.
-        share: of what `reference` costs.
+        what: the quantity, one of `QUANTITIES`.
+        amount: None if the limit is relative.
+        share: of the cost of `reference`.
         reference: `uniform:WIDTHxDEPTH...`, `smallest`, `middle`, `largest`, or a path.
     """
 
@@ -81,31 +77,31 @@ class Limit:
     reference: str = ""
 
     def resolve(self, space: SearchSpace, costs: Costs) -> int | float:
-        """Return the amount: whole numbers, milliseconds for latency.
+        """Return the amount: a whole number, or milliseconds for latency.
 
         Raises:
-            BudgetError: if the network it is relative to cannot be had or costed.
+            BudgetError: if the reference network cannot be read or costed.
         """
         if self.amount is not None:
             return self.amount
-        whole = costs.amount(self.what, referred(self.reference, space))
+        whole = costs.amount(self.what, reference_network(self.reference, space))
         if self.share == 1:
-            return whole  # to the last digit, so that the network itself is within it
+            return whole  # exactly, so that the reference network itself is within the limit
         part = self.share * Fraction(whole)
         return float(part) if self.what == "latency" else round(part)
 
 
 def parse_limit(what: str, text: str | int | float) -> Limit:
-    """Read a limit of the quantity `what`, absolute or relative; files are opened by `resolve`.
+    """Read a limit on the quantity `what`, absolute or relative; files are opened by `resolve`.
 
     Raises:
-        BudgetError: if it is neither, or not above 0.
+        BudgetError: if it is not a limit, or not above 0.
     """
     if what not in QUANTITIES:
         raise BudgetError(f"{what!r} cannot be limited: choose one of {', '.join(QUANTITIES)}.")
     words = str(text).strip()
-    if len(words) > LONGEST:
-        raise BudgetError(f"A limit of {what} has {len(words):,} characters: {_advice(what)}.")
+    if len(words) > MAX_CHARACTERS:
+        raise BudgetError(f"A limit on {what} has {len(words):,} characters: {_advice(what)}.")
     share = Fraction(1)
     relative = re.fullmatch(r"([0-9]{0,15}\.?[0-9]{1,15})\s*%\s*of\s+(.+)", words, re.I | re.S)
     if relative:
@@ -128,11 +124,11 @@ def _advice(what: str) -> str:
 
 def _is_reference(text: str) -> bool:
     words = text.lower()
-    return bool(_UNIFORM.fullmatch(words)) or words in OF_THE_SPACE or words.endswith(".json")
+    return bool(_UNIFORM.fullmatch(words)) or words in SPACE_REFERENCES or words.endswith(".json")
 
 
 def _absolute(what: str, text: str) -> int | float | None:
-    """Read an amount with the units of its quantity; None if it is none, or not above 0."""
+    """Read an amount with the units of its quantity; None if it is not one, or not above 0."""
     if what in ("params", "macs"):
         try:
             return parse_quantity(text)
@@ -152,23 +148,23 @@ def _absolute(what: str, text: str) -> int | float | None:
     return value if value > 0 else None
 
 
-def referred(reference: str, space: SearchSpace) -> Architecture:
-    """Return the network that a limit is relative to.
+def reference_network(reference: str, space: SearchSpace) -> Architecture:
+    """Return the reference network of a relative limit.
 
-    `uniform:WIDTHxDEPTHxHEADSxRATIO` shares all else with the space, but need not be of it; heads
-    left out are `WIDTH / head_dim`, rounded, and the ratio 4.
+    `uniform:WIDTHxDEPTHxHEADSxRATIO` takes all other fields from the space, but need not belong to
+    it. Defaults: HEADS is `WIDTH / head_dim`, rounded; RATIO is 4.
 
     Raises:
-        BudgetError: if it describes no network, or the file cannot be read.
+        BudgetError: if it does not describe a network, or the file cannot be read.
     """
     match = _UNIFORM.fullmatch(reference)
     try:
         if match is None:
-            if reference.lower() in OF_THE_SPACE:
+            if reference.lower() in SPACE_REFERENCES:
                 return getattr(space, reference.lower())  # type: ignore[no-any-return]
             return Architecture.load(Path(reference))
         width, depth = int(match[1]), int(match[2])
         heads = int(match[3] or max(1, math.floor(width / space.head_dim + 0.5)))
         return space.uniform(width, depth, heads, float(match[4] or 4))
     except (SpaceError, ValueError) as error:
-        raise BudgetError(f"{reference!r} is no network to compare with: {error}") from None
+        raise BudgetError(f"{reference!r} is not a reference network: {error}") from None

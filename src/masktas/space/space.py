@@ -1,4 +1,4 @@
-"""The search space: which architectures there are. A space is data; users write their own."""
+"""Search spaces: the choices for every dimension of an architecture, as data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CHOICES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 class SearchSpace:
     """Choices for width, depth, and each block's heads and MLP ratio (SPEC 1; MaskTAS 2.2).
 
-    Every block chooses by itself. Choices are kept sorted and without repetition.
+    Blocks choose independently. Choices are sorted and deduplicated.
 
     Attributes:
-        name: how the space is called in manifests.
+        name: of the space in manifests.
         embed_dim, depth, num_heads, mlp_ratio: the choices.
-        head_dim, image_size, patch_size, in_channels, num_classes: the same for all; see
+        head_dim, image_size, patch_size, in_channels, num_classes: shared by all; see
             `Architecture`.
 
     Raises:
@@ -139,7 +139,7 @@ class SearchSpace:
         return dataclasses.replace(self, **changes)
 
     def size(self) -> int:
-        """Return the exact number of different architectures."""
+        """Return the number of architectures."""
         block = len(self.num_heads) * len(self.mlp_ratio)
         return len(self.embed_dim) * sum(int(block**depth) for depth in self.depth)
 
@@ -159,7 +159,7 @@ class SearchSpace:
         )
 
     def sample(self, rng: random.Random) -> Architecture:
-        """Draw one: each dimension uniform over its choices, each block by itself (SPEC 3)."""
+        """Draw one: every dimension uniform over its choices, blocks independent (SPEC 3)."""
         depth = rng.choice(self.depth)
         return self.build(
             rng.choice(self.embed_dim),
@@ -168,11 +168,11 @@ class SearchSpace:
         )
 
     def uniform(self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Architecture:
-        """Return the architecture whose blocks are all alike."""
+        """Return the architecture whose blocks are all equal."""
         return self.build(embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
 
     def uniforms(self) -> Iterator[Architecture]:
-        """Yield every architecture whose blocks are all alike."""
+        """Yield every architecture whose blocks are all equal."""
         for width in self.embed_dim:
             for depth in self.depth:
                 for heads in self.num_heads:
@@ -192,7 +192,7 @@ class SearchSpace:
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the largest choice everywhere: its weights hold all others'."""
+        """The architecture with the largest choice everywhere: its weights contain all others'."""
         return self.uniform(*(getattr(self, field)[-1] for field in CHOICES))
 
     def check(self, architecture: Architecture) -> str | None:

@@ -1,6 +1,6 @@
-"""How architectures vary: the two operators of the evolution (SPEC 4), neighbours, distance.
+"""Mutation, crossover (SPEC 4), neighbours and distance of architectures.
 
-Whatever comes out is an architecture of the space, always.
+Every result is an architecture of the space.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def crossover(
     """Return a child of two parents of equal depth, each gene from either.
 
     Raises:
-        SpaceError: if their depths differ; there is no child then that is not malformed.
+        SpaceError: if their depths differ.
     """
     if first.depth != second.depth:
         raise SpaceError(
@@ -100,7 +100,7 @@ def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
 def distance(first: Architecture, second: Architecture) -> int:
     """Count the genes by which two architectures differ: width, and heads and ratio of each block.
 
-    Both genes of a block that only one of them has count.
+    A block that only one of them has counts as two genes.
     """
     return sum(
         mine != its
@@ -114,6 +114,6 @@ def distance(first: Architecture, second: Architecture) -> int:
 
 
 def _beside(choices: tuple[int, ...], mine: int) -> tuple[int, ...]:
-    """Return the next smaller and the next larger choice, where there are."""
+    """Return the next smaller and the next larger choice, where they exist."""
     at = choices.index(mine)
     return choices[max(0, at - 1) : at] + choices[at + 1 : at + 2]

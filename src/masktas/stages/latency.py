@@ -7,7 +7,14 @@ from pathlib import Path
 from masktas.artifacts import ARCHITECTURE, SPACE
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
-from masktas.measure.build import HELD_OUT, build_model, fixed_of, kept_at, log_of, save_model
+from masktas.measure.build import (
+    HELD_OUT,
+    build_model,
+    fixed_fields,
+    model_path,
+    save_model,
+    turn_log_path,
+)
 from masktas.measure.clock import Rounds, Timing
 from masktas.measure.target import Measure, Target
 from masktas.measure.turns import measure_in_turns
@@ -53,7 +60,7 @@ def build_latency(
     if path.suffix != ".json":
         raise ConfigError(f"--out {path}: give a file that ends in .json.")
     if overwrite:
-        for old in (path, log_of(path)):
+        for old in (path, turn_log_path(path)):
             old.unlink(missing_ok=True)
     if path.exists():
         return _there_already(path, space, target, console)
@@ -64,7 +71,7 @@ def build_latency(
         held_out=held_out,
         seed=seed,
         rounds=rounds,
-        log=log_of(path),
+        log=turn_log_path(path),
         console=console,
     )
     return save_model(path, model)
@@ -123,7 +130,7 @@ def _in_run(given: SearchSpace | str | Path, space: SearchSpace, target: Target)
     """Return where a run keeps its model; raise ConfigError where there is no run."""
     if isinstance(given, SearchSpace) or not (Path(given) / "supernet" / SPACE).exists():
         raise ConfigError("Give --out, the file that the latency model is written to.")
-    return kept_at(Path(given), space, target)
+    return model_path(Path(given), space, target)
 
 
 def _there_already(
@@ -131,7 +138,7 @@ def _there_already(
 ) -> LatencyModel:
     """Return the existing model; raise ArtifactError if it is of another target or space."""
     model = LatencyModel.load(path)
-    if model.target != target.describe() or model.fixed != fixed_of(space):
+    if model.target != target.describe() or model.fixed != fixed_fields(space):
         raise ArtifactError(
             f"{path} is of another target or space. Choose another --out, or add --overwrite."
         )

@@ -1,34 +1,33 @@
-"""NSGA-II over the rating and any costs at once; the algorithm itself is pymoo's."""
+"""NSGA-II: search for the front of rating and costs."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from masktas.errors import ConfigError
-from masktas.space import Architecture, BudgetedSpace, SearchSpace
-from masktas.strategies.strategy import Strategy
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, crossover, mutate
+from masktas.strategies.pareto import front
+from masktas.strategies.strategy import Evaluated, Strategy
 
-Costs = Callable[[Architecture], Mapping[str, float]]
-MATINGS = 10  # how often parents are mated for a generation before it is filled at random
+CostsOf = Callable[[Architecture], Mapping[str, float]]
+DEPTH_PROBABILITY = 0.1  # of redrawing a child's depth, and of redrawing its width
 
 
 class NSGA2(Strategy):
-    """Look for the whole front: a high rating and low costs at once (Deb et al. 2002).
+    """Multi-objective search: high rating and low costs at once (Deb et al. 2002).
 
-    Survivors are chosen by rank of dominance and crowding; children come of binary tournaments,
-    uniform crossover, and a gene drawn anew here and there. Children outside the budget, or rated
-    before, are replaced by those of further matings, and what is then still missing is drawn at
-    random within the budget.
+    Parents are the `population` best of all candidates rated so far, by front and then by crowding
+    distance. A child is crossed from the winners of two binary tournaments, with the depth of the
+    first one, and mutated. If no new children are found, candidates are drawn at random.
 
-    The next move hangs on every rating, however low: `keeps` is `total`.
+    Every rating may influence the next generation, however low: `keeps` is `total`.
 
     Args:
         candidates, population, generations, seed: see `Strategy`.
-        objectives: names of the costs that are to be low.
-        costs: what an architecture costs, by name; `candidates.costs.of` if None.
-        patience: see `Strategy`; it looks at the best rating, not at the front.
+        objectives: names of the costs to minimise.
+        costs: returns the costs of an architecture by name; `candidates.costs.of` if None.
+        patience: see `Strategy`; it considers the best rating, not the front.
 
     Raises:
         ConfigError: if there is no objective, or `costs` does not know one.
@@ -39,7 +38,7 @@ class NSGA2(Strategy):
         candidates: BudgetedSpace,
         *,
         objectives: Sequence[str] = ("params",),
-        costs: Costs | None = None,
+        costs: CostsOf | None = None,
         population: int = 50,
         generations: int = 20,
         patience: int | None = None,
@@ -55,118 +54,81 @@ class NSGA2(Strategy):
         self.objectives = tuple(objectives)
         self._costs = costs or candidates.costs.of
         _require_known(self.objectives, self._costs(candidates.space.smallest))
-        self._genome = Genome(candidates.space)
-        self._algorithm: Any = None
-        self._genes: list[list[int]] = []  # of the generation that was asked
+        self._points: list[tuple[float, ...]] = []  # one for each entry of the history
 
     def _draw(self, rng: random.Random) -> dict[Architecture, str]:
-        import numpy as np
-
-        if self._algorithm is None:
-            self._algorithm = _nsga2(self._genome, 1 + len(self.objectives), self.population)
         chosen: dict[Architecture, str] = {}
-        genes: list[list[int]] = []
         if self.history:
-            self._algorithm.random_state = np.random.default_rng(rng.getrandbits(64))
-            self._survive()
-            for _ in range(MATINGS):
-                if len(chosen) < self.population:
-                    self._mate(chosen, genes)
+            self._points += [self._point(one) for one in self.history[len(self._points) :]]
+            best = survivors(self._points, self.population)
+            parents = [self.history[index].architecture for index in best]
+            self._collect(chosen, "child", self.population, lambda: self._child(parents, rng))
         self._collect_random(chosen, rng)
-        genes += [self._genome.encode(one, rng) for one in list(chosen)[len(genes) :]]
-        self._genes = genes
         return chosen
 
-    def _survive(self) -> None:
-        """Tell pymoo what the last generation is worth: it minimises."""
-        import numpy as np
-        from pymoo.core.population import Population
+    def _point(self, evaluated: Evaluated) -> tuple[float, ...]:
+        """Return the coordinates of a candidate, larger is better."""
+        costs = self._costs(evaluated.architecture)
+        return evaluated.rating, *(-costs[name] for name in self.objectives)
 
-        told = self.history[-len(self._genes) :]
-        costs = [self._costs(rated.architecture) for rated in told]
-        values = [
-            [-rated.rating, *(cost[name] for name in self.objectives)]
-            for rated, cost in zip(told, costs, strict=True)
-        ]
-        born = Population.new("X", np.array(self._genes), "F", np.array(values, dtype=float))
-        self._algorithm.tell(infills=born)
-
-    def _mate(self, chosen: dict[Architecture, str], genes: list[list[int]]) -> None:
-        """Add those children of one mating that may be asked for."""
-        for child in self._algorithm.ask().get("X").tolist():
-            one = self._genome.decode(child)
-            if len(chosen) < self.population and one not in chosen and self._is_new(one):
-                chosen[one] = "child"
-                genes.append(child)
+    def _child(self, parents: Sequence[Architecture], rng: random.Random) -> Architecture:
+        """Cross the winners of two tournaments and mutate the result."""
+        space = self.candidates.space
+        first, second = _tournament(parents, rng), _tournament(parents, rng)
+        child = crossover(first, with_depth_of(first, second, space), space, rng)
+        return mutate(
+            child,
+            space,
+            rng,
+            depth_probability=DEPTH_PROBABILITY,
+            block_probability=1 / (2 * child.depth),  # one gene of all blocks on average
+        )
 
 
-class Genome:
-    """Architectures of a space as lists of whole numbers, all of one length.
+def survivors(points: Sequence[Sequence[float]], count: int) -> list[int]:
+    """Return the indices of the `count` best points, best first.
 
-    Indices of the choices: width, depth, then heads of every block of the deepest network, then
-    their MLP ratios. Genes of blocks that a network does not have rest: they say nothing until a
-    child is deeper.
-
-    Attributes:
-        counts: of how many choices each gene is the index.
+    Non-dominated sorting: front by front, and within a front by crowding distance, largest first.
+    Larger coordinates are better.
     """
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
-        self._deepest = space.depth[-1]
-        self.counts = (
-            [len(space.embed_dim), len(space.depth)]
-            + [len(space.num_heads)] * self._deepest
-            + [len(space.mlp_ratio)] * self._deepest
-        )
-
-    def encode(self, one: Architecture, rng: random.Random) -> list[int]:
-        """Return the genes of an architecture; those that rest are drawn."""
-        space, missing = self.space, self._deepest - one.depth
-        return [
-            space.embed_dim.index(one.embed_dim),
-            space.depth.index(one.depth),
-            *(space.num_heads.index(heads) for heads in one.num_heads),
-            *(rng.randrange(len(space.num_heads)) for _ in range(missing)),
-            *(space.mlp_ratio.index(ratio) for ratio in one.mlp_ratio),
-            *(rng.randrange(len(space.mlp_ratio)) for _ in range(missing)),
-        ]
-
-    def decode(self, genes: Sequence[int]) -> Architecture:
-        """Return the architecture of these genes."""
-        space = self.space
-        width, depth = space.embed_dim[genes[0]], space.depth[genes[1]]
-        heads, ratios = genes[2 : 2 + self._deepest], genes[2 + self._deepest :]
-        return space.build(
-            width,
-            tuple(space.num_heads[gene] for gene in heads[:depth]),
-            tuple(space.mlp_ratio[gene] for gene in ratios[:depth]),
-        )
+    chosen: list[int] = []
+    rest = list(range(len(points)))
+    while rest and len(chosen) < count:
+        found = [rest[place] for place in front([points[index] for index in rest])]
+        distances = crowding_distances([points[index] for index in found])
+        order = sorted(range(len(found)), key=distances.__getitem__, reverse=True)
+        chosen += [found[place] for place in order]
+        rest = sorted(set(rest).difference(found))
+    return chosen[:count]
 
 
-def _nsga2(genome: Genome, num_objectives: int, population: int) -> Any:
-    """Return pymoo's algorithm, set up to be asked and told; it prints nothing and never ends."""
-    from pymoo.config import Config
+def crowding_distances(points: Sequence[Sequence[float]]) -> list[float]:
+    """Return for each point of a front how far apart its two neighbours are.
 
-    Config.warnings["not_compiled"] = False  # it would print
+    Summed over coordinates, each relative to its range; infinite for both ends of a coordinate.
+    """
+    distances = [0.0] * len(points)
+    for values in zip(*points, strict=True):
+        order = sorted(range(len(points)), key=values.__getitem__)
+        span = values[order[-1]] - values[order[0]]
+        distances[order[0]] = distances[order[-1]] = float("inf")
+        for before, here, after in zip(order, order[1:], order[2:], strict=False):
+            distances[here] += (values[after] - values[before]) / span if span else 0.0
+    return distances
 
-    from pymoo.algorithms.moo.nsga2 import NSGA2 as Algorithm
-    from pymoo.core.problem import Problem
-    from pymoo.core.termination import NoTermination
-    from pymoo.core.variable import Integer
-    from pymoo.operators.crossover.ux import UniformCrossover
-    from pymoo.operators.mutation.rm import ChoiceRandomMutation
 
-    genes = {str(at): Integer(bounds=(0, count - 1)) for at, count in enumerate(genome.counts)}
-    algorithm = Algorithm(
-        pop_size=population,
-        crossover=UniformCrossover(),
-        mutation=ChoiceRandomMutation(),
-        eliminate_duplicates=False,  # we know better: genes that rest make no difference
+def with_depth_of(first: Architecture, second: Architecture, space: SearchSpace) -> Architecture:
+    """Return `second` with the depth of `first`: cut, or continued with the blocks of `first`."""
+    return space.build(
+        second.embed_dim,
+        (second.num_heads + first.num_heads[second.depth :])[: first.depth],
+        (second.mlp_ratio + first.mlp_ratio[second.depth :])[: first.depth],
     )
-    problem = Problem(vars=genes, n_obj=num_objectives)
-    algorithm.setup(problem, termination=NoTermination(), verbose=False)
-    return algorithm
+
+
+def _tournament(ranked: Sequence[Architecture], rng: random.Random) -> Architecture:
+    """Draw two, best first in `ranked`, and return the better one."""
+    return ranked[min(rng.randrange(len(ranked)), rng.randrange(len(ranked)))]
 
 
 def _require_known(objectives: Sequence[str], known: Mapping[str, float]) -> None:

@@ -117,14 +117,6 @@ class Ranks:
         """Return this process's share of a list: every `size`-th item."""
         return items[self.rank :: self.size]
 
-    def gather(self, numbers: Sequence[float], total: int) -> list[float]:
-        """Return a number for each of `total` items; each process has the numbers of its `mine`."""
-        if self.size == 1:
-            return list(numbers)
-        everyone = torch.zeros(total, dtype=torch.float64)
-        everyone[self.rank :: self.size] = torch.tensor(numbers, dtype=torch.float64)
-        return [float(number) for number in self.sum(everyone).tolist()]
-
     def first(self, do: Callable[[], T]) -> T:
         """Call `do` in the first process while the others wait; all return its value.
 

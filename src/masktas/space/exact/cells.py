@@ -1,10 +1,9 @@
-"""The part of a space that meets a budget, as cells of equal cost: counted, drawn, ranged.
+"""Architectures within a budget as cells of equal cost: counted, drawn and bounded.
 
-Every cost is a sum over blocks (memory a maximum), and a block's share splits into what its heads
-and what its MLP cost (`cost`, `latency`). So a network of one width and depth costs what a pair of
-states costs, one of its heads and one of its MLPs (`sides`), and such a pair is a cell. Whether
-a budget can be met, by how many networks, and a draw among them need no trial and error, however
-narrow the budget.
+Every cost is a sum over blocks (memory a maximum), and the cost of a block is the sum of its
+attention half and its MLP half (`cost`, `latency`). So the cost of a network of one width and depth
+depends on a pair of states only, one of its heads and one of its MLPs (`counting`); such a pair is
+a cell. Feasibility, counts and draws therefore need no trial and error, however narrow the budget.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ from typing import NamedTuple
 
 from masktas.space import cost
 from masktas.space.architecture import Architecture
-from masktas.space.budget import TICKS, Budget, tick_limits
+from masktas.space.budget import Budget, tick_limits
 from masktas.space.exact.counting import State
 from masktas.space.exact.tables import SUMS, MemoryLevels, Tables
+from masktas.space.latency import TICKS
 
 
 class SortedStates:
-    """States of the MLPs, in the order of their first sum."""
+    """States of the MLPs, sorted by their first sum."""
 
     def __init__(self, states: list[State]) -> None:
         self.states = sorted(states, key=lambda state: (state.low, state.level))
         self._lows = [state.low[0] for state in self.states]
-        # In order too: where they are not exact, a range may hold a few that do not belong to it.
+        # Sorted too: if states are not exact, a range may contain a few that do not belong to it.
         self._highs = list(itertools.accumulate((state.high[0] for state in self.states), max))
         self.totals = [0, *itertools.accumulate(state.ways for state in self.states)]
 
     def between(self, least: float, most: float) -> tuple[int, int]:
-        """Return where those start and stop whose first sum can be from `least` to `most`."""
+        """Return start and stop of the states whose first sum may be from `least` to `most`."""
         return bisect.bisect_left(self._highs, least), bisect.bisect_right(self._lows, most)
 
 
@@ -42,11 +42,11 @@ class Group:
     """All networks of one width and depth.
 
     Args:
-        width, depth: theirs.
-        stem: what everything but the blocks adds to each sum.
-        limits: the least and the most of each sum, blocks only.
-        floor: the least level that heads or MLPs must reach.
-        partners: states of the MLPs: all, and those that reach it.
+        width, depth: of the networks.
+        stem: what everything outside the blocks adds to each sum.
+        limits: minimum and maximum of each sum, over blocks only.
+        floor: the minimum level that heads or MLPs must reach.
+        partners: states of the MLPs: all, and those that reach the floor.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Group:
         return partners, *partners.between(least - heads.high[0], most - heads.low[0])
 
     def partners(self, heads: State) -> list[State]:
-        """Return the states of the MLPs that are within the limits together with `heads`."""
+        """Return the states of the MLPs that meet the limits together with `heads`."""
         partners, start, stop = self._range(heads)
         found = partners.states[start:stop]
         for index, (least, most) in enumerate(self._limits[1:], start=1):
@@ -79,7 +79,7 @@ class Group:
         return found
 
     def count(self, heads: State) -> int:
-        """Return how many sequences of MLPs go with one of the heads."""
+        """Return the number of sequences of MLPs that meet the limits together with `heads`."""
         if len(self._limits) > 1:
             return sum(state.ways for state in self.partners(heads))
         partners, start, stop = self._range(heads)
@@ -87,7 +87,7 @@ class Group:
 
 
 class Pair(NamedTuple):
-    """A cell: networks of one width and depth whose halves are of these states."""
+    """A cell: networks of one width and depth with these states of heads and MLPs."""
 
     group: Group
     heads: State
@@ -95,12 +95,12 @@ class Pair(NamedTuple):
 
     @property
     def ways(self) -> int:
-        """How many networks it holds."""
+        """The number of networks in the cell."""
         return self.heads.ways * self.mlps.ways
 
 
 class Row(NamedTuple):
-    """All cells with the same heads."""
+    """All cells with the same state of heads."""
 
     group: Group
     heads: State
@@ -108,33 +108,33 @@ class Row(NamedTuple):
 
 
 class Cells:
-    """The networks of a space within a budget, by what they cost.
+    """The networks of a space within a budget, grouped by cost.
 
     Args:
         tables: of the space.
         budget: the limits.
-        asked: a quantity that will be asked for (`span`, `amount`) beside those that are limited.
-        paired: whether cells will be looked at one by one (`pairs`).
+        extra: a quantity for `span` and `amount` besides the limited ones.
+        paired: whether cells will be visited one by one (`pairs`).
 
     Attributes:
-        exact: whether every cell is of equal cost and wholly within the budget. Where there would
-            be too many states, sums are rounded: cells then hold every network within the budget,
-            but others too.
-        rows: those that are not empty.
+        exact: whether all networks of a cell cost the same and meet the budget. If there are too
+            many states, sums are rounded: cells then contain every network within the budget, and
+            some others.
+        rows: the rows that are not empty.
     """
 
     def __init__(
-        self, tables: Tables, budget: Budget, asked: str | None = None, *, paired: bool = False
+        self, tables: Tables, budget: Budget, extra: str | None = None, *, paired: bool = False
     ) -> None:
         self._space, self._budget, self._tables = tables.space, budget, tables
-        wanted = {*budget.limited(), asked}
+        wanted = {*budget.limited(), extra}
         if "size" in wanted:
             wanted.add("params")
         self.sums = tuple(what for what in SUMS if what in wanted) or ("params",)
         least, most = budget.limits("memory")
-        self._levels = MemoryLevels(least, most, by_value=asked == "memory")
-        self._sides = tables.sides(self.sums, self._levels, paired=paired)
-        self.exact = all(side.exact for sides in self._sides.values() for side in sides)
+        self._levels = MemoryLevels(least, most, by_value=extra == "memory")
+        self._counts = tables.counts(self.sums, self._levels, paired=paired)
+        self.exact = all(half.exact for halves in self._counts.values() for half in halves)
         self.rows = list(self._all_rows())
         block = len(self._space.num_heads) * len(self._space.mlp_ratio)
         deepest = max(self._space.depth)
@@ -148,11 +148,11 @@ class Cells:
 
     @property
     def count(self) -> int:
-        """How many networks there are."""
+        """The number of networks."""
         return sum(row.ways for row in self.rows)
 
     def draw(self, rng: random.Random) -> Architecture:
-        """Draw one as `SearchSpace.sample` would, given that it is in a cell."""
+        """Draw from the distribution of `SearchSpace.sample`, conditioned on being in a cell."""
         at = bisect.bisect_right(self._cumulative, rng.randrange(self._cumulative[-1]))
         if at not in self._partners:
             states = self.rows[at].group.partners(self.rows[at].heads)
@@ -162,9 +162,9 @@ class Cells:
         return self.draw_from(Pair(self.rows[at].group, self.rows[at].heads, mlps), rng)
 
     def draw_from(self, pair: Pair, rng: random.Random) -> Architecture:
-        """Draw one of a cell's networks, all equally likely."""
+        """Draw uniformly among the networks of a cell."""
         group = pair.group
-        heads, mlps = self._sides[group.width]
+        heads, mlps = self._counts[group.width]
         return self._build(
             group.width,
             heads.draw(group.depth, pair.heads, rng),
@@ -180,9 +180,9 @@ class Cells:
     def networks(self) -> Iterator[Architecture]:
         """Yield every network, in a fixed order."""
         for group, heads, mlps in self.pairs():
-            side, other = self._sides[group.width]
-            for first in side.sequences(group.depth, heads.level, heads.key):
-                for second in other.sequences(group.depth, mlps.level, mlps.key):
+            of_heads, of_mlps = self._counts[group.width]
+            for first in of_heads.sequences(group.depth, heads.level, heads.key):
+                for second in of_mlps.sequences(group.depth, mlps.level, mlps.key):
                     yield self._build(group.width, first, second)
 
     def _build(self, width: int, heads: Sequence[int], mlps: Sequence[int]) -> Architecture:
@@ -193,7 +193,7 @@ class Cells:
         )
 
     def amount(self, what: str, pair: Pair) -> tuple[int, int]:
-        """Return between what a cell's amounts of one of `sums` are."""
+        """Return the bounds of a cell's amounts of one of `sums`."""
         at = self.sums.index(what)
         fixed = pair.group.stem[at]
         return (
@@ -202,9 +202,9 @@ class Cells:
         )
 
     def span(self, what: str) -> tuple[float, float]:
-        """Return the smallest and the largest amount of a quantity; there must be a row.
+        """Return the smallest and the largest amount of a quantity; needs at least one row.
 
-        Latency in ms. Where cells are not exact, no network may reach the ends.
+        Latency in ms. If cells are not exact, these are outer bounds.
         """
         ends = [self._row_span("params" if what == "size" else what, row) for row in self.rows]
         if what == "size":
@@ -236,15 +236,15 @@ class Cells:
             fixed + heads.high[at] + max(state.high[at] for state in states),
         )
 
-    # --- how it is built
+    # --- construction
 
     def _all_rows(self) -> Iterator[Row]:
         floor, ceiling = self._levels.limits
         for width in self._space.embed_dim:
             for depth in self._space.depth:
                 heads, mlps = (
-                    [state for state in side.states(depth) if state.level <= ceiling]
-                    for side in self._sides[width]
+                    [state for state in half.states(depth) if state.level <= ceiling]
+                    for half in self._counts[width]
                 )
                 reaching = [state for state in mlps if state.level >= floor]
                 stem = tuple(self._tables.stem(what, width) for what in self.sums)
@@ -260,7 +260,7 @@ class Cells:
                         yield Row(group, state, state.ways * count)
 
     def _limits(self, depth: int) -> list[tuple[float, float]]:
-        """Return the least and the most of every sum; size limits parameters."""
+        """Return the minimum and maximum of every sum; a limit on size limits parameters."""
         limits = []
         for what in self.sums:
             low, high = self._budget.limits(what)

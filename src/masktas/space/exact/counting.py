@@ -1,7 +1,7 @@
-"""One side of a network's blocks, the heads or the MLPs: its choices counted by what they cost.
+"""Sequences of choices of one half of the blocks, heads or MLPs, counted by their cost.
 
-The sides choose independently, and both add to the same sums. So what a space holds is known from
-two small tables: how many sequences of heads, and how many of MLPs, reach which sums.
+The halves choose independently, and both add to the same sums. So a space is described by two small
+tables: how many sequences of heads, and how many of MLPs, reach each sum.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 # Steps between the smallest and the largest choice, of the first sum and of the others; None is
-# exact. The sums of one side grow together, so the first alone says nearly all.
+# exact. The sums of one half are strongly correlated, so the first one matters most.
 RESOLUTIONS: list[tuple[int | None, int | None]] = [(None, None)]
 RESOLUTIONS += [(None, steps) for steps in (256, 64, 16, 4, 0)]
 RESOLUTIONS += [(steps, 0) for steps in (256, 128, 64, 32, 16, 8, 4, 2, 1)]
 
-Sums = dict[int, int]  # how many sequences reach a packed sum
+Sums = dict[int, int]  # number of sequences by packed sum
 Ways = dict[int, Sums]  # by the highest level among their choices
 
 
 class Choice(NamedTuple):
-    """What one choice adds to the sums that matter, and its level (only the highest counts)."""
+    """What one choice adds to each sum, and its level (of a sequence the highest counts)."""
 
     amounts: tuple[int, ...]
     level: int = 0
 
 
 class State(NamedTuple):
-    """All sequences of one highest level and one packed sum: their sums are in `low` to `high`."""
+    """All sequences with one highest level and one packed sum; sums are from `low` to `high`."""
 
     level: int
     key: int
@@ -45,11 +45,11 @@ class Grid:
     """One sum in whole steps: exact in steps of the greatest common divisor, or coarser.
 
     Args:
-        values: what each choice adds.
-        resolution: steps between the smallest and the largest choice, at most; None for exact.
+        values: amount of each choice.
+        resolution: maximum steps between the smallest and the largest choice; None for exact.
 
     Attributes:
-        steps: what each choice adds, in steps, the smallest choice 0.
+        steps: amount of each choice in steps above the smallest choice.
     """
 
     def __init__(self, values: Sequence[int], resolution: int | None) -> None:
@@ -64,18 +64,18 @@ class Grid:
         ]
 
     def total(self, steps: int, depth: int) -> int:
-        """Return the sum of `depth` choices that make so many steps, where it is exact."""
+        """Return the sum of `depth` choices with `steps` steps in total; only if exact."""
         return self._least * depth + self._unit * steps
 
 
 class ChoiceCounts:
-    """How many sequences of choices reach which state.
+    """Numbers of sequences of choices by state.
 
     Args:
         choices: of one block.
-        depth: blocks, at most.
-        most: states to keep at most. Where there are more, sums are rounded to ever coarser
-            steps, and states say between what their sums are.
+        depth: maximum number of blocks.
+        most: maximum number of states. If there are more, sums are rounded to coarser and coarser
+            steps, and states have bounds of their sums.
 
     Attributes:
         exact: whether states are exact.
@@ -99,7 +99,7 @@ class ChoiceCounts:
             ]
 
     def _take_grids(self, grids: list[Grid], depth: int) -> None:
-        """Pack the steps of all sums into one whole number a choice, its key."""
+        """Pack the steps of all sums of a choice into one integer, its key."""
         self._grids = grids
         self.exact = all(grid.exact for grid in grids)
         self._spans = [max(grid.steps) * depth + 1 for grid in grids]
@@ -110,7 +110,7 @@ class ChoiceCounts:
         ]
 
     def _count(self, depth: int, most: float) -> list[Ways]:
-        """Count for 0, 1, 2... blocks; `[]` where there are too many states."""
+        """Count for 0, 1, 2... blocks; `[]` if there are too many states."""
         ways: list[Ways] = [{0: {0: 1}}]
         for _ in range(depth):
             after: Ways = {}
@@ -161,7 +161,7 @@ class ChoiceCounts:
         return totals, totals
 
     def _before(self, left: int, level: int, key: int) -> list[tuple[int, int, int, int]]:
-        """List (choice, level, key, count) of the sequences of `left` that one choice completes."""
+        """List (choice, level, key, count) of sequences that lack one choice of a state."""
         found = []
         for choice, (step, own) in enumerate(zip(self._keys, self._levels, strict=True)):
             for before, sums in self._ways[left].items():
@@ -171,7 +171,7 @@ class ChoiceCounts:
         return found
 
     def draw(self, depth: int, state: State, rng: random.Random) -> list[int]:
-        """Draw the choices of one sequence of a state, all equally likely."""
+        """Draw uniformly among the sequences of a state."""
         level, key, drawn = state.level, state.key, []
         for left in range(depth - 1, -1, -1):
             before = self._before(left, level, key)

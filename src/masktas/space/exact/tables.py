@@ -1,4 +1,4 @@
-"""What the choices of a space cost, width by width: the tables that its cells are made from."""
+"""Costs of the choices of a space for every width: the tables that cells are built from."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from masktas.space import cost
-from masktas.space.budget import TICKS, Budget, Costs, ticks
+from masktas.space.budget import Budget
+from masktas.space.costs import Costs
 from masktas.space.exact.counting import Choice, ChoiceCounts
+from masktas.space.latency import TICKS, ticks
 from masktas.space.space import SearchSpace
 
 SUMS = ("params", "macs", "latency")  # size follows from params and depth
-ADDITIONS = 2_000_000  # for the sides of a space, at most: tenths of a second
-PAIRS = 700_000  # of states, looked at one by one, at most
+MAX_ADDITIONS = 2_000_000  # to count the choices of a space: tenths of a second
+MAX_PAIRS = 700_000  # of states that are visited one by one
 
-Sides = dict[int, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs, by width
+CountsByWidth = dict[int, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLevels:
-    """What of the memory of a choice matters: where it is between two limits, or all of it."""
+    """Memory of a choice as a level: below, within or above two limits, or the exact value."""
 
     least: float | None
     most: float | None
     by_value: bool
 
     def of(self, memory: int) -> int:
-        """Return the level: 0 below, 1 within, 2 above the limits; or the memory itself."""
+        """Return the level: 0 below, 1 within, 2 above the limits; or the memory in bytes."""
         if self.by_value:
             return memory
         if self.most is not None and memory > self.most:
@@ -36,18 +38,18 @@ class MemoryLevels:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The least level that a network must reach, and the most that it may."""
+        """The minimum and the maximum level of a network."""
         if self.by_value:
             return self.least or 0, math.inf if self.most is None else self.most
         return 0 if self.least is None else 1, 1
 
 
 class Tables:
-    """The sides of a space, made once for all that is asked of it.
+    """Costs of the choices of a space, and counts of their sequences, each computed once.
 
     Args:
         space: the space.
-        costs: how its networks are costed.
+        costs: of its networks.
     """
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
@@ -59,31 +61,33 @@ class Tables:
             width: space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
             for width in space.embed_dim
         }
-        self._made: dict[tuple[tuple[str, ...], MemoryLevels, int], Sides] = {}
+        self._counts: dict[tuple[tuple[str, ...], MemoryLevels, int], CountsByWidth] = {}
 
-    def sides(self, sums: tuple[str, ...], levels: MemoryLevels, *, paired: bool = False) -> Sides:
-        """Return the sides of every width.
+    def counts(
+        self, sums: tuple[str, ...], levels: MemoryLevels, *, paired: bool = False
+    ) -> CountsByWidth:
+        """Return the counts of sequences of heads and of MLPs for every width.
 
         Args:
-            sums: which sums their states tell apart, of `SUMS`.
-            levels: and which memory.
-            paired: whether their states will be looked at pair by pair.
+            sums: of `SUMS`; states with different sums are kept apart.
+            levels: of memory; states of different levels are kept apart.
+            paired: whether states will be visited pair by pair.
         """
         space = self.space
         widths, depth = len(space.embed_dim), max(space.depth)
         choices = len(space.num_heads) + len(space.mlp_ratio)
-        most = ADDITIONS // (widths * depth * choices)
+        most = MAX_ADDITIONS // (widths * depth * choices)
         if paired or levels.by_value or len(sums) > 1:
-            most = min(most, math.isqrt(PAIRS // (widths * len(space.depth))))
-        if (sums, levels, most) not in self._made:
-            self._made[sums, levels, most] = {
+            most = min(most, math.isqrt(MAX_PAIRS // (widths * len(space.depth))))
+        if (sums, levels, most) not in self._counts:
+            self._counts[sums, levels, most] = {
                 width: (
                     ChoiceCounts(self._heads(sums, levels, width), depth, most),
                     ChoiceCounts(self._mlps(sums, levels, width), depth, most),
                 )
                 for width in space.embed_dim
             }
-        return self._made[sums, levels, most]
+        return self._counts[sums, levels, most]
 
     def span(self, what: str) -> tuple[float, float]:
         """Return the smallest and largest amount of a quantity in the whole space."""
@@ -92,7 +96,7 @@ class Tables:
         return (least / TICKS, most / TICKS) if what == "latency" else (least, most)
 
     def may_meet(self, budget: Budget) -> bool:
-        """Say whether every limit by itself is within the space's range: quick, and necessary."""
+        """Return whether each limit alone can be met: a fast necessary condition."""
         for what in budget.limited():
             (low, high), (least, most) = budget.limits(what), self.span(what)
             if (low is not None and low > most) or (high is not None and high < least):
@@ -100,7 +104,7 @@ class Tables:
         return True
 
     def _spans(self, what: str) -> Iterator[tuple[int, int]]:
-        """Yield the smallest and largest amount for each width and depth."""
+        """Yield the smallest and largest amount of every width and depth."""
         if what == "size":
             for (low, high), depth in zip(self._spans("params"), self._depths(), strict=True):
                 header = cost.header_bytes(depth)
@@ -126,7 +130,7 @@ class Tables:
         return [depth for _ in self.space.embed_dim for depth in self.space.depth]
 
     def stem(self, what: str, width: int) -> int:
-        """Return what everything but the blocks adds to a sum."""
+        """Return what everything outside the blocks adds to a sum."""
         if what == "latency":
             return ticks(self.costs.latency_model().stem[width])
         stem = self._stems[width]
@@ -155,7 +159,7 @@ class Tables:
         ]
 
     def _level(self, levels: MemoryLevels, width: int, numbers: int) -> int:
-        """Return the level of the network whose costliest moment has so many numbers live."""
+        """Return the level of a network with `numbers` live numbers at its costliest moment."""
         stem = self._stems[width]
         most = cost.held_memory(stem) + max(numbers, cost.counted_classes(stem))
         return levels.of(most * self.number_bytes)

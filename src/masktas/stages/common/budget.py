@@ -9,9 +9,9 @@ from masktas.artifacts import Run
 from masktas.config import CostSettings, LatencySettings
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.measure.build import kept_at, latency_for
+from masktas.measure.build import latency_for, model_path
 from masktas.measure.target import Measure, Target
-from masktas.space import BudgetedSpace, Costs, LatencyModel
+from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel
 
 MEASURED_AS = ("engine", "device", "threads", "batch", "precision")
 
@@ -58,10 +58,10 @@ def costed(
     else:
         target = _target(settings, measure)
         model = latency_for(run.folder, space, target, console=console, seed=seed)
-        path = kept_at(run.folder, space, target)
+        path = model_path(run.folder, space, target)
     model.require(space)
     costs = Costs(settings.export_precision, model)
-    limited = BudgetedSpace(space, settings.budget(space, costs), costs)
+    limited = BudgetedSpace(space, Budget.of(settings.limits, space, costs), costs)
     return limited, target, {"latency": path}
 
 

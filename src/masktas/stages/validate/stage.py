@@ -35,7 +35,6 @@ from masktas.stages.validate.probe_journal import probe
 from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
 from masktas.stages.validate.ratings import RatingTable, rate_networks, rating_passes
 from masktas.train.networks import WEIGHTS
-from masktas.train.tasks.mae import training_macs
 
 NETWORKS = "networks.jsonl"
 NO_LABELS = "These images have no labels, so accuracy is not known and only how reliable each "
@@ -218,6 +217,6 @@ def _cost(
         seen = recipe.seeds * probing.num_test if trained else probing.num_seen
         images += len(networks) * (learnt + seen)
         for one in networks:
-            products += learnt * training_macs(one, one.num_patches, 0)
+            products += learnt * cost.training_macs(one, one.num_patches, 0)
             products += seen * cost.encoder_macs(one, one.num_patches)
     return {"images": images, "flops": 2 * products}

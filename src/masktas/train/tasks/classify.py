@@ -13,7 +13,6 @@ from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe
-from masktas.train.tasks.mae import training_macs
 
 Labelled = tuple[Tensor, Tensor, Tensor]
 
@@ -94,7 +93,7 @@ class Classification:
         """Count multiply-accumulates per image, the same in every step."""
         one = self._architecture
         head = cost.counted_classes(one) * one.embed_dim
-        return training_macs(one, one.num_patches, head)
+        return cost.training_macs(one, one.num_patches, head)
 
     def about(self, _: int) -> str:
         """Return an empty text: all steps are alike."""

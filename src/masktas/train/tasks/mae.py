@@ -10,7 +10,7 @@ from masktas.data.batches import Batches, to_device
 from masktas.nn.mae import MaskedAutoencoder, decoder_macs, pixel_loss
 from masktas.nn.patches import masking_noise, patchify, random_masking
 from masktas.seeding import seed_for
-from masktas.space import Architecture, cost
+from masktas.space.cost import training_macs
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
@@ -115,13 +115,3 @@ class MaskedAutoencoding:
     def about(self, _: int) -> str:
         """Return an empty text: all steps are alike."""
         return ""
-
-
-def training_macs(architecture: Architecture, patches: int, more: int) -> int:
-    """Count an image's products, forward and backward, of an encoder and `more` after it.
-
-    Backward takes two products for each one forward, but for the first layer, whose input needs
-    no gradient. What is computed again (`recompute`) is not counted.
-    """
-    forward = cost.encoder_macs(architecture, patches) + more
-    return 3 * forward - cost.embedding_macs(architecture, patches)

@@ -15,10 +15,11 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
+from masktas.space.cost import training_macs
 from masktas.train.optim.sliced_adamw import SlicedAdamW
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe
-from masktas.train.tasks.mae import MaskedBatches, training_macs
+from masktas.train.tasks.mae import MaskedBatches
 
 Sampler = Callable[[random.Random], list[Architecture]]
 SANDWICHED = 2  # random architectures between largest and smallest
