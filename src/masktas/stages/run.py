@@ -17,15 +17,16 @@ from masktas.config import (
     resolve,
 )
 from masktas.console import Console
-from masktas.data.demo import write_demo_images
-from masktas.errors import LabelError, SpaceError
+from masktas.data.demo import demo_packages, write_demo_images
+from masktas.errors import ConfigError, LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
+from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import Budget, SearchSpace, format_quantity
 from masktas.stages.common.stage import Data, ImageInput, num_visible_checked
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
-from masktas.stages.report.stage import report
+from masktas.stages.report.stage import report, report_packages
 from masktas.stages.search.stage import search
 from masktas.stages.supernet.stage import supernet
 from masktas.stages.teacher.init_from import open_init_from
@@ -81,6 +82,7 @@ def run(
     )
     images = ImageInput.of(data, data_settings)
     _check_first(images, space, settings, adopted=teacher is not None)
+    reports = _can_report(console, Path(out))
 
     def common(before: str) -> dict[str, Any]:
         left = stopping.seconds_left
@@ -131,9 +133,10 @@ def run(
             )
     except LabelError as error:
         console.warn(f"{error} Fine-tuning is left out; the searched network is in {out}/search.")
-    page = ranks.first(lambda: str(report(out)))
+    page = ranks.first(lambda: str(report(out))) if reports else None
     summarize(made, console)
-    console.say(f"Report: {page}")
+    if page:
+        console.say(f"Report: {page}")
     return made
 
 
@@ -144,12 +147,24 @@ def _check_first(
     images.source(download=settings.runtime.download)
     settings.search.require_together()
     settings.search.by_size(space)
+    if settings.search.limits_latency and settings.search.latency is None:
+        scipy("optimize")
     if settings.supernet.teacher is None and not adopted:
         num_visible_checked(space.largest, settings.teacher.mask_ratio, least=1)
         _check_beginning(space, settings.teacher)
     num_visible_checked(space.largest, settings.supernet.mask_ratio, least=1)
     if settings.search.mask_ratio:
         num_visible_checked(space.largest, settings.search.mask_ratio, least=3)
+
+
+def _can_report(console: Console, out: Path) -> bool:
+    """Return whether the report can be written; warn if packages are missing."""
+    try:
+        report_packages()
+    except ConfigError as error:
+        console.warn(f"{error} The run writes no report; later, `masktas report {out}` does.")
+        return False
+    return True
 
 
 def _check_beginning(space: SearchSpace, settings: TeacherSettings) -> None:
@@ -190,6 +205,8 @@ def demo(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Go the whole way on the 5,000 handwritten digits that come with the installation."""
+    demo_packages()  # refused before anything is written
+    report_packages()
     images = Path(out) / "digits.parquet"
 
     def write() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
+from masktas.errors import ConfigError
 
 TENSORBOARD = "tensorboard"
 
@@ -83,9 +84,12 @@ class Metrics:
 
     @contextmanager
     def _spared(self) -> Iterator[None]:
-        """Go on without TensorBoard where its files cannot be written: ours are what counts."""
+        """Continue without TensorBoard if it is missing, or if its files cannot be written."""
         try:
             yield
+        except ConfigError as error:
+            self._writer = self._events = None
+            self._warn(f"{error} Training continues without it.")
         except OSError as error:
             self._writer = self._events = None
             self._warn(f"TensorBoard's files cannot be written ({error}): going on without.")

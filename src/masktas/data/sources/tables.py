@@ -9,10 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
-
-import pyarrow
-import pyarrow.parquet as parquet
 
 from masktas.data.sources.base import (
     IMAGE_COLUMNS,
@@ -26,11 +24,16 @@ from masktas.data.sources.base import (
     shown,
 )
 from masktas.data.sources.remote import Place
-from masktas.errors import DataError, LabelError
+from masktas.errors import DataError, LabelError, require_extra
 
 ROWS_PER_SHARD = 1024
 ROWS_AT_ONCE = 16
 KEPT_BYTES = 2**28
+
+
+def _pyarrow() -> ModuleType:
+    require_extra("pyarrow.parquet", "data", "Reading a parquet file")
+    return require_extra("pyarrow", "data", "Reading a parquet file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class ParquetSource:
         self._wanted = columns
         self._spec = spec
         self._turn = threading.Lock()
+        _pyarrow()  # refused before a file is blamed
         self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._metadata: list[Any] = []
         self._columns: list[str] = []
@@ -101,7 +105,7 @@ class ParquetSource:
             raise DataError(f"{shown(name)}: {error}.") from None
         with closing(stream):
             try:  # a buffer: a column of a huge row group is never in memory as a whole
-                file = parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
+                file = _pyarrow().parquet.ParquetFile(stream, metadata=known, buffer_size=2**20)
             except Exception as error:
                 raise DataError(
                     f"{shown(name)}: not a parquet file that can be read ({reason(error)})."
@@ -139,7 +143,7 @@ class ParquetSource:
             ):
                 found += batch.num_rows
                 yield from batch.column(0)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
+        except (OSError, ValueError, _pyarrow().ArrowException) as error:
             raise self._damaged(number, reason(error)) from None
         if found != claimed:
             raise self._damaged(number, f"{found} rows instead of {claimed}")
@@ -148,7 +152,7 @@ class ParquetSource:
         """Name the stored column: of a struct, the bytes alone."""
         column = self._columns[number]
         kind = self._metadata[number].schema.to_arrow_schema().field(column).type
-        return [f"{column}.bytes" if pyarrow.types.is_struct(kind) else column]
+        return [f"{column}.bytes" if _pyarrow().types.is_struct(kind) else column]
 
     def _item(self, file: int, row: int, cell: Any) -> Item:
         archive = self._files[file][0]
@@ -189,7 +193,7 @@ class ParquetSource:
                         return cell
             try:
                 found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise self._damaged(number, reason(error)) from None
         if row >= found.num_rows:
             raise self._damaged(number, f"{found.num_rows} rows only")
@@ -215,7 +219,7 @@ class ParquetSource:
                 )
             try:
                 found = file.read_row_groups(mine.numbers, columns=[column])[column].to_pylist()
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise LabelError(f"{name}: the labels cannot be read ({reason(error)}).") from None
         names = _class_names(schema, column)
         try:
@@ -281,10 +285,10 @@ def _image_column(name: str, schema: Any, wanted: str | None) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    if pyarrow.types.is_struct(kind):
+    if _pyarrow().types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _holds_images(kind.field(at).type)
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    return bool(_pyarrow().types.is_binary(kind) or _pyarrow().types.is_large_binary(kind))
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from masktas.data.sources.base import IMAGE_SUFFIXES, Item, Ranges, named_classes, reason
 from masktas.data.sources.files import Listing, ListSource, walk
 from masktas.data.sources.remote import LocalPlace
-from masktas.errors import DataError
+from masktas.errors import DataError, require_extra
 
 ROWS_PER_SHARD = 1024
 NAMES = ("cifar10", "cifar100", "oxford_iiit_pet", "flowers102", "imagenet")
@@ -103,7 +103,7 @@ class PixelSource:
 
 
 def _pixels(name: str, root: str, download: bool) -> PixelSource:
-    from torchvision import datasets
+    datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     parts = []
@@ -120,7 +120,7 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
 
 
 def _files(name: str, root: str, download: bool) -> ListSource:
-    from torchvision import datasets
+    datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
     kind: Any = {"oxford_iiit_pet": datasets.OxfordIIITPet, "flowers102": datasets.Flowers102}[name]
     paths: list[str] = []
@@ -145,7 +145,7 @@ def _files(name: str, root: str, download: bool) -> ListSource:
 def _imagenet(root: str, download: bool) -> ListSource:
     """Read the folders `train` and `val`; torchvision makes them from the archives."""
     if download and not os.path.isdir(os.path.join(root, "train")):
-        from torchvision import datasets
+        datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
         for split in ("train", "val"):
             try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Any
 
 from masktas.artifacts import Run, Stage, read_lines
+from masktas.errors import require_extra
 from masktas.space import Architecture, Budget, format_amount, format_quantity
 from masktas.stages.common import charts
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 GENES = ("embed_dim", "num_heads", "mlp_ratio")
 BY_SIZE = ("params", "macs")  # costs that every table has
@@ -170,4 +172,5 @@ def _block_rows(one: Architecture) -> list[tuple[int, int, int, float, int]]:
 
 
 def _svg(text: str) -> Markup:
-    return Markup(text)  # made by us; matplotlib has escaped what text is in it
+    markup: Markup = require_extra("markupsafe", "report", "The report").Markup(text)
+    return markup  # matplotlib has escaped the text in it

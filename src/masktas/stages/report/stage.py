@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment
-from markupsafe import Markup
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, require_extra
 from masktas.formats import format_flops, format_seconds
 from masktas.space import format_quantity
 from masktas.stages.common import charts
 from masktas.stages.report.search_section import searched
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 ROWS = ["original", "masked", "teacher", "student (largest)"]
 STAGE_WORDS = {
@@ -23,6 +24,19 @@ STAGE_WORDS = {
     "supernet": "Supernet: masked distillation",
     "finetune": "Fine-tuning",
 }
+
+
+def report_packages() -> tuple[ModuleType, ModuleType]:
+    """Import jinja2 and markupsafe, and see that matplotlib is there too.
+
+    Raises:
+        ConfigError: if one of them is not installed.
+    """
+    charts.matplotlib("figure")
+    jinja2, markupsafe = (
+        require_extra(one, "report", "The report") for one in ("jinja2", "markupsafe")
+    )
+    return jinja2, markupsafe
 
 
 def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
@@ -38,11 +52,12 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     Raises:
         ArtifactError: if no stage of the run is finished.
     """
+    jinja2, _ = report_packages()
     folder = Run(Path(run))
     stages = folder.stages()
     if not stages:
         raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "quantity": format_quantity,
         "duration": format_seconds,
@@ -182,4 +197,5 @@ def _picture(path: Path) -> str | None:
 
 
 def _svg(text: str) -> Markup:
-    return Markup(text)  # made by us; matplotlib has escaped what text is in it
+    markup: Markup = report_packages()[1].Markup(text)  # matplotlib has escaped the text in it
+    return markup

@@ -13,6 +13,7 @@ from masktas.artifacts import Stage, file_digest, write_text
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
+from masktas.errors import ConfigError
 from masktas.measure.target import Measure
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.adapter import InputSpec
@@ -138,6 +139,7 @@ def search(
 
     def results() -> dict[str, Any]:
         _write(stage, shared, found, objectives)
+        _draw_front(context, stage.folder, found, objectives[0])
         return context.finish(
             stage,
             store,
@@ -234,7 +236,7 @@ def _find(
 def _write(
     stage: Stage, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
-    """Write networks, front and picture."""
+    """Write networks and front."""
     folder = stage.folder
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
@@ -245,7 +247,16 @@ def _write(
     for name, one in named.items():
         save_architecture(folder / f"{name}.json", one.architecture, rating=one.score.rating)
     write_front(folder, found.front, objectives)
-    write_text(folder / "front.svg", charts.front(found.to_dict(), objectives[0]))
+
+
+def _draw_front(context: Context, folder: Path, found: SearchResult, cost: str) -> None:
+    """Write front.svg; warn and leave it out if matplotlib is not installed."""
+    try:
+        picture = charts.front(found.to_dict(), cost)
+    except ConfigError as error:
+        context.console.warn(f"{error} The search writes no front.svg.")
+        return
+    write_text(folder / "front.svg", picture)
 
 
 def _cost(histories: list[list[Rated]], judge: Evaluator, known: dict[str, Any]) -> dict[str, Any]:

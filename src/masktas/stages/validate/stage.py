@@ -30,9 +30,10 @@ from masktas.stages.common.labels import labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context, Data
 from masktas.stages.validate.comparing import ValidationData, tell
+from masktas.stages.validate.findings import matplotlib
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
-from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
+from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe, sklearn
 from masktas.stages.validate.ratings import AllRatings, RatingTable
 from masktas.train.networks import WEIGHTS
 from masktas.train.tasks.mae import training_macs
@@ -93,6 +94,9 @@ def validate(
     )
     networks, in_band, center = _networks(context, settings, candidates)
     labels, classes = _labels(images.source())
+    if labels:
+        sklearn("linear_model")  # refused before anything is rated
+        matplotlib("figure")
     stage = context.run.validated(name)
     parents = {
         "teacher": teacher_file(context.run),
