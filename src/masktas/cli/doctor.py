@@ -16,7 +16,9 @@ NO_COMPILER = (
 )
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
+def doctor(
+    *, json: Annotated[bool, Parameter(negative="", help="Print the result as JSON.")] = False
+) -> None:
     """Print what `examine` finds."""
     found = examine()
     if json:

@@ -21,46 +21,57 @@ if TYPE_CHECKING:
 Engine = Annotated[
     str | None,
     Parameter(
-        help="eager (torch, the default), compiled (torch.compile), onnxruntime, or command.",
+        help="Engine: eager (torch, the default), compiled (torch.compile), onnxruntime or "
+        "command.",
         group="Target",
     ),
 ]
-Device = Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto.", group="Target")]
+Device = Annotated[
+    str, Parameter(help="Device to measure on: cpu, cuda, cuda:N or auto.", group="Target")
+]
 Threads = Annotated[
     int | None,
-    Parameter(help="Of the CPU; as many as torch takes if left out.", group="Target"),
+    Parameter(help="Number of CPU threads. By default as many as torch uses.", group="Target"),
 ]
-Batch = Annotated[int, Parameter(help="Images of one inference.", group="Target")]
-Precision = Annotated[str, Parameter(help="fp32, bf16 or fp16.", group="Target")]
+Batch = Annotated[int, Parameter(help="Number of images in one inference.", group="Target")]
+Precision = Annotated[
+    str, Parameter(help="Precision of weights and activations: fp32, bf16 or fp16.", group="Target")
+]
 Command = Annotated[
     str | None,
     Parameter(
-        help="A program of your own that times a network, on a phone or a remote board: its last "
-        "line is milliseconds. {folder}, {architecture}, {onnx} and {batch} in it are filled in.",
+        help="Program that times a network, on a phone or a board, and prints milliseconds last; "
+        "{folder}, {architecture}, {onnx} and {batch} in it are filled in.",
         group="Target",
     ),
 ]
 Timeout = Annotated[
-    float, Parameter(help="Seconds that the command may take for a network.", group="Target")
+    float, Parameter(help="Time limit of the command for one network, in seconds.", group="Target")
 ]
 NumRounds = Annotated[
     int | None,
     Parameter(
-        help="Turns of every network; if left out, one of a command, else until times settle."
+        help="Number of times that every network is measured. By default until times settle; once "
+        "for a command."
     ),
 ]
-Seed = Annotated[int, Parameter(help="Draws the networks held out, and the order of turns.")]
+Seed = Annotated[
+    int, Parameter(help="Seed of the held-out networks and of the order of measuring.")
+]
 
 
 def build(
     space: Annotated[
-        str, Parameter(help="A preset, a space file, or a run folder with a trained supernet.")
+        str,
+        Parameter(help="Search space: a preset, a file, or a run folder with a trained supernet."),
     ],
     /,
     *,
     out: Annotated[
         Path | None,
-        Parameter(help="The .json file; of a run folder, RUN/latency/... if left out."),
+        Parameter(
+            help="File to write, .json. By default RUN/latency/... if SPACE is a run folder."
+        ),
     ] = None,
     engine: Engine = None,
     device: Device = "cpu",
@@ -70,7 +81,10 @@ def build(
     command: Command = None,
     timeout: Timeout = 600.0,
     held_out: Annotated[
-        int, Parameter(help="Random networks that the model is tried on, not fitted to.")
+        int,
+        Parameter(
+            help="Number of random networks that test the model and that it is not fitted to."
+        ),
     ] = 20,
     rounds: NumRounds = None,
     seed: Seed = 0,
@@ -100,7 +114,9 @@ def build(
 
 
 def measure(
-    network: Annotated[str, Parameter(help="An architecture.json, or a folder with one.")],
+    network: Annotated[
+        str, Parameter(help="Network to measure: an architecture.json, or a folder with one.")
+    ],
     /,
     *,
     engine: Engine = None,

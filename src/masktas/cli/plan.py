@@ -29,29 +29,27 @@ from masktas.formats import format_bytes, format_flops, format_seconds
 
 def plan(
     data: Annotated[
-        str | None, Parameter(help="Images as for `run`; only their number is looked at.")
+        str | None, Parameter(help="Images as for `run`; only their number counts.")
     ] = None,
     /,
     *,
-    num_images: Annotated[
-        int | None, Parameter(help="How many images there will be, instead of DATA.")
-    ] = None,
+    num_images: Annotated[int | None, Parameter(help="Number of images, instead of DATA.")] = None,
     space: Space = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    devices: Annotated[int, Parameter(help="How many share each batch.")] = 1,
+    devices: Annotated[int, Parameter(help="Number of devices that share each batch.")] = 1,
     tflops: Annotated[
         float | None,
         Parameter(
-            help="Of another device than the one at hand: its measured matrix-product speed "
-            "(`masktas doctor` there), in 10^12 FLOPs a second."
+            help="Matrix-product speed of another device in 10^12 FLOPs a second, as "
+            "`masktas doctor` measures it there."
         ),
     ] = None,
     share: Annotated[
         float,
-        Parameter(help="With --tflops: share of it that training comes to (manifests tell)."),
+        Parameter(help="Share of --tflops that training reaches, as manifests record it."),
     ] = 0.3,
-    seconds: Annotated[float, Parameter(help="To measure for, on the machine at hand.")] = 60.0,
+    seconds: Annotated[float, Parameter(help="Seconds to spend benchmarking this machine.")] = 60.0,
     teacher: Adopted = None,
     budget: Limits = None,
     latency: Latency = None,

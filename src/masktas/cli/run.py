@@ -42,8 +42,9 @@ def run(
         bool,
         Parameter(
             negative="",
-            help="Fine-tune, by the same recipe, also the winner from scratch, the largest uniform "
-            "network that fits and random ones of the winner's size.",
+            show_default=False,
+            help="Also fine-tune the winner from scratch, the largest uniform network within the "
+            "budget, and random ones of the winner's size.",
         ),
     ] = False,
     teacher: Adopted = None,

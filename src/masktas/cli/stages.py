@@ -39,12 +39,14 @@ from masktas.space import SearchSpace, format_quantity
 Images = Annotated[
     str,
     Parameter(
-        help="A folder of images, a list, a glob, zip, tar or parquet files, WebDataset shards "
-        "(shard-{000..009}.tar), a name (cifar10, hf:owner/name), or an address (s3://...)."
+        help="Images: a folder, list, glob, zip, tar or parquet files, WebDataset shards, a name "
+        "(cifar10, hf:owner/name), or an address (s3://...)."
     ),
 ]
-SameImages = Annotated[str | None, Parameter(help="Images; those of the stage before if left out.")]
-Name = Annotated[str, Parameter(help="What to call the result; one run can hold many.")]
+SameImages = Annotated[
+    str | None, Parameter(help="Images to use. By default those of the stage before.")
+]
+Name = Annotated[str, Parameter(help="Name of the result; one run can hold several.")]
 
 
 def teacher(
@@ -151,7 +153,9 @@ def finetune(
     name: Name = "main",
     architecture: Annotated[
         Path | None,
-        Parameter(help="An architecture.json; that of OUT/search/main if left out."),
+        Parameter(
+            help="Network to train, an architecture.json. By default that of OUT/search/main."
+        ),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
@@ -183,12 +187,14 @@ def finetune(
 
 
 def report(
-    out: Annotated[Path, Parameter(help="The run folder.")],
+    out: Annotated[Path, Parameter(help="Run folder to report on.")],
     /,
     *,
     beside: Annotated[
         Path | None,
-        Parameter(help="Another run: its supernet's convergence is drawn beside this one's."),
+        Parameter(
+            help="Another run folder, whose supernet's convergence is drawn beside this one's."
+        ),
     ] = None,
 ) -> None:
     """Write the report."""
