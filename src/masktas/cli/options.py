@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,6 @@ from masktas.config import (
     resolve,
     validate,
 )
-from masktas.console import Console
 
 Out = Annotated[Path, Parameter(help="Run folder; it is created if it is missing.")]
 Config = Annotated[
@@ -56,22 +56,31 @@ Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
 
-def common(
-    config: Path | None,
-    images: DataSettings | None,
-    machine: RuntimeSettings | None,
-    *,
-    quiet: bool,
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Return the arguments that every stage takes, from the file and the flags over it."""
-    said = load(config)
-    return {
-        "data_settings": resolve(DataSettings, said.get("data"), images),
-        "runtime": resolve(RuntimeSettings, said.get("runtime"), machine),
-        "console": Console(quiet=quiet),
-        "overwrite": overwrite,
-    }
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """Settings that every stage takes, from the configuration file and the flags over it.
+
+    Attributes:
+        data: which images, how large, and how they are divided.
+        runtime: seed, device and precision.
+        sections: the configuration file.
+    """
+
+    data: DataSettings
+    runtime: RuntimeSettings
+    sections: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def read(
+        config: Path | None, images: DataSettings | None, machine: RuntimeSettings | None
+    ) -> StageSettings:
+        """Read the configuration file and lay the flags over it."""
+        said = load(config)
+        return StageSettings(
+            resolve(DataSettings, said.get("data"), images),
+            resolve(RuntimeSettings, said.get("runtime"), machine),
+            said,
+        )
 
 
 def settings_of_all(

@@ -1,4 +1,4 @@
-"""`masktas run` and `masktas demo`: the whole way."""
+"""`masktas run` and `masktas demo`: all stages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way on images of the user."""
+    """Run every stage on images of the user."""
     settings = settings_of_all(
         config,
         images,
@@ -67,7 +67,7 @@ def run(
         space=without_none(space=space),
         costs=(budget, latency),
     )
-    # what is impossible is refused at once, before torch is there
+    # refuse what is impossible before torch is loaded
     settings.search.require_together()
     settings.search.by_size(SearchSpace.load(settings.supernet.space))
     from masktas.stages.run import run as whole
@@ -92,7 +92,7 @@ def demo(
     json: Json = False,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way on the demo's images."""
+    """Run every stage on the demo's images."""
     from masktas.stages.run import demo as whole
 
     made = whole(

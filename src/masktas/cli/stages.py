@@ -19,7 +19,7 @@ from masktas.cli.options import (
     Out,
     Overwrite,
     Quiet,
-    common,
+    StageSettings,
     given,
 )
 from masktas.config import (
@@ -29,7 +29,6 @@ from masktas.config import (
     StrategySettings,
     SupernetSettings,
     TeacherSettings,
-    load,
     resolve,
 )
 from masktas.console import Console
@@ -63,13 +62,17 @@ def teacher(
     machine: Machine = None,
 ) -> None:
     """Pre-train the teacher."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.teacher.stage import teacher as stage
 
     manifest = stage(
         data,
         out=out,
-        settings=resolve(TeacherSettings, load(config).get("teacher"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(TeacherSettings, common.sections.get("teacher"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     _print(manifest, json, f"{out}/teacher is ready")
 
@@ -88,13 +91,17 @@ def supernet(
     machine: Machine = None,
 ) -> None:
     """Train the supernet."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.supernet.stage import supernet as stage
 
     manifest = stage(
         data,
         out=out,
-        settings=resolve(SupernetSettings, load(config).get("supernet"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(SupernetSettings, common.sections.get("supernet"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     _print(manifest, json, f"{out}/supernet is ready")
 
@@ -117,10 +124,11 @@ def search(
     machine: Machine = None,
 ) -> None:
     """Search within a budget."""
+    common = StageSettings.read(config, images, machine)
     settings = resolve(
-        SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
+        SearchSettings, common.sections.get("search"), given(budget, latency, rating, options)
     )
-    # what is impossible is refused at once, before torch is there
+    # refuse what is impossible before torch is loaded
     settings.require_together()
     space = out / "supernet" / "space.json"
     if space.exists():
@@ -132,7 +140,10 @@ def search(
         out=out,
         name=name,
         settings=settings,
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     if not json:
         show_found(manifest, Console(quiet=quiet))
@@ -166,6 +177,7 @@ def finetune(
     machine: Machine = None,
 ) -> None:
     """Fine-tune with labels."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.finetune import finetune as stage
 
     manifest = stage(
@@ -173,8 +185,11 @@ def finetune(
         out=out,
         name=name,
         architecture=architecture,
-        settings=resolve(FinetuneSettings, load(config).get("finetune"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(FinetuneSettings, common.sections.get("finetune"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     test = manifest["test"]
     count = manifest["images"]["splits"]["test"]["images"]
