@@ -1,4 +1,4 @@
-"""Settings of the search, in the groups one thinks in: budget, latency, rating, strategy.
+"""Settings of the search, in four groups: budget, latency, rating and strategy.
 
 `masktas search`, `validate`, `run` and `plan` share them.
 """
@@ -24,12 +24,17 @@ from masktas.errors import ConfigError
 from masktas.space import Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import QUANTITIES
 
-RACED = ("consistency", "reconstruction", "feature", "fusion")  # a few images say something
+RACED = (
+    "consistency",
+    "reconstruction",
+    "feature",
+    "fusion",
+)  # a few images suffice
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
 class BudgetSettings(Settings):
-    """What a network may cost: any mix of limits, absolute or relative to another network."""
+    """Limits on the cost of a network, absolute or relative to another network."""
 
     max_params: Params | None = Field(
         None,
@@ -71,13 +76,13 @@ class BudgetSettings(Settings):
 
     @property
     def limits(self) -> dict[str, str]:
-        """The limits that are set, as they were written."""
+        """The limits that are set, as the user wrote them."""
         said = {name: getattr(self, name) for name in LIMITS}
         return {name: text for name, text in said.items() if text is not None}
 
     @property
     def limits_latency(self) -> bool:
-        """Whether a latency has to be known."""
+        """Whether the budget limits latency."""
         return self.max_latency is not None or self.min_latency is not None
 
     def by_size(self, space: SearchSpace) -> BudgetedSpace:
@@ -96,7 +101,7 @@ class BudgetSettings(Settings):
 
 
 class LatencySettings(Settings):
-    """What latency is measured on."""
+    """The target that latency is measured on."""
 
     latency: str | None = Field(
         None,
@@ -124,11 +129,11 @@ class LatencySettings(Settings):
 
 
 class CostSettings(BudgetSettings, LatencySettings):
-    """A budget, and what latency is measured on."""
+    """A budget, and the target that latency is measured on."""
 
 
 class RatingSettings(Settings):
-    """How good a network is, without training it (SPEC 4)."""
+    """How networks are rated without training them (SPEC 4)."""
 
     rating: Literal[
         "consistency", "reconstruction", "feature", "fusion", "accuracy", "knn", "params", "macs"
@@ -177,7 +182,7 @@ def _objectives(text: str) -> str:
 
 
 class StrategySettings(Settings):
-    """How candidates are chosen, and how many."""
+    """How candidates are chosen, and their number."""
 
     strategy: Literal["evolution", "random", "local", "nsga2", "exhaustive"] = Field(
         "evolution",
@@ -231,16 +236,16 @@ class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
 
     def require_together(self) -> None:
-        """Raise ConfigError unless rating, strategy and racing go together."""
+        """Raise ConfigError unless rating, strategy and racing can be combined."""
         if self.racing and self.rating not in RACED:
             raise ConfigError(
                 f"--racing compares networks on a few images first, and --rating {self.rating} "
-                f"says nothing of these: leave --racing out, or choose {', '.join(RACED)}."
+                f"cannot rate on a few: leave --racing out, or choose {', '.join(RACED)}."
             )
         if self.racing and self.strategy == "nsga2":
             raise ConfigError(
-                "--racing drops what has a low rating, and for nsga2 low ratings count too where "
-                "costs are low: leave it out, or choose another --strategy."
+                "--racing drops networks with a low rating, but nsga2 also keeps those with low "
+                "costs: leave --racing out, or choose another --strategy."
             )
 
 
@@ -257,7 +262,7 @@ def _band(value: object) -> str:
 
 
 class ComparisonSettings(Settings):
-    """Which networks are compared, and what stands for their accuracy."""
+    """Which networks are compared, and how their accuracy is measured."""
 
     num_networks: Count = Field(30, description="Number of networks to compare.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(

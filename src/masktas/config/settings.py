@@ -1,7 +1,7 @@
-"""One typed set of settings for each stage: a default, a range and a sentence for every one.
+"""Typed settings of each stage, with a default, a range and a description.
 
-The command line makes its flags from these, a configuration file its sections, and every
-stage writes the resolved ones into its folder. Those of search and validation: `searching`.
+The command line's flags and the sections of a configuration file are made from these, and every
+stage writes the resolved ones into its folder. Those of search and validation are in `searching`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class DataSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where and how a stage runs; only seed and precision change what is learnt."""
+    """Where and how a stage runs; only seed and precision change the result."""
 
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seed of every random number; on a CPU, equal seeds give equal runs."
@@ -123,7 +123,7 @@ class RuntimeSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """What every training stage has."""
+    """Settings of every training stage."""
 
     epochs: Count = Field(100, description="Number of passes over the images.")
     batch_size: Count = Field(
@@ -159,7 +159,7 @@ class TrainSettings(Settings):
 
 
 class MaskedSettings(TrainSettings):
-    """What both masked stages have: a masking ratio and a decoder (SPEC 2 and 3)."""
+    """Settings of both masked stages: a masking ratio and a decoder (SPEC 2 and 3)."""
 
     mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is masked.")
     decoder_dim: Count = Field(
@@ -191,7 +191,7 @@ class TeacherSettings(MaskedSettings):
 
 
 class AdoptedTeacher(Settings):
-    """A teacher that is there already, instead of one pre-trained on the images."""
+    """A trained teacher, used instead of one that is pre-trained on the images."""
 
     teacher: str | None = Field(
         None,
@@ -268,7 +268,7 @@ class FinetuneSettings(TrainSettings):
 
 
 class AllSettings(Settings):
-    """Every stage's settings: what a configuration file may hold, one section each.
+    """The settings of every stage, each a section of a configuration file.
 
     `[validate]` is the attribute `validation`: pydantic's models have a method of that name.
     """
