@@ -17,7 +17,7 @@ FLOORS = {
     "train": 3, "measure": 3,
     "ratings": 4,
     "stages": 5,
-    "cli": 6, "__main__": 6, "": 6,
+    "api": 6, "notebook": 6, "cli": 6, "__main__": 6, "": 6,
 }  # fmt: skip
 CALL_STAGES = {"run", "plan", "report"}  # may import any stage
 TORCH = {"torch", "torchvision", "timm"}

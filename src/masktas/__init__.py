@@ -1,6 +1,6 @@
 """masktas: images without labels and a budget in, the Vision Transformer that fits both out.
 
-Importing this loads neither torch nor anything else that is slow: names are fetched when used.
+Importing this does not load torch: names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from masktas.api import demo, finetune, plan, run, search, supernet, teacher, validate
     from masktas.config import (
         AllSettings,
         DataSettings,
@@ -21,16 +22,10 @@ if TYPE_CHECKING:
     )
     from masktas.errors import MasktasError
     from masktas.measure.target import Target as LatencyTarget
+    from masktas.notebook import load_supernet, open_images, open_teacher, rate
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
-    from masktas.stages.finetune import finetune
     from masktas.stages.latency import build_latency, measure_latency
-    from masktas.stages.plan import plan
     from masktas.stages.report.stage import report
-    from masktas.stages.run import demo, run
-    from masktas.stages.search.stage import search
-    from masktas.stages.supernet.stage import supernet
-    from masktas.stages.teacher.stage import teacher
-    from masktas.stages.validate.stage import validate
     from masktas.train.networks import load_network as load
 
 _HOMES = {
@@ -48,19 +43,23 @@ _HOMES = {
     "TeacherSettings": "masktas.config",
     "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
-    "demo": "masktas.stages.run",
-    "finetune": "masktas.stages.finetune",
+    "demo": "masktas.api",
+    "finetune": "masktas.api",
     "load": "masktas.train.networks:load_network",
+    "load_supernet": "masktas.notebook",
     "macs": "masktas.space",
     "measure_latency": "masktas.stages.latency",
+    "open_images": "masktas.notebook",
+    "open_teacher": "masktas.notebook",
     "params": "masktas.space",
-    "plan": "masktas.stages.plan",
+    "plan": "masktas.api",
+    "rate": "masktas.notebook",
     "report": "masktas.stages.report.stage",
-    "run": "masktas.stages.run",
-    "search": "masktas.stages.search.stage",
-    "supernet": "masktas.stages.supernet.stage",
-    "teacher": "masktas.stages.teacher.stage",
-    "validate": "masktas.stages.validate.stage",
+    "run": "masktas.api",
+    "search": "masktas.api",
+    "supernet": "masktas.api",
+    "teacher": "masktas.api",
+    "validate": "masktas.api",
 }
 
 __all__ = [
@@ -81,10 +80,14 @@ __all__ = [
     "demo",
     "finetune",
     "load",
+    "load_supernet",
     "macs",
     "measure_latency",
+    "open_images",
+    "open_teacher",
     "params",
     "plan",
+    "rate",
     "report",
     "run",
     "search",

@@ -1,10 +1,13 @@
-"""What can go wrong through no fault of ours: messages say what, where, and how to mend it."""
+"""Errors that a user can mend: their messages say what is wrong, where, and how to mend it."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 
 class MasktasError(Exception):
-    """Something the user can mend. The command line prints it as one sentence and exits with 2."""
+    """An error that the user can mend; the command line prints its sentence and exits with 2."""
 
 
 class ConfigError(MasktasError):
@@ -20,11 +23,11 @@ class BudgetError(SpaceError):
 
 
 class LatencyError(MasktasError):
-    """A latency that could not be measured: a command that fails, a time that is no number."""
+    """A latency that could not be measured: a command that fails, or a time that is no number."""
 
 
 class DataError(MasktasError):
-    """Images that are not there, cannot be read, or are too few."""
+    """Images that are missing, cannot be read, or are too few."""
 
 
 class LabelError(DataError):
@@ -32,14 +35,14 @@ class LabelError(DataError):
 
 
 class ArtifactError(MasktasError):
-    """A run folder, checkpoint or manifest that is missing, damaged or of something else."""
+    """A run folder, checkpoint or manifest that is missing, damaged or belongs to another thing."""
 
 
 class Stopped(MasktasError):
-    """Stopped before the end because it was asked to; the same command goes on.
+    """A stage stopped early because a signal or time limit asked it to; the same command resumes.
 
     Attributes:
-        exit_code: what the process exits with.
+        exit_code: the exit status of the process.
     """
 
     def __init__(self, text: str, *, exit_code: int) -> None:
@@ -52,4 +55,25 @@ class LostProcess(Stopped):
 
 
 class ReportedByRank0(MasktasError):
-    """What another process of the same job has already told the user."""
+    """An error that the first process of the same job has already reported."""
+
+
+def require_extra(package: str, extra: str, what: str) -> ModuleType:
+    """Import a package that is not part of the smallest installation.
+
+    Args:
+        package: the module to import, such as `matplotlib.figure`.
+        extra: the extra of masktas that installs it.
+        what: what needs it, as the subject of a sentence.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        missing = (error.name or package).partition(".")[0]
+        raise ConfigError(
+            f"{what} needs the package {missing}, which is not installed: "
+            f'`pip install "masktas[{extra}]"`.'
+        ) from None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 
 import pytest
 from cyclopts import App
+from rich.console import Console
 
 from masktas.cli import COMMANDS, build_app
+from masktas.cli.brief import HELP_ALL, SHOWN
 
 MACHINE = {
     "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
@@ -115,6 +119,44 @@ def test_every_flag_is_explained() -> None:
         for argument in parser_of(command).assemble_argument_collection():
             if argument.parse and argument.show:
                 assert argument.parameter.help, f"{command} {argument.names}"
+
+
+def help_of(command: str, flag: str) -> str:
+    """Return a command's help on a terminal of 80 columns."""
+    screen = io.StringIO()
+    app = build_app(help_all=flag == HELP_ALL)
+    with pytest.raises(SystemExit):
+        app([*command.split(), flag], console=Console(file=screen, width=80))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("command", ["", "latency", *FLAGS])
+def test_help_fits_one_screen(command: str) -> None:
+    text = help_of(command, "--help")
+    assert len(text.splitlines()) <= 45
+    assert "Usage:" in text
+    assert HELP_ALL in text
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_all_shows_every_flag(command: str) -> None:
+    shown = set(re.findall(r"--[a-z0-9-]+", help_of(command, HELP_ALL)))
+    assert shown >= set(FLAGS[command])
+
+
+def test_the_short_help_knows_the_flags_it_shows() -> None:
+    known = set().union(*FLAGS.values())
+    assert set().union(*SHOWN.values()) <= known
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_texts_are_sentences(command: str) -> None:
+    for argument in parser_of(command).assemble_argument_collection():
+        if argument.parse and argument.show:
+            text = argument.parameter.help or ""
+            assert text[:1].isupper(), (argument.names, text)
+            assert text.endswith("."), (argument.names, text)
+            assert len(text.split()) >= 3, (argument.names, text)
 
 
 @pytest.mark.e2e

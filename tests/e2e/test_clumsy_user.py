@@ -206,7 +206,7 @@ def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     assert "another masktas process is using it" in said
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
-    assert "The same command goes on from the last checkpoint" in (tmp_path / "said").read_text()
+    assert "The same command resumes from the last checkpoint" in (tmp_path / "said").read_text()
     (out / "teacher/checkpoints/.DS_Store").write_bytes(b"")
     code, _, said = masktas(*tokens)
     assert code == 0

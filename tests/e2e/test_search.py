@@ -567,9 +567,9 @@ def test_too_many_to_rate_them_all(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--racing --strategy nsga2", "low ratings count too"),
-        ("--racing --rating accuracy", "has no such estimate"),
-        ("--racing --rating params", "has no such estimate"),
+        ("--racing --strategy nsga2", "nsga2 also keeps those with low"),
+        ("--racing --rating accuracy", "cannot rate on a few"),
+        ("--racing --rating params", "cannot rate on a few"),
         ("--rating reconstruction --mask-ratio 0", "leaves nothing to reconstruct"),
         ("--max-latency 5ms --latency {run}/nowhere.json", "nowhere.json"),
         ("--max-latency 5ms --latency {run}/damaged.json", "damaged.json"),

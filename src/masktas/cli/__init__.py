@@ -1,7 +1,6 @@
-"""The command line: parse, call one stage, and say in one sentence what went wrong.
+"""The command line: parse, call one stage, and report an error in one sentence.
 
-Commands are loaded when they are called, so that `masktas --help` and `masktas show` need
-neither torch nor a second.
+Commands are imported when they are called: `masktas --help` and `masktas show` do not load torch.
 """
 
 from __future__ import annotations
@@ -18,52 +17,52 @@ from cyclopts import App, CycloptsError
 from cyclopts import ValidationError as ArgumentError
 
 from masktas import launch, stopping
+from masktas.cli.brief import EPILOGUE, HELP_ALL, BriefHelp
 from masktas.errors import LostProcess, MasktasError, ReportedByRank0, Stopped
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
 LONGEST = 80  # characters of a wrong value that are repeated
-TELLING = 3.0
+REPORTING = 3.0  # seconds that the first process has to report an error that all have
+HELP_FLAGS = ("--help", "-h", HELP_ALL)
 
 HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
 
 - `masktas demo`
 - `masktas run photos/ --out runs/first --space tiny --max-params 6M`
 
-Stages can also be called one by one, in the order below. Each goes on where it was stopped when
-the same command is given again. `masktas COMMAND --help` tells what it reads, writes and takes.
+`run` runs the stages teacher, supernet, search and finetune, which are also commands of their own.
+The same command resumes a stage that was stopped. `masktas COMMAND --help` describes a command.
 """
 
-# What each command is, and its help: the first sentence stands in the list of commands.
+# The function and the help of each command; its first sentence is shown in the list of commands.
 COMMANDS = {
     "demo": (
         "masktas.cli.run:demo",
-        """Go the whole way in minutes, on 5,000 digits that come along.
+        """Run every stage in minutes, on 5,000 digits that are installed with it.
 
-        No network is needed. It writes a run folder with everything that a real run has.
+        It needs no network connection and writes a run folder as `run` does.
         """,
     ),
     "run": (
         "masktas.cli.run:run",
-        """Go the whole way on your images: teacher, supernet, search, fine-tuning, report.
+        """Run every stage on your images, from teacher to report.
 
-        Image size, patches and the teacher's shape follow from the space. Everything else about a
-        stage is set in a file given as --config, with sections [teacher], [supernet], [search],
-        [finetune], [data] and [runtime]; `masktas STAGE --help` lists their keys. Images without
-        labels are taken as far as the searched network and its weights. With --teacher none is
-        pre-trained.
+        Image size, patches and the teacher's shape follow from the space. Fine-tuning needs
+        labels and is left out without them. The sections [teacher], [supernet], [search],
+        [finetune], [data] and [runtime] of --config set the rest.
         """,
     ),
     "teacher": (
         "masktas.cli.stages:teacher",
         """Pre-train a masked autoencoder on the images, without labels.
 
-        Reads DATA, writes OUT/teacher: the teacher of every later stage.
+        Reads DATA and writes OUT/teacher, the teacher of every later stage.
         """,
     ),
     "supernet": (
         "masktas.cli.stages:supernet",
-        """Train all networks of a space at once: they share weights.
+        """Train all networks of a space at once, with shared weights.
 
         They learn from the teacher, without labels. Reads OUT/teacher and its images, or DATA and
         the teacher given as --teacher, which becomes OUT/teacher. Writes OUT/supernet.
@@ -71,15 +70,15 @@ COMMANDS = {
     ),
     "search": (
         "masktas.cli.stages:search",
-        """Find the network within a budget that agrees best with the teacher.
+        """Find the best network within a budget, without labels.
 
-        Reads OUT/supernet and images held out of its training, no labels. Writes OUT/search/NAME
-        with architecture.json, its weights, and history.jsonl, every network that was rated.
+        Reads OUT/supernet and images held out of its training. Writes OUT/search/NAME with
+        architecture.json, its weights, and every rated network in history.jsonl.
         """,
     ),
     "finetune": (
         "masktas.cli.stages:finetune",
-        """Train the found network with labels and test it.
+        """Train the network that was found with labels, and test it.
 
         Reads OUT/supernet, an architecture and the labels of the images (a folder for each class,
         or a parquet column `label`). Writes OUT/finetune/NAME. The test split is read once, at
@@ -88,84 +87,89 @@ COMMANDS = {
     ),
     "validate": (
         "masktas.cli.validate:validate",
-        """Tell whether ratings rank networks as accuracy does.
+        """Measure whether ratings rank networks as accuracy does.
 
-        Reads OUT/supernet, images held out of its training, and the labels of the images. Probes
-        networks with labels and compares every rating, and size alone, with their accuracy. Writes
-        OUT/validate/NAME with validation.json, validation.csv and scatter.png. Without labels it
-        tells how reliable each rating is. The test split is not read unless it is asked for.
+        Reads OUT/supernet, images held out of its training, and their labels. Compares every
+        rating, and size alone, with the accuracy of probes. Writes OUT/validate/NAME with
+        validation.json, validation.csv and scatter.png. Without labels it only measures how
+        reliable each rating is.
         """,
     ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.
 
-        Curves, pictures, the search, the winner block by block, the results beside their
-        baselines: OUT/report.html. It needs no network.
+        OUT/report.html shows curves, pictures, the search, the winner block by block, and the
+        results beside their baselines. It needs no network connection.
         """,
     ),
     "plan": (
         "masktas.cli.plan:plan",
-        """Estimate hours and memory of a run before starting it.
+        """Estimate the hours and memory of a run before it starts.
 
-        Takes what `run` takes. Measures a minute of real steps on images of noise on the machine
-        at hand, or takes figures of another one, and counts operations exactly.
+        Takes what `run` takes. Measures real steps on noise for a minute, or uses the figures of
+        another machine, and counts operations exactly.
         """,
     ),
     "latency build": (
         "masktas.cli.latency:build",
-        """Measure networks of a space on a target, and write what their blocks cost.
+        """Fit a latency model of a space on a target.
 
-        Networks of random weights have turns on the target; the milliseconds of a stem, of
-        attention by heads and of an MLP by its width follow from them. Some other networks are
-        measured too, and it is printed how far the model is off on those. The same command goes
-        on where it was stopped. Measure when nothing else runs.
+        Measures networks with random weights and fits the time of each kind of block. Other
+        networks test the model. The same command resumes. Measure on an otherwise idle machine.
 
         - `masktas latency build tiny --threads 1 --out cpu.json`
-        - `masktas latency build runs/first --engine onnxruntime`
         - `masktas latency build tiny --out phone.json --command "bench.sh {onnx}"`
         """,
     ),
     "latency measure": (
         "masktas.cli.latency:measure",
-        """Measure one network on a target.
+        """Measure the latency of one network on a target.
 
         - `masktas latency measure runs/first/search/main --engine compiled`
         """,
     ),
     "show": (
         "masktas.cli.show:show",
-        """Print what is in a file, a run folder or a preset.
+        """Print the content of a file, a run folder or a preset.
 
         An architecture: its blocks, parameters and multiply-accumulates. A space: its choices,
-        number of networks and range. A run: what is finished and what it came to.
+        number of networks and range. A run: its finished stages and their results.
         """,
     ),
     "doctor": (
         "masktas.cli.doctor:doctor",
         """Check the installation and this machine.
 
-        Versions, devices, their matrix speed, and one training step of a tiny network on each.
+        Prints versions, devices and the speed of their matrix products, and trains a tiny network
+        for one step on each.
         """,
     ),
 }
 
-# What is common to commands of two words.
+# The help of commands that have commands of their own.
 GROUPS = {
-    "latency": """Measure how long inference takes, on the target that counts.
+    "latency": """Measure the latency of networks on a target.
 
     A target is an engine (torch eager or compiled, onnxruntime, or your own command for a phone or
-    a board) on a device, with so many threads, images of a batch, and a precision.
+    a board) on a device, with a number of threads, a batch size and a precision.
     """,
 }
 
 
-def build_app() -> App:
-    """Return the command line; no command is loaded yet."""
+def build_app(*, help_all: bool = False) -> App:
+    """Return the command line; no command is loaded yet.
+
+    Args:
+        help_all: whether help shows every flag, or those that most users need.
+    """
     app = App(
         name="masktas",
         help=HELP,
+        help_flags=HELP_FLAGS,
         help_format="markdown",
+        help_formatter=None if help_all else BriefHelp(),
+        help_epilogue=None if help_all else EPILOGUE,
         version=_version,
         suppress_keyboard_interrupt=False,
     )
@@ -173,7 +177,9 @@ def build_app() -> App:
     for order, (words, (target, text)) in enumerate(COMMANDS.items()):
         group, _, name = words.rpartition(" ")
         if group not in groups:
-            groups[group] = App(name=group, help=cleandoc(GROUPS[group]), sort_key=order)
+            groups[group] = App(
+                name=group, help=cleandoc(GROUPS[group]), help_flags=HELP_FLAGS, sort_key=order
+            )
             app.command(groups[group])
         groups[group].command(target, name=name, help=cleandoc(text), sort_key=order)
     return app
@@ -187,13 +193,14 @@ def _version() -> str:
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a name that is not UTF-8 is no reason to fail
+    if isinstance(sys.stdout, TextIOWrapper):  # print names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    if launch.rank() > 0:  # the first process of a job talks
+    if launch.rank() > 0:  # only the first process of a job prints
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     stopping.install()
     try:
-        build_app()(tokens, exit_on_error=False, print_error=False)
+        given = sys.argv[1:] if tokens is None else tokens
+        build_app(help_all=HELP_ALL in given)(given, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except ReportedByRank0:
         sys.exit(USAGE_ERROR)
@@ -207,9 +214,9 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     except CycloptsError as error:
         _fail(_sentence(error))
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Stopped. The same command resumes from the last checkpoint.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as in `masktas show ... | head`
+    except BrokenPipeError:  # the reader of the output has gone, as in `masktas show ... | head`
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # a full disk, a file that may not be read
@@ -228,21 +235,21 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Say whether torch could not allocate: its CPU has no exception of its own for that."""
+    """Return whether torch could not allocate memory; on a CPU it has no exception of its own."""
     text = str(error).lower()
     return "allocate memory" in text or "out of memory" in text
 
 
 def _fail(sentence: str) -> NoReturn:
     if launch.rank():
-        time.sleep(TELLING)  # the first process tells what is its affair too; then all end
+        time.sleep(REPORTING)  # the first process reports an error that it has too; then all end
     who = f"masktas (process {launch.rank()})" if launch.rank() else "masktas"
     print(f"{who}: {sentence}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 
 def _sentence(error: CycloptsError) -> str:
-    """Say what is wrong with the arguments, and where help is."""
+    """Describe what is wrong with the arguments, and name the help."""
     cause = error.__cause__
     if isinstance(error, ArgumentError) and cause is not None and hasattr(cause, "errors"):
         first = cause.errors()[0]

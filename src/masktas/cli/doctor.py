@@ -16,8 +16,10 @@ NO_COMPILER = (
 )
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False) -> None:
-    """Check the installation and print versions and devices."""
+def doctor(
+    *, json: Annotated[bool, Parameter(negative="", help="Print the result as JSON.")] = False
+) -> None:
+    """Print what `examine` finds."""
     found = examine()
     if json:
         print(json_module.dumps(found, indent=2))

@@ -21,48 +21,57 @@ if TYPE_CHECKING:
 Engine = Annotated[
     str | None,
     Parameter(
-        help="eager (torch, the default), compiled (torch.compile), onnxruntime, or command.",
+        help="Engine: eager (torch, the default), compiled (torch.compile), onnxruntime or "
+        "command.",
         group="Target",
     ),
 ]
-Device = Annotated[str, Parameter(help="cpu, cuda, cuda:N, or auto.", group="Target")]
+Device = Annotated[
+    str, Parameter(help="Device to measure on: cpu, cuda, cuda:N or auto.", group="Target")
+]
 Threads = Annotated[
     int | None,
-    Parameter(help="CPU threads; torch's default number if left out.", group="Target"),
+    Parameter(help="Number of CPU threads. By default as many as torch uses.", group="Target"),
 ]
-Batch = Annotated[int, Parameter(help="Number of images of one inference.", group="Target")]
-Precision = Annotated[str, Parameter(help="fp32, bf16 or fp16.", group="Target")]
+Batch = Annotated[int, Parameter(help="Number of images in one inference.", group="Target")]
+Precision = Annotated[
+    str, Parameter(help="Precision of weights and activations: fp32, bf16 or fp16.", group="Target")
+]
 Command = Annotated[
     str | None,
     Parameter(
-        help="A command that measures a network, for example on a phone; the last "
-        "line of its output is the time in milliseconds. {folder}, {architecture}, {onnx} and "
-        "{batch} are replaced.",
+        help="Program that times a network, on a phone or a board, and prints milliseconds last; "
+        "{folder}, {architecture}, {onnx} and {batch} in it are filled in.",
         group="Target",
     ),
 ]
 Timeout = Annotated[
-    float, Parameter(help="Seconds before the command of one network is stopped.", group="Target")
+    float, Parameter(help="Time limit of the command for one network, in seconds.", group="Target")
 ]
 NumRounds = Annotated[
     int | None,
     Parameter(
-        help="Measurements of every network; if left out, one with a command, else as many as it "
-        "takes until the times are stable."
+        help="Number of times that every network is measured. By default until times settle; once "
+        "for a command."
     ),
 ]
-Seed = Annotated[int, Parameter(help="Seed of the held-out networks and the measuring order.")]
+Seed = Annotated[
+    int, Parameter(help="Seed of the held-out networks and of the order of measuring.")
+]
 
 
 def build(
     space: Annotated[
-        str, Parameter(help="A preset, a space file, or a run folder with a trained supernet.")
+        str,
+        Parameter(help="Search space: a preset, a file, or a run folder with a trained supernet."),
     ],
     /,
     *,
     out: Annotated[
         Path | None,
-        Parameter(help="The .json file to write; for a run folder, RUN/latency/... if left out."),
+        Parameter(
+            help="File to write, .json. By default RUN/latency/... if SPACE is a run folder."
+        ),
     ] = None,
     engine: Engine = None,
     device: Device = "cpu",
@@ -73,7 +82,9 @@ def build(
     timeout: Timeout = 600.0,
     held_out: Annotated[
         int,
-        Parameter(help="Number of random networks that test the fitted model."),
+        Parameter(
+            help="Number of random networks that test the model and that it is not fitted to."
+        ),
     ] = 20,
     rounds: NumRounds = None,
     seed: Seed = 0,
@@ -103,7 +114,9 @@ def build(
 
 
 def measure(
-    network: Annotated[str, Parameter(help="An architecture.json, or a folder with one.")],
+    network: Annotated[
+        str, Parameter(help="Network to measure: an architecture.json, or a folder with one.")
+    ],
     /,
     *,
     engine: Engine = None,

@@ -1,8 +1,9 @@
-"""Flags that many commands share."""
+"""Flags that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,26 +21,34 @@ from masktas.config import (
     resolve,
     validate,
 )
-from masktas.console import Console
 
-Out = Annotated[Path, Parameter(help="The run folder; made if it is not there.")]
+Out = Annotated[Path, Parameter(help="Run folder; it is created if it is missing.")]
 Config = Annotated[
     Path | None,
     Parameter(
-        help="A TOML file of settings, a section for each stage, or the preset small-data; flags "
-        "go over it."
+        help="TOML file with a section for each stage, or the preset small-data; flags override it."
     ),
 ]
 Overwrite = Annotated[
-    bool, Parameter(negative="", help="Start afresh instead of going on; drops what is there.")
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        help="Start afresh and delete earlier results.",
+    ),
 ]
-Quiet = Annotated[bool, Parameter(negative="", help="Print warnings and errors only.")]
-Json = Annotated[bool, Parameter(negative="", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[
+    bool, Parameter(negative="", show_default=False, help="Print warnings and errors only.")
+]
+Json = Annotated[bool, Parameter(negative="", show_default=False, help="Print the result as JSON.")]
 Space = Annotated[
-    str | None, Parameter(help="tiny, small, base, micro, demo, or a .toml or .json file.")
+    str | None,
+    Parameter(help="Search space: tiny, small, base, micro, demo, or a .toml or .json file."),
 ]
-Epochs = Annotated[int | None, Parameter(help="Of every training stage at once.")]
-BatchSize = Annotated[int | None, Parameter(help="Images of a step, in every training stage.")]
+Epochs = Annotated[int | None, Parameter(help="Number of epochs of every training stage.")]
+BatchSize = Annotated[
+    int | None, Parameter(help="Number of images in a step of every training stage.")
+]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Limits = Annotated[BudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]
@@ -47,22 +56,31 @@ Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]
 
 
-def common(
-    config: Path | None,
-    images: DataSettings | None,
-    machine: RuntimeSettings | None,
-    *,
-    quiet: bool,
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Return the arguments that every stage takes, from the file and the flags over it."""
-    said = load(config)
-    return {
-        "data_settings": resolve(DataSettings, said.get("data"), images),
-        "runtime": resolve(RuntimeSettings, said.get("runtime"), machine),
-        "console": Console(quiet=quiet),
-        "overwrite": overwrite,
-    }
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """Settings that every stage takes, from the configuration file and the flags over it.
+
+    Attributes:
+        data: which images, how large, and how they are divided.
+        runtime: seed, device and precision.
+        sections: the configuration file.
+    """
+
+    data: DataSettings
+    runtime: RuntimeSettings
+    sections: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def read(
+        config: Path | None, images: DataSettings | None, machine: RuntimeSettings | None
+    ) -> StageSettings:
+        """Read the configuration file and lay the flags over it."""
+        said = load(config)
+        return StageSettings(
+            resolve(DataSettings, said.get("data"), images),
+            resolve(RuntimeSettings, said.get("runtime"), machine),
+            said,
+        )
 
 
 def settings_of_all(

@@ -1,8 +1,9 @@
-"""`masktas plan`: hours, memory and operations of a run before it is started."""
+"""`masktas plan`: hours, memory and operations of a run before it starts."""
 
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -34,10 +35,15 @@ if TYPE_CHECKING:
 HEADS = ("stage", "images seen", "images/s", "time", "memory", "operations")
 WIDTHS = (10, 15, 12, 12, 10, 13)
 
+if TYPE_CHECKING:
+    from masktas.stages.plan import StageEstimate
+
+HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
+
 
 def plan(
     data: Annotated[
-        str | None, Parameter(help="Images as for `run`; only their number is used.")
+        str | None, Parameter(help="Images as for `run`; only their number counts.")
     ] = None,
     /,
     *,
@@ -49,15 +55,13 @@ def plan(
     tflops: Annotated[
         float | None,
         Parameter(
-            help="Estimate for another machine: its measured matrix-product speed "
-            "(`masktas doctor` there), in 10^12 FLOPs a second."
+            help="Matrix-product speed of another device in 10^12 FLOPs a second, as "
+            "`masktas doctor` measures it there."
         ),
     ] = None,
     share: Annotated[
         float,
-        Parameter(
-            help="With --tflops: the share of that speed which training reaches (see manifests)."
-        ),
+        Parameter(help="Share of --tflops that training reaches, as manifests record it."),
     ] = 0.3,
     seconds: Annotated[float, Parameter(help="Seconds to spend benchmarking this machine.")] = 60.0,
     teacher: Adopted = None,
@@ -79,48 +83,63 @@ def plan(
         space=without_none(space=space),
         costs=(budget, latency),
     )
-    if (data is None) == (num_images is None):
-        raise ConfigError("Give either DATA or --num-images.")
-    if devices < 1 or seconds <= 0 or (num_images is not None and num_images < 1):
-        raise ConfigError("--devices, --num-images and --seconds are above 0.")
-    if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
-        raise ConfigError("--tflops is above 0, and --share above 0 and at most 1.")
+    _check(data, num_images, devices, tflops, share, seconds)
     settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
     from masktas.stages.plan import Device
     from masktas.stages.plan import plan as stage
 
-    if data is not None:
-        num_images = _count(data, settings)
-    assert num_images is not None
-    device = Device(tflops * 1e12, share) if tflops else None
-    console = Console(quiet=quiet)
+    images_there = num_images if data is None else _count(data, settings)
+    assert images_there is not None
     found = stage(
-        num_images, settings, devices=devices, device=device, seconds=seconds, console=console
+        images_there,
+        settings,
+        devices=devices,
+        device=Device(tflops * 1e12, share) if tflops else None,
+        seconds=seconds,
+        console=Console(quiet=quiet),
     )
     if json:
         print(json_module.dumps([one.to_dict() for one in found], indent=2))
         return
+    where = f"{devices} x " if devices > 1 else ""
     figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
-    several = f"{devices} x " if devices > 1 else ""
-    print(f"{num_images:,} images, space {settings.supernet.space}, {several}{figures}")
-    _show(found, devices)
+    print(f"{images_there:,} images, space {settings.supernet.space}, {where}{figures}")
+    for line in lines_of(found, devices):
+        print(line)
+
+
+def _check(
+    data: str | None,
+    num_images: int | None,
+    devices: int,
+    tflops: float | None,
+    share: float,
+    seconds: float,
+) -> None:
+    """Refuse flags that do not go together or are out of range, before torch is loaded."""
+    if (data is None) == (num_images is None):
+        raise ConfigError("Give either DATA or --num-images.")
+    if devices < 1 or seconds <= 0 or (num_images is not None and num_images < 1):
+        raise ConfigError("--devices, --num-images and --seconds must be above 0.")
+    if (tflops is not None and tflops <= 0) or not 0 < share <= 1:
+        raise ConfigError("--tflops must be above 0, and --share above 0 and at most 1.")
 
 
 def _count(data: str, settings: AllSettings) -> int:
-    """Return how many images a source holds, up to the limit of the settings."""
+    """Return how many images a run would use."""
     from masktas.stages.common.images import ImageInput
 
     source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
     sizes = source.sizes()
     if sizes is None:
         raise ConfigError(
-            f"{source.location} does not tell how many images it holds: give --num-images."
+            f"{source.location} does not list how many images it holds: give --num-images."
         )
     return min(sum(sizes), settings.data.limit or 10**12)
 
 
-def _show(found: list[StageEstimate], devices: int) -> None:
-    """Print a table of the stages, and what its numbers mean."""
+def lines_of(found: Sequence[StageEstimate], devices: int) -> list[str]:
+    """Format estimates as a table, with what they do not count."""
     rows = [
         (
             one.stage,
@@ -132,17 +151,21 @@ def _show(found: list[StageEstimate], devices: int) -> None:
         )
         for one in found
     ]
-    seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
-    rows.append(("all", "", "", format_seconds(seconds), "", format_flops(flops)))
-    for row in [HEADS, *rows]:
-        print("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, WIDTHS, strict=True)))
-    print(
+    total = sum(one.seconds for one in found), sum(one.flops for one in found)
+    rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
+    widths = (10, 15, 12, 12, 10, 13)
+    lines = [
+        "  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in [HEADER, *rows]
+    ]
+    lines.append(
         "Time is that of the steps; memory is weights, optimiser and activations of one device. "
-        "Fine-tuning is that of the costliest network the budget allows."
+        "Fine-tuning is that of the costliest network within the budget."
     )
     if devices > 1:
         exchanged = max(one.gradient_bytes for one in found)
-        print(
-            "Devices are taken to share the work evenly; exchanging up to "
+        lines.append(
+            "Devices are assumed to share the work evenly; exchanging up to "
             f"{format_bytes(exchanged)} of gradients in a step is not counted."
         )
+    return lines

@@ -1,4 +1,4 @@
-"""`masktas run` and `masktas demo`: the whole way."""
+"""`masktas run` and `masktas demo`: all stages."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def run(
         bool,
         Parameter(
             negative="",
-            help="Fine-tune, by the same recipe, also the winner from scratch, the largest uniform "
-            "network that fits and random ones of the winner's size.",
+            show_default=False,
+            help="Also fine-tune the winner from scratch, the largest uniform network within the "
+            "budget, and random ones of the winner's size.",
         ),
     ] = False,
     teacher: Adopted = None,
@@ -56,7 +57,7 @@ def run(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way on images of the user."""
+    """Run every stage on images of the user."""
     settings = settings_of_all(
         config,
         images,
@@ -89,7 +90,7 @@ def demo(
     json: Json = False,
     machine: Machine = None,
 ) -> None:
-    """Go the whole way on the demo's images."""
+    """Run every stage on the demo's images."""
     from masktas.stages.run import demo as whole
 
     made = whole(

@@ -52,13 +52,13 @@ def show(
     what: Annotated[
         str,
         Parameter(
-            help="An architecture.json, a space file, a latency model, a run or stage folder, or a "
-            "preset."
+            help="File or folder to print: an architecture.json, a space, a latency model, a run "
+            "or stage folder, or a preset."
         ),
     ],
     /,
     *,
-    json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
+    json: Annotated[bool, Parameter(negative="", help="Print the result as JSON.")] = False,
 ) -> None:
     """Print the content of a file, a run folder or a preset."""
     content = describe(what)

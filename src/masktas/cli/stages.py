@@ -18,7 +18,7 @@ from masktas.cli.options import (
     Out,
     Overwrite,
     Quiet,
-    common,
+    StageSettings,
     given,
 )
 from masktas.config import (
@@ -29,7 +29,6 @@ from masktas.config import (
     StrategySettings,
     SupernetSettings,
     TeacherSettings,
-    load,
     resolve,
 )
 from masktas.console import Console
@@ -41,12 +40,14 @@ from masktas.stages.search.table import ResultTable
 Images = Annotated[
     str,
     Parameter(
-        help="A folder of images, a list, a glob, zip, tar or parquet files, WebDataset shards "
-        "(shard-{000..009}.tar), a name (cifar10, hf:owner/name), or an address (s3://...)."
+        help="Images: a folder, list, glob, zip, tar or parquet files, WebDataset shards, a name "
+        "(cifar10, hf:owner/name), or an address (s3://...)."
     ),
 ]
-SameImages = Annotated[str | None, Parameter(help="Images; those of the stage before if left out.")]
-Name = Annotated[str, Parameter(help="What to call the result; one run can hold many.")]
+SameImages = Annotated[
+    str | None, Parameter(help="Images to use. By default those of the stage before.")
+]
+Name = Annotated[str, Parameter(help="Name of the result; one run can hold several.")]
 
 
 def teacher(
@@ -63,13 +64,17 @@ def teacher(
     machine: Machine = None,
 ) -> None:
     """Pre-train the teacher."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.teacher.stage import teacher as stage
 
     manifest = stage(
         data,
         out=out,
-        settings=resolve(TeacherSettings, load(config).get("teacher"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(TeacherSettings, common.sections.get("teacher"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     _print(manifest, json, f"{out}/teacher is ready")
 
@@ -88,13 +93,17 @@ def supernet(
     machine: Machine = None,
 ) -> None:
     """Train the supernet."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.supernet.stage import supernet as stage
 
     manifest = stage(
         data,
         out=out,
-        settings=resolve(SupernetSettings, load(config).get("supernet"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(SupernetSettings, common.sections.get("supernet"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     _print(manifest, json, f"{out}/supernet is ready")
 
@@ -117,8 +126,9 @@ def search(
     machine: Machine = None,
 ) -> None:
     """Search within a budget."""
+    common = StageSettings.read(config, images, machine)
     settings = resolve(
-        SearchSettings, load(config).get("search"), given(budget, latency, rating, options)
+        SearchSettings, common.sections.get("search"), given(budget, latency, rating, options)
     )
     check_first(settings, out)
     from masktas.stages.search.stage import search as stage
@@ -128,7 +138,10 @@ def search(
         out=out,
         name=name,
         settings=settings,
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     if not json:
         ResultTable.of(SearchManifest.of(manifest)).print(Console(quiet=quiet))
@@ -149,7 +162,9 @@ def finetune(
     name: Name = "main",
     architecture: Annotated[
         Path | None,
-        Parameter(help="An architecture.json; that of OUT/search/main if left out."),
+        Parameter(
+            help="Network to train, an architecture.json. By default that of OUT/search/main."
+        ),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
@@ -160,6 +175,7 @@ def finetune(
     machine: Machine = None,
 ) -> None:
     """Fine-tune with labels."""
+    common = StageSettings.read(config, images, machine)
     from masktas.stages.finetune import finetune as stage
 
     manifest = stage(
@@ -167,8 +183,11 @@ def finetune(
         out=out,
         name=name,
         architecture=architecture,
-        settings=resolve(FinetuneSettings, load(config).get("finetune"), options),
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        settings=resolve(FinetuneSettings, common.sections.get("finetune"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     test = manifest["test"]
     count = manifest["images"]["splits"]["test"]["images"]
@@ -181,12 +200,14 @@ def finetune(
 
 
 def report(
-    out: Annotated[Path, Parameter(help="The run folder.")],
+    out: Annotated[Path, Parameter(help="Run folder to report on.")],
     /,
     *,
     beside: Annotated[
         Path | None,
-        Parameter(help="Another run: its supernet's convergence is drawn beside this one's."),
+        Parameter(
+            help="Another run folder, whose supernet's convergence is drawn beside this one's."
+        ),
     ] = None,
 ) -> None:
     """Write the report."""

@@ -1,4 +1,4 @@
-"""`masktas validate`: do ratings rank networks as accuracy does?"""
+"""`masktas validate`: whether ratings rank networks as accuracy does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, common
+from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, StageSettings
 from masktas.cli.stages import Name, SameImages, check_first
 from masktas.config import (
     BudgetSettings,
@@ -15,9 +15,9 @@ from masktas.config import (
     LatencySettings,
     RatingSettings,
     ValidateSettings,
-    load,
     resolve,
 )
+from masktas.console import Console
 from masktas.formats import format_seconds
 
 
@@ -39,8 +39,9 @@ def validate(
     machine: Machine = None,
 ) -> None:
     """Compare ratings with accuracy."""
-    said = load(config).get("validate")
-    settings = resolve(ValidateSettings, said, compared, rating, budget, latency)
+    common = StageSettings.read(config, images, machine)
+    section = common.sections.get("validate")
+    settings = resolve(ValidateSettings, section, compared, rating, budget, latency)
     check_first(settings, out)
     from masktas.stages.validate.stage import validate as stage
 
@@ -49,7 +50,10 @@ def validate(
         out=out,
         name=name,
         settings=settings,
-        **common(config, images, machine, quiet=quiet, overwrite=overwrite),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
     )
     if json:
         print(json_module.dumps(manifest, indent=2))

@@ -1,4 +1,4 @@
-"""What settings are made of: numbers and texts with a range, read as people write them."""
+"""Types of settings: numbers and texts with a range, parsed from what users write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from masktas.stopping import parse_duration
 
 
 class Settings(BaseModel):
-    """Common to all: unknown keys are refused, values never change once made."""
+    """Base of all settings: unknown keys are refused, and instances are immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""Read configuration files and lay flags over them, with errors written for a person."""
+"""Read configuration files and lay flags over them, with readable errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Read a TOML file of sections, one a stage; `{}` where there is no file.
+    """Read a TOML file with a section for each stage; `{}` if `path` is None.
 
-    A plain word without a file of that name is a preset, which comes with the package.
+    A plain word without a file of that name is a preset of the package.
 
     Raises:
-        ConfigError: if it cannot be read, is no preset, or has a section or key that is not
-            known, or a value outside its range.
+        ConfigError: if it cannot be read, is not a preset, or has an unknown section or key, or
+            a value outside its range.
     """
     if path is None:
         return {}
@@ -39,7 +39,7 @@ def load(path: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def _preset(path: Path) -> str | None:
-    """Return the text of a preset; None where a file is meant."""
+    """Return the text of a preset, or None if the path names a file."""
     if len(path.parts) != 1 or path.suffix or path.exists():
         return None
     presets = resources.files("masktas.config").joinpath("presets")
@@ -64,7 +64,7 @@ def resolve(kind: type[S], *layers: dict[str, Any] | Settings | None, where: str
 
 
 def validate(kind: type[S], values: dict[str, Any], *, where: str = "") -> S:
-    """Make settings of plain values; a ConfigError names the key and says how to mend it."""
+    """Make settings from plain values; a ConfigError names the key and how to mend it."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -72,7 +72,7 @@ def validate(kind: type[S], values: dict[str, Any], *, where: str = "") -> S:
 
 
 def explain(error: ValidationError, kind: type[Settings], *, where: str = "") -> str:
-    """Turn pydantic's first complaint into one sentence."""
+    """Return pydantic's first error as one sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)

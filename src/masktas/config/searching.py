@@ -29,32 +29,40 @@ LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
 class BudgetSettings(Settings):
-    """What a network may cost: any mix of limits, absolute or relative to another network."""
+    """Limits on the cost of a network, absolute or relative to another network."""
 
     max_params: Params | None = Field(
         None,
-        description="At most this many parameters: 6M, or 80% of uniform:384x12 (or of smallest, "
-        "middle, largest, or an architecture.json).",
+        description="Largest number of parameters: 6M, or relative: 80% of largest, of "
+        "uniform:384x12, or of an architecture.json.",
     )
-    min_params: Params | None = Field(None, description="At least this many parameters.")
+    min_params: Params | None = Field(
+        None, description="Smallest number of parameters, as for --max-params."
+    )
     max_macs: Macs | None = Field(
-        None, description="At most this many multiply-accumulates (the field's FLOPs): 1.3G."
+        None, description="Largest number of multiply-accumulates (often called FLOPs): 1.3G."
     )
-    min_macs: Macs | None = Field(None, description="At least this many multiply-accumulates.")
+    min_macs: Macs | None = Field(None, description="Smallest number of multiply-accumulates.")
     max_latency: Latency | None = Field(
-        None, description="At most this long for one inference, as measured: 5ms."
+        None, description="Longest latency of one inference, as measured: 5ms."
     )
-    min_latency: Latency | None = Field(None, description="At least this long for one inference.")
+    min_latency: Latency | None = Field(None, description="Shortest latency of one inference.")
     max_size: Size | None = Field(
-        None, description="At most this many bytes of weights in the export precision: 20MB."
+        None, description="Largest size of the weights in the export precision: 20MB."
     )
-    min_size: Size | None = Field(None, description="At least this many bytes of weights.")
+    min_size: Size | None = Field(
+        None, description="Smallest size of the weights in the export precision."
+    )
     max_memory: Memory | None = Field(
-        None, description="At most this much memory for activations of one inference: 8MB."
+        None, description="Largest memory of one inference's activations: 8MB."
     )
-    min_memory: Memory | None = Field(None, description="At least this much memory.")
+    min_memory: Memory | None = Field(
+        None, description="Smallest memory of one inference's activations."
+    )
     num_classes: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Classes of the head that the budget counts; the space's own if unset."
+        None,
+        description="Number of classes of the head that the budget counts. By default that "
+        "of the space.",
     )
     export_precision: Literal["fp32", "fp16", "bf16"] = Field(
         "fp32",
@@ -69,7 +77,7 @@ class BudgetSettings(Settings):
 
     @property
     def limits_latency(self) -> bool:
-        """Whether a latency has to be known."""
+        """Whether the budget limits latency."""
         return self.max_latency is not None or self.min_latency is not None
 
     def by_size(self, space: SearchSpace) -> BudgetedSpace:
@@ -94,33 +102,35 @@ def _budgeted(space: SearchSpace, budget: Budget, precision: str) -> BudgetedSpa
 
 
 class LatencySettings(Settings):
-    """What latency is measured on."""
+    """The target that latency is measured on."""
 
     latency: str | None = Field(
         None,
-        description="A model that `masktas latency build` has made; if unset, one of the target "
-        "below is taken from OUT/latency, or built there.",
+        description="Latency model from `masktas latency build`. By default that of the "
+        "target below in OUT/latency, which is built if it is missing.",
     )
     latency_engine: Literal["eager", "compiled", "onnxruntime"] = Field(
-        "eager", description="What runs the network: torch, torch.compile, or onnxruntime."
+        "eager", description="Engine that runs the network: torch, torch.compile, or onnxruntime."
     )
-    latency_device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    latency_device: str = Field(
+        "cpu", description="Device that latency is measured on: cpu, cuda or cuda:N."
+    )
     latency_threads: Count | None = Field(
-        None, description="Threads of the CPU; as many as torch takes if unset."
+        None, description="Number of CPU threads of an inference. By default as many as torch uses."
     )
-    latency_batch: Count = Field(1, description="Images of one inference.")
+    latency_batch: Count = Field(1, description="Number of images in one inference.")
     latency_precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Of weights and activations."
+        "fp32", description="Precision of weights and activations of an inference."
     )
     latency_command: str | None = Field(
         None,
-        description="A program of yours that measures instead, on a phone or a board: it is given "
-        "a network's folder and prints milliseconds (docs/latency.md).",
+        description="Program that measures instead, on a phone or a board: it takes a "
+        "network's folder and prints milliseconds (docs/latency.md).",
     )
 
 
 class CostSettings(BudgetSettings, LatencySettings):
-    """A budget, and what latency is measured on."""
+    """A budget, and the target that latency is measured on."""
 
     def check(self, space: SearchSpace) -> BudgetedSpace:
         """Refuse what cannot succeed in a space, before anything is measured or trained.
@@ -140,37 +150,44 @@ class CostSettings(BudgetSettings, LatencySettings):
 
 
 class RatingSettings(Settings):
-    """How good a network is, without training it (SPEC 4)."""
+    """How networks are rated without training them (SPEC 4)."""
 
     rating: Literal[
         "consistency", "reconstruction", "feature", "fusion", "accuracy", "knn", "params", "macs"
     ] = Field(
         "consistency",
-        description="Agreement with the teacher (13-16), pixel loss, the rank fusion of both, "
-        "feature loss; with labels a linear classifier or nearest neighbours; or size alone.",
+        description="Rating of a network: agreement with the teacher (13-16), pixel loss, "
+        "feature loss, fusion of the first two, accuracy with labels (linear or "
+        "nearest neighbours), or size alone.",
     )
-    num_images: Count = Field(2000, description="Search images that every candidate is rated on.")
+    num_images: Count = Field(
+        2000, description="Number of search images that every candidate is rated on."
+    )
     batch_size: Count | None = Field(
-        None, description="Images rated at once; by the device's memory if unset."
+        None,
+        description="Number of images rated at once. By default it follows from the "
+        "device's memory.",
     )
     mask_ratio: Share = Field(
-        0.9, description="Share r of the patches that is hidden; 0: all are visible."
+        0.9, description="Share r of the patches that is masked; 0 shows all of them."
     )
-    num_masks: Count = Field(1, description="Masks under which each image is shown.")
-    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="tau of equation (16).")
+    num_masks: Count = Field(1, description="Number of masks under which each image is rated.")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="Temperature tau of equation (16)."
+    )
     rows: Literal["raw", "scaled", "unit"] = Field(
         "scaled",
-        description="Rows of (16): as they are, over sqrt(width), or centred and of length 1.",
+        description="Rows of (16): unchanged, divided by sqrt(width), or centred and scaled "
+        "to length 1.",
     )
     include_self: bool = Field(
-        False, description="Whether a patch is compared with itself too, k = j in (16)."
+        False, description="Compare each patch with itself too, k = j in (16)."
     )
-    class_token: bool = Field(
-        False, description="Whether the class token is a row of (16) as well."
-    )
+    class_token: bool = Field(False, description="Use the class token as a row of (16) as well.")
     prefix_memory: Bytes = Field(
         "1GB",
-        description="Memory for what candidates with the same first blocks share; changes speed.",
+        description="Memory for what candidates with the same first blocks share; it "
+        "changes speed only.",
     )
 
     @property
@@ -187,45 +204,53 @@ def _objectives(text: str) -> str:
 
 
 class StrategySettings(Settings):
-    """How candidates are chosen, and how many."""
+    """How candidates are chosen, and their number."""
 
     strategy: Literal["evolution", "random", "local", "nsga2", "exhaustive"] = Field(
         "evolution",
-        description="The paper's evolution, random search, hill climbing, NSGA-II over rating and "
-        "costs at once, or every network.",
+        description="Search strategy: the paper's evolution, random search, hill climbing, "
+        "NSGA-II over rating and costs, or every network.",
     )
     objectives: Annotated[str, AfterValidator(_objectives)] | None = Field(
         None,
-        description="Costs that NSGA-II lowers and the front is drawn over: params,latency; those "
-        "the budget limits if unset.",
+        description="Costs that NSGA-II minimises and the front is drawn over: "
+        "params,latency. By default those that the budget limits.",
     )
-    population: Count = Field(50, description="Candidates of a generation, N_p.")
-    generations: Count = Field(20, description="Generations, the random first one included.")
+    population: Count = Field(50, description="Number of candidates in a generation, N_p.")
+    generations: Count = Field(
+        20, description="Number of generations, including the random first one."
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
-        10, description="Stop after this many generations without a better one; 0: never."
+        10,
+        description="Number of generations without improvement after which the search "
+        "stops; 0 never stops it.",
     )
-    parents: Count = Field(10, description="Best seen that are crossed and mutated, k.")
+    parents: Count = Field(
+        10, description="Number of best candidates that are crossed and mutated, k."
+    )
     depth_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.4, description="Chance that a mutation redraws depth, and width, P_d."
+        0.4, description="Probability that a mutation redraws depth and width, P_d."
     )
     block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="Chance that a mutation redraws a block's gene, P_m."
+        0.2, description="Probability that a mutation redraws a block's gene, P_m."
     )
     diversity: Annotated[int, Field(ge=0)] = Field(
-        0, description="Genes in which parents differ at least; 0 is the paper's way."
+        0, description="Smallest number of genes in which parents differ; the paper uses 0."
     )
     racing: bool = Field(
         False,
-        description="Rate all on a few images first and drop what cannot win: much faster.",
+        description="Rate all candidates on a few images first and drop those that cannot "
+        "win: much faster.",
     )
     confidence: Annotated[float, Field(gt=0)] = Field(
-        3.0, description="Standard errors by which a candidate must be behind to be dropped."
+        3.0,
+        description="Number of standard errors by which a candidate must be behind to be dropped.",
     )
-    top_k: Count = Field(1, description="Best networks that are written, the winner included.")
+    top_k: Count = Field(1, description="Number of best networks to write, including the winner.")
     baselines: Annotated[int, Field(ge=0)] = Field(
         5,
-        description="Random architectures of the winner's size written beside it; 0 leaves out the "
-        "random search too.",
+        description="Number of random networks of the winner's size to compare with; 0 also "
+        "leaves out random search.",
     )
 
 
@@ -233,16 +258,16 @@ class SearchSettings(CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
 
     def _require_together(self) -> None:
-        """Raise ConfigError unless rating, strategy and racing go together."""
+        """Raise ConfigError unless rating, strategy and racing can be combined."""
         if self.racing and self.rating not in LABEL_FREE:
             raise ConfigError(
-                f"--racing estimates ratings from a few images first, and --rating {self.rating} "
-                f"has no such estimate: leave --racing out, or choose {', '.join(LABEL_FREE)}."
+                f"--racing compares networks on a few images first, and --rating {self.rating} "
+                f"cannot rate on a few: leave --racing out, or choose {', '.join(LABEL_FREE)}."
             )
         if self.racing and self.strategy == "nsga2":
             raise ConfigError(
-                "--racing drops what has a low rating, and for nsga2 low ratings count too where "
-                "costs are low: leave it out, or choose another --strategy."
+                "--racing drops networks with a low rating, but nsga2 also keeps those with low "
+                "costs: leave --racing out, or choose another --strategy."
             )
 
 
@@ -259,18 +284,18 @@ def _band(value: object) -> str:
 
 
 class ComparisonSettings(Settings):
-    """Which networks are compared, and what approximates their accuracy."""
+    """Which networks are compared, and how their accuracy is measured."""
 
-    num_networks: Count = Field(30, description="Networks that are compared.")
+    num_networks: Count = Field(30, description="Number of networks to compare.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(
         None,
-        description="Compare networks within this share of --center parameters: 5%; if unset, of "
-        "all sizes evenly.",
+        description="Compare networks within this share of --center parameters: 5%. By "
+        "default sizes are spread evenly.",
     )
     center: Params | None = Field(
         None,
-        description="Parameters in the middle of the band; if unset those of search/main's winner, "
-        "or the middle of what is feasible.",
+        description="Number of parameters in the middle of the band. By default that of "
+        "search/main's winner, or the middle of what is feasible.",
     )
     variants: bool = Field(
         False,
@@ -278,19 +303,21 @@ class ComparisonSettings(Settings):
     )
     probe: Literal["linear", "knn", "finetune"] = Field(
         "linear",
-        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours of "
-        "frozen features, or fine-tuning for --epochs.",
+        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours "
+        "on frozen features, or fine-tuning for --epochs.",
     )
-    probe_images: Count = Field(5000, description="Labelled images that a probe learns from.")
-    epochs: Count = Field(2, description="Passes over them, of fine-tuning.")
+    probe_images: Count = Field(
+        5000, description="Number of labelled images that a probe learns from."
+    )
+    epochs: Count = Field(2, description="Number of epochs of the fine-tuning probe.")
     split: Literal["validation", "test"] = Field(
-        "validation", description="Whose images accuracy is measured on."
+        "validation", description="Split that accuracy is measured on."
     )
     seeds: Annotated[int, Field(gt=0, le=100)] = Field(
-        2, description="Probes of each network, with other images in another order."
+        2, description="Number of probes of each network, each with other images in another order."
     )
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        5000, description="Resamples that intervals and p values are made from."
+        5000, description="Number of resamples for intervals and p values."
     )
 
     @property

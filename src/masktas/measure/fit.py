@@ -10,11 +10,12 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from masktas.errors import LatencyError
+from masktas.errors import LatencyError, require_extra
 from masktas.space import Architecture, SearchSpace, cost
 
 MORE_BLOCKS = 2  # if a space has only one depth
@@ -100,12 +101,15 @@ def _counts(one: Architecture, heads: Sequence[int], hidden: Sequence[int]) -> l
     return [1, *(one.num_heads.count(h) for h in heads), *(one.mlp_dim.count(m) for m in hidden)]
 
 
+def scipy(part: str) -> ModuleType:
+    """Import a part of SciPy; a ConfigError says how to install it."""
+    return require_extra(f"scipy.{part}", "latency", "Fitting a latency model")
+
+
 def _solve(counts: Any, times: Any) -> Any:
     """Minimise the relative errors over non-negative costs."""
-    from scipy.optimize import nnls
-
     try:
-        return nnls(counts / times[:, None], np.ones(len(times)))[0]
+        return scipy("optimize").nnls(counts / times[:, None], np.ones(len(times)))[0]
     except RuntimeError:  # did not converge
         raise LatencyError(
             "No costs of blocks explain the measured times: measure again when nothing else runs "
@@ -136,12 +140,10 @@ def errors_of(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """
     if not pairs:
         return dict.fromkeys(("mean_percent", "max_percent", "bias_percent", "kendall_tau"))
-    from scipy.stats import kendalltau
-
     predicted, measured = np.array(pairs).T
     errors = 100 * (predicted / measured - 1)
     alike = len(set(predicted)) == 1 or len(set(measured)) == 1
-    tau = None if alike else float(kendalltau(predicted, measured).statistic)
+    tau = None if alike else float(scipy("stats").kendalltau(predicted, measured).statistic)
     return {
         "mean_percent": float(np.abs(errors).mean()),
         "max_percent": float(np.abs(errors).max()),

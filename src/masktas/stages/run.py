@@ -19,16 +19,17 @@ from masktas.config import (
     resolve,
 )
 from masktas.console import Console
-from masktas.data.demo import write_demo_images
-from masktas.errors import LabelError, SpaceError
+from masktas.data.demo import demo_packages, write_demo_images
+from masktas.errors import ConfigError, LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
+from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.manifest import FinetuneManifest, SearchManifest, StageManifest
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
-from masktas.stages.report.stage import report
+from masktas.stages.report.stage import report, report_packages
 from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
 from masktas.stages.search.table import ResultTable
@@ -77,10 +78,12 @@ def run(
     console, ranks = console or Console(), Ranks.join()
     whole = WholeRun(data, Path(out), settings or AllSettings(), console, overwrite, teacher)
     whole.check()
+    reports = _can_report(console, Path(out))
     made = whole.make(baselines=baselines)
-    page = ranks.first(lambda: str(report(out)))
+    page = ranks.first(lambda: str(report(out))) if reports else None
     summarize(made, console)
-    console.say(f"Report: {page}")
+    if page:
+        console.say(f"Report: {page}")
     return made
 
 
@@ -123,6 +126,8 @@ class WholeRun:
         settings, space = self._settings, self._space
         self._images.source(download=settings.runtime.download)
         check_search(settings.search, space)
+        if settings.search.limits_latency and settings.search.latency is None:
+            scipy("optimize")  # a latency model is going to be fitted
         if not self._adopts:
             teacher = teacher_for(space, settings.teacher)
             checked = check_teacher(teacher, space.image_size, space.in_channels)
@@ -226,6 +231,16 @@ class WholeRun:
         return self._settings.runtime.model_copy(update={"max_time": most})
 
 
+def _can_report(console: Console, out: Path) -> bool:
+    """Return whether the report can be written; warn if packages are missing."""
+    try:
+        report_packages()
+    except ConfigError as error:
+        console.warn(f"{error} The run writes no report; later, `masktas report {out}` does.")
+        return False
+    return True
+
+
 def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
     """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
     its = teacher.shape.patch_size
@@ -265,6 +280,8 @@ def demo(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run every stage on the 5,000 handwritten digits that come with the installation."""
+    demo_packages()  # refused before anything is written
+    report_packages()
     images = Path(out) / "digits.parquet"
 
     def write() -> None:

@@ -7,11 +7,14 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from google.protobuf.json_format import ParseDict
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
+from masktas.errors import require_extra
+
+
+def _module(name: str) -> ModuleType:
+    return require_extra(name, "tensorboard", "Logging for TensorBoard")
 
 
 class Events:
@@ -26,6 +29,9 @@ class Events:
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
+        self._event = _module("tensorboard.compat.proto.event_pb2").Event
+        self._writer = _module("tensorboard.summary.writer.record_writer").RecordWriter
+        self._parse = _module("google.protobuf.json_format").ParseDict
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / f"{name}.{time.monotonic_ns():020d}"
         self._append({"file_version": "brain.Event:2"})
@@ -37,8 +43,8 @@ class Events:
 
     def _append(self, content: dict[str, Any]) -> None:
         record = io.BytesIO()
-        event = ParseDict({"wall_time": time.time(), **content}, Event())
-        RecordWriter(record).write(event.SerializeToString())
+        event = self._parse({"wall_time": time.time(), **content}, self._event())
+        self._writer(record).write(event.SerializeToString())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "ab", buffering=0) as file:
             file.write(record.getvalue())

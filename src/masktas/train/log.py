@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
+from masktas.errors import ConfigError
 from masktas.train.ranks import Ranks
 
 TENSORBOARD = "tensorboard"
@@ -87,9 +88,12 @@ class Metrics:
 
     @contextmanager
     def _spared(self) -> Iterator[None]:
-        """Continue without TensorBoard if its files cannot be written; `metrics.jsonl` counts."""
+        """Continue without TensorBoard if it is missing, or if its files cannot be written."""
         try:
             yield
+        except ConfigError as error:
+            self._writer = self._events = None
+            self._warn(f"{error} Training continues without it.")
         except OSError as error:
             self._writer = self._events = None
             self._warn(f"TensorBoard's files cannot be written ({error}): continuing without.")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import math
 import zlib
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktas.data.decode.pixels import MAX_BYTES, check_channels, check_size
-from masktas.errors import DataError
+from masktas.errors import DataError, require_extra
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PLAIN, DEFLATE = 1, (8, 32946)
@@ -40,6 +41,10 @@ class Page(NamedTuple):
     alpha: bool
 
 
+def _tifffile() -> ModuleType:
+    return require_extra("tifffile", "data", "Reading a TIFF")
+
+
 def read_header(content: bytes, in_channels: int) -> Page:
     """Read and check the header of a TIFF.
 
@@ -51,9 +56,7 @@ def read_header(content: bytes, in_channels: int) -> Page:
     Raises:
         DataError: if it is not a TIFF, or claims too many pixels or bytes.
     """
-    from tifffile import TiffFile
-
-    with TiffFile(io.BytesIO(content)) as file:
+    with _tifffile().TiffFile(io.BytesIO(content)) as file:
         first: Any = file.pages[0]
         _check(first)
         tag = first.tags.get(ORIENTATION)
@@ -71,9 +74,7 @@ def read_pages(content: bytes, page: Page) -> NDArray[Any]:
     Raises:
         DataError: if the file is truncated, or its compression is not supported.
     """
-    from tifffile import TiffFile
-
-    with TiffFile(io.BytesIO(content)) as file:
+    with _tifffile().TiffFile(io.BytesIO(content)) as file:
         if sum(one.nbytes for one in page.pages) > MAX_BYTES:
             raise DataError("claims too many bytes")
         channels: list[NDArray[Any]] = []

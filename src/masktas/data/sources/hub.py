@@ -20,7 +20,7 @@ from masktas.data.sources.base import (
 )
 from masktas.data.sources.remote import LocalPlace, connect
 from masktas.data.sources.tables import Columns
-from masktas.errors import DataError, LabelError
+from masktas.errors import DataError, LabelError, require_extra
 
 ROWS_PER_SHARD = 1024
 ROWS_AT_ONCE = 16
@@ -58,7 +58,7 @@ class HubSource(IndexedSource):
         self._parts: list[tuple[str, Any, str]] = []
         self._labels: list[Any] = []
         self._fingerprint: list[str] = []
-        import datasets
+        datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
 
         self._label = columns.label
         for name, rows in _load(location).items():
@@ -125,7 +125,7 @@ class HubSource(IndexedSource):
 
 def _load(location: str) -> dict[str, Any]:
     """Return the splits of a data set by name."""
-    import datasets
+    datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
 
     try:
         if os.path.isdir(location):
@@ -148,7 +148,7 @@ def _load(location: str) -> dict[str, Any]:
 
 
 def _image_column(location: str, rows: Any, wanted: str | None) -> str:
-    import datasets
+    datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
 
     kinds: dict[str, Any] = rows.features
     images = [name for name in kinds if isinstance(kinds[name], datasets.Image)]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, Protocol
 
 from masktas.data.sources.base import reason, require_size
-from masktas.errors import DataError
+from masktas.errors import DataError, require_extra
 
 
 class Place(Protocol):
@@ -133,7 +133,7 @@ def connect(location: str) -> tuple[RemotePlace, str]:
     Raises:
         DataError: if no package for the protocol is installed, or it cannot be reached.
     """
-    import fsspec
+    fsspec = require_extra("fsspec", "data", "Reading images from an address")
 
     try:
         system, path = fsspec.core.url_to_fs(location)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from masktas.data.sources.base import (
@@ -23,11 +24,17 @@ from masktas.data.sources.base import (
     shown,
 )
 from masktas.data.sources.remote import Place
-from masktas.errors import DataError, LabelError
+from masktas.errors import DataError, LabelError, require_extra
 
 ROWS_PER_SHARD = 1024
 ROWS_AT_ONCE = 16
 CACHE_BYTES = 2**28
+
+
+def _pyarrow() -> ModuleType:
+    """Return pyarrow, imported on first use because most sources do not need it."""
+    require_extra("pyarrow.parquet", "data", "Reading a parquet file")
+    return require_extra("pyarrow", "data", "Reading a parquet file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class ParquetSource:
         self._place = place
         self._wanted = columns
         self._turn = threading.Lock()
+        _pyarrow()  # a missing package is reported before a file is blamed
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._metadata: list[Any] = []
         self._columns: list[str] = []
@@ -216,13 +224,6 @@ class ParquetSource:
             f"{name} {self._place.state(path)} {column}"
             for (name, path), column in zip(self._files, self._columns, strict=True)
         ]
-
-
-def _pyarrow() -> Any:
-    """Return pyarrow, imported on first use because most sources do not need it."""
-    import pyarrow.parquet
-
-    return pyarrow
 
 
 def _groups(number: int, metadata: Any) -> list[Groups]:

@@ -23,7 +23,7 @@ from masktas.data.sources.base import (
     shown,
 )
 from masktas.data.sources.remote import Place
-from masktas.errors import DataError, LabelError
+from masktas.errors import DataError, LabelError, require_extra
 
 LABEL_SUFFIXES = (".cls", ".json")
 LABEL_KEYS = ("label", "class", "cls")
@@ -255,7 +255,8 @@ def _reader(place: Place, path: str) -> Iterator[Reader]:
 
             opened = lzma.LZMAFile(file)  # noqa: SIM115 (the file is closed above)
         elif magic.startswith((b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")):
-            import pyarrow  # for zstd and lz4, which the standard library lacks
+            # the standard library reads neither zstd nor lz4
+            pyarrow = require_extra("pyarrow", "data", "Reading a zstd or lz4 archive")
 
             opened = pyarrow.CompressedInputStream(file, "zstd" if magic[0] == 0x28 else "lz4")
         yield Reader(opened, compressed=opened is not file)

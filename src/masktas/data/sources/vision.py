@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masktas.data.sources.base import IMAGE_SUFFIXES, IndexedSource, Item, named_classes, reason
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.remote import LocalPlace
-from masktas.errors import DataError
+from masktas.errors import DataError, require_extra
 
 ROWS_PER_SHARD = 1024
 NAMES = ("cifar10", "cifar100", "oxford_iiit_pet", "flowers102", "imagenet")
@@ -80,7 +80,7 @@ class PixelSource(IndexedSource):
 
 
 def _pixels(name: str, root: str, download: bool) -> PixelSource:
-    from torchvision import datasets
+    datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     parts = []
@@ -97,7 +97,7 @@ def _pixels(name: str, root: str, download: bool) -> PixelSource:
 
 
 def _files(name: str, root: str, download: bool) -> FileSource:
-    from torchvision import datasets
+    datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
     kind: Any = {"oxford_iiit_pet": datasets.OxfordIIITPet, "flowers102": datasets.Flowers102}[name]
     paths: list[str] = []
@@ -121,7 +121,7 @@ def _files(name: str, root: str, download: bool) -> FileSource:
 def _imagenet(root: str, download: bool) -> FileSource:
     """Read the folders `train` and `val`, which torchvision unpacks from the archives."""
     if download and not os.path.isdir(os.path.join(root, "train")):
-        from torchvision import datasets
+        datasets = require_extra("torchvision.datasets", "data", "Reading a data set by its name")
 
         for split in ("train", "val"):
             try:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
-
+from masktas.errors import require_extra
 from masktas.space import Architecture
 from masktas.stages.common.manifest import SearchManifest, SearchResult
 from masktas.strategies import Evaluated
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, ACCENT, FAINT = "#1d2733", "#c2410c", "#94a3b8"
 PALETTE = (ACCENT, "#0f766e", "#4338ca", "#64748b")
@@ -32,6 +34,12 @@ MEASURES = (
     ("feature_loss", "feature loss"),
     ("rating", "rating (higher is better)"),
 )
+
+
+def matplotlib(part: str = "") -> ModuleType:
+    """Import matplotlib, or a part of it; a ConfigError says how to install it."""
+    name = f"matplotlib.{part}" if part else "matplotlib"
+    return require_extra(name, "report", "Drawing a chart")
 
 
 def losses(lines: list[dict[str, Any]]) -> str:
@@ -70,7 +78,7 @@ def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:
         runs: name and logged lines of one run, or of several to compare: solid lines for the
             first, dashed lines for the others. Random networks (thin, grey) only of the first.
     """
-    figure = Figure(figsize=(10.8, 3.4), layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(10.8, 3.4), layout="constrained")
     for panel, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         _dress(panel)
         for number, (name, lines) in enumerate(runs):
@@ -140,7 +148,7 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
             s=size,
             label=label,
         )
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
     axes.set_xlabel(COST_WORDS[cost])
     axes.set_ylabel("rating (higher is better)")
     figure.colorbar(points, ax=axes, label="generation")
@@ -189,7 +197,7 @@ def front(result: SearchResult, cost: str) -> str:
                 zorder=3,
             )
     if cost != "latency":
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
     axes.set_xlabel(COST_WORDS[cost])
     axes.set_ylabel("rating (higher is better)")
     _legend(figure)
@@ -256,7 +264,7 @@ def blocks(one: Architecture) -> str:
 
 
 def _figure(width: float = 5.4, height: float = 3.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     _dress(axes)
     return figure, axes
@@ -280,10 +288,8 @@ def _legend(figure: Figure) -> None:
 
 
 def _save(figure: Figure) -> str:
-    import matplotlib
-
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
+    with matplotlib().rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Any
 
 from masktas.artifacts import HISTORY, Stage, read_lines
+from masktas.errors import require_extra
 from masktas.space import Architecture
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import FinetuneManifest, SearchManifest
 from masktas.stages.search.table import ResultTable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 RATINGS = {
     "consistency": "the label-free agreement with the teacher (equations 13 to 16)",
@@ -94,4 +96,5 @@ def _target(target: dict[str, Any] | None) -> str | None:
 
 def svg(chart: str) -> Markup:
     """Mark a chart as safe to insert: matplotlib has escaped the texts in it."""
-    return Markup(chart)
+    markup: Markup = require_extra("markupsafe", "report", "The report").Markup(chart)
+    return markup

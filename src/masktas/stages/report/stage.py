@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, require_extra
 from masktas.formats import format_flops, format_seconds
 from masktas.space import format_quantity
 from masktas.stages.common import charts
@@ -33,6 +32,19 @@ TITLES = {
 PROBED = ("smallest", "middle", "largest")  # networks that the legend names
 
 
+def report_packages() -> tuple[ModuleType, ModuleType]:
+    """Import jinja2 and markupsafe, and see that matplotlib is there too.
+
+    Raises:
+        ConfigError: if one of them is not installed.
+    """
+    charts.matplotlib("figure")
+    jinja2, markupsafe = (
+        require_extra(one, "report", "The report") for one in ("jinja2", "markupsafe")
+    )
+    return jinja2, markupsafe
+
+
 def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     """Write `report.html` of a run folder: one file that needs no network.
 
@@ -46,12 +58,13 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     Raises:
         ArtifactError: if no stage of the run is finished.
     """
+    jinja2, _ = report_packages()
     folder = Run(Path(run))
     stages = folder.stages()
     if not stages:
         raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {
         "quantity": format_quantity,

@@ -12,6 +12,7 @@ from masktas.artifacts import HISTORY, SPACE, file_digest, write_text
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
+from masktas.errors import ConfigError
 from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
@@ -154,6 +155,7 @@ def search(
 
         def write() -> dict[str, Any]:
             _write(stage.folder, shared, found, objectives)
+            _draw_front(context, stage.folder, found, objectives[0])
             model = candidates.costs.latency
             return {
                 "budget": candidates.budget.to_dict(),
@@ -210,7 +212,7 @@ def _find(
 def _write(
     folder: Path, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
-    """Write networks, front and chart."""
+    """Write networks and front."""
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
         save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.rating)
@@ -220,7 +222,16 @@ def _write(
     for name, one in named.items():
         save_architecture(folder / f"{name}.json", one.architecture, rating=one.rating)
     write_front(folder, found.front, objectives)
-    write_text(folder / "front.svg", charts.front(found, objectives[0]))
+
+
+def _draw_front(context: Context, folder: Path, found: SearchResult, cost: str) -> None:
+    """Write front.svg; warn and leave it out if matplotlib is not installed."""
+    try:
+        chart = charts.front(found, cost)
+    except ConfigError as error:
+        context.console.warn(f"{error} The search writes no front.svg.")
+        return
+    write_text(folder / "front.svg", chart)
 
 
 def _cost(

@@ -6,14 +6,18 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from masktas.artifacts import write_atomic
+from masktas.errors import require_extra
 from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Interval, Reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OF_SIZE = ("params", "macs")  # ratings that depend on size only
 NONE = "–"
@@ -257,6 +261,12 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def matplotlib(part: str = "") -> ModuleType:
+    """Import matplotlib, or a part of it; a ConfigError says how to install it."""
+    name = f"matplotlib.{part}" if part else "matplotlib"
+    return require_extra(name, "validate", "The scatter plot of a validation")
+
+
 def write_scatter(
     folder: Path,
     ratings: Mapping[str, Floats],
@@ -273,10 +283,8 @@ def write_scatter(
         params: `[n]`, shown as colour.
         agreements: for the titles.
     """
-    import matplotlib
-
     figure = scatter(ratings, accuracy, params, agreements)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
+    with matplotlib().rc_context({"svg.fonttype": "none", "svg.hashsalt": "masktas"}):
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             write_atomic(
                 folder / f"scatter.{kind}",
@@ -296,7 +304,10 @@ def scatter(
     names = ranked(agreements)
     columns = min(len(names), min(COLUMNS, key=lambda columns: -len(names) % columns))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.1 * columns + 0.9, 2.9 * rows), layout="constrained")
+    ticker = matplotlib("ticker")
+    figure: Figure = matplotlib("figure").Figure(
+        figsize=(3.1 * columns + 0.9, 2.9 * rows), layout="constrained"
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for panel, name in zip(panels, names, strict=False):
         panel.spines[["top", "right"]].set_visible(False)
@@ -314,14 +325,16 @@ def scatter(
             ratings[name], 100 * accuracy.mean(axis=0), c=params, cmap="viridis", s=22, zorder=3
         )
         panel.set_title(_title(name, agreements[name]), fontsize="small", color=INK)
-        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(4))
         if name in OF_SIZE:
-            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     figure.supylabel("accuracy, %", fontsize="small", color=INK)
     figure.supxlabel("rating (higher is better)", fontsize="small", color=INK)
-    figure.colorbar(points, ax=panels.tolist(), label="parameters", format=EngFormatter(sep=""))
+    figure.colorbar(
+        points, ax=panels.tolist(), label="parameters", format=ticker.EngFormatter(sep="")
+    )
     return figure
 
 

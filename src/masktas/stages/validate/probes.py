@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from masktas.config import FinetuneSettings
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, ImageStore
-from masktas.errors import LabelError, MasktasError
+from masktas.errors import LabelError, MasktasError, require_extra
 from masktas.nn.patches import patchify
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
@@ -243,6 +244,11 @@ class CropBatches:
 Classify = Callable[[Floats, Numbers, Floats], Numbers]
 
 
+def sklearn(part: str) -> ModuleType:
+    """Import a part of scikit-learn; a ConfigError says how to install it."""
+    return require_extra(f"sklearn.{part}", "validate", "A probe with labels")
+
+
 def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
     """Classify by multinomial logistic regression on standardised features.
 
@@ -254,15 +260,12 @@ def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
     Returns:
         Classes `[n]`.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
+    model_of = sklearn("linear_model").LogisticRegression
+    scaler = sklearn("preprocessing").StandardScaler
     ridge = 1 / (RIDGE * len(target))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=ridge, max_iter=ITERATIONS))
+    model = sklearn("pipeline").make_pipeline(scaler(), model_of(C=ridge, max_iter=ITERATIONS))
     with warnings.catch_warnings():  # a nearly converged probe compares networks as well
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", sklearn("exceptions").ConvergenceWarning)
         model.fit(known, target)
     found: Numbers = model.predict(asked)
     return found
@@ -270,8 +273,7 @@ def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
 
 def nearest(known: Floats, target: Numbers, asked: Floats) -> Numbers:
     """Classify by the vote of the 20 nearest neighbours in cosine distance; see `linear`."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    model = KNeighborsClassifier(min(NEIGHBOURS, len(target)), metric="cosine", algorithm="brute")
+    kind = sklearn("neighbors").KNeighborsClassifier
+    model = kind(min(NEIGHBOURS, len(target)), metric="cosine", algorithm="brute")
     found: Numbers = model.fit(known, target).predict(asked)
     return found

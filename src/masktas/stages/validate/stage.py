@@ -30,9 +30,10 @@ from masktas.stages.common.images import Data, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context
 from masktas.stages.validate.comparing import ValidationData, report_findings
+from masktas.stages.validate.findings import matplotlib
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
-from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe
+from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe, sklearn
 from masktas.stages.validate.ratings import RatingTable, rate_networks, rating_passes
 from masktas.train.networks import WEIGHTS
 
@@ -90,6 +91,9 @@ def validate(
     shared.space = candidates.space
     networks, in_band, center = _networks(context, settings, candidates)
     labels, classes = _labels(images.source())
+    if labels:
+        sklearn("linear_model")  # a missing package is reported before anything is rated
+        matplotlib("figure")
     folder = context.run.validated(name)
     parents = {
         "teacher": teacher_file(context.run),
