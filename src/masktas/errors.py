@@ -35,6 +35,10 @@ class ArtifactError(MasktasError):
     """A run folder, checkpoint or manifest that is missing, damaged or of something else."""
 
 
+class DamagedError(ArtifactError):
+    """A file whose form or checksum is wrong, so that reading it again cannot help."""
+
+
 class Stopped(MasktasError):
     """Stopped before the end because it was asked to; the same command goes on.
 

@@ -279,9 +279,7 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path: Path) -> None:
     torch.save({"model": official_mae(**SMALL), "more": Evil(mark)}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"model": Evil(mark)}))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(
-            ArtifactError, match=r"never unpickled|not a weight file"
-        ) as refused:
+        with pytest.raises(ArtifactError, match=r"never unpickled|not a weight file") as refused:
             read_tensors(tmp_path / name)
         assert "\n" not in str(refused.value)
     assert not mark.exists()

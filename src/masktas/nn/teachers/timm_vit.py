@@ -322,5 +322,5 @@ def _fill(model: Any, tensors: dict[str, Tensor], *, where: Any, partial: bool) 
         missing, unused = model.load_state_dict(convert(tensors, model), strict=False)
     except Exception as error:  # a conversion of something else fails in any way
         reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{where}: the weights are those of another network ({reason}).") from None
+        raise ArtifactError(f"{where}: weights of another network ({reason}).") from None
     require_complete(missing, unused, where=where, partial=partial)
