@@ -3,13 +3,16 @@
 import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from masktas import artifacts
 from masktas.artifacts import (
+    LOCK,
     MANIFEST,
     SETTINGS,
     Run,
@@ -154,6 +157,66 @@ def test_damaged_json_is_named(tmp_path, damaged):
     path.write_bytes(damaged)
     with pytest.raises(ArtifactError, match=r"file\.json: damaged, not JSON"):
         read_json(path)
+
+
+def test_temporary_files_have_names_that_nobody_can_guess(tmp_path):
+    made = []
+    for _ in range(2):
+        write_atomic(tmp_path / "x", lambda path: made.append(path.name) or path.write_text("1"))
+    assert len(set(made)) == 2
+    assert all(str(os.getpid()) not in name for name in made)
+
+
+def test_no_link_in_a_run_folder_is_written_through(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    monkeypatch.setattr(artifacts.secrets, "token_hex", lambda _: "known")
+    for name in (".x.known.tmp", "lines.jsonl", LOCK):
+        (tmp_path / name).symlink_to(victim)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_text(tmp_path / "x", "changed")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        append_lines(tmp_path / "lines.jsonl", ["{}"])
+    with pytest.raises(OSError, match="symbolic links"):
+        Stage("teacher", tmp_path).lock()
+    assert victim.read_text() == "untouched"
+
+
+def test_a_file_system_without_locks_is_named(stage, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(artifacts.fcntl, "lockf", fails)
+    with pytest.raises(ArtifactError, match="has no locks") as caught:
+        stage.lock()
+    assert "another masktas" not in str(caught.value)
+
+
+def test_files_and_folders_are_synced_before_and_after_a_rename(tmp_path, monkeypatch):
+    """A power cut must not leave a name over missing content: the order of calls is the proof."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        calls.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        calls.append(("replace", str(source), str(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(artifacts.os, "fsync", synced)
+    monkeypatch.setattr(artifacts.os, "replace", replaced)
+    write_text(tmp_path / "x", "1")
+    temporary = calls[0][1]
+    assert calls == [
+        ("sync", temporary),
+        ("replace", temporary, str(tmp_path / "x")),
+        ("sync", str(tmp_path)),
+    ]
+    calls.clear()
+    append_lines(tmp_path / "lines.jsonl", ["{}"])
+    assert calls == [("sync", str(tmp_path / "lines.jsonl"))]
 
 
 def test_json_that_is_not_there(tmp_path):
@@ -334,6 +397,50 @@ def test_overwrite_starts_afresh(stage):
     assert names(stage.folder) == [SETTINGS]
     assert read_json(stage.folder / SETTINGS)["epochs"] == 6
     assert stage.finished is False
+
+
+@pytest.mark.parametrize("kills_after", range(6))
+def test_a_killed_overwrite_is_finished_by_the_next_start(stage, monkeypatch, kills_after):
+    """Whatever is deleted first, nothing of the old content is resumed under new settings."""
+    assert stage.begin({"lr": 1})
+    for number in range(2):
+        write_text(stage.folder / "checkpoints" / f"{number}", "old")
+    write_text(stage.folder / "weights", "old")
+    write_text(stage.folder / "manifest.json", "{}")
+    left = iter(range(kills_after))
+
+    def dying(remove):
+        def one(*arguments, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            remove(*arguments, **options)
+
+        return one
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.shutil, "rmtree", dying(artifacts.shutil.rmtree))
+        patch.setattr(Path, "unlink", dying(Path.unlink))
+        try:
+            stage.begin({"lr": 2}, overwrite=True)
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert kills_after == 5
+    assert stage.begin({"lr": 2})
+    assert names(stage.folder) == [SETTINGS]
+    assert read_json(stage.folder / SETTINGS) == {"lr": 2}
+
+
+def test_overwrite_removes_links_and_leaves_what_they_point_to(stage, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write_text(elsewhere / "events", "kept")
+    stage.begin({"lr": 1})
+    (stage.folder / "tensorboard").symlink_to(elsewhere)
+    (stage.folder / "log").symlink_to(elsewhere / "events")
+    (stage.folder / "weights").write_text("old")
+    assert stage.begin({"lr": 2}, overwrite=True)
+    assert names(stage.folder) == [SETTINGS]
+    assert (elsewhere / "events").read_text() == "kept"
 
 
 def test_overwrite_where_nothing_is(stage):

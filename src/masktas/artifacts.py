@@ -7,12 +7,14 @@ its settings, so that the same command resumes it and a different one is refused
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 LOCK = ".lock"
 OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
+DISCARDED = ".discarded"  # while --overwrite deletes; the next start deletes what remains
 METRICS = "metrics.jsonl"  # losses: identical for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 ARCHITECTURE = "architecture.json"
@@ -45,11 +48,13 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         ArtifactError: if it cannot be written (a full disk, no permission); what was at `path`
             is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = _create(temporary)
         write(temporary)
         with open(temporary, "rb+") as file:
+            os.fchmod(file.fileno(), mode)  # a library may have replaced it by a private file
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -61,6 +66,15 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _create(path: Path) -> int:
+    """Create an empty file where none was, never through a link; return the mode by the umask."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -105,12 +119,17 @@ def append_lines(path: Path, lines: list[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=_not_through_links) as file:
             file.write("".join(line + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """Open a file of a run folder that others may have made: a link in it is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -136,11 +155,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _cut_torn_line(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            os.truncate(path, end)
+    if not path.exists():
+        return
+    with open(path, "rb+", opener=_not_through_links) as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def file_digest(path: Path) -> str:
@@ -180,11 +199,8 @@ class Stage:
         """
         recorded = self.folder / SETTINGS
         if overwrite and (recorded.exists() or self.finished):
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != LOCK:  # this process holds it
-                    path.unlink()
+            write_text(self.folder / DISCARDED, "")  # from here on the old content is gone
+        self._discard()
         if recorded.exists() and self._anything_made():
             there = read_json(recorded)
             settings = json.loads(json.dumps(settings))
@@ -199,6 +215,23 @@ class Stage:
         else:
             write_json(recorded, settings)
         return not self.finished
+
+    def _discard(self) -> None:
+        """Delete the content that --overwrite has given up, also after a kill in the middle.
+
+        The mark is made before the first and removed after the last file, so a half-deleted stage
+        is never resumed. Links are removed, not what they point to.
+        """
+        mark = self.folder / DISCARDED
+        if not mark.exists():
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in (LOCK, DISCARDED):  # this process holds the lock
+                path.unlink()
+        _sync_folder(self.folder)
+        mark.unlink()
 
     def _anything_made(self) -> bool:
         """Return whether the folder holds more than a claim; a claim alone is ignored."""
@@ -225,11 +258,16 @@ class Stage:
             ArtifactError: if another process uses the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise ArtifactError(
+                    f"{self.folder}: this file system has no locks ({error.strerror}): choose an "
+                    "--out on one that has them, such as a local disk."
+                ) from None
             raise ArtifactError(
                 f"{self.folder}: another masktas process is using it. Wait for it, or choose "
                 "another --out (or --name)."

@@ -38,6 +38,10 @@ class ArtifactError(MasktasError):
     """A run folder, checkpoint or manifest that is missing, damaged or belongs to another thing."""
 
 
+class DamagedError(ArtifactError):
+    """A file whose form or checksum is wrong, so that reading it again cannot help."""
+
+
 class Stopped(MasktasError):
     """A stage stopped early because a signal or time limit asked it to; the same command resumes.
 

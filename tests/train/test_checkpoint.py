@@ -1,3 +1,5 @@
+import errno
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, DamagedError
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import masking_noise, random_masking
 from masktas.nn.student import StudentShape
@@ -112,10 +114,10 @@ def test_a_torn_missing_or_foreign_file_is_an_artifact_error(tmp_path: Path):
     content = path.read_bytes()
     for end in (0, 4, 8, 100, len(content) - 1):
         path.write_bytes(content[:end])
-        with pytest.raises(ArtifactError, match=r"x\.safetensors: cannot be read"):
+        with pytest.raises(DamagedError, match=r"x\.safetensors: damaged, it is not a whole"):
             checkpoint.load(path)
     path.write_text("not a checkpoint at all")
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(DamagedError, match="damaged"):
         checkpoint.load(path)
     with pytest.raises(ArtifactError, match=r"y\.safetensors: cannot be read"):
         checkpoint.load(tmp_path / "y.safetensors")
@@ -178,6 +180,62 @@ def test_with_every_checkpoint_damaged_there_is_none(kept):
         path.write_bytes(content)
     assert checkpoints.newest() is None
     assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_now_stops_and_everything_stays(
+    kept, monkeypatch, number: int
+):
+    checkpoints, warnings = kept
+    for step in (1, 2):
+        checkpoints.save(step, {"a": torch.tensor([float(step)])}, {})
+    before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
+
+    def fails(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "open", fails, raising=False)
+        with pytest.raises(ArtifactError, match=os.strerror(number)) as caught:
+            checkpoints.newest()
+    assert not isinstance(caught.value, DamagedError)
+    assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
+    assert not warnings
+    assert checkpoints.newest() == 2
+
+
+def test_an_error_of_the_library_on_a_whole_file_is_not_damage(kept, monkeypatch):
+    checkpoints, _ = kept
+    checkpoints.save(1, {"a": torch.ones(2)}, {})
+
+    def fails(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(checkpoint, "safe_open", fails)
+    with pytest.raises(ArtifactError, match="Cannot allocate memory") as caught:
+        checkpoints.newest()
+    assert not isinstance(caught.value, DamagedError)
+    assert checkpoints.steps() == [1]
+
+
+def test_a_damaged_checkpoint_is_set_aside_not_deleted(kept):
+    checkpoints, warnings = kept
+    checkpoints.save(1, {"a": torch.ones(2)}, {})
+    path = checkpoints.folder / "step-000000001.safetensors"
+    torn = path.read_bytes()[:-1]
+    path.write_bytes(torn)
+    assert checkpoints.newest() is None
+    assert (checkpoints.folder / "step-000000001.damaged").read_bytes() == torn
+    assert "Kept as step-000000001.damaged" in warnings[0]
+
+
+def test_a_file_has_the_mode_that_the_umask_gives(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(tmp_path / "x.safetensors", TENSORS, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_write_cut_short_is_no_checkpoint(kept):

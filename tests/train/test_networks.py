@@ -98,7 +98,7 @@ def test_damaged_weights_are_refused(saved):
     with pytest.raises(ArtifactError, match="damaged"):
         load_network(saved[0])
     path.write_bytes(content[:-10])
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="damaged, it is not a whole"):
         load_network(saved[0])
 
 

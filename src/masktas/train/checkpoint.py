@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from masktas.artifacts import write_atomic
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, DamagedError
 
 KEEP = 2
 HEADER = "masktas"
+METADATA = "__metadata__"  # the entry of a safetensors header that is no tensor
+MOST_HEADER = 100_000_000  # bytes, the limit of the format
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
@@ -45,19 +48,47 @@ def load(path: Path, *, checked: bool = True) -> tuple[dict[str, Tensor], dict[s
             checksum, and its meta is `{}`.
 
     Raises:
-        ArtifactError: if it is missing, torn or its checksum is wrong.
+        DamagedError: if it is torn or its checksum is wrong.
+        ArtifactError: if it is missing or cannot be read.
     """
+    _require_form(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}).") from None
+    except OSError as error:  # the file's form is right: the system cannot read it now
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path}: damaged ({error}).") from None
     if checked and not header:
-        raise ArtifactError(f"{path}: damaged, or not written by masktas: it has no checksum.")
+        raise DamagedError(f"{path}: damaged, or not written by masktas: it has no checksum.")
     if header and header.get("checksum") != _checksum(tensors, header.get("meta")):
-        raise ArtifactError(f"{path}: damaged, its checksum is wrong.")
+        raise DamagedError(f"{path}: damaged, its checksum is wrong.")
     return tensors, header.get("meta", {})
+
+
+def _require_form(path: Path) -> None:
+    """Read the header of a safetensors file, to tell a torn file from one that cannot be read.
+
+    Raises:
+        DamagedError: if the header or the length of the file is wrong.
+        ArtifactError: if the system cannot read the file: no permission, an I/O error.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            content = file.read(size) if size <= MOST_HEADER else b""
+            length = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        entries = json.loads(content)
+        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != METADATA]
+        whole = length == 8 + size + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise DamagedError(f"{path}: damaged, it is not a whole safetensors file.")
 
 
 def _checksum(tensors: Mapping[str, Tensor], meta: Any) -> str:
@@ -118,13 +149,19 @@ class Checkpoints:
             self._path(older).unlink()
 
     def newest(self) -> int | None:
-        """Return the step of the newest intact checkpoint, or None; delete damaged ones."""
+        """Return the step of the newest intact checkpoint, or None; set damaged ones aside.
+
+        Raises:
+            ArtifactError: if one cannot be read; nothing is changed then.
+        """
         for step in self.steps():
+            path = self._path(step)
             try:
                 self.load(step)
-            except ArtifactError as error:
-                self.warn(f"{error} Resuming from the checkpoint before it.")
-                self._path(step).unlink()
+            except DamagedError as error:
+                aside = path.with_suffix(".damaged")
+                os.replace(path, aside)
+                self.warn(f"{error} Kept as {aside.name}; resuming from the checkpoint before it.")
             else:
                 return step
         return None
