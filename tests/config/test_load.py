@@ -297,7 +297,7 @@ def test_what_a_check_has_built_is_not_built_again():
 
 def test_settings_that_do_not_go_together_are_refused():
     space = SearchSpace.preset("micro")
-    with pytest.raises(ConfigError, match="--rating knn has no such estimate"):
+    with pytest.raises(ConfigError, match="--rating knn cannot rate on a few"):
         SearchSettings(racing=True, rating="knn").check(space)
     with pytest.raises(ConfigError, match="low ratings count too"):
         SearchSettings(racing=True, strategy="nsga2").check(space)
