@@ -299,7 +299,7 @@ def test_settings_that_do_not_go_together_are_refused():
     space = SearchSpace.preset("micro")
     with pytest.raises(ConfigError, match="--rating knn cannot rate on a few"):
         SearchSettings(racing=True, rating="knn").check(space)
-    with pytest.raises(ConfigError, match="low ratings count too"):
+    with pytest.raises(ConfigError, match="nsga2 also keeps those with low"):
         SearchSettings(racing=True, strategy="nsga2").check(space)
     with pytest.raises(ConfigError, match="give --band 5% as well"):
         ValidateSettings(center="900K").check(space)

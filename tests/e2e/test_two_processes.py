@@ -166,7 +166,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
         os.kill(worker(job, 1), signal.SIGKILL)
         assert ended(job) != 0
     assert LOST in said.read_text()
-    assert "Give the same command again" in said.read_text()
+    assert "Run the same command again" in said.read_text()
     assert list((out / "teacher/checkpoints").iterdir())
     one = shutil.copytree(out, tmp_path / "one")
 
