@@ -45,7 +45,7 @@ Call = Callable[..., tuple[int, str, str]]
         ("run {images} --out {out} --space mikro", "Did you mean 'micro'"),
         ("run {images} --out {out} --space micro --max-params 10K", "params go from 26"),
         ("run {images} --out {out} --space micro --max-params lots", "is not a budget"),
-        ("run {images} --out {out} --space micro --max-macs 1M --min-macs 2M", "is above --max-macs"),
+        ("run {images} --out {out} --space micro --max-macs 1M --min-macs 2M", "is above"),
         ("run {images} --out {out} --space {badspace}", "unknown key 'embed_dims'"),
         ("run cifar-10 --out {out} --space micro", "Did you mean cifar10"),
         ("show {missing}", "neither a file, a folder nor a preset"),

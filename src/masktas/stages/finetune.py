@@ -66,7 +66,7 @@ def finetune(
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     folder = context.run.finetune(name)
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
-    inputs = Inputs(
+    inputs = FinetuneData(
         store,
         context.batches(store, "supernet", "search", settings=settings),
         labels,
@@ -94,7 +94,7 @@ def check(images: ImageInput, architecture: Architecture) -> tuple[list[list[int
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class FinetuneData:
     """What a classifier learns from.
 
     Attributes:
@@ -117,7 +117,7 @@ def _train(
     stage: ClaimedStage,
     settings: FinetuneSettings,
     shape: Architecture,
-    inputs: Inputs,
+    inputs: FinetuneData,
 ) -> dict[str, Any]:
     store, batches, labels = inputs.store, inputs.batches, inputs.labels
     target = labels_of(labels, batches.images)

@@ -99,7 +99,7 @@ class Pair(NamedTuple):
         return self.heads.ways * self.mlps.ways
 
 
-class Row(NamedTuple):
+class HeadsRow(NamedTuple):
     """All cells with the same state of heads."""
 
     group: Group
@@ -221,10 +221,10 @@ class Cells:
             span[1] if most is None else min(span[1], most),
         )
 
-    def _size(self, params: int, row: Row) -> int:
+    def _size(self, params: int, row: HeadsRow) -> int:
         return params * self._tables.number_bytes + cost.header_bytes(row.group.depth)
 
-    def _row_span(self, what: str, row: Row) -> tuple[int, int]:
+    def _row_span(self, what: str, row: HeadsRow) -> tuple[int, int]:
         states, heads = row.group.partners(row.heads), row.heads
         if what == "memory":
             levels = [state.level for state in states]
@@ -238,7 +238,7 @@ class Cells:
 
     # --- construction
 
-    def _all_rows(self) -> Iterator[Row]:
+    def _all_rows(self) -> Iterator[HeadsRow]:
         floor, ceiling = self._levels.limits
         for width in self._space.embed_dim:
             for depth in self._space.depth:
@@ -257,7 +257,7 @@ class Cells:
                 )
                 for state in heads:
                     if count := group.count(state):
-                        yield Row(group, state, state.ways * count)
+                        yield HeadsRow(group, state, state.ways * count)
 
     def _limits(self, depth: int) -> list[tuple[float, float]]:
         """Return the minimum and maximum of every sum; a limit on size limits parameters."""

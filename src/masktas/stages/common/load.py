@@ -175,8 +175,14 @@ def save_supernet(folder: Path, supernet: Supernet) -> None:
     write_json(folder / SPACE, supernet.space.to_dict())
 
 
-def load_supernet(run: Run) -> Supernet:
-    """Return the run's supernet."""
+def load_supernet(run: Run, space: SearchSpace | None = None) -> Supernet:
+    """Return the run's supernet.
+
+    Args:
+        run: the run.
+        space: the space that it was trained on, with the number of classes of the heads to
+            extract; as it was trained if None.
+    """
     settings = run.supernet.manifest()["settings"]["settings"]
     folder = run.supernet.folder
     shape = StudentShape(
@@ -184,7 +190,7 @@ def load_supernet(run: Run) -> Supernet:
         decoder_depth=settings["decoder_depth"],
         teacher_dim=_teacher_dim(run),
     )
-    supernet = Supernet(SearchSpace.load(folder / SPACE), shape)
+    supernet = Supernet(space or SearchSpace.load(folder / SPACE), shape)
     path = folder / WEIGHTS
     checkpoint.load_strict(supernet.student, checkpoint.load(path)[0], where=str(path))
     return supernet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,28 +109,65 @@ def search(
         seed=context.seed,
         console=context.console,
     )
-    space = candidates.space
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
-    images.require_fit(space.largest, f"space {space.name}")
-    images.source()
-    folder = context.run.search(name)
+    opened = _open(context, settings, candidates, images, teacher)
     made_from = {
         "teacher": teacher_file(context.run),
         "supernet": context.run.supernet.folder / WEIGHTS,
     }
-    shared = load_supernet(context.run)
-    shared.space = space
+    key = opened.evaluator.key({name: file_digest(path) for name, path in made_from.items()})
+    with context.stage(
+        context.run.search(name),
+        settings,
+        parents=made_from | models,
+        images=images,
+        more={"rated_by": key},
+    ) as stage:
+        if not stage.todo:
+            return stage.manifest()
+        known = known_ratings(context, key, stage.folder)
+        runner = SearchRunner(context, stage.ledger, opened.evaluator, settings, known)
+        runner.run(strategy, stage.folder / HISTORY, "search")
+        latency = LatencyCheck(context, target, stage.folder)
+        builder = ResultBuilder(context, opened.evaluator, candidates, latency)
+        found = _find(context, stage.folder, settings, strategy, runner, builder, objectives)
+
+        def write() -> dict[str, Any]:
+            _write(stage.folder, opened.supernet, found, objectives)
+            _draw_front(context, stage.folder, found, objectives[0])
+            return _summary(strategy, known, objectives) | found.to_dict()
+
+        cost = _cost(runner.histories, opened.evaluator, known)
+        return stage.finish(opened.store, cost, write)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSearch:
+    """What a search reads of a run: the supernet, the images, and the evaluator over both."""
+
+    supernet: Supernet
+    store: ImageStore
+    evaluator: Evaluator
+
+
+def _open(
+    context: Context,
+    settings: SearchSettings,
+    candidates: BudgetedSpace,
+    images: ImageInput,
+    teacher: Ask | None,
+) -> OpenedSearch:
+    """Load supernet and teacher, open the images, and build the evaluator."""
+    space = candidates.space
+    images.require_fit(space.largest, f"space {space.name}")
+    images.source()
+    supernet = load_supernet(context.run, space)
     store = context.open_images(images, allowed=("search",))
-    frozen = load_teacher(
-        context.run,
-        InputSpec.of(space.largest, store.mean, store.std),
-        context.runtime.device,
-        teacher,
-    )
+    seen = InputSpec.of(space.largest, store.mean, store.std)
     evaluator = Evaluator(
-        shared,
-        frozen,
+        supernet,
+        load_teacher(context.run, seen, context.runtime.device, teacher),
         store,
         settings,
         candidates,
@@ -140,35 +178,23 @@ def search(
         labels=lambda: _labels(images, store),
         raced=settings.racing,
     )
-    key = evaluator.key({name: file_digest(path) for name, path in made_from.items()})
-    with context.stage(
-        folder, settings, parents=made_from | models, images=images, more={"rated_by": key}
-    ) as stage:
-        if not stage.todo:
-            return stage.manifest()
-        known = known_ratings(context, key, stage.folder)
-        runner = SearchRunner(context, stage.ledger, evaluator, settings, known)
-        runner.run(strategy, stage.folder / HISTORY, "search")
-        latency = LatencyCheck(context, target, stage.folder)
-        builder = ResultBuilder(context, evaluator, candidates, latency)
-        found = _find(context, stage.folder, settings, strategy, runner, builder, objectives)
+    return OpenedSearch(supernet, store, evaluator)
 
-        def write() -> dict[str, Any]:
-            _write(stage.folder, shared, found, objectives)
-            _draw_front(context, stage.folder, found, objectives[0])
-            model = candidates.costs.latency
-            return {
-                "budget": candidates.budget.to_dict(),
-                "space": space.to_dict(),
-                "feasible": candidates.size(),
-                "rated": len(strategy.history),
-                "reused": len([one for one in strategy.history if _was_known(one, known)]),
-                "objectives": list(objectives),
-                "latency_target": None if model is None else dict(model.target),
-                **found.to_dict(),
-            }
 
-        return stage.finish(store, _cost(runner.histories, evaluator, known), write)
+def _summary(
+    strategy: Strategy, known: dict[str, Any], objectives: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the entries of the manifest about the budget and the number of networks."""
+    candidates, model = strategy.candidates, strategy.candidates.costs.latency
+    return {
+        "budget": candidates.budget.to_dict(),
+        "space": candidates.space.to_dict(),
+        "feasible": candidates.size(),
+        "rated": len(strategy.history),
+        "reused": len([one for one in strategy.history if _was_known(one, known)]),
+        "objectives": list(objectives),
+        "latency_target": None if model is None else dict(model.target),
+    }
 
 
 def _find(

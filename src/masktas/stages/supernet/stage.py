@@ -94,7 +94,7 @@ def supernet(
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class DistillationData:
     """What a supernet learns from.
 
     Attributes:
@@ -116,7 +116,7 @@ def _open(
     settings: SupernetSettings,
     space: SearchSpace,
     ask: Ask | None,
-) -> Inputs:
+) -> DistillationData:
     """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
@@ -125,7 +125,7 @@ def _open(
     seen = InputSpec.of(space.largest, store.mean, store.std)
     teacher = load_teacher(context.run, seen, context.runtime.device, ask)
     batches = context.batches(store, "supernet", settings=settings)
-    return Inputs(store, batches, seen, teacher)
+    return DistillationData(store, batches, seen, teacher)
 
 
 def _train(
@@ -133,7 +133,7 @@ def _train(
     stage: ClaimedStage,
     settings: SupernetSettings,
     space: SearchSpace,
-    inputs: Inputs,
+    inputs: DistillationData,
     visible: int,
 ) -> dict[str, Any]:
     shared, task = supernet_task(settings, space, inputs.teacher, inputs.batches, context.setup)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from masktas.artifacts import SPACE
 from masktas.config import DataSettings, RuntimeSettings, ValidateSettings
 from masktas.console import Console
 from masktas.data.sources import Source
@@ -22,11 +24,12 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
 from masktas.nn.teachers.teacher import InputSpec
 from masktas.ratings.batches import batch_size_for
+from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
-from masktas.space import Architecture, BudgetedSpace, cost, params
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost, params
 from masktas.space.limits import parse_limit
 from masktas.stages.common.budget import costed
-from masktas.stages.common.images import Data, labels_of, read_labels
+from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
 from masktas.stages.common.stage import Context
 from masktas.stages.validate.comparing import ValidationData, report_findings
@@ -38,9 +41,9 @@ from masktas.stages.validate.ratings import RatingTable, rate_networks, rating_p
 from masktas.train.networks import WEIGHTS
 
 NETWORKS = "networks.jsonl"
-NO_LABELS = "These images have no labels, so accuracy is not known and only how reliable each "
-NO_LABELS += "rating is can be told: give DATA with labels (a folder for each class, or a column "
-NO_LABELS += "`label`), and another --name or --overwrite."
+NO_LABELS = "These images have no labels, so only the reliability of each rating is measured, not "
+NO_LABELS += "its agreement with accuracy: give DATA with labels (one folder per class, or a "
+NO_LABELS += "column `label`), and another --name or --overwrite."
 
 
 def validate(
@@ -57,16 +60,16 @@ def validate(
 ) -> dict[str, Any]:
     """Compare ratings with accuracy, over networks of a supernet.
 
-    Without labels it tells how reliable each rating is, and no more.
+    Without labels only the reliability of each rating is measured.
 
     Args:
         data: labelled images; those of the supernet if None.
         out: the run folder, with a finished `supernet/`; `validate/NAME/` is written in it.
-        name: of this comparison; one run can hold many.
+        name: of this comparison; a run can hold several.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress, table and verdict are shown.
-        overwrite: start afresh.
-        teacher: the function that the supernet has learnt from, where it was one.
+        overwrite: delete earlier results and start again.
+        teacher: the function that taught the supernet, if it was one.
 
     Returns:
         The manifest, with `verdict`, `agreement` by rating, `reliability` and `ceiling`.
@@ -77,54 +80,41 @@ def validate(
     context = Context(out, runtime, console, overwrite=overwrite)
     settings = settings or ValidateSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
-    shared = load_supernet(context.run)
-    images.require_fit(shared.space.largest, f"space {shared.space.name}")
+    trained = SearchSpace.load(context.run.supernet.folder / SPACE)
+    images.require_fit(trained.largest, f"space {trained.name}")
     candidates, _, models = costed(
         context.run,
-        settings.check(shared.space),
+        settings.check(trained),
         settings,
         latency=False,
         measure=None,
         seed=context.seed,
         console=context.console,
     )
-    shared.space = candidates.space
     networks, in_band, center = _networks(context, settings, candidates)
-    labels, classes = _labels(images.source())
-    if labels:
-        sklearn("linear_model")  # a missing package is reported before anything is rated
-        matplotlib("figure")
-    folder = context.run.validated(name)
-    parents = {
-        "teacher": teacher_file(context.run),
-        "supernet": context.run.supernet.folder / WEIGHTS,
-        **models,
-    }
-    splits = ("supernet", "search", settings.split) if labels else ("search",)
-    store = context.open_images(images, allowed=splits)
-    sight = InputSpec.of(shared.space.largest, store.mean, store.std)
-    frozen = load_teacher(context.run, sight, context.runtime.device, teacher)
-    of_search = _of_search(labels, store)
-    passes = rating_passes(context, shared, frozen, store, settings, in_band, of_search)
-    probing = _probing(context, settings, shared, store, labels, classes) if labels else None
+    opened = _open(context, settings, candidates, in_band, images, teacher)
+    probing = opened.probe
     claim = {"center": center, "labelled": probing is not None}
-    with context.stage(folder, settings, parents=parents, images=images, more=claim) as stage:
+    with context.stage(
+        context.run.validated(name), settings, parents=_parents(context) | models, images=images,
+        more=claim,
+    ) as stage:  # fmt: skip
         if not stage.todo:
             return stage.manifest()
         if probing is None:
             context.console.warn(NO_LABELS)
-        shared.to(context.runtime.device)
-        rated = rate_networks(context, passes, networks)
+        opened.supernet.to(context.runtime.device)
+        rated = rate_networks(context, opened.passes, networks)
         journal = stage.folder / NETWORKS
-        correct = (
-            probe(context, stage.ledger, probing, shared, networks, journal) if probing else None
-        )
+        correct = None
+        if probing is not None:
+            correct = probe(context, stage.ledger, probing, opened.supernet, networks, journal)
         found = ValidationData(networks, rated.usual, rated.variants, correct)
 
         def write() -> dict[str, Any]:
             findings = report_findings(context, found, settings, stage.folder)
             return {
-                "space": shared.space.to_dict(),
+                "space": candidates.space.to_dict(),
                 "budget": candidates.budget.to_dict(),
                 "center": center,
                 "num_networks": len(networks),
@@ -133,13 +123,65 @@ def validate(
                 **findings,
             }
 
-        return stage.finish(store, _cost(networks, rated, probing), write)
+        return stage.finish(opened.store, _cost(networks, rated, probing), write)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedValidation:
+    """What a validation reads of a run.
+
+    Attributes:
+        supernet: whose subnets are compared.
+        store: the images.
+        passes: an evaluator for each pass over the images, see `rating_passes`.
+        probe: measures accuracy; None without labels.
+    """
+
+    supernet: Supernet
+    store: ImageStore
+    passes: list[tuple[Evaluator, str]]
+    probe: NetworkProbe | None
+
+
+def _open(
+    context: Context,
+    settings: ValidateSettings,
+    candidates: BudgetedSpace,
+    in_band: BudgetedSpace,
+    images: ImageInput,
+    teacher: Ask | None,
+) -> OpenedValidation:
+    """Load supernet and teacher, open the images and read their labels."""
+    space = candidates.space
+    supernet = load_supernet(context.run, space)
+    labels, classes = _labels(images.source())
+    if labels:
+        sklearn("linear_model")  # a missing package is reported before anything is rated
+        matplotlib("figure")
+    splits = ("supernet", "search", settings.split) if labels else ("search",)
+    store = context.open_images(images, allowed=splits)
+    seen = InputSpec.of(space.largest, store.mean, store.std)
+    frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
+    of_search = _of_search(labels, store)
+    return OpenedValidation(
+        supernet,
+        store,
+        rating_passes(context, supernet, frozen, store, settings, in_band, of_search),
+        _probing(context, settings, supernet, store, labels, classes) if labels else None,
+    )
+
+
+def _parents(context: Context) -> dict[str, Path]:
+    return {
+        "teacher": teacher_file(context.run),
+        "supernet": context.run.supernet.folder / WEIGHTS,
+    }
 
 
 def _networks(
     context: Context, settings: ValidateSettings, candidates: BudgetedSpace
 ) -> tuple[list[Architecture], BudgetedSpace, int | None]:
-    """Choose the networks; return too what they are drawn from, and the middle of the band."""
+    """Choose the networks; also return the space they are drawn from and the center of the band."""
     rng = random.Random(seed_for(context.seed, "validate", "networks"))
     count = settings.num_networks
     center = None
@@ -176,7 +218,7 @@ def _labels(source: Source) -> tuple[list[list[int]] | None, int]:
 
 
 def _of_search(labels: list[list[int]] | None, store: ImageStore) -> Callable[[], Tensor] | None:
-    """Return what gives the classes of the images that networks are rated on."""
+    """Return a function that returns the classes of the images that networks are rated on."""
     if labels is None:
         return None
     return lambda: labels_of(labels, store.images("search"))
