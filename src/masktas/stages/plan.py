@@ -166,7 +166,7 @@ def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
     channels = space.in_channels
     student = InputSpec.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
     fitted = found.fitted(student, layer=adopted.teacher_layer, resize=adopted.teacher_resize)
-    return fitted.view(student)
+    return fitted.for_student(student)
 
 
 class Trial:

@@ -350,7 +350,7 @@ def test_nothing_changes_where_nothing_differs() -> None:
     one = released()
     fitted = one.fitted(sees(32, 8))
     assert fitted is one
-    assert fitted.view(sees(32, 8)).view is None
+    assert fitted.for_student(sees(32, 8)).adapter is None
 
 
 def test_earlier_layers_are_those_of_the_blocks_through_the_final_norm() -> None:
@@ -399,7 +399,7 @@ def test_other_patches_go_where_the_grids_agree() -> None:
     student = sees(64, 16, mean=0.4)
     fitted = one.fitted(student)
     assert fitted.sight.image_size == (32, 32)
-    teacher = fitted.view(student)
+    teacher = fitted.for_student(student)
     pixels = torch.rand(2, 3, 64, 64)
     ids = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
     tokens = teacher((pixels - 0.4) / 0.25, ids)
@@ -415,7 +415,7 @@ def test_other_patches_go_where_the_grids_agree() -> None:
 def test_grey_students_show_a_teacher_of_colours_grey() -> None:
     one = released()
     student = sees(32, 8, channels=1, mean=0.3)
-    teacher = one.fitted(student).view(student)
+    teacher = one.fitted(student).for_student(student)
     pixels = torch.rand(2, 1, 32, 32)
     ids = torch.arange(16).expand(2, -1)
     wanted = EncoderTeacher(teacher.encoder)((pixels.expand(-1, 3, -1, -1) - 0.5) / 0.25, ids)

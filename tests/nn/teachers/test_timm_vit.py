@@ -198,7 +198,7 @@ def test_cut_resized_and_built_again_without_a_network(family: str) -> None:
     every = torch.arange(rows * columns).expand(2, -1)
     tokens = fitted.teacher(images_of(fitted.sight), every)
     facts = json.loads(json.dumps(fitted.teacher.recipe.to_dict()))
-    again = load_timm(facts, fitted.teacher.model.state_dict(), where="test", view=None)
+    again = load_timm(facts, fitted.teacher.model.state_dict(), where="test", adapter=None)
     assert torch.equal(again(images_of(fitted.sight), every), tokens)
     assert again.depth == 2
 
@@ -207,7 +207,7 @@ def test_a_recipe_of_another_network_is_refused() -> None:
     teacher, _ = build("DINO")
     facts = teacher.recipe.to_dict() | {"model": "deit3_small_patch16_224"}
     with pytest.raises(ArtifactError, match="does not build the deit3_small_patch16_224"):
-        load_timm(facts, teacher.model.state_dict(), where="test", view=None)
+        load_timm(facts, teacher.model.state_dict(), where="test", adapter=None)
 
 
 @pytest.mark.parametrize("family", ["MAE, AugReg", "DINOv3", "DINOv2 with registers"])
@@ -238,7 +238,9 @@ def test_a_file_in_timms_names_with_its_head(tmp_path: Path) -> None:
         wanted = model.eval().forward_features(images)[:, model.num_prefix_tokens :]
     torch.testing.assert_close(teacher(images, ids), wanted, atol=1e-6, rtol=1e-6)
     assert not [name for name in teacher.model.state_dict() if name.startswith("head")]
-    again = load_timm(teacher.recipe.to_dict(), teacher.model.state_dict(), where="test", view=None)
+    again = load_timm(
+        teacher.recipe.to_dict(), teacher.model.state_dict(), where="test", adapter=None
+    )
     assert torch.equal(again(images, ids), teacher(images, ids))
 
 
@@ -276,7 +278,9 @@ def test_a_folder_of_the_hubs_layout_needs_no_network(tmp_path: Path) -> None:
     assert teacher.recipe.arguments["init_values"] == 0.1
     images = torch.randn(1, 3, *sight.image_size)
     ids = torch.arange(sight.grid[0] * sight.grid[1])[None]
-    again = load_timm(teacher.recipe.to_dict(), teacher.model.state_dict(), where="test", view=None)
+    again = load_timm(
+        teacher.recipe.to_dict(), teacher.model.state_dict(), where="test", adapter=None
+    )
     with torch.no_grad():
         wanted = model.eval().forward_features(images)[:, 1:]
     torch.testing.assert_close(again(images, ids), wanted, atol=1e-6, rtol=1e-6)

@@ -61,10 +61,9 @@ class PretrainedTeacher:
             fitted = fitted._resized(image_size)
         return fitted
 
-    def view(self, student: InputSpec) -> EncoderTeacher | TimmTeacher:
+    def for_student(self, student: InputSpec) -> EncoderTeacher | TimmTeacher:
         """Return the teacher with an adapter for the student's images."""
-        self.teacher.view = adapter_between(student, self.sight)
-        return self.teacher
+        return self.teacher.adapted(adapter_between(student, self.sight))
 
     def _image_size(self, student: InputSpec, *, resize: bool) -> tuple[int, int]:
         """Return the image size of the teacher's input."""

@@ -140,12 +140,12 @@ class EncoderTeacher:
 
     Args:
         encoder: the ViT.
-        view: adapts the student's images; None if it takes them unchanged.
+        adapter: adapts the student's images; None if it takes them unchanged.
     """
 
-    def __init__(self, encoder: ViT, view: InputAdapter | None = None) -> None:
+    def __init__(self, encoder: ViT, adapter: InputAdapter | None = None) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
-        self.view = view
+        self.adapter = adapter
 
     @property
     def embed_dim(self) -> int:
@@ -171,11 +171,15 @@ class EncoderTeacher:
         """Count the multiply-accumulates in closed form."""
         return cost.encoder_macs(self.encoder.architecture, visible)
 
+    def adapted(self, adapter: InputAdapter | None) -> EncoderTeacher:
+        """Return the same encoder with another input adapter."""
+        return EncoderTeacher(self.encoder, adapter)
+
     def to(self, device: torch.device) -> EncoderTeacher:
         """Move to a device."""
         self.encoder.to(device)
-        if self.view is not None:
-            self.view.to(device)
+        if self.adapter is not None:
+            self.adapter.to(device)
         return self
 
     @torch.no_grad()
@@ -186,6 +190,6 @@ class EncoderTeacher:
     @torch.no_grad()
     def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7), the class token first."""
-        seen = images if self.view is None else self.view(images)
+        seen = images if self.adapter is None else self.adapter(images)
         visible = visible_patches(seen, self.encoder.architecture.patch_size, ids_keep)
         return self.encoder.forward_features(visible, ids_keep)

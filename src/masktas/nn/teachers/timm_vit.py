@@ -70,13 +70,13 @@ class TimmTeacher:
     Args:
         model: one that `require_supported` lets pass.
         recipe: how to build it again.
-        view: how it sees the student's images; None where it sees them as they are.
+        adapter: adapts the student's images; None if it takes them unchanged.
     """
 
-    def __init__(self, model: Any, recipe: TimmSpec, view: InputAdapter | None = None) -> None:
+    def __init__(self, model: Any, recipe: TimmSpec, adapter: InputAdapter | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.recipe = recipe
-        self.view = view
+        self.adapter = adapter
         self._macs: dict[int, int] = {}
 
     @property
@@ -110,16 +110,20 @@ class TimmTeacher:
             self._macs[visible] = count_macs(lambda: self._encode(images, ids))
         return self._macs[visible]
 
+    def adapted(self, adapter: InputAdapter | None) -> TimmTeacher:
+        """Return the same model with another input adapter."""
+        return TimmTeacher(self.model, self.recipe, adapter)
+
     def to(self, device: torch.device) -> TimmTeacher:
         """Move to a device."""
         self.model.to(device)
-        if self.view is not None:
-            self.view.to(device)
+        if self.adapter is not None:
+            self.adapter.to(device)
         return self
 
     def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches (7); see `Teacher`."""
-        return self._encode(images if self.view is None else self.view(images), ids_keep)[
+        return self._encode(images if self.adapter is None else self.adapter(images), ids_keep)[
             :, int(self.model.num_prefix_tokens) :
         ]
 
@@ -131,7 +135,7 @@ class TimmTeacher:
                 f"The teacher {self.recipe.model} has no class token to compare with: leave out "
                 "--class-token."
             )
-        tokens = self._encode(images if self.view is None else self.view(images), ids_keep)
+        tokens = self._encode(images if self.adapter is None else self.adapter(images), ids_keep)
         return torch.cat([tokens[:, :1], tokens[:, int(self.model.num_prefix_tokens) :]], dim=1)
 
     @torch.no_grad()
@@ -224,7 +228,11 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
 
 
 def load_timm(
-    facts: dict[str, Any], tensors: dict[str, Tensor], *, where: object, view: InputAdapter | None
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    where: object,
+    adapter: InputAdapter | None,
 ) -> TimmTeacher:
     """Build a model again from what `TimmSpec.to_dict` wrote, with its weights; no network needed.
 
@@ -242,7 +250,7 @@ def load_timm(
             f"{where}: timm {timm.__version__} does not build the {recipe.model} of these "
             f"weights ({reason})."
         ) from None
-    return TimmTeacher(model, recipe, view)
+    return TimmTeacher(model, recipe, adapter)
 
 
 def _per_channel(values: Any, channels: int) -> tuple[float, ...]:

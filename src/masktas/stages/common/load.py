@@ -34,13 +34,13 @@ class ReconstructingTeacher:
 
     Attributes:
         model: encoder and decoder.
-        view: from the student's images to the teacher's; None where they are the same.
+        adapter: from the student's images to the teacher's; None where they are the same.
         sight: the teacher's images.
         normalised: whether it predicts patches normalised by their own mean and variance.
     """
 
     model: MaskedAutoencoder
-    view: InputAdapter | None
+    adapter: InputAdapter | None
     sight: InputSpec
     normalised: bool
 
@@ -91,14 +91,14 @@ def load_teacher(
             f"the student one of {student.grid[0]} x {student.grid[1]}: choose another space, or "
             "adopt the teacher again with --teacher and --overwrite."
         )
-    view = adapter_between(student, sight)
+    adapter = adapter_between(student, sight)
     if facts is not None and facts["kind"] == "timm":
         from masktas.nn.teachers.timm_vit import load_timm
 
         path = run.teacher.folder / WEIGHTS
-        frozen: Teacher = load_timm(facts, checkpoint.load(path)[0], where=path, view=view)
+        frozen: Teacher = load_timm(facts, checkpoint.load(path)[0], where=path, adapter=adapter)
     else:
-        frozen = EncoderTeacher(load_network(run.teacher.folder), view)
+        frozen = EncoderTeacher(load_network(run.teacher.folder), adapter)
     return frozen.to(device)
 
 
@@ -160,10 +160,10 @@ def load_reconstruction(
     if decoder is None:
         return None
     sight = teacher_input_spec(run)
-    view = adapter_between(student, sight)
+    adapter = adapter_between(student, sight)
     return ReconstructingTeacher(
         MaskedAutoencoder.joined(encoder, decoder).eval().to(device),
-        None if view is None else view.to(device),
+        None if adapter is None else adapter.to(device),
         sight,
         facts is None or facts["normalised_pixels"],
     )

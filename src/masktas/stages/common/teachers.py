@@ -123,7 +123,7 @@ def _of_run(run: Run, spec: str) -> PretrainedTeacher:
     teacher: EncoderTeacher | TimmTeacher
     if facts is not None and facts["kind"] == "timm":
         path = folder / WEIGHTS
-        teacher = load_timm(facts, checkpoint.load(path)[0], where=path, view=None)
+        teacher = load_timm(facts, checkpoint.load(path)[0], where=path, adapter=None)
         return PretrainedTeacher(spec, teacher, teacher_input_spec(run), licence)
     teacher = EncoderTeacher(load_network(folder))
     return PretrainedTeacher(
@@ -223,7 +223,7 @@ def _adopt_released(
     facts = describe(fitted)
     tensors = fitted.teacher.model.state_dict() if isinstance(fitted.teacher, TimmTeacher) else None
     if tensors is not None:  # found incomplete now, not when a stage depends on it
-        load_timm(facts, dict(tensors), where=settings.teacher, view=None)
+        load_timm(facts, dict(tensors), where=settings.teacher, adapter=None)
     digest = None if file is None else file_digest(file)
 
     def save() -> None:

@@ -68,7 +68,7 @@ def _reconstructed(
 ) -> list[np.ndarray]:
     """Complete images as a teacher does, in its own resolution."""
     sight = teacher.sight
-    seen = images if teacher.view is None else teacher.view(images)
+    seen = images if teacher.adapter is None else teacher.adapter(images)
     patches = patchify(seen, sight.patch_size)
     predicted = teacher.model(patches, ids_keep, ids_masked)
     if teacher.normalised:
