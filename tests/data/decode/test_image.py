@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -70,7 +71,15 @@ def grey_of(pixels: np.ndarray) -> np.ndarray:
         ("CMYK", "jpeg", 6),
         ("CMYK", "tiff", 1),
         ("YCbCr", "jpeg", 6),
-        ("YCbCr", "tiff", 2),
+        pytest.param(
+            "YCbCr",
+            "tiff",
+            2,
+            marks=pytest.mark.skipif(
+                int(PIL.__version__.split(".")[0]) < 13,
+                reason="Pillow 12 calls what it has written truncated",
+            ),
+        ),
     ],
 )
 def test_colour_of_every_mode_and_format_comes_back(encode, mode, kind, tolerance):
