@@ -29,6 +29,7 @@ from masktas.errors import ArtifactError, ConfigError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
+STARTED = "started.json"  # with which images and versions; compared when the stage is resumed
 LOCK = ".lock"
 OVERWRITTEN = ".overwritten"  # by which job: torchrun may start it again
 DISCARDED = ".discarded"  # while --overwrite deletes; the next start deletes what remains
@@ -37,6 +38,7 @@ LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 ARCHITECTURE = "architecture.json"
 SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
+CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet
 HISTORY = "history.jsonl"  # of a search: every rated candidate
 OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
 
@@ -216,6 +218,12 @@ class Stage:
             write_json(recorded, settings)
         return not self.finished
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there are results, complete or partial, that `begin` would keep."""
+        given_up = (self.folder / DISCARDED).exists()
+        return (self.folder / SETTINGS).exists() and not given_up and self._anything_made()
+
     def _discard(self) -> None:
         """Delete the content that --overwrite has given up, also after a kill in the middle.
 
@@ -235,7 +243,7 @@ class Stage:
 
     def _anything_made(self) -> bool:
         """Return whether the folder holds more than a claim; a claim alone is ignored."""
-        return any(path.name not in (SETTINGS, LOCK, OVERWRITTEN) for path in self.folder.iterdir())
+        return any(path.name not in CLAIM for path in self.folder.iterdir())
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes; the caller holds the lock."""

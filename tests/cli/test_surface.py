@@ -25,6 +25,7 @@ IMAGES = {
     "--search-share", "--validation-share", "--test-share",
 }  # fmt: skip
 COMMON = MACHINE | {"--out", "--overwrite", "--quiet", "--json"}
+STAGE = COMMON | IMAGES | {"--accept-changed-images"}
 TRAIN = {
     "--epochs", "--batch-size", "--lr", "--weight-decay", "--warmup-share",
     "--clip-grad", "--crop-scale", "--flip", "--no-flip", "--color",
@@ -60,16 +61,16 @@ TARGET = {
 
 FLAGS = {
     "demo": COMMON,
-    "run": COMMON | IMAGES | BUDGET | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
+    "run": STAGE | BUDGET | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
         "--batch-size", "--baselines"},
-    "teacher": COMMON | IMAGES | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
+    "teacher": STAGE | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
         "--num-heads", "--mlp-ratio", "--init", "--init-partial", "--no-init-partial"},
-    "supernet": COMMON | IMAGES | MASKED | ADOPTED | {"--config", "--space", "--beta", "--sampler",
+    "supernet": STAGE | MASKED | ADOPTED | {"--config", "--space", "--beta", "--sampler",
         "--probes", "--probe-images"},
-    "search": COMMON | IMAGES | BUDGET | LATENCY | RATING | STRATEGY | {"--config", "--name"},
-    "finetune": COMMON | IMAGES | TRAIN | {"--config", "--name", "--architecture", "--init",
+    "search": STAGE | BUDGET | LATENCY | RATING | STRATEGY | {"--config", "--name"},
+    "finetune": STAGE | TRAIN | {"--config", "--name", "--architecture", "--init",
         "--pool", "--drop-path", "--label-smoothing"},
-    "validate": COMMON | IMAGES | BUDGET | {"--config", "--name", "--num-networks", "--band",
+    "validate": STAGE | BUDGET | {"--config", "--name", "--num-networks", "--band",
         "--center", "--variants", "--no-variants", "--probe", "--probe-images", "--epochs",
         "--split", "--seeds", "--bootstrap",
         "--max-latency", "--min-latency", "--max-size", "--min-size", "--max-memory",

@@ -37,6 +37,17 @@ Overwrite = Annotated[
         help="Start afresh and delete earlier results.",
     ),
 ]
+AcceptChangedImages = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        group="Images",
+        help="Continue although images were added, removed or changed since an earlier stage, or "
+        "since this one was started: what is finished keeps what it learned from the earlier "
+        "images, the rest uses the present ones, and results are no longer of one set of images.",
+    ),
+]
 Quiet = Annotated[
     bool, Parameter(negative="", show_default=False, help="Print warnings and errors only.")
 ]

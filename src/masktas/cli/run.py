@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from masktas.cli.options import (
+    AcceptChangedImages,
     Adopted,
     BatchSize,
     Config,
@@ -52,6 +53,7 @@ def run(
     latency: Latency = None,
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     images: Data = None,
@@ -77,6 +79,7 @@ def run(
         baselines=baselines,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     if json:
         print(json_module.dumps(made, indent=2))

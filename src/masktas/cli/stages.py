@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from masktas.cli.options import (
+    AcceptChangedImages,
     Config,
     Data,
     Json,
@@ -57,6 +58,7 @@ def teacher(
     out: Out,
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     options: Annotated[TeacherSettings | None, Parameter(name="*", group="Teacher")] = None,
@@ -75,6 +77,7 @@ def teacher(
         runtime=common.runtime,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     _print(manifest, json, f"{out}/teacher is ready")
 
@@ -86,6 +89,7 @@ def supernet(
     out: Out,
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     options: Annotated[SupernetSettings | None, Parameter(name="*", group="Supernet")] = None,
@@ -104,6 +108,7 @@ def supernet(
         runtime=common.runtime,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     _print(manifest, json, f"{out}/supernet is ready")
 
@@ -116,6 +121,7 @@ def search(
     name: Name = "main",
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     budget: Limits = None,
@@ -142,6 +148,7 @@ def search(
         runtime=common.runtime,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     if not json:
         ResultTable.of(SearchManifest.of(manifest)).print(Console(quiet=quiet))
@@ -168,6 +175,7 @@ def finetune(
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     options: Annotated[FinetuneSettings | None, Parameter(name="*", group="Fine-tuning")] = None,
@@ -188,6 +196,7 @@ def finetune(
         runtime=common.runtime,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     test = manifest["test"]
     count = manifest["images"]["splits"]["test"]["images"]

@@ -7,7 +7,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from masktas.cli.options import Config, Data, Json, Machine, Out, Overwrite, Quiet, StageSettings
+from masktas.cli.options import (
+    AcceptChangedImages,
+    Config,
+    Data,
+    Json,
+    Machine,
+    Out,
+    Overwrite,
+    Quiet,
+    StageSettings,
+)
 from masktas.cli.stages import Name, SameImages, check_first
 from masktas.config import (
     BudgetSettings,
@@ -29,6 +39,7 @@ def validate(
     name: Name = "main",
     config: Config = None,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
     compared: Annotated[ComparisonSettings | None, Parameter(name="*", group="Validation")] = None,
@@ -54,6 +65,7 @@ def validate(
         runtime=common.runtime,
         console=Console(quiet=quiet),
         overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
     )
     if json:
         print(json_module.dumps(manifest, indent=2))

@@ -33,6 +33,7 @@ def finetune(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
 ) -> dict[str, Any]:
     """Train a classifier with labels; measure it on the test split once, after the last epoch.
 
@@ -47,6 +48,8 @@ def finetune(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
 
     Returns:
         The manifest, with `test` (`top1`, `top5`) and `validation`.
@@ -54,7 +57,13 @@ def finetune(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    context = Context(out, runtime, console, overwrite=overwrite)
+    context = Context(
+        out,
+        runtime,
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
     settings = settings or FinetuneSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     shape, parents = _wanted(context, architecture)
@@ -74,7 +83,12 @@ def finetune(
         shared if settings.init == "inherit" else None,
     )
     with context.stage(
-        folder, settings, parents=parents, images=images, more={"architecture": shape.to_dict()}
+        folder,
+        settings,
+        parents=parents,
+        images=images,
+        store=store,
+        more={"architecture": shape.to_dict()},
     ) as stage:
         return _train(context, stage, settings, shape, inputs) if stage.todo else stage.manifest()
 

@@ -50,6 +50,7 @@ def run(
     baselines: bool = False,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Run every stage from images to the report; finished stages are not repeated.
@@ -66,6 +67,8 @@ def run(
             the random networks of the winner's size as well, all by the same recipe.
         console: where progress is shown.
         overwrite: start every stage afresh.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
         teacher: a function as the teacher, see `supernet`. No teacher is pre-trained then, and
             none if the supernet's settings name one to adopt.
 
@@ -76,7 +79,15 @@ def run(
         MasktasError: with one sentence for the user.
     """
     console, ranks = console or Console(), Ranks.join()
-    whole = WholeRun(data, Path(out), settings or AllSettings(), console, overwrite, teacher)
+    whole = WholeRun(
+        data,
+        Path(out),
+        settings or AllSettings(),
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+        teacher=teacher,
+    )
     whole.check()
     reports = _can_report(console, Path(out))
     made = whole.make(baselines=baselines)
@@ -96,6 +107,7 @@ class WholeRun:
         settings: of every stage.
         console: where progress is shown.
         overwrite: start every stage afresh.
+        accept_changed_images: see `run`.
         teacher: a function as the teacher.
     """
 
@@ -105,11 +117,14 @@ class WholeRun:
         out: Path,
         settings: AllSettings,
         console: Console,
+        *,
         overwrite: bool,
+        accept_changed_images: bool,
         teacher: Ask | None,
     ) -> None:
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
+        self._accept_changed_images = accept_changed_images
         self._run = Run(out)
         self._stopping = Stopping(settings.runtime.max_time)
         self._space = SearchSpace.load(settings.supernet.space)
@@ -167,6 +182,7 @@ class WholeRun:
             runtime=self._runtime("teacher"),
             console=self._console,
             overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
         )
         return {"teacher": manifest}
 
@@ -179,6 +195,7 @@ class WholeRun:
             runtime=self._runtime("supernet"),
             console=self._console,
             overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
             teacher=self._ask,
         )
         return {"teacher": self._run.teacher.manifest(), "supernet": manifest}
@@ -191,6 +208,7 @@ class WholeRun:
             runtime=self._runtime("search"),
             console=self._console,
             overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
             teacher=self._ask,
         )
         return {"search": manifest}
@@ -211,6 +229,7 @@ class WholeRun:
                     runtime=self._runtime("fine-tuning"),
                     console=self._console,
                     overwrite=self._overwrite,
+                    accept_changed_images=self._accept_changed_images,
                 )
         except LabelError as error:
             self._console.warn(

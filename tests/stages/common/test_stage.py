@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from masktas.artifacts import read_json
+from masktas.artifacts import read_json, write_json
 from masktas.config import DataSettings, SearchSettings
 from masktas.console import Console
-from masktas.errors import ArtifactError
+from masktas.data.splits import SPLITS
+from masktas.data.store.image_store import SplitAccess
+from masktas.errors import ArtifactError, DataError
 from masktas.stages.common.images import ImageInput
 from masktas.stages.common.stage import ClaimedStage, Context
 
@@ -21,20 +23,31 @@ LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | 
 
 
 class Store:
-    """As much of a store as a manifest needs."""
+    """As much of a store as a claim and a manifest need."""
+
+    folder = Path("store")
+    access = SplitAccess({}, ())
+
+    def __init__(self, digest: str = "a") -> None:
+        self.splits = {name: {"images": 1, "digest": digest} for name in SPLITS}
 
     def summary(self) -> dict[str, Any]:
         return {"location": "somewhere"}
 
 
-def context(out: Path, *, overwrite: bool = False) -> Context:
-    return Context(out, None, Console(quiet=True), overwrite=overwrite)
+def context(out: Path, *, overwrite: bool = False, accept: bool = False) -> Context:
+    console = Console(quiet=True)
+    return Context(out, None, console, overwrite=overwrite, accept_changed_images=accept)
 
 
-def claim(of: Context, parent: Path, **settings: Any) -> Any:
-    parents, more = {"supernet": parent}, {"rated_by": "a key"}
+def claim(of: Context, parent: Path, *, digest: str = "a", **settings: Any) -> Any:
     return of.stage(
-        of.run.search(), SearchSettings(**settings), parents=parents, images=IMAGES, more=more
+        of.run.search(),
+        SearchSettings(**settings),
+        parents={"supernet": parent},
+        images=IMAGES,
+        store=Store(digest),  # type: ignore[arg-type]
+        more={"rated_by": "a key"},
     )
 
 
@@ -118,3 +131,58 @@ def test_other_settings_and_changed_parents_are_refused(tmp_path: Path, parent: 
     with claim(context(tmp_path, overwrite=True), parent, population=7) as stage:
         assert stage.todo
         assert not (stage.folder / "manifest.json").exists()
+
+
+def test_changed_images_are_refused_on_resume_unless_accepted(tmp_path: Path, parent: Path) -> None:
+    with claim(context(tmp_path), parent) as stage:
+        (stage.folder / "history.jsonl").write_text("{}\n")
+    recorded = read_json(stage.folder / "started.json")
+    changed = r"search: other images, 1 before and 1 now.*--accept-changed-images"
+    with (
+        pytest.raises(DataError, match=changed) as caught,
+        claim(context(tmp_path), parent, digest="b"),
+    ):
+        pass
+    assert "settings" not in str(caught.value)
+    assert read_json(stage.folder / "started.json") == recorded
+    with claim(context(tmp_path, accept=True), parent, digest="b") as stage:
+        assert stage.todo
+        assert finish(stage)["earlier_images"] == [recorded["splits"]]
+    with pytest.raises(DataError, match=changed), claim(context(tmp_path), parent):
+        pass  # finished, from other images than there are now
+    with claim(context(tmp_path), parent, digest="b") as stage:
+        assert not stage.todo
+
+
+def test_other_settings_are_named_before_changed_images(tmp_path: Path, parent: Path) -> None:
+    with claim(context(tmp_path), parent) as stage:
+        (stage.folder / "history.jsonl").write_text("{}\n")
+    claimed = read_json(stage.folder / "settings.json")
+    claimed["images"]["limit"] = 9
+    write_json(stage.folder / "settings.json", claimed)
+    with (
+        pytest.raises(ArtifactError, match=r"images\.limit: 9 there, None now"),
+        claim(context(tmp_path), parent, digest="b"),
+    ):
+        pass
+
+
+def test_overwrite_starts_with_the_present_images(tmp_path: Path, parent: Path) -> None:
+    with claim(context(tmp_path), parent) as stage:
+        finish(stage)
+    with claim(context(tmp_path, overwrite=True), parent, digest="b") as stage:
+        assert "earlier_images" not in finish(stage)
+
+
+def test_another_version_is_a_warning_on_resume(
+    tmp_path: Path, parent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim(context(tmp_path), parent) as stage:
+        (stage.folder / "history.jsonl").write_text("{}\n")
+    recorded = read_json(stage.folder / "started.json")
+    recorded["versions"]["torch"] = "1.0"
+    write_json(stage.folder / "started.json", recorded)
+    capsys.readouterr()
+    with claim(context(tmp_path), parent) as stage:
+        assert stage.todo
+    assert "was started with other versions (torch 1.0 then, " in capsys.readouterr().err

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masktas.artifacts import write_json
 from masktas.console import Bar
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
-from masktas.data.store.parts import Part, Parts
+from masktas.data.store.damage import locked, save_array
+from masktas.data.store.parts import Part, Parts, PixelFile
 from masktas.errors import DataError
 from masktas.formats import format_size
 
@@ -106,7 +105,7 @@ def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: Show
                 completed += num_images
                 shown.update(completed)
 
-            def make(number: int, file: BinaryIO) -> Part:
+            def make(number: int, file: PixelFile) -> Part:
                 items = _items(source, number, indices[number])
                 return _write_part(
                     file,
@@ -119,7 +118,7 @@ def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: Show
                 )
 
             parts.complete(make, advance)
-    with _locked(folder):
+    with locked(folder):
         if not (folder / "store.json").exists():
             _write_index(source, spec, decode_spec, parts, folder)
 
@@ -204,7 +203,7 @@ def _images_before(parts: Parts, number: int, sizes: list[int] | None, spec: Dec
 
 
 def _write_part(
-    file: BinaryIO,
+    file: PixelFile,
     decoded: Iterator[tuple[Item, Decoded]],
     indices: Sequence[int],
     *,
@@ -224,7 +223,6 @@ def _write_part(
         strict: raise UndecodableImage instead of skipping.
         advance: called after each image.
     """
-    file.truncate(0)  # pixels of a killed process
     capacity = max(0, capacity)
     index: list[int] = []
     digests, is_test = bytearray(), []
@@ -242,7 +240,7 @@ def _write_part(
                 skip(item.name, image.problem)
             else:
                 if len(index) < capacity:
-                    file.write(image.pixels.data)
+                    file.append(image.pixels)
                 index.append(indices[tried])
                 digests += bytes.fromhex(image.digest)
                 is_test.append(item.is_test)
@@ -252,7 +250,6 @@ def _write_part(
         raise
     except DataError as error:
         skip(name, str(error))
-    file.flush()
     return Part(
         np.array(index, dtype=np.int64),
         np.frombuffer(bytes(digests), dtype=np.uint8).reshape(len(index), 16),
@@ -260,17 +257,8 @@ def _write_part(
         int(min(len(index), capacity)),
         tried,
         skipped,
+        file.checksums,
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _write_index(
@@ -288,9 +276,12 @@ def _write_index(
             f"{first['name']}: {first['reason'].rstrip('.')}."
         )
     shard = np.repeat(np.arange(parts.num), [len(part.index) for part in made])
-    np.save(folder / "digests.npy", digests)
-    np.save(folder / "places.npy", np.stack([shard, np.concatenate([p.index for p in made])], 1))
-    np.save(folder / "declared.npy", np.concatenate([part.is_test for part in made]))
+    arrays = {
+        "digests": digests,
+        "places": np.stack([shard, np.concatenate([part.index for part in made])], 1),
+        "declared": np.concatenate([part.is_test for part in made]),
+        "checksums": np.concatenate([_of_each(part) for part in made]),
+    }
     content = {
         "source": source.location,
         "size": format_size(spec.image_size),
@@ -301,5 +292,15 @@ def _write_index(
         "tried": tried,
         "duplicates": int(len(digests) - len(np.unique(digests, axis=0))),
         "skipped": skipped,
+        "checksums": {
+            name: save_array(folder / f"{name}.npy", array) for name, array in arrays.items()
+        },
     }
     write_json(folder / "store.json", content)
+
+
+def _of_each(part: Part) -> NDArray[np.uint32]:
+    """Return the checksum of each image of a part, `[n]`; 0 for those that are not cached."""
+    checksums = np.zeros(len(part.index), dtype=np.uint32)
+    checksums[: part.cached] = part.checksums
+    return checksums

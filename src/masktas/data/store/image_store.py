@@ -1,8 +1,9 @@
 """Image store: all images of a source, decoded once to one size, memory-mapped, with splits.
 
 A store is a folder: `parts/` (see `masktas.data.store.parts`), `digests.npy` `[n, 16]`,
-`places.npy` `[n, 2]` (shard and index in it), `declared.npy` `[n]` (test images of the source) and
-`store.json`, which is written last. Its name is a hash of the source and the `StoreSpec`, so
+`places.npy` `[n, 2]` (shard and index in it), `declared.npy` `[n]` (test images of the source),
+`checksums.npy` `[n]` (of the cached pixels) and `store.json`, which is written last and holds the
+checksums of the other files. Its name is a hash of the source and the `StoreSpec`, so
 another source or size has another store. The split shares are given each time a store is opened.
 """
 
@@ -11,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,18 +22,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import read_json, write_json
+from masktas.artifacts import write_json
 from masktas.data.decode.pool import DecodePool, DecodeSpec
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
 from masktas.data.store.build import Cache, ShowBar, StoreSpec, UndecodableImage, build
-from masktas.data.store.parts import Parts
-from masktas.errors import ArtifactError, DataError
+from masktas.data.store.damage import load_array, set_aside
+from masktas.data.store.parts import OpenParts
+from masktas.data.store.statistics import measure, read_statistics
+from masktas.errors import DamagedError, DataError
 from masktas.formats import parse_size
 
 VERSION = 2
 STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
 STATISTICS_CHUNKS = 16  # chunks that these images are read in
+FACTS = ("source", "size", "in_channels", "tried", "duplicates")  # of store.json, for manifests
 MAX_LISTED = 100  # skipped images in a manifest; all are in store.json
 
 
@@ -127,25 +131,33 @@ class ImageStore:
         folder: of the store.
         source: of the images; those that are not cached are read again.
         access: split shares and allowed splits.
+        warn: shows a warning about damaged pixels.
     """
 
-    def __init__(self, folder: Path, source: Source, access: SplitAccess) -> None:
-        self.folder, self.access, self._source = folder, access, source
-        self.info: dict[str, Any] = read_json(folder / "store.json")
+    def __init__(
+        self, folder: Path, source: Source, access: SplitAccess, warn: Callable[[str], None]
+    ) -> None:
+        self.folder, self.access, self._source, self._warn = folder, access, source, warn
+        self.info: dict[str, Any] = json.loads((folder / "store.json").read_bytes())
+        self._facts = {key: self.info[key] for key in FACTS}
+        self._skipped: list[dict[str, str]] = self.info["skipped"]
         self.shape = (*self.info["stored"], self.info["in_channels"])
-        self.places = np.load(folder / "places.npy")
-        self._digests = np.load(folder / "digests.npy", mmap_mode="r")
-        self._declared = np.load(folder / "declared.npy")
+        self.places, self._digests, self._declared, self._checksums = (
+            load_array(folder / f"{name}.npy", self.info["checksums"][name])
+            for name in ("places", "digests", "declared", "checksums")
+        )
+        self._checked = np.zeros(len(self.places), dtype=bool)
+        self._damaged = np.zeros(len(self.places), dtype=bool)
         self._splits = split_by_content(self._digests, self._declared, **access.shares)
-        self._parts = Parts(folder / "parts", source.num_shards)
+        self._parts = OpenParts(folder / "parts")
         self._maps: dict[int, NDArray[np.uint8]] = {}
         self._cached = np.array(self.info["cached"], dtype=np.int64)  # of each part
         starts = np.searchsorted(self.places[:, 0], np.arange(source.num_shards))
         self._in_part = np.arange(len(self.places)) - starts[self.places[:, 0]]
         for number in np.flatnonzero(self._cached).tolist():
-            num_bytes = self._parts.pixels(number).stat().st_size
+            num_bytes = self._parts.num_bytes(number)
             if num_bytes != self._cached[number] * math.prod(self.shape):
-                raise ValueError(f"part {number} has {num_bytes} bytes")
+                raise DamagedError(f"{folder}: part {number} has {num_bytes} bytes.")
 
     @cached_property
     def splits(self) -> dict[str, dict[str, Any]]:
@@ -163,14 +175,13 @@ class ImageStore:
         if len(self.access.given) == 2:
             return self.access.given
         path = self.folder / f"statistics-{self.splits['search']['digest']}.json"
-        if not path.exists():
+        measured = read_statistics(path)
+        if measured is None:
             rows = np.flatnonzero(self._splits == SPLITS.index("search"))
             if len(rows) > STATISTICS_IMAGES:
                 rows = rows[np.linspace(0, len(rows) - 1, num=STATISTICS_IMAGES, dtype=np.int64)]
-            write_json(
-                path, measure(self.read(some) for some in np.array_split(rows, STATISTICS_CHUNKS))
-            )
-        measured: dict[str, list[float]] = read_json(path)
+            measured = measure(self.read(some) for some in np.array_split(rows, STATISTICS_CHUNKS))
+            write_json(path, measured)
         return measured | self.access.given
 
     @property
@@ -197,12 +208,14 @@ class ImageStore:
         return Images(self, rows, "+".join(splits))
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return images `[B, H, W, C]`; those that are not cached are decoded."""
+        """Return images `[B, H, W, C]`; those that are not cached or are damaged are decoded."""
         images = np.empty((len(rows), *self.shape), dtype=np.uint8)
         numbers, places = self.places[rows, 0], self._in_part[rows]
-        cached = places < self._cached[numbers]
+        cached = (places < self._cached[numbers]) & ~self._damaged[rows]
         for to in np.flatnonzero(cached):
             images[to] = self._map(int(numbers[to]))[places[to]]
+        for to in np.flatnonzero(cached & ~self._checked[rows]):
+            cached[to] = self._check(int(rows[to]), images[to])
         if not cached.all():
             self._decode(rows, np.flatnonzero(~cached), images)
         return images
@@ -213,22 +226,34 @@ class ImageStore:
 
     def summary(self) -> dict[str, Any]:
         """Return the description of the data for manifests."""
-        keys = ("source", "size", "in_channels", "tried", "duplicates")
-        skipped = self.info["skipped"]
         return {
-            **{key: self.info[key] for key in keys},
+            **self._facts,
             "splits": self.splits,
             **self.statistics,
-            "num_skipped": len(skipped),
-            "skipped": skipped[:MAX_LISTED],
+            "num_skipped": len(self._skipped),
+            "skipped": self._skipped[:MAX_LISTED],
         }
 
     def _map(self, number: int) -> NDArray[np.uint8]:
         if number not in self._maps:
             shape = (int(self._cached[number]), *self.shape)
-            path = self._parts.pixels(number)
-            self._maps[number] = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+            with self._parts.open(number) as file:
+                self._maps[number] = np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
         return self._maps[number]
+
+    def _check(self, row: int, pixels: NDArray[np.uint8]) -> bool:
+        """Compare an image with its checksum, once in a process; return whether it is intact."""
+        if zlib.crc32(pixels.data) == self._checksums[row]:
+            self._checked[row] = True
+            return True
+        if not self._damaged.any():
+            self._warn(
+                f"{self.folder}: pixels in part {self.places[row, 0]} are damaged. Damaged images "
+                "are decoded again whenever they are read; to repair the cache, delete that folder "
+                "when no process uses it."
+            )
+        self._damaged[row] = True
+        return False
 
     @cached_property
     def _decoders(self) -> DecodePool:
@@ -288,7 +313,12 @@ def open_store(
                 f"{cache.folder}: images cannot be cached ({error.strerror}). Free some space, "
                 "limit the cache with --cache-size, or disable it with --no-cache."
             ) from None
-        store = ImageStore(folder, source, access)
+        store = _opened(folder, source, access, warn)
+    if store is None:  # parts of an earlier, killed process were damaged
+        raise DataError(
+            f"{cache.folder}: some of the decoded images were damaged: run the same command again "
+            "to decode them again."
+        )
     _require_all_splits(store, source.location)
     skipped = store.info["skipped"]
     if skipped and cache.strict:
@@ -305,17 +335,43 @@ def open_store(
 def _opened(
     target: Path, source: Source, access: SplitAccess, warn: Callable[[str], None]
 ) -> ImageStore | None:
-    """Return the store if it exists and is intact; delete a damaged one."""
-    if not (target / "store.json").exists():
-        return None
+    """Return the store if it exists and is intact; set a damaged one aside.
+
+    Raises:
+        DataError: if it cannot be read now; it is left as it is.
+    """
     try:
-        store = ImageStore(target, source, access)
-        store.summary()
-    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, ArtifactError):
-        warn(f"{target} is damaged: the images are decoded again.")
-        shutil.rmtree(target, ignore_errors=True)
+        if not (target / "store.json").exists():
+            return None
+        inode = target.stat().st_ino
+    except FileNotFoundError:  # another process has set it aside
         return None
-    return store
+    except OSError as error:
+        raise _unreadable(target, error) from None
+    try:
+        store = ImageStore(target, source, access, warn)
+    except FileNotFoundError:
+        reason = "a file of it is missing"
+    except OSError as error:
+        raise _unreadable(target, error) from None
+    except (ValueError, EOFError, KeyError, TypeError, IndexError, DamagedError):
+        reason = "a checksum or the form of a file is wrong"
+    else:
+        return store
+    aside = set_aside(target, inode)
+    if aside is not None:
+        warn(
+            f"{target} is damaged ({reason}) and was renamed to {aside.name}: the images are "
+            "decoded again. Delete it to free its space."
+        )
+    return None
+
+
+def _unreadable(target: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{target}: the decoded images cannot be read ({error.strerror or error}). Nothing was "
+        "deleted: run the same command again when they can be read, or choose another --cache-dir."
+    )
 
 
 def _require_all_splits(store: ImageStore, location: str) -> None:
@@ -325,19 +381,3 @@ def _require_all_splits(store: ImageStore, location: str) -> None:
                 f"{location}: none of {len(store.places)} images falls into the {name} split. Give "
                 f"more images{'' if name == 'supernet' else f', or a larger --{name}-share'}."
             )
-
-
-def measure(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
-    """Return `mean` and `std`, in [0, 1], of each channel of images `[B, H, W, C]`.
-
-    Computed from exact counts of the 256 values, so images are never converted to floats.
-    """
-    counts: NDArray[np.int64] = np.zeros((0, 256), dtype=np.int64)
-    for part in images:
-        channels = range(part.shape[3])
-        new = [np.bincount(part[..., c].reshape(-1), minlength=256) for c in channels]
-        counts = np.array(new) if not len(counts) else counts + np.array(new)
-    levels = np.arange(256)
-    mean = counts @ levels / counts.sum(1) / 255
-    std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(1) / 255**2 - mean**2, 0))
-    return {"mean": mean.tolist(), "std": np.maximum(std, 1e-3).tolist()}

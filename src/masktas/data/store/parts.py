@@ -7,7 +7,10 @@ is written last, so the finished parts of a killed process are kept.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
+import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ class Part:
         cached: number of images, from the first, whose pixels are in the part's file.
         tried: number of images that were read, decodable or not.
         skipped: name and reason of each image that could not be decoded.
+        checksums: of the pixels of each cached image.
     """
 
     index: NDArray[np.int64]
@@ -41,6 +45,7 @@ class Part:
     cached: int
     tried: int
     skipped: list[dict[str, str]]
+    checksums: list[int]
 
     def save(self, path: Path) -> None:
         """Write the record."""
@@ -51,6 +56,7 @@ class Part:
             "cached": self.cached,
             "tried": self.tried,
             "skipped": self.skipped,
+            "checksums": self.checksums,
         }
         write_json(path, content)
 
@@ -69,7 +75,58 @@ class Part:
             content["cached"],
             content["tried"],
             content["skipped"],
+            content["checksums"],
         )
+
+
+class PixelFile:
+    """The locked file of a part's pixels, which is emptied first.
+
+    Args:
+        file: opened for appending.
+
+    Attributes:
+        checksums: of the pixels of each image, in order.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        file.truncate(0)  # pixels of a killed process
+        self._file = file
+        self.checksums: list[int] = []
+
+    def append(self, pixels: NDArray[np.uint8]) -> None:
+        """Write the pixels of one image."""
+        self._file.write(pixels.data)
+        self.checksums.append(zlib.crc32(pixels.data))
+
+    def sync(self) -> None:
+        """Make the pixels durable, before the record that says that they are there."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+class OpenParts:
+    """The pixel files of a finished store, which stay readable when its folder is renamed.
+
+    Args:
+        folder: of the parts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, self._folder)
+
+    def num_bytes(self, number: int) -> int:
+        """Return the size of a part's pixels."""
+        return os.stat(_pixels(number), dir_fd=self._folder).st_size
+
+    def open(self, number: int) -> BinaryIO:
+        """Open a part's pixels, `[cached, H, W, C]` bytes."""
+        return open(os.open(_pixels(number), os.O_RDONLY, dir_fd=self._folder), "rb")
+
+
+def _pixels(number: int) -> str:
+    return f"{number:06d}.u8"
 
 
 class Parts:
@@ -85,7 +142,7 @@ class Parts:
 
     def pixels(self, number: int) -> Path:
         """Return the path of a part's pixels, `[cached, H, W, C]` bytes."""
-        return self.folder / f"{number:06d}.u8"
+        return self.folder / _pixels(number)
 
     def record(self, number: int) -> Path:
         """Return the path of a part's record, which exists once the part is finished."""
@@ -96,7 +153,7 @@ class Parts:
         return Part.load(self.record(number))
 
     def complete(
-        self, make: Callable[[int, BinaryIO], Part], advance: Callable[[int], None]
+        self, make: Callable[[int, PixelFile], Part], advance: Callable[[int], None]
     ) -> None:
         """Make all missing parts, and wait for those that other processes are making.
 
@@ -112,7 +169,7 @@ class Parts:
             todo = missing
 
     def _finish(
-        self, number: int, make: Callable[[int, BinaryIO], Part], advance: Callable[[int], None]
+        self, number: int, make: Callable[[int, PixelFile], Part], advance: Callable[[int], None]
     ) -> bool:
         """Make a part unless it is finished; return False if another process is making it."""
         if not self.record(number).exists():
@@ -120,7 +177,10 @@ class Parts:
                 if file is None:
                     return False
                 if not self.record(number).exists():
-                    make(number, file).save(self.record(number))
+                    pixels = PixelFile(file)
+                    part = make(number, pixels)
+                    pixels.sync()
+                    part.save(self.record(number))
                     return True
         advance(self.load(number).tried)
         return True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masktas.artifacts import Stage
 from masktas.config import DataSettings
 from masktas.data.sources import Source, canonical, class_index, open_source
 from masktas.data.store.build import StoreSpec
@@ -19,6 +20,15 @@ from masktas.formats import format_size, parse_size
 from masktas.space import Architecture
 
 PYTHON = "python:"  # begins the name of images that are a Python object
+SELECTION = (  # what determines which images are in which split
+    "location",
+    "root",
+    "image_column",
+    "limit",
+    "search_share",
+    "validation_share",
+    "test_share",
+)
 Data = str | Path | object  # where images are, or a Python data set of them
 
 
@@ -30,11 +40,13 @@ class ImageInput:
         location: what names the source, from any working directory.
         settings: sizes and shares.
         given: the source itself, where it is a Python object.
+        before: the finished stage that read the same images, which must not have changed since.
     """
 
     location: str
     settings: DataSettings
     given: object = None
+    before: Stage | None = None
 
     @staticmethod
     def of(data: Data, settings: DataSettings) -> ImageInput:

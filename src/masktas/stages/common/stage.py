@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from masktas import launch
-from masktas.artifacts import Run, Stage, file_digest
+from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
@@ -18,7 +19,14 @@ from masktas.data.store.build import Cache
 from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes
-from masktas.stages.common.images import PYTHON, Data, ImageInput
+from masktas.stages.common.images import PYTHON, SELECTION, Data, ImageInput
+from masktas.stages.common.started import (
+    Started,
+    changed_between_stages,
+    changed_on_resume,
+    changes_since,
+    changes_since_stage,
+)
 from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
@@ -104,6 +112,9 @@ class ClaimedStage:
         def finish() -> dict[str, Any]:
             results = write()
             content = {"images": store.summary(), "cost": self._cost(cost), **results}
+            started = Started.read(self._stage)
+            if started is not None and started.earlier:
+                content["earlier_images"] = started.earlier
             manifest = self._stage.finish(content, self._parents)
             _drop_checkpoints(self._stage, context.console)
             return manifest
@@ -134,6 +145,8 @@ class Context:
         runtime: seed, device, precision.
         console: where progress is shown.
         overwrite: start stages afresh instead of resuming them.
+        accept_changed_images: continue where images have changed since an earlier stage, or since
+            the stage was started.
     """
 
     def __init__(
@@ -143,6 +156,7 @@ class Context:
         console: Console | None,
         *,
         overwrite: bool = False,
+        accept_changed_images: bool = False,
     ) -> None:
         self.run = Run(Path(out))
         self.settings = runtime or RuntimeSettings()
@@ -153,6 +167,7 @@ class Context:
         self.console = console or Console()
         self.stopping = Stopping(self.settings.max_time)
         self.overwrite = overwrite
+        self.accept_changed_images = accept_changed_images
 
     @property
     def seed(self) -> int:
@@ -172,6 +187,7 @@ class Context:
         *,
         parents: dict[str, Path],
         images: ImageInput,
+        store: ImageStore,
         more: dict[str, Any] | None = None,
     ) -> Iterator[ClaimedStage]:
         """Claim a stage's folder and keep other processes out of it within the `with` block.
@@ -181,11 +197,13 @@ class Context:
             settings: of the stage.
             parents: the files it is made from, by name; changed files count as changed settings.
             images: which are read.
+            store: the opened images, which must not have changed.
             more: what else the claim records.
 
         Raises:
             ArtifactError: if the folder holds results of other settings, or another process is
                 at work there.
+            DataError: if the images have changed, and that was not accepted.
         """
         if stage.finished and not self.overwrite:
             stage.require_fresh()
@@ -199,23 +217,76 @@ class Context:
             **(more or {}),
         }
         with ExitStack() as held:
-            todo = self.ranks.first(lambda: self._claim(stage, recorded, held))
+            todo = self.ranks.first(lambda: self._claim(stage, recorded, images, store, held))
             if not todo:
                 self.console.say(f"{stage.folder} is finished: nothing to do.")
             yield ClaimedStage(self, stage, parents, todo=todo)
 
-    def _claim(self, stage: Stage, recorded: dict[str, Any], held: ExitStack) -> bool:
+    def _claim(
+        self,
+        stage: Stage,
+        recorded: dict[str, Any],
+        images: ImageInput,
+        store: ImageStore,
+        held: ExitStack,
+    ) -> bool:
         """Lock and claim a folder; return whether there is anything to do."""
         held.callback(os.close, stage.lock())  # before anything is dropped
         stage.sweep()
         # a job that torchrun restarts resumes what it was overwriting with
         again = launch.restarted() and stage.overwritten_by() == launch.job()
-        todo = stage.begin(recorded, overwrite=self.overwrite and not again)
+        overwrite = self.overwrite and not again
+        resumed = stage.resumable and not overwrite
+        before = Started.read(stage) if resumed else None
+        self._require_unchanged(stage, recorded["images"], images.before, store, before, resumed)
+        todo = stage.begin(recorded, overwrite=overwrite)
+        if todo:
+            self._note_start(stage, store, before)
         if self.overwrite:
             stage.note_overwritten(launch.job())
         if not todo:  # a process may have been killed after its manifest
             _drop_checkpoints(stage, self.console)
         return todo
+
+    def _require_unchanged(
+        self,
+        stage: Stage,
+        recorded: dict[str, Any],
+        parent: Stage | None,
+        store: ImageStore,
+        before: Started | None,
+        resumed: bool,
+    ) -> None:
+        """Refuse images that have changed, before anything is written or deleted."""
+        if not resumed and parent is not None:
+            changes = changes_since_stage(parent, store)
+            self._accept(changes, changed_between_stages(parent, changes))
+        # other settings of the images are a cause that `Stage.begin` names
+        elif before is not None and read_json(stage.folder / SETTINGS).get("images") == recorded:
+            changes = changes_since(before, store)
+            self._accept(changes, changed_on_resume(stage, changes))
+
+    def _note_start(self, stage: Stage, store: ImageStore, before: Started | None) -> None:
+        """Record the images and versions that a stage starts with, or resumes with."""
+        now = Started.now(store)
+        if before is None:
+            now.write(stage)
+            return
+        if versions := before.changed_versions(now):
+            self.console.warn(
+                f"{stage.folder} was started with other versions ({versions}): its results may "
+                "differ from those of either."
+            )
+        if before.splits != now.splits:
+            now.with_earlier(before).write(stage)
+
+    def _accept(self, changes: str, error: DataError) -> None:
+        """Raise the error about changed images, or warn of them if the user accepts them."""
+        if not changes:
+            return
+        if not self.accept_changed_images:
+            raise error
+        self.console.warn(f"The images have changed, which was accepted ({changes}).")
 
     def images_given(
         self,
@@ -244,13 +315,14 @@ class Context:
                     f"images with {recorded[share]} and trained on the rest: leave it out, or "
                     "start a new --out."
                 )
-        if data is not None:
-            return ImageInput.of(data, resolved)
-        if location.startswith(PYTHON):
+        if data is None and location.startswith(PYTHON):
             raise DataError(
                 f"The images of {before.folder} were a Python object ({location}): give it again."
             )
-        return ImageInput(location, resolved)
+        images = ImageInput(location, resolved) if data is None else ImageInput.of(data, resolved)
+        now, then = images.to_dict(), before.manifest()["settings"]["images"]
+        same = all(now[key] == then[key] for key in SELECTION)
+        return replace(images, before=before) if same else images
 
     def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:
         """Open the store of the images, decoding them first where that has not been done."""

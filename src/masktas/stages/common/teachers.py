@@ -306,6 +306,6 @@ def _write(
         about = {**facts, **origin, "layer": settings.teacher_layer, "weights_sha256": weights}
         return {"adopted": about, "licence": facts["licence"]}
 
-    with context.stage(folder, settings, parents={}, images=images) as stage:
+    with context.stage(folder, settings, parents={}, images=images, store=store) as stage:
         if stage.todo:
             stage.finish(store, {"images": 0, "flops": 0}, write)

@@ -74,6 +74,7 @@ def search(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
     teacher: Ask | None = None,
     measure: Measure | None = None,
 ) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def search(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: delete earlier results and start again.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
         teacher: the function that taught the supernet, if it was one.
         measure: a function from network to milliseconds of one inference, for a latency budget
             on another device, such as a phone.
@@ -97,7 +100,13 @@ def search(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    context = Context(out, runtime, console, overwrite=overwrite)
+    context = Context(
+        out,
+        runtime,
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
     settings = settings or SearchSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     candidates, target, models = costed(
@@ -122,6 +131,7 @@ def search(
         settings,
         parents=made_from | models,
         images=images,
+        store=opened.store,
         more={"rated_by": key},
     ) as stage:
         if not stage.todo:

@@ -51,6 +51,7 @@ def supernet(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Train the weight-sharing supernet of a space; resumes a killed one.
@@ -62,6 +63,8 @@ def supernet(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
         teacher: a function as the teacher: from images `[B, C, H, W]`, normalised as the student
             sees them, and the indices `[B, V]` of visible patches to their tokens `[B, V, D_t]`.
 
@@ -71,7 +74,13 @@ def supernet(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    context = Context(out, runtime, console, overwrite=overwrite)
+    context = Context(
+        out,
+        runtime,
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
     visible = check(settings, space)
@@ -84,6 +93,7 @@ def supernet(
         settings,
         parents={"teacher": teacher_file(context.run)},
         images=images,
+        store=inputs.store,
         more={"space": space.to_dict()},
     ) as stage:
         return (

@@ -78,6 +78,7 @@ def teacher(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
 ) -> dict[str, Any]:
     """Pre-train a teacher on unlabelled images; resumes a killed one.
 
@@ -87,6 +88,8 @@ def teacher(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
 
     Returns:
         The manifest.
@@ -94,14 +97,20 @@ def teacher(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    context = Context(out, runtime, console, overwrite=overwrite)
+    context = Context(
+        out,
+        runtime,
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
     images = context.images_given(data, data_settings, image_size=(224, 224), in_channels=3)
     checked = check(settings or TeacherSettings(), images.image_size, images.in_channels)
     images.source(download=context.settings.download)  # refused before a folder is made
     store = context.open_images(images, allowed=("supernet",))
     batches = context.batches(store, "supernet", settings=checked.settings)
     with context.stage(
-        context.run.teacher, checked.settings, parents=checked.parents, images=images
+        context.run.teacher, checked.settings, parents=checked.parents, images=images, store=store
     ) as stage:
         return _train(context, stage, checked, store, batches) if stage.todo else stage.manifest()
 

@@ -56,6 +56,7 @@ def validate(
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
     overwrite: bool = False,
+    accept_changed_images: bool = False,
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Compare ratings with accuracy, over networks of a supernet.
@@ -69,6 +70,8 @@ def validate(
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress, table and verdict are shown.
         overwrite: delete earlier results and start again.
+        accept_changed_images: continue with images that have changed since an earlier stage, or
+            since this one was started.
         teacher: the function that taught the supernet, if it was one.
 
     Returns:
@@ -77,7 +80,13 @@ def validate(
     Raises:
         MasktasError: with one sentence for the user.
     """
-    context = Context(out, runtime, console, overwrite=overwrite)
+    context = Context(
+        out,
+        runtime,
+        console,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
     settings = settings or ValidateSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     trained = SearchSpace.load(context.run.supernet.folder / SPACE)
@@ -96,9 +105,13 @@ def validate(
     probing = opened.probe
     claim = {"center": center, "labelled": probing is not None}
     with context.stage(
-        context.run.validated(name), settings, parents=_parents(context) | models, images=images,
+        context.run.validated(name),
+        settings,
+        parents=_parents(context) | models,
+        images=images,
+        store=opened.store,
         more=claim,
-    ) as stage:  # fmt: skip
+    ) as stage:
         if not stage.todo:
             return stage.manifest()
         if probing is None:
