@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from masktas import launch
+from masktas.cli import main
 
-NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR")
 
 
 @pytest.fixture
@@ -56,3 +57,24 @@ def test_it_is_read_when_asked_not_when_imported(started):
     assert launch.rank() == 1
     started(WORLD_SIZE=4, RANK=2)
     assert (launch.rank(), launch.world_size()) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "abc"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "-1"}, {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "9" * 400}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "x"},
+        {"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "1.5"},
+        {"WORLD_SIZE": "2", "RANK": "0"}, {"TORCHELASTIC_RESTART_COUNT": "x"},
+    ],
+)  # fmt: skip
+def test_invalid_variables_are_one_sentence(started, capsys, variables):
+    started(**variables)
+    with pytest.raises(SystemExit) as ended:
+        main(["show", "tiny"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert out == ""
+    assert err.startswith("masktas: The environment variable ")
+    assert err.count("\n") == 1
+    assert any(name in err for name in variables)

@@ -11,7 +11,8 @@ import masktas
 
 SRC = Path(masktas.__file__).parent
 FLOORS = {
-    "errors": 0, "formats": 0, "seeding": 0, "launch": 0, "stopping": 0, "native": 0, "space": 0,
+    "errors": 0, "documents": 0, "formats": 0, "seeding": 0, "launch": 0, "stopping": 0,
+    "native": 0, "space": 0,
     "strategies": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
     "train": 3, "measure": 3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import subprocess
 
 import pytest
@@ -27,7 +29,7 @@ def forbid(monkeypatch) -> None:
 
 def test_what_was_compiled_is_not_compiled_again(cache, monkeypatch):
     assert compile_c(SOURCE).answer() == 42
-    assert [kept.suffix for kept in cache.iterdir()] == [".so"]
+    assert sorted(kept.suffix for kept in cache.iterdir()) == [".sha256", ".so"]
     forbid(monkeypatch)
     assert compile_c(SOURCE).answer() == 42
 
@@ -35,15 +37,62 @@ def test_what_was_compiled_is_not_compiled_again(cache, monkeypatch):
 def test_another_source_is_another_library(cache):
     assert compile_c(SOURCE).answer() == 42
     assert compile_c(SOURCE.replace("42", "43")).answer() == 43
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.so"))) == 2
 
 
-def test_damaged_library_is_compiled_anew(cache):
+@pytest.mark.parametrize("damage", ["no library", "empty", "zeros", "no checksum", "foreign"])
+def test_damaged_library_is_never_loaded_but_replaced(cache, monkeypatch, damage):
     assert compile_c(SOURCE).answer() == 42
-    (kept,) = cache.iterdir()
-    kept.unlink()
-    kept.write_bytes(b"no library")
+    (kept,) = cache.glob("*.so")
+    content = kept.read_bytes()
+    kept.unlink()  # this process has it open
+    bad = {"no library": b"no library", "empty": b"", "zeros": content[:4096].ljust(20_000, b"\0")}
+    kept.write_bytes(bad.get(damage, content))
+    if damage == "no checksum":
+        kept.with_suffix(".sha256").unlink()
+    if damage == "foreign":
+        kept.chmod(0o777)
+    load, loaded = ctypes.CDLL, []
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(path) or load(path))
     assert compile_c(SOURCE).answer() == 42
+    assert str(kept) not in loaded
+    assert kept.read_bytes() == content
+    assert kept.stat().st_mode & 0o022 == 0
+    forbid(monkeypatch)
+    assert compile_c(SOURCE).answer() == 42
+
+
+def test_library_and_checksum_are_durable_before_they_have_their_names(cache, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, r=real, n=name: calls.append(n) or r(*a))
+    assert compile_c(SOURCE).answer() == 42
+    assert calls == ["fsync", "replace"] * 2
+
+
+def test_another_version_of_the_compiler_compiles_anew(cache, tmp_path, monkeypatch):
+    compiler = tmp_path / "mycc"
+    compiler.write_text('#!/bin/sh\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert compile_c(SOURCE).answer() == 42
+    os.utime(compiler, (1, 1))
+    assert compile_c(SOURCE).answer() == 42
+    assert len(list(cache.glob("*.so"))) == 2
+
+
+@pytest.mark.parametrize("command", ["cc -m64", "env cc", "  "])
+def test_compiler_is_a_command_with_arguments(cache, monkeypatch, command):
+    monkeypatch.setenv("CC", command)
+    assert compile_c(SOURCE).answer() == 42
+
+
+@pytest.mark.parametrize("command", ["cc 'open", "no-such-compiler", "cc -no-such-flag"])
+def test_wrong_compiler_command_compiles_nothing(cache, monkeypatch, command):
+    monkeypatch.setenv("CC", command)
+    assert compile_c(SOURCE) is None
+    assert list(cache.iterdir()) == []
 
 
 def test_folder_that_others_can_write_to_is_not_used(cache):

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from masktas.documents import read_regular
 from masktas.errors import ArtifactError, ConfigError
 
 SCHEMA = 1
@@ -40,6 +41,8 @@ SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
 CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet
 HISTORY = "history.jsonl"  # of a search: every rated candidate
+# Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
+MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ARCHITECTURE, SPACE, TEACHER)
 OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
 
 
@@ -109,7 +112,7 @@ def read_json(path: Path) -> Any:
         ArtifactError: if it is not there or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_regular(path).decode("utf-8-sig"))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -139,7 +142,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = read_regular(path).decode("utf-8").split("\n")[:-1]
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
@@ -148,7 +151,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):
             raise ArtifactError(f"{path}: line {number} is damaged.")
@@ -200,7 +203,7 @@ class Stage:
             ArtifactError: if the folder holds a complete or partial result of other settings.
         """
         recorded = self.folder / SETTINGS
-        if overwrite and (recorded.exists() or self.finished):
+        if overwrite and any((self.folder / name).exists() for name in MADE):
             write_text(self.folder / DISCARDED, "")  # from here on the old content is gone
         self._discard()
         if recorded.exists() and self._anything_made():
@@ -381,10 +384,10 @@ class Run:
 
 def _plain(name: str) -> str:
     """Return the name, or raise ConfigError if it is not a plain folder name."""
-    if not re.fullmatch(r"[^/\\\0.][^/\\\0]{0,99}", name):
+    if not re.fullmatch(r"[^/\\\0.][^/\\\0]{0,99}", name) or not name.isprintable():
         raise ConfigError(
-            f"--name {name!r}: give a plain word without slashes or a dot in front, at most 100 "
-            "characters."
+            f"--name {name!r}: give a plain word without slashes, control characters or a dot in "
+            "front, at most 100 characters."
         )
     return name
 

@@ -1,6 +1,7 @@
 """Terminal output of a running stage: progress bars with losses and time left, warnings, tables.
 
-All of it goes to standard error; standard output is for results. If standard error is not a
+All of it goes to standard error; standard output is for results. Terminal escapes in names and
+other texts from outside are printed as text. If standard error is not a
 terminal (a log file), a bar becomes one line every few seconds.
 """
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from masktas import launch
-from masktas.formats import format_seconds
+from masktas.formats import format_seconds, shown
 
 LINE_SECONDS = 10.0
 FILE_WIDTH = 200  # columns of a table in a log file, at most
@@ -26,7 +27,7 @@ class Bar:
     """Progress of one long loop; use as a context manager."""
 
     def __init__(self, console: RichConsole, label: str, total: int | None, start: int = 0) -> None:
-        self._console, self._label, self._total = console, label, total
+        self._console, self._label, self._total = console, shown(label), total
         self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
         self._rich: Progress | None = None
         if console.is_terminal and not console.quiet:
@@ -38,7 +39,7 @@ class Bar:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._rich.add_task(label, total=total, completed=start, text="")
+            self._task = self._rich.add_task(self._label, total=total, completed=start, text="")
 
     def __enter__(self) -> Bar:
         if self._rich:
@@ -56,6 +57,7 @@ class Bar:
 
     def update(self, completed: int, text: str = "") -> None:
         """Show the number of completed items and a short text."""
+        text = shown(text)
         if self._rich:
             self._rich.update(self._task, completed=completed, text=text)
             return
@@ -109,11 +111,11 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        self._talk.print(text, markup=False)
+        self._talk.print(shown(text, keep="\n"), markup=False)
 
     def warn(self, text: str) -> None:
         """Print a warning, even if `quiet`."""
-        self._out.print(f"Warning: {text}", style="yellow", markup=False)
+        self._out.print(f"Warning: {shown(text)}", style="yellow", markup=False)
 
     @contextmanager
     def bar(self, label: str, total: int | None, start: int = 0) -> Iterator[Bar]:
@@ -123,9 +125,9 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table, numbers right-aligned, the first column left."""
-        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+        table = Table(title=shown(title), title_justify="left", title_style="bold", pad_edge=False)
         for position, name in enumerate(header):
-            table.add_column(name, justify="right" if position else "left")
+            table.add_column(shown(name), justify="right" if position else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(shown, row))
         self._talk.print(table)

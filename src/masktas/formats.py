@@ -1,8 +1,20 @@
-"""Numbers as people write them: durations, sizes, operations."""
+"""Numbers as people write them: durations, sizes, operations; and text that is safe to print."""
 
 from __future__ import annotations
 
 import re
+
+LONGEST = 80  # characters of a wrong value that a message repeats
+
+
+def shown(text: str, keep: str = "") -> str:
+    """Escape line breaks, terminal escapes and invalid characters, all but those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii")
+        for one in text
+    )
 
 
 def format_bytes(size: float) -> str:
@@ -34,9 +46,11 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueError: if it is not a number with a unit of bytes, or below 0.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
+    number = r"([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})"
+    match = re.fullmatch(rf"\s*{number}\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{text!r} is not a size: write it with a unit, 20GB or 512MB")
+        said = repr(text) if len(text) < LONGEST else f"{text[:LONGEST]!r}..."
+        raise ValueError(f"{said} is not a size: write it with a unit, 20GB or 512MB")
     base = 1024 if match[3] else 1000
     power: int = " KMGT".index(match[2].upper() or " ")
     return round(float(match[1]) * float(base) ** power)

@@ -36,6 +36,8 @@ def parse_duration(text: str) -> float:
     Raises:
         ConfigError: if it is none of these, or not above 0.
     """
+    if len(text) > 80:
+        raise ConfigError(f"{text[:80]!r}... is no duration: write 90s, 9m, 1.5h or 1h30m.")
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     whole = "".join(number + unit for number, unit in parts) == text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
@@ -56,8 +58,10 @@ def on_sigterm(_: int, __: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Handle SIGTERM from now on; called by the command line, not on import."""
+    """Handle signals from now on; called by the command line, not on import."""
     signal.signal(signal.SIGTERM, on_sigterm)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see __main__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leaving() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from masktas.cli import _is_out_of_memory
+from masktas.cli.failure import is_out_of_memory
 
 
 def test_torch_out_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as too_large:
         torch.empty(2**55)  # more than any machine can address
-    assert _is_out_of_memory(too_large.value)
+    assert is_out_of_memory(too_large.value)
     with pytest.raises(RuntimeError) as other:
         torch.ones(2, 3) @ torch.ones(2, 3)
-    assert not _is_out_of_memory(other.value)
+    assert not is_out_of_memory(other.value)

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from inspect import cleandoc
 from io import TextIOWrapper
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from cyclopts import ValidationError as ArgumentError
 
 from masktas import launch, stopping
 from masktas.cli.brief import EPILOGUE, HELP_ALL, BriefHelp
+from masktas.cli.failure import (
+    USAGE_ERROR,
+    fail,
+    is_out_of_memory,
+    memory_advice,
+    rank,
+    sentence,
+)
 from masktas.errors import LostProcess, MasktasError, ReportedByRank0, Stopped
+from masktas.formats import shown
 
-USAGE_ERROR = 2
 INTERRUPTED = 130
-LONGEST = 80  # characters of a wrong value that are repeated
-REPORTING = 3.0  # seconds that the first process has to report an error that all have
 HELP_FLAGS = ("--help", "-h", HELP_ALL)
 
 HELP = """Images without labels and a budget in, the Vision Transformer that fits both out.
@@ -193,12 +197,8 @@ def _version() -> str:
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted."""
-    if isinstance(sys.stdout, TextIOWrapper):  # print names that are not UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if launch.rank() > 0:  # only the first process of a job prints
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    stopping.install()
     try:
+        _prepare()
         given = sys.argv[1:] if tokens is None else tokens
         build_app(help_all=HELP_ALL in given)(given, exit_on_error=False, print_error=False)
         sys.stdout.flush()
@@ -206,13 +206,13 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         sys.exit(USAGE_ERROR)
     except Stopped as error:
         stopping.leaving()
-        if launch.rank() == 0 or isinstance(error, LostProcess):
-            print(f"masktas: {error}", file=sys.stderr)
+        if rank() == 0 or isinstance(error, LostProcess):
+            print(f"masktas: {shown(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except MasktasError as error:
-        _fail(str(error))
+        fail(str(error))
     except CycloptsError as error:
-        _fail(_sentence(error))
+        fail(sentence(error))
     except KeyboardInterrupt:
         print("Stopped. The same command resumes from the last checkpoint.", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -220,44 +220,22 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # a full disk, a file that may not be read
-        _fail(f"{error}.")
+        fail(f"{error}.")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        _fail(
-            "There is not enough memory: choose --accumulate 2 or more, --recompute, a smaller "
-            "--batch-size, image_size or network."
-        )
+        fail(memory_advice(error))
     finally:
         if "masktas.train.ranks" in sys.modules:
             sys.modules["masktas.train.ranks"].leave()
     sys.exit(0)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch could not allocate memory; on a CPU it has no exception of its own."""
-    text = str(error).lower()
-    return "allocate memory" in text or "out of memory" in text
-
-
-def _fail(sentence: str) -> NoReturn:
-    if launch.rank():
-        time.sleep(REPORTING)  # the first process reports an error that it has too; then all end
-    who = f"masktas (process {launch.rank()})" if launch.rank() else "masktas"
-    print(f"{who}: {sentence}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
-
-
-def _sentence(error: CycloptsError) -> str:
-    """Describe what is wrong with the arguments, and name the help."""
-    cause = error.__cause__
-    if isinstance(error, ArgumentError) and cause is not None and hasattr(cause, "errors"):
-        first = cause.errors()[0]
-        names = [part for part in first["loc"] if isinstance(part, str)]
-        flag = "--" + names[-1].replace("_", "-") if names else "A flag"
-        message = first["msg"].removeprefix("Value error, ")
-        said = str(first["input"])
-        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
-        return f"{flag} {said}: {message[:1].lower()}{message[1:].rstrip('.')}."
-    command = " ".join(error.command_chain or ())
-    return f"{str(error).strip()} See `masktas {command + ' ' if command else ''}--help`."
+def _prepare() -> None:
+    """Set up signals and standard output."""
+    stopping.install()
+    launch.require_torchrun()
+    if isinstance(sys.stdout, TextIOWrapper):  # print names that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if launch.rank() > 0:  # only the first process of a job prints
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -12,7 +12,8 @@ from masktas.errors import MasktasError
 from masktas.native import compile_c
 
 NO_COMPILER = (
-    "none: on the CPU, the supernet's optimizer and crops use slower torch code. Install gcc."
+    "none that works: on the CPU, the supernet's optimizer and crops use slower torch code. "
+    "Install gcc, or correct the environment variable CC."
 )
 
 

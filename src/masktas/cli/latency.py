@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from masktas.cli.options import Json, Overwrite, Quiet
 from masktas.console import Console
+from masktas.formats import shown
 
 if TYPE_CHECKING:
     from masktas.measure.clock import Rounds
@@ -110,7 +111,7 @@ def build(
         print(json_module.dumps(model.to_dict(), indent=2))
     else:
         for line in lines_of(model):
-            print(line)
+            print(shown(line))
 
 
 def measure(
@@ -141,7 +142,7 @@ def measure(
         return
     spread = f" ({timing.low_ms:.3g} to {timing.high_ms:.3g} ms in four calls of five)"
     many = f", {timing.repeats} calls" if timing.repeats > 1 else ""
-    print(f"{timing.median_ms:.3g} ms{spread if many else ''}: {target}{many}.")
+    print(f"{timing.median_ms:.3g} ms{spread if many else ''}: {shown(str(target))}{many}.")
 
 
 def _target(

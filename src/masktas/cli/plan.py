@@ -26,7 +26,7 @@ from masktas.cli.options import (
 from masktas.config import AllSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.formats import format_bytes, format_flops, format_seconds
+from masktas.formats import format_bytes, format_flops, format_seconds, shown
 from masktas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def plan(
         return
     where = f"{devices} x " if devices > 1 else ""
     figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
-    print(f"{images_there:,} images, space {settings.supernet.space}, {where}{figures}")
+    print(f"{images_there:,} images, space {shown(settings.supernet.space)}, {where}{figures}")
     for line in lines_of(found, devices):
         print(line)
 

@@ -20,7 +20,7 @@ from masktas.artifacts import (
     read_lines,
 )
 from masktas.errors import MasktasError
-from masktas.formats import format_seconds
+from masktas.formats import format_seconds, shown
 from masktas.space import (
     PRESETS,
     Architecture,
@@ -66,7 +66,7 @@ def show(
         print(json_module.dumps(content, indent=2))
     else:
         for line in _lines(content):
-            print(line)
+            print(shown(line))
 
 
 def describe(what: str) -> dict[str, Any]:

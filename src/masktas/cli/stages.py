@@ -33,7 +33,7 @@ from masktas.config import (
     resolve,
 )
 from masktas.console import Console
-from masktas.formats import format_seconds
+from masktas.formats import format_seconds, shown
 from masktas.space import SearchSpace, format_quantity
 from masktas.stages.common.manifest import SearchManifest
 from masktas.stages.search.table import ResultTable
@@ -222,7 +222,7 @@ def report(
     """Write the report."""
     from masktas.stages.report.stage import report as stage
 
-    print(stage(out, beside=beside))
+    print(shown(str(stage(out, beside=beside))))
 
 
 def check_first(settings: CostSettings, out: Path) -> None:
@@ -239,4 +239,4 @@ def _print(manifest: dict[str, Any], json: bool, sentence: str) -> None:
     if json:
         print(json_module.dumps(manifest, indent=2))
     else:
-        print(f"{sentence} ({format_seconds(manifest['cost']['seconds'])}).")
+        print(f"{shown(sentence)} ({format_seconds(manifest['cost']['seconds'])}).")

@@ -28,7 +28,7 @@ from masktas.config import (
     resolve,
 )
 from masktas.console import Console
-from masktas.formats import format_seconds
+from masktas.formats import format_seconds, shown
 
 
 def validate(
@@ -70,5 +70,6 @@ def validate(
     if json:
         print(json_module.dumps(manifest, indent=2))
         return
-    print(manifest["verdict"])
-    print(f"{out}/validate/{name} is ready ({format_seconds(manifest['cost']['seconds'])}).")
+    print(shown(manifest["verdict"]))
+    seconds = format_seconds(manifest["cost"]["seconds"])
+    print(f"{shown(str(out))}/validate/{name} is ready ({seconds}).")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from masktas.config.fields import Settings
 from masktas.config.settings import AllSettings
+from masktas.documents import read_document
 from masktas.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
@@ -28,14 +29,13 @@ def load(path: Path | None) -> dict[str, dict[str, Any]]:
     """
     if path is None:
         return {}
-    try:
-        sections = tomllib.loads(_preset(Path(path)) or Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not TOML ({error}).") from None
+    preset = _preset(Path(path))
+    if preset is None:
+        sections = read_document(Path(path), ConfigError, "TOML")
+    else:
+        sections = tomllib.loads(preset)
     validate(AllSettings, sections, where=str(path))
-    return sections
+    return sections  # type: ignore[no-any-return]
 
 
 def _preset(path: Path) -> str | None:

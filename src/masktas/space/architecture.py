@@ -9,11 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktas.documents import read_document
 from masktas.errors import SpaceError
 
 POOLS = ("cls", "mean")
 # Keys that an architecture.json may hold besides the architecture itself.
 RESULT_KEYS = ("params", "macs", "latency", "size", "memory", "rating")
+# Far above any network that is trained: larger numbers are mistakes, and would take hours to count.
+MAX_DEPTH = 256
+MAX_IMAGE_SIDE = 16_384
+MAX_CLASSES = 10_000_000
+LARGEST = {
+    "embed_dim": 65_536,
+    "num_heads": 1_024,
+    "depth": MAX_DEPTH,
+    "head_dim": 4_096,
+    "patch_size": MAX_IMAGE_SIDE,
+    "in_channels": 1_024,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,10 @@ class Architecture:
         for name in ("embed_dim", "head_dim", "patch_size", "in_channels"):
             require_positive_integer(name, getattr(self, name))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        if len(self.num_heads) > MAX_DEPTH:
+            raise SpaceError(
+                f"num_heads has {len(self.num_heads):,} entries: give at most {MAX_DEPTH} blocks."
+            )
         object.__setattr__(self, "image_size", image_size_pair(self.image_size))
         for heads in self.num_heads:
             require_positive_integer("num_heads", heads)
@@ -150,13 +167,7 @@ class Architecture:
     @classmethod
     def load(cls, path: Path) -> Architecture:
         """Read an architecture.json."""
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from None
-        except ValueError as error:
-            raise SpaceError(f"{path}: not JSON ({error}).") from None
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_document(Path(path), SpaceError, "JSON"), where=str(path))
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits that identify this architecture."""
@@ -171,6 +182,8 @@ def image_size_pair(value: Any, *, where: str = "image_size") -> tuple[int, int]
         raise SpaceError(
             f"{where}: image_size is {value!r}: give one side in pixels, or [height, width]."
         )
+    if max(sides) > MAX_IMAGE_SIDE:
+        raise SpaceError(f"{where}: image_size is above {MAX_IMAGE_SIDE:,}: give fewer pixels.")
     return sides[0], sides[1]
 
 
@@ -191,9 +204,12 @@ def require_patches(image_size: tuple[int, int], patch_size: int) -> None:
 
 
 def require_positive_integer(name: str, value: Any) -> None:
-    """Raise SpaceError unless `value` is a whole number above 0; booleans are refused."""
+    """Raise SpaceError unless `value` is a whole number from 1 to the largest of its kind."""
     if type(value) is not int or value < 1:
         raise SpaceError(f"{name} is {value!r}: give a whole number above 0.")
+    if value > LARGEST[name]:
+        said = value if value < 10**20 else "too large"
+        raise SpaceError(f"{name} is {said}: give a whole number up to {LARGEST[name]:,}.")
 
 
 def require_num_classes(value: Any) -> None:
@@ -202,6 +218,8 @@ def require_num_classes(value: Any) -> None:
         raise SpaceError(
             f"num_classes is {value!r}: give a whole number, 0 for a network without a head."
         )
+    if value is not None and value > MAX_CLASSES:
+        raise SpaceError(f"num_classes is above {MAX_CLASSES:,}: give fewer classes.")
 
 
 def require_mlp_ratio(embed_dim: int, ratio: Any) -> None:

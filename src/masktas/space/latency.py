@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktas.documents import read_document
 from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
 from masktas.space.space import SearchSpace
@@ -106,14 +106,14 @@ class LatencyModel:
             if fields["schema"] != SCHEMA:
                 raise ValueError
             return cls(
-                fields["target"],
-                fields["fixed"],
+                _table(fields["target"]),
+                _table(fields["fixed"]),
                 {int(width): float(ms) for width, ms in fields["stem"]},
                 {(int(d), int(h)): float(ms) for d, h, ms in fields["attention"]},
                 {(int(d), int(m)): float(ms) for d, m, ms in fields["mlp"]},
-                fields["held_out"],
+                _table(fields["held_out"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise BudgetError(
                 f"{where}: not a latency model; build one with `masktas latency build`."
             ) from None
@@ -121,13 +121,13 @@ class LatencyModel:
     @classmethod
     def load(cls, path: str | Path) -> LatencyModel:
         """Read the file that `masktas latency build` wrote."""
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BudgetError(f"{path}: cannot be read ({error.strerror}).") from None
-        except ValueError as error:
-            raise BudgetError(f"{path}: not JSON ({error}).") from None
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_document(Path(path), BudgetError, "JSON"), where=str(path))
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
 
 
 def ticks(milliseconds: float) -> int:

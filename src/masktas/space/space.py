@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from masktas.documents import read_document
 from masktas.errors import SpaceError
 from masktas.space.architecture import (
     Architecture,
@@ -24,6 +23,7 @@ from masktas.space.architecture import (
 )
 
 CHOICES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+MAX_CHOICES = 256  # of one dimension; published spaces have up to 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class SearchSpace:
             `Architecture`.
 
     Raises:
-        SpaceError: if a choice is empty or out of range, or patches do not tile the image.
+        SpaceError: if a choice is empty or out of range, there are too many choices, or patches do
+            not tile the image.
     """
 
     name: str
@@ -58,6 +59,10 @@ class SearchSpace:
             choices = getattr(self, field)
             if not choices:
                 raise SpaceError(f"{field} has no choices: give at least one.")
+            if len(choices) > MAX_CHOICES:
+                raise SpaceError(
+                    f"{field} has {len(choices):,} choices: give at most {MAX_CHOICES}."
+                )
             for choice in choices:
                 if field == "mlp_ratio":
                     require_mlp_ratio(min(self.embed_dim), choice)
@@ -90,13 +95,7 @@ class SearchSpace:
         path = Path(source)
         if path.suffix not in (".toml", ".json"):
             return cls.preset(str(source))
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        except OSError as error:
-            raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from None
-        except ValueError as error:
-            raise SpaceError(f"{path}: not {path.suffix[1:].upper()} ({error}).") from None
+        fields = read_document(path, SpaceError, path.suffix[1:].upper())
         return cls.from_dict(fields, where=str(path))
 
     @classmethod

@@ -17,6 +17,9 @@ def _module(name: str) -> ModuleType:
     return require_extra(name, "tensorboard", "Logging for TensorBoard")
 
 
+LARGEST = 3.4028234e38  # of a 32-bit float
+
+
 class Events:
     """A file of events, each written at once.
 
@@ -38,7 +41,9 @@ class Events:
         self._append({"step": purge_step, "session_log": {"status": "START"}})
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Append a number of a step."""
+        """Append a number of a step, unless the file's 32-bit floats cannot hold it."""
+        if not abs(value) <= LARGEST:
+            return
         self._append({"step": step, "summary": {"value": [{"tag": name, "simple_value": value}]}})
 
     def _append(self, content: dict[str, Any]) -> None:

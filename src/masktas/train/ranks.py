@@ -45,6 +45,7 @@ class Ranks:
     @classmethod
     def join(cls) -> Ranks:
         """Return the job of this process, joining the process group the first time."""
+        launch.require_torchrun()
         size = launch.world_size()
         if size > 1 and not dist.is_initialized():
             cuda = torch.cuda.is_available()

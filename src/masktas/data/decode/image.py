@@ -145,7 +145,7 @@ def _formats() -> tuple[str, ...]:
 def _scans(content: bytes) -> int:
     """Count the scans of a JPEG up to its end marker."""
     scans, at = 0, 2
-    marker = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+    marker = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
     while (found := marker.search(content, at)) is not None:
         kind, at = found[1][0], found.end()
         if kind == 0xD9:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from masktas.errors import DataError, LabelError
+from masktas.formats import shown
 
 MAX_BYTES = 2**29  # larger files, members and rows are refused
 IMAGE_SUFFIXES = (
@@ -147,18 +148,9 @@ def label_column(location: str, wanted: str | None, columns: Sequence[str]) -> s
     if column is None or column not in columns:
         raise LabelError(
             f"{location}: no column {column or 'label'}, which fine-tuning needs. "
-            f"There are: {', '.join(columns)}."
+            f"There are: {', '.join(map(shown, columns))}."
         )
     return column
-
-
-def shown(name: str) -> str:
-    """Escape line breaks and invalid characters of a name, for messages."""
-    if name.isprintable():
-        return name
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in name
-    )
 
 
 def in_test_folder(name: str) -> bool:

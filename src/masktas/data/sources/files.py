@@ -13,10 +13,10 @@ from masktas.data.sources.base import (
     Item,
     folder_labels,
     in_test_folder,
-    shown,
 )
 from masktas.data.sources.remote import Place
 from masktas.errors import DataError, LabelError
+from masktas.formats import shown
 
 FILES_PER_SHARD = 512
 RUN_FILES = {"settings.json", "store.json"}  # mark folders that masktas writes

@@ -16,11 +16,11 @@ from masktas.data.sources.base import (
     reason,
     require_labels,
     require_size,
-    shown,
 )
 from masktas.data.sources.remote import LocalPlace, connect
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError, LabelError, require_extra
+from masktas.formats import shown
 
 ROWS_PER_SHARD = 1024
 ROWS_AT_ONCE = 16

@@ -6,10 +6,11 @@ import csv
 import os
 import re
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, shown
+from masktas.data.sources.base import IMAGE_SUFFIXES
 from masktas.data.sources.files import FileSource, Listing
 from masktas.data.sources.remote import LocalPlace, Place, connect
 from masktas.errors import DataError
+from masktas.formats import shown
 
 HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath", "image", "img"}
 
@@ -69,10 +70,10 @@ def _split(line: str) -> list[str]:
     line = line.strip()
     if line.lower().endswith(IMAGE_SUFFIXES):
         return [line]
-    for pattern in (r"(.*?)\s*,\s*([^,]*)", r"(.*?)\s+(\S+)"):
-        found = re.fullmatch(pattern, line)
-        if found and found[1].lower().endswith(IMAGE_SUFFIXES):
-            return [found[1], found[2]]
+    for cells in (line.rsplit(",", 1), line.rsplit(None, 1)):
+        path = cells[0].rstrip()
+        if len(cells) == 2 and path.lower().endswith(IMAGE_SUFFIXES):
+            return [path, cells[1].lstrip()]
     return [line]
 
 

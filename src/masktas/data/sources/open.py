@@ -29,6 +29,7 @@ from masktas.data.sources.tars import TarSource
 from masktas.data.sources.vision import NAMES, open_vision
 from masktas.data.sources.zips import ZipSource
 from masktas.errors import DataError
+from masktas.formats import shown
 
 
 def open_source(
@@ -156,11 +157,16 @@ def _open_folder(path: str, columns: Columns) -> Source:
         return HubSource(path, columns)
     suffixes = (".parquet",)
     names = [one for one in os.listdir(path) if one.lower().endswith(suffixes) and one[0] != "."]
-    chosen = choose(names or list(walk(Path(path), HOLDING)))
+    found = names or list(walk(Path(path), HOLDING))
+    chosen = choose(found)
     if chosen is None:
+        closed = [name for name in found if name.endswith("/")]
+        first = shown(closed[0][:80]) if closed else ""
+        not_read = f" {len(closed)} folders could not be looked into, such as {first}."
         raise DataError(
             f"{path}: no images in it. Looked in all folders below for files ending in "
             f"{', '.join(IMAGE_SUFFIXES)}, for archives (.tar, .zip) and for .parquet files."
+            f"{not_read if closed else ''}"
         )
     kind, names = chosen
     if kind == "images":

@@ -66,7 +66,7 @@ def expand_braces(pattern: str) -> list[str]:
         DataError: if there are more than 100,000 results.
     """
     found = [pattern]
-    while match := re.search(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}", found[0]):
+    while match := re.search(r"\{([^{},]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}", found[0]):
         choices = _choices(pattern, match[1])
         if len(choices) * len(found) > MAX_EXPANDED:
             raise DataError(f"{pattern}: expands to more than {MAX_EXPANDED:,} files.")

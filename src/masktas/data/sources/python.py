@@ -19,11 +19,11 @@ from masktas.data.sources.base import (
     reason,
     require_size,
     runs,
-    shown,
 )
 from masktas.data.sources.remote import LocalPlace
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError, LabelError
+from masktas.formats import shown
 
 ROWS_PER_SHARD = 1024
 SAMPLED = 8

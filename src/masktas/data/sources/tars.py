@@ -20,10 +20,10 @@ from masktas.data.sources.base import (
     is_test_file,
     reason,
     require_size,
-    shown,
 )
 from masktas.data.sources.remote import Place
 from masktas.errors import DataError, LabelError, require_extra
+from masktas.formats import shown
 
 LABEL_SUFFIXES = (".cls", ".json")
 LABEL_KEYS = ("label", "class", "cls")

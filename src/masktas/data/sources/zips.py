@@ -16,10 +16,10 @@ from masktas.data.sources.base import (
     is_test_file,
     reason,
     require_size,
-    shown,
 )
 from masktas.data.sources.remote import Place
 from masktas.errors import DataError
+from masktas.formats import shown
 
 MEMBERS_PER_SHARD = 512
 MAX_OPEN = 32

@@ -15,10 +15,12 @@ from masktas.config import DataSettings
 from masktas.data.sources import Source, canonical, class_index, open_source
 from masktas.data.store.build import StoreSpec
 from masktas.data.store.image_store import Images, SplitAccess
-from masktas.errors import ConfigError, DataError
+from masktas.errors import ConfigError, DataError, LabelError
 from masktas.formats import format_size, parse_size
 from masktas.space import Architecture
 
+FEW_CLASSES = 20  # as few may have one image each
+MAX_CLASSES = 100_000  # ImageNet-21k has 21,841
 PYTHON = "python:"  # begins the name of images that are a Python object
 SELECTION = (  # what determines which images are in which split
     "location",
@@ -132,9 +134,18 @@ class ImageInput:
 
 
 def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:
-    """Return the class index of every image, shard by shard, and the classes' names."""
+    """Return the class index of every image, shard by shard, and the classes' names.
+
+    Raises:
+        LabelError: if there are no labels, or more classes than labels can mean.
+    """
     values = [source.labels(number) for number in range(source.num_shards)]
     indices, classes = class_index(list(itertools.chain.from_iterable(values)))
+    if len(classes) > MAX_CLASSES or len(classes) > max(FEW_CLASSES, len(indices) / 2):
+        raise LabelError(
+            f"{source.location}: the labels give {len(classes):,} classes for {len(indices):,} "
+            "images: name another column with --label-column, or give more images of each class."
+        )
     numbers = iter(indices)
     return [list(itertools.islice(numbers, len(shard))) for shard in values], classes
 

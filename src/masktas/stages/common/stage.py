@@ -160,6 +160,9 @@ class Context:
     ) -> None:
         self.run = Run(Path(out))
         self.settings = runtime or RuntimeSettings()
+        _require_folder(self.run.folder, "--out")
+        if self.settings.cache_dir:
+            _require_folder(Path(self.settings.cache_dir), "--cache-dir")
         self.ranks = Ranks.join()
         self.runtime = Runtime.choose(
             self.settings.device, self.settings.precision, recompute=self.settings.recompute
@@ -361,6 +364,15 @@ class Context:
             batch_size=settings.batch_size if settings else 1,
             augment=augment(settings) if settings else Augment(),
         )
+
+
+def _require_folder(folder: Path, flag: str) -> None:
+    """Raise ConfigError if a file is where a folder is to be, or above it."""
+    for path in (folder, *folder.parents):
+        if os.path.exists(path):
+            if not os.path.isdir(path):
+                raise ConfigError(f"{flag} {folder}: {path} is a file: choose another folder.")
+            return
 
 
 def _drop_checkpoints(stage: Stage, console: Console) -> None:
