@@ -33,7 +33,7 @@ from masktas.formats import parse_size
 VERSION = 2
 STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
 STATISTICS_CHUNKS = 16  # chunks that these images are read in
-MAX_LISTED = 100  # skipped images in a manifest; all are in store.json
+MAX_LISTED = 100  # skipped images in a manifest; store.json has more
 
 
 class StoredImages(Protocol):
@@ -174,6 +174,12 @@ class ImageStore:
         return measured | self.access.given
 
     @property
+    def num_skipped(self) -> int:
+        """Number of images that could not be decoded."""
+        skipped: int = self.info.get("num_skipped", len(self.info["skipped"]))
+        return skipped
+
+    @property
     def mean(self) -> list[float]:
         """Mean of each channel."""
         return self.statistics["mean"]
@@ -214,13 +220,12 @@ class ImageStore:
     def summary(self) -> dict[str, Any]:
         """Return the description of the data for manifests."""
         keys = ("source", "size", "in_channels", "tried", "duplicates")
-        skipped = self.info["skipped"]
         return {
             **{key: self.info[key] for key in keys},
             "splits": self.splits,
             **self.statistics,
-            "num_skipped": len(skipped),
-            "skipped": skipped[:MAX_LISTED],
+            "num_skipped": self.num_skipped,
+            "skipped": self.info["skipped"][:MAX_LISTED],
         }
 
     def _map(self, number: int) -> NDArray[np.uint8]:
@@ -290,14 +295,15 @@ def open_store(
             ) from None
         store = ImageStore(folder, source, access)
     _require_all_splits(store, source.location)
-    skipped = store.info["skipped"]
+    skipped, num = store.info["skipped"], store.num_skipped
     if skipped and cache.strict:
         raise UndecodableImage(skipped[0]["name"], skipped[0]["reason"])
     if skipped:
         warn(
-            f"{len(skipped)} of {store.info['tried']} images could not be read and were skipped: "
-            f"{skipped[0]['name']} ({skipped[0]['reason']}){', ...' if len(skipped) > 1 else ''}. "
-            f"All are listed in {folder / 'store.json'}."
+            f"{num} of {store.info['tried']} images could not be read and were skipped: "
+            f"{skipped[0]['name']} ({skipped[0]['reason']}){', ...' if num > 1 else ''}. "
+            f"{'All' if num == len(skipped) else f'The first {len(skipped)}'} are listed in "
+            f"{folder / 'store.json'}."
         )
     return store
 
