@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,13 +116,57 @@ def test_decoder_that_hangs_costs_one_image(noise):
 
 
 def test_image_that_takes_too_much_memory_is_refused(noise):
+    # below the largest array that is decoded, so that only the limit of the process refuses it
+    items = items_of([np.zeros((5700, 5700, 3), dtype=np.float32), noise(1)])
     decoder = DecodeWorker(memory=700 << 20)
-    large, small = decoder.decode(
-        items_of([np.zeros((6000, 6000, 3), dtype=np.float32), noise(1)]), PIXELS
-    )
-    assert large.problem
+    large, small = decoder.decode(items, PIXELS)
+    assert "memory" in large.problem
     assert small.pixels is not None
     decoder.close()
+
+
+def test_largest_array_is_decoded_within_the_memory_of_a_decoder(decoder):
+    (found,) = decoder.decode(items_of([np.zeros((5700, 5700, 3), dtype=np.float32)]), PIXELS)
+    assert found.pixels is not None
+
+
+def test_large_images_are_decoded_like_small_ones(decoder, monkeypatch, noise):
+    turned = np.arange(40 * 30 * 3, dtype=">u2").reshape(40, 30, 3)[::-1]
+    contents = [noise(0), noise(1, size=(90, 80)), b"no image" * 100, noise(2), turned, noise(3)]
+    wanted = decoder.decode(items_of(contents), PIXELS)
+    sizes = decoder.dimensions(items_of(contents))
+    monkeypatch.setattr(module, "PIPED_BYTES", 700)
+    assert [module._is_piped(item) for item in items_of(contents)].count(True) == 3
+    assert decoder.dimensions(items_of(contents)) == sizes
+    for one, other in zip(wanted, decoder.decode(items_of(contents), PIXELS), strict=True):
+        assert (one.digest, one.problem) == (other.digest, other.problem)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_decoder_that_stops_reading_a_large_image_costs_that_image(monkeypatch, noise):
+    decoder = DecodeWorker(timeout=0.7)
+    decoder.decode(items_of([noise(0)]), PIXELS)
+    monkeypatch.setattr(module, "PIPED_BYTES", 1 << 20)
+    os.kill(pid_of(decoder), signal.SIGSTOP)
+    large, small = decoder.decode(items_of([bytes(1 << 21), noise(1)]), PIXELS)
+    assert "longer than 0.7 seconds" in large.problem
+    assert small.pixels is not None
+    decoder.close()
+
+
+def test_shared_memory_of_many_images_is_given_back(decoder, noise):
+    contents = [noise(0), *(bytes(module.PIPED_BYTES) for _ in range(4))]
+    for ask in (lambda: decoder.decode(items_of(contents), PIXELS),
+                lambda: decoder.dimensions(items_of(contents))):  # fmt: skip
+        ask()
+        size = os.fstat(decoder._shared).st_size
+        assert size <= module.SHARED_BYTES + len(contents) * PIXELS.num_bytes
+    assert decoder.decode(items_of(contents), PIXELS)[0].pixels is not None
+
+
+def test_large_image_never_reaches_the_shared_memory(decoder):
+    decoder.decode(items_of([bytes(module.PIPED_BYTES + 1)]), PIXELS)
+    assert os.fstat(decoder._shared).st_size < 1 << 20
 
 
 def test_decoder_that_cannot_be_started_says_why(monkeypatch, noise):
@@ -156,6 +202,37 @@ def test_only_a_little_is_read_ahead(numbered):
         next(found)
         assert len(read) <= 2 * 3 * module.CHUNK_IMAGES + 1
         found.close()
+
+
+@pytest.mark.parametrize("way", ["each", "dimensions"])
+def test_bytes_read_ahead_are_bounded(monkeypatch, way):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(module, "IN_FLIGHT_BYTES", 1)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts = []
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+
+    def photos():
+        for number in range(30):
+            counts.append(len(alive))
+            content = np.zeros((9, 9, 3), np.uint8).view(Pixels)
+            alive.add(content)
+            yield Item(str(number), content)
+            del content
+
+    with DecodePool(2) as decoders:
+        found = list(getattr(decoders, way)(photos(), *[PIXELS] * (way == "each")))
+    assert len(found) == 30
+    assert max(counts) <= 1  # a thread may hold the one that it has just decoded
+
+
+def test_items_come_back_without_their_content(numbered):
+    with DecodePool(1) as decoders:
+        for item, decoded in decoders.each(items_of([numbered(1), b""]), PIXELS):
+            assert item.content is None
+            assert decoded.pixels is not None or decoded.problem
 
 
 def test_what_came_before_an_error_of_the_source_is_not_lost(numbered):

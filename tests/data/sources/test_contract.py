@@ -475,8 +475,7 @@ def case(request, tmp_path, noise, monkeypatch) -> Case:
     monkeypatch.setattr(zips, "MEMBERS_PER_SHARD", 4)
     for module in (tables, hub, vision, python):
         monkeypatch.setattr(module, "ROWS_PER_SHARD", 4)
-    for module in (tables, hub):
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(hub, "ROWS_AT_ONCE", 3)
     return KINDS[request.param](Maker(tmp_path, noise, monkeypatch))
 
 

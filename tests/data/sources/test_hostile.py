@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import io
@@ -10,6 +11,7 @@ import random
 import re
 import socket
 import tarfile
+import tracemalloc
 import zipfile
 
 import fsspec
@@ -17,7 +19,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from masktas.data.sources import open_source
+from masktas.data.sources import open_source, tables, tars
 from masktas.data.sources.base import MAX_BYTES
 from masktas.errors import DataError, LabelError
 
@@ -432,6 +434,76 @@ def test_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
         assert item.content is not None
         peak = max(peak, pyarrow.total_allocated_bytes() - before)
     assert peak < rows * size / 3
+
+
+def test_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path, monkeypatch):
+    size, rows = 2**22, 64
+    column = pyarrow.DictionaryArray.from_arrays([0] * rows, [bytes([1]) * size])
+    parquet.write_table(
+        pyarrow.table({"image": column}), tmp_path / "a.parquet",
+        compression="zstd", store_schema=False, dictionary_pagesize_limit=2**30,
+    )  # fmt: skip
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    source = open_source(tmp_path / "a.parquet")
+    before, peak = pyarrow.total_allocated_bytes(), 0
+    for item in source.stream(0):
+        assert item.num_bytes == size
+        peak = max(peak, pyarrow.total_allocated_bytes() - before)
+    assert peak < 6 * size
+
+    monkeypatch.setattr(tables, "CACHE_BYTES", 4 * size)
+    tracemalloc.start()
+    assert source.read(0, rows - 1).name == f"a.parquet row {rows - 1}"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * size
+    assert not source._cache
+
+
+def test_row_groups_that_fit_are_read_once(tmp_path, monkeypatch, noise, write_table):
+    source = open_source(write_table(tmp_path / "a.parquet", [noise(0), None, noise(2)]))
+    opened = []
+    monkeypatch.setattr(source, "_open", lambda number, real=source._open: (
+        opened.append(number) or real(number)
+    ))  # fmt: skip
+    for _ in range(2):
+        read = [source.read(0, row) for row in range(3)]
+        assert read == items_of(source)
+    assert len(opened) == 3  # once to read by row, and twice to stream
+
+
+def test_archive_that_is_almost_nothing_is_not_read_to_its_end(tmp_path, monkeypatch, noise):
+    monkeypatch.setattr(tars, "FREE_BYTES", 2**20)
+    content = tar_of([("1.png", noise(1)), ("notes.txt", bytes(2**22)), ("2.png", noise(2))])
+    (tmp_path / "a.tar.bz2").write_bytes(bz2.compress(content))
+    items, said = until_error(open_source(tmp_path / "a.tar.bz2"))
+    assert [item.content for item in items] == [noise(1)]
+    assert said == "a.tar.bz2: expands to more than 250 times its size."
+    honest = tar_of([(f"{n}.png", random.Random(n).randbytes(2**19)) for n in range(8)])
+    (tmp_path / "b.tar.bz2").write_bytes(bz2.compress(honest))
+    assert len(items_of(open_source(tmp_path / "b.tar.bz2"))) == 8
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+def test_large_members_are_held_once(tmp_path, suffix):
+    size, path = 2**25, tmp_path / f"a{suffix}"
+    members = [(f"{number}.png", bytes([number]) * size) for number in range(2)]
+    if suffix == ".zip":
+        zip_of(path, members, zipfile.ZIP_DEFLATED)
+    else:
+        whole = tar_of(members)
+        path.write_bytes(gzip.compress(whole, 1) if suffix == ".tar.gz" else whole)
+        del whole
+    del members
+    source = open_source(path)
+    tracemalloc.start()
+    for item in source.stream(0):
+        assert item.num_bytes == size
+        assert item.content[-1] == int(item.name.removesuffix(".png")[-1])
+        del item
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 # Folders and lists

@@ -15,6 +15,7 @@ import pytest
 
 from masktas.data.sources import open_source
 from masktas.data.splits import SPLITS
+from masktas.data.store import build
 from masktas.data.store.build import Cache, StoreSpec
 from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
 from masktas.errors import DataError
@@ -284,6 +285,32 @@ def test_skipped_images_are_counted_and_named_in_one_warning(tmp_path, numbered,
     assert store.summary()["skipped"] == recorded
     assert store.summary()["num_skipped"] == 3
     assert store.summary()["tried"] == 100
+
+
+def test_many_skipped_images_are_counted_and_the_first_are_listed(
+    tmp_path, numbered, memory_source
+):
+    source = memory_source([*map(numbered, range(50)), *[None] * 450])
+    warned: list[str] = []
+    store = opened(source, tmp_path, warn=warned.append)
+    paths = sorted((store.folder / "parts").glob("*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [len(record["skipped"]) for record in records] == [100, 100]
+    assert [record["num_skipped"] for record in records] == [206, 244]
+    assert len(store.info["skipped"]) == 200
+    assert store.info["num_skipped"] == 450
+    assert store.summary()["num_skipped"] == 450
+    assert len(store.summary()["skipped"]) == 100
+    assert warned[0].startswith("450 of 500 images could not be read")
+    assert "The first 200 are listed" in warned[0]
+
+
+def test_sample_ends_when_it_has_read_enough(monkeypatch, numbered, memory_source):
+    source = memory_source([*map(numbered, range(60))])
+    indices, sizes = build.select(source, None)
+    assert len(list(build._sample(source, indices, sizes))) == build.SAMPLE
+    monkeypatch.setattr(build, "SAMPLE_BYTES", 3 * len(numbered(0)) - 10)
+    assert len(list(build._sample(source, indices, sizes))) == 3
 
 
 def test_skipped_images_are_told_again_when_opening_again(tmp_path, numbered, memory_source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -12,7 +13,7 @@ import tempfile
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -31,6 +32,9 @@ MEMORY = 4 << 30  # bytes of address space of one decoder
 MAX_BYTES = 1 << 30  # of one encoded image
 CHUNK_IMAGES = 16  # images sent together: a round trip costs as much as decoding a small image
 CHUNK_BYTES = 1 << 22  # of encoded images sent together
+PIPED_BYTES = 1 << 23  # larger images are sent alone, through a pipe, so that only one copy exists
+SHARED_BYTES = 1 << 24  # of the shared file that are kept for the next images, beside the results
+IN_FLIGHT_BYTES = 3 << 26  # of encoded images read ahead; a single image may be larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,20 @@ class DecodeWorker:
     def decode(self, items: Sequence[Item], spec: DecodeSpec) -> list[Decoded]:
         """Decode images; the result of one that cannot be decoded has a problem."""
         answers = self._ask(items, spec)
-        return [self._decoded(slot, answer, spec) for slot, answer in enumerate(answers)]
+        decoded = [self._decoded(slot, answer, spec) for slot, answer in enumerate(answers)]
+        self._shrink(len(items) * spec.num_bytes)
+        return decoded
 
     def dimensions(self, items: Sequence[Item]) -> list[tuple[int, int] | None]:
         """Return (height, width) of images from their headers; None if not an image."""
         sizes = [answer.get("dimensions") for answer in self._ask(items, None)]
+        self._shrink(0)
         return [None if size is None else (size[0], size[1]) for size in sizes]
+
+    def _shrink(self, result_bytes: int) -> None:
+        """Free what large images took of the shared file, which is kept for the next images."""
+        if os.fstat(self._shared).st_size > result_bytes + SHARED_BYTES:
+            os.ftruncate(self._shared, result_bytes + SHARED_BYTES)
 
     def _ask(self, items: Sequence[Item], spec: DecodeSpec | None) -> list[dict[str, Any]]:
         """Return an answer for each item; an item that kills the process gets a problem."""
@@ -103,10 +115,15 @@ class DecodeWorker:
         while todo:
             try:
                 process = self._process()
-                assert process.stdin is not None
-                process.stdin.write(b"".join(requests[slot] for slot in todo))
-                process.stdin.flush()
-                while todo:
+                if _is_piped(items[todo[0]]):
+                    self._write(process, requests[todo[0]])
+                    self._write(process, _bytes(items[todo[0]]))
+                    num_sent = 1
+                else:
+                    sent = list(itertools.takewhile(lambda slot: not _is_piped(items[slot]), todo))
+                    self._write(process, b"".join(requests[slot] for slot in sent))
+                    num_sent = len(sent)
+                for _ in range(num_sent):
                     answers[todo[0]] = json.loads(self._line(process))
                     todo.popleft()
             except (OSError, _Ended) as ended:
@@ -117,24 +134,40 @@ class DecodeWorker:
     def _send(
         self, items: Sequence[Item], todo: Iterable[int], spec: DecodeSpec | None
     ) -> list[bytes]:
-        """Write images to the shared file; return the request for each, one line of JSON."""
+        """Write images to the shared file, except piped ones; return a line of JSON for each."""
         requests = [b""] * len(items)
         offset = len(items) * spec.num_bytes if spec else 0  # results come first
         for slot in todo:
-            content = items[slot].content
-            request: dict[str, Any] = {"offset": offset, "dtype": None, "spec": None}
+            item, piped = items[slot], _is_piped(items[slot])
+            request: dict[str, Any] = {"offset": None if piped else offset, "dtype": None}
+            request |= {"spec": None, "bytes": item.num_bytes}
             if spec:
                 request |= {"spec": asdict(spec), "out": slot * spec.num_bytes}
-            if isinstance(content, np.ndarray):
-                request |= {"dtype": content.dtype.str, "shape": content.shape}
-                content = np.ascontiguousarray(content).tobytes()
-            assert content is not None
-            left = memoryview(content)
+            if isinstance(item.content, np.ndarray):
+                request |= {"dtype": item.content.dtype.str, "shape": item.content.shape}
+            left = memoryview(b"" if piped else _bytes(item))
             while left:
                 written = os.pwrite(self._shared, left, offset)
                 left, offset = left[written:], offset + written
-            requests[slot] = json.dumps(request | {"bytes": len(content)}).encode() + b"\n"
+            requests[slot] = json.dumps(request).encode() + b"\n"
         return requests
+
+    def _write(self, process: subprocess.Popen[bytes], content: bytes | memoryview) -> None:
+        """Write to the standard input of the process.
+
+        Raises:
+            _Ended: if the process does not read it in time.
+            OSError: if the process has ended.
+        """
+        assert process.stdin is not None
+        left = memoryview(content)
+        deadline = time.monotonic() + self.timeout
+        while left:
+            seconds = max(0, deadline - time.monotonic())
+            if not select.select([], [process.stdin], [], seconds)[1]:
+                _stop(self._running)
+                raise _Ended(f"takes longer than {self.timeout:g} seconds")
+            left = left[os.write(process.stdin.fileno(), left) :]
 
     def _decoded(self, slot: int, answer: dict[str, Any], spec: DecodeSpec) -> Decoded:
         if "problem" in answer:
@@ -161,6 +194,8 @@ class DecodeWorker:
             env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         )
         self._running.append(process)
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)  # of this end of the pipe only
         try:
             self._line(process)  # its greeting
         except _Ended:
@@ -227,40 +262,52 @@ class DecodePool:
             decoder.close()
 
     def each(self, items: Iterable[Item], spec: DecodeSpec) -> Iterator[tuple[Item, Decoded]]:
-        """Yield items in order with their decoded images, reading a few items ahead.
+        """Yield items in order, without their content, with their decoded images.
 
-        A DataError of the iterable is raised after the items before it.
+        A few items are read ahead, up to `IN_FLIGHT_BYTES`. A DataError of the iterable is raised
+        after the items before it.
         """
-        waiting: deque[tuple[list[Item], Future[list[Decoded]]]] = deque()
-        chunks, error = _chunks(items), None
+        waiting: deque[tuple[int, Future[list[tuple[Item, Decoded]]]]] = deque()
+        chunks, error, at_end = _chunks(items), None, False
         while True:
-            chunk: list[Item] = []
-            if error is None:
+            while not at_end and self._has_room(waiting):
                 try:
                     chunk = next(chunks, [])
                 except DataError as raised:
-                    error = raised
-            if chunk:
-                waiting.append((chunk, self._threads.submit(self._decode, chunk, spec)))
-                if len(waiting) < 3 * self.num:
-                    continue
+                    chunk, error = [], raised
+                at_end = not chunk
+                if chunk:
+                    num_bytes = sum(item.num_bytes for item in chunk)
+                    waiting.append((num_bytes, self._threads.submit(self._decode, chunk, spec)))
+                del chunk  # its content is freed once it is decoded
             if not waiting:
                 break
-            done, future = waiting.popleft()
-            yield from zip(done, future.result(), strict=True)
+            _, future = waiting.popleft()
+            yield from future.result()
         if error is not None:
             raise error
 
-    def dimensions(self, items: Sequence[Item]) -> list[tuple[int, int] | None]:
-        """Return (height, width) of images; None if not an image."""
-        return self._all[0].dimensions(items)
+    def _has_room(self, waiting: Collection[tuple[int, Future[Any]]]) -> bool:
+        """Return whether another chunk may be read ahead."""
+        in_flight = sum(num_bytes for num_bytes, future in waiting if not future.done())
+        return len(waiting) < 3 * self.num and in_flight < IN_FLIGHT_BYTES
 
-    def _decode(self, items: Sequence[Item], spec: DecodeSpec) -> list[Decoded]:
+    def dimensions(self, items: Iterable[Item]) -> list[tuple[int, int] | None]:
+        """Return (height, width) of images; None if not an image."""
+        found: list[tuple[int, int] | None] = []
+        chunks = _chunks(items)
+        while chunk := next(chunks, []):
+            found += self._all[0].dimensions(chunk)
+            del chunk  # freed before more is read
+        return found
+
+    def _decode(self, items: Sequence[Item], spec: DecodeSpec) -> list[tuple[Item, Decoded]]:
         decoder = self._free.get()
         try:
-            return decoder.decode(items, spec)
+            found = decoder.decode(items, spec)
         finally:
             self._free.put(decoder)
+        return [(item.without_content(), one) for item, one in zip(items, found, strict=True)]
 
 
 class _Ended(Exception):
@@ -292,15 +339,14 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     iterator = iter(items)
     while True:
         try:
-            item = next(iterator)
+            gathered.append(next(iterator))  # not kept in a variable, so that it can be freed
         except StopIteration:
             break
         except DataError:
             if gathered:
                 yield gathered
             raise
-        gathered.append(item)
-        num_bytes += 0 if item.content is None else _num_bytes(item.content)
+        num_bytes += gathered[-1].num_bytes
         if len(gathered) == CHUNK_IMAGES or num_bytes > CHUNK_BYTES:
             yield gathered
             gathered, num_bytes = [], 0
@@ -312,15 +358,23 @@ def _problem(item: Item) -> str | None:
     """Return why an item cannot be sent to a decoder, None if it can."""
     if item.content is None:
         return item.problem or "cannot be read"
-    if _num_bytes(item.content) > MAX_BYTES:
-        return f"{_num_bytes(item.content) / 1e9:.1f} GB are too many"
+    if item.num_bytes > MAX_BYTES:
+        return f"{item.num_bytes / 1e9:.1f} GB are too many"
     if isinstance(item.content, np.ndarray) and item.content.dtype.kind not in "buif":
         return f"pixels of type {item.content.dtype}"
     return None
 
 
-def _num_bytes(content: bytes | NDArray[Any]) -> int:
-    return content.nbytes if isinstance(content, np.ndarray) else len(content)
+def _is_piped(item: Item) -> bool:
+    return item.num_bytes > PIPED_BYTES
+
+
+def _bytes(item: Item) -> bytes | memoryview:
+    """Return the content, that of an array without a copy."""
+    if isinstance(item.content, np.ndarray):
+        return np.ascontiguousarray(item.content).reshape(-1).view(np.uint8).data
+    assert item.content is not None
+    return item.content
 
 
 def _shared_file() -> int:

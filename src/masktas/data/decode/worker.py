@@ -1,8 +1,8 @@
 """Main program of a decoder process: `python -m masktas.data.decode.worker SETTINGS`.
 
-It reads requests from standard input, one line of JSON per image, reads encoded images from a file
-shared with its parent and writes pixels to it. A damaged image that crashes, hangs or exhausts
-memory affects this process only.
+It reads requests from standard input, one line of JSON per image, and encoded images from a file
+shared with its parent, or, large ones, from standard input after the request. It writes pixels to
+that file. A damaged image that crashes, hangs or exhausts memory affects this process only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def main() -> None:
 def _answer(request: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     shared: int = settings["shared"]
     try:
-        encoded = _read(shared, request["offset"], request["bytes"])
+        if request["offset"] is None:
+            encoded = _read_piped(request["bytes"])
+        else:
+            encoded = _read(shared, request["offset"], request["bytes"])
         content = encoded if request["dtype"] is None else _array(encoded, request)
         if request["spec"] is None:
             return {"dimensions": dimensions(content)}
@@ -76,6 +79,15 @@ def _digest(encoded: bytes, request: dict[str, Any]) -> str:
     if request["dtype"] is not None:
         digest.update(f"{request['dtype']} {request['shape']}".encode())
     return digest.hexdigest()[:32]
+
+
+def _read_piped(count: int) -> bytes:
+    try:
+        return sys.stdin.buffer.read(count)
+    except MemoryError:  # raised before anything is read; the next request follows the image
+        while count and (part := sys.stdin.buffer.read(min(count, 1 << 20))):
+            count -= len(part)
+        raise
 
 
 def _read(shared: int, offset: int, count: int) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from masktas.errors import DataError, LabelError
@@ -40,6 +41,17 @@ class Item:
     content: bytes | NDArray[Any] | None
     is_test: bool = False
     problem: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the content."""
+        if isinstance(self.content, np.ndarray):
+            return self.content.nbytes
+        return 0 if self.content is None else len(self.content)
+
+    def without_content(self) -> Item:
+        """Return the same item without its content, which may be large."""
+        return Item(self.name, None, self.is_test, self.problem)
 
 
 class Source(Protocol):

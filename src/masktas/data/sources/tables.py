@@ -27,8 +27,8 @@ from masktas.errors import DataError, LabelError, require_extra
 from masktas.formats import shown
 
 ROWS_PER_SHARD = 1024
-ROWS_AT_ONCE = 16
 CACHE_BYTES = 2**28
+ITEM_BYTES = 256  # of an item in the cache, beside its content
 
 
 def _pyarrow() -> ModuleType:
@@ -81,7 +81,9 @@ class ParquetSource:
         self._wanted = columns
         self._turn = threading.Lock()
         _pyarrow()  # a missing package is reported before a file is blamed
-        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        # bytes and items of row groups
+        self._cache: OrderedDict[tuple[int, int], tuple[int, list[Item]]] = OrderedDict()
+        self._too_large: set[tuple[int, int]] = set()  # row groups that are not cached
         self._metadata: list[Any] = []
         self._columns: list[str] = []
         self._shards: list[Groups] = []
@@ -123,24 +125,26 @@ class ParquetSource:
         """Yield the images in order, without reading labels."""
         mine = self._shards[shard]
         with self._open(mine.file) as file:
-            yield from (
-                self._item(mine.file, mine.first + row, content)
-                for row, content in enumerate(self._contents(file, mine.file, mine.numbers))
-            )
+            yield from self._rows(file, mine.file, mine.numbers, mine.first)
 
     def _damaged(self, number: int, what: str) -> DataError:
         return DataError(f"{shown(self._files[number][0])}: damaged ({what}).")
 
-    def _contents(self, file: Any, number: int, groups: list[int]) -> Iterator[Any]:
-        """Yield the cells of the image column, with few of them in memory at a time."""
+    def _rows(self, file: Any, number: int, groups: list[int], first: int) -> Iterator[Item]:
+        """Yield the rows of some row groups, the first of which is row `first` of the file.
+
+        They are read one at a time, because pyarrow copies a value that is stored once, in a
+        dictionary, for each row that refers to it. What the footer claims is not relied on.
+        """
         claimed = sum(self._metadata[number].row_group(group).num_rows for group in groups)
         found = 0
         try:
             for batch in file.iter_batches(
-                ROWS_AT_ONCE, row_groups=groups, columns=self._leaf(number), use_threads=False
+                1, row_groups=groups, columns=self._leaf(number), use_threads=False
             ):
-                found += batch.num_rows
-                yield from batch.column(0)
+                found += 1
+                yield self._item(number, first + found - 1, batch.column(0)[0])
+                del batch  # freed before the next row is read
         except (OSError, ValueError, _pyarrow().ArrowException) as error:
             raise self._damaged(number, reason(error)) from None
         if found != claimed:
@@ -170,36 +174,39 @@ class ParquetSource:
         """Return one row. The row groups read last are cached, up to `CACHE_BYTES`."""
         mine = self._shards[shard]
         row = range(mine.rows)[index]
-        wanted = mine.first + row
+        first = mine.first
         for group in mine.numbers:
             rows = self._metadata[mine.file].row_group(group).num_rows
-            if row < rows:
-                return self._item(mine.file, wanted, self._cell(mine.file, group, row))
-            row -= rows
-        raise IndexError(f"row {wanted} of {self._files[mine.file][0]}")
+            if row < first - mine.first + rows:
+                return self._row(mine.file, group, first, row - (first - mine.first))
+            first += rows
+        raise IndexError(f"row {mine.first + row} of {self._files[mine.file][0]}")
 
-    def _cell(self, number: int, group: int, row: int) -> Any:
+    def _row(self, number: int, group: int, first: int, row: int) -> Item:
+        """Return a row of a row group, whose first row is row `first` of the file."""
+        key = number, group
         with self._turn:
-            cached = self._cache.get((number, group))
-        if cached is not None:
-            return cached[row]
+            if key in self._cache:
+                return self._cache[key][1][row]
+        kept: list[Item] = []
+        num_bytes, wanted = 0, None
         with self._open(number) as file:
-            size = self._metadata[number].row_group(group).total_byte_size
-            if size > CACHE_BYTES // 2:  # too large for the cache: read up to the row
-                for at, cell in enumerate(self._contents(file, number, [group])):
-                    if at == row:
-                        return cell
-            try:
-                found = file.read_row_group(group, columns=self._leaf(number), use_threads=False)
-            except (OSError, ValueError, _pyarrow().ArrowException) as error:
-                raise self._damaged(number, reason(error)) from None
-        if row >= found.num_rows:
-            raise self._damaged(number, f"{found.num_rows} rows only")
+            for at, item in enumerate(self._rows(file, number, [group], first)):
+                wanted = item if at == row else wanted
+                num_bytes += item.num_bytes + ITEM_BYTES
+                if num_bytes > CACHE_BYTES // 2 or key in self._too_large:
+                    self._too_large.add(key)
+                    kept.clear()
+                    if wanted is not None:
+                        return wanted
+                else:
+                    kept.append(item)
+        assert wanted is not None  # `_rows` has yielded all rows
         with self._turn:
-            self._cache[number, group] = found.column(0)
-            while sum(one.nbytes for one in self._cache.values()) > CACHE_BYTES:
+            self._cache[key] = num_bytes, kept
+            while sum(one for one, _ in self._cache.values()) > CACHE_BYTES:
                 self._cache.popitem(last=False)
-        return found.column(0)[row]
+        return wanted
 
     def labels(self, shard: int) -> list[Any]:
         """Read the label column; with class names if the metadata of the file has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import tarfile
@@ -29,6 +30,8 @@ LABEL_SUFFIXES = (".cls", ".json")
 LABEL_KEYS = ("label", "class", "cls")
 MAX_LABEL_BYTES = 2**20
 CHUNK_BYTES = 2**20
+FREE_BYTES = 2**29  # of content, from which on compressed archives are checked for their expansion
+MAX_EXPANSION = 250  # bytes of content for one byte of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,11 @@ class TarSource:
         """Yield the images of an archive in order."""
         with self._named(shard):
             for member, reader in self._members(shard, IMAGE_SUFFIXES):
-                content = None
-                if not member.problem:
-                    content = reader.take(member.start, member.size)
-                yield self._item(shard, member, content)
+                yield self._item(
+                    shard,
+                    member,
+                    None if member.problem else reader.take(member.start, member.size),
+                )
 
     def read(self, shard: int, index: int) -> Item:
         """Read one image; in a compressed archive, everything before it is read too."""
@@ -180,15 +184,19 @@ class TarSource:
 class Reader:
     """A forward-only stream, which refuses headers that point backwards or claim huge sizes.
 
+    Args:
+        file: the content of the archive.
+        stored: the file of the archive, which is the same if it is not compressed.
+
     Attributes:
         compressed: whether skipping requires reading.
         last: the bytes read last.
     """
 
-    def __init__(self, file: Any, *, compressed: bool) -> None:
-        self.compressed = compressed
+    def __init__(self, file: Any, stored: Any) -> None:
+        self.compressed = file is not stored
         self.last = b""
-        self._file = file
+        self._file, self._stored = file, stored
         self._position = 0
 
     def tell(self) -> int:
@@ -199,13 +207,22 @@ class Reader:
         """Read up to `size` bytes."""
         if not 0 <= size <= MAX_BYTES:
             raise tarfile.ReadError(f"a header claims {size:,} bytes")
-        chunks = []
+        self.last = b""  # freed before more is read
+        content = io.BytesIO()  # grows without a second copy
         while size and (chunk := self._file.read(min(size, CHUNK_BYTES))):
-            chunks.append(chunk)
+            content.write(chunk)
             size -= len(chunk)
-        self.last = b"".join(chunks)
-        self._position += len(self.last)
+            self._position += len(chunk)
+            self._check_expansion()
+        self.last = content.getvalue()
         return self.last
+
+    def _check_expansion(self) -> None:
+        """Raise DataError if little compressed data becomes so much that it is no archive."""
+        if not self.compressed or self._position <= FREE_BYTES:
+            return
+        if self._position > MAX_EXPANSION * self._stored.tell():
+            raise DataError(f"expands to more than {MAX_EXPANSION} times its size")
 
     def seek(self, position: int) -> None:
         """Skip forward to a position."""
@@ -259,7 +276,7 @@ def _reader(place: Place, path: str) -> Iterator[Reader]:
             pyarrow = require_extra("pyarrow", "data", "Reading a zstd or lz4 archive")
 
             opened = pyarrow.CompressedInputStream(file, "zstd" if magic[0] == 0x28 else "lz4")
-        yield Reader(opened, compressed=opened is not file)
+        yield Reader(opened, file)
 
 
 def _matches(name: str, suffixes: tuple[str, ...]) -> bool:

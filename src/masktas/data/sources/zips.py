@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import zipfile
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from masktas.formats import shown
 
 MEMBERS_PER_SHARD = 512
 MAX_OPEN = 32
+PIECE_BYTES = 2**20  # of a large member, read at a time
 ENCRYPTED = 0x1
 
 
@@ -84,7 +86,7 @@ class ZipSource(IndexedSource):
             if member.flag_bits & ENCRYPTED:
                 raise DataError("encrypted")
             with self._turn:
-                return Item(name, self._archive(number).read(member), is_test)
+                return Item(name, _content(self._archive(number), member), is_test)
         except DataError as error:
             return Item(name, None, is_test, str(error))
         except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, EOFError ...
@@ -103,6 +105,17 @@ class ZipSource(IndexedSource):
     def __del__(self) -> None:
         for archive in getattr(self, "_archives", {}).values():
             _close(archive)
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return a member; a large one is read in pieces, because zipfile joins copies of all of it."""
+    if member.file_size <= PIECE_BYTES:
+        return archive.read(member)
+    content = io.BytesIO()
+    with archive.open(member) as file:
+        while piece := file.read(PIECE_BYTES):
+            content.write(piece)
+    return content.getvalue()
 
 
 def _close(archive: zipfile.ZipFile) -> None:

@@ -19,12 +19,14 @@ from masktas.console import Bar
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
 from masktas.data.store.damage import locked, save_array
-from masktas.data.store.parts import Part, Parts, PixelFile
+from masktas.data.store.parts import Part, Parts, PixelFile, Skipped
 from masktas.errors import DataError
 from masktas.formats import format_size
 
 CROP_MARGIN = 8 / 7  # 256 over 224, the usual margin for random crops
 SAMPLE = 32  # images whose size is read to decide on the margin
+SAMPLE_BYTES = 1 << 29  # of these images; no more are read beyond it
+MAX_LISTED = 10_000  # skipped images of all parts in store.json; it also has their number
 ALL = range(sys.maxsize)  # indices of a shard, all of them
 ShowBar = Callable[[str, int | None], AbstractContextManager[Bar]]
 
@@ -155,7 +157,7 @@ def _items(source: Source, number: int, indices: Sequence[int]) -> Iterator[Item
 
 
 def _stored_size(
-    sample: list[Item], image_size: tuple[int, int], decoders: DecodePool
+    sample: Iterator[Item], image_size: tuple[int, int], decoders: DecodePool
 ) -> tuple[int, int]:
     """Return the size of stored images: with a margin for crops if most of a sample is larger."""
     larger = math.ceil(image_size[0] * CROP_MARGIN), math.ceil(image_size[1] * CROP_MARGIN)
@@ -164,17 +166,23 @@ def _stored_size(
     return larger if 2 * len(with_margin) > len(sizes) else image_size
 
 
-def _sample(source: Source, indices: list[Sequence[int]], sizes: list[int] | None) -> list[Item]:
-    """Return some images spread over the source; its first ones if sizes are unknown."""
+def _sample(
+    source: Source, indices: list[Sequence[int]], sizes: list[int] | None
+) -> Iterator[Item]:
+    """Yield some images spread over the source; its first ones if sizes are unknown."""
     num_shards = 1
     if sizes is not None:
         num_shards = source.num_shards
         indices, _ = select(source, SAMPLE)
-    found: list[Item] = []
+    num_bytes = 0
     for number in range(num_shards):
         with suppress(DataError):  # reported when the images are decoded
-            found += itertools.islice(_items(source, number, indices[number]), SAMPLE)
-    return found
+            for item in itertools.islice(_items(source, number, indices[number]), SAMPLE):
+                num_bytes += item.num_bytes
+                yield item
+                del item  # freed before the next one is read
+                if num_bytes > SAMPLE_BYTES:
+                    return
 
 
 def _require_space(
@@ -226,13 +234,13 @@ def _write_part(
     capacity = max(0, capacity)
     index: list[int] = []
     digests, is_test = bytearray(), []
-    skipped: list[dict[str, str]] = []
+    skipped = Skipped()
     tried = 0
 
     def skip(name: str, reason: str) -> None:
         if strict:
             raise UndecodableImage(name, reason)
-        skipped.append({"name": name, "reason": reason})
+        skipped.add(name, reason)
 
     try:
         for item, image in decoded:
@@ -256,7 +264,8 @@ def _write_part(
         np.array(is_test, dtype=bool),
         int(min(len(index), capacity)),
         tried,
-        skipped,
+        skipped.listed,
+        skipped.num,
         file.checksums,
     )
 
@@ -266,7 +275,8 @@ def _write_index(
 ) -> None:
     """Write the files that describe all parts, `store.json` last."""
     made = [parts.load(number) for number in range(parts.num)]
-    skipped = [problem for part in made for problem in part.skipped]
+    skipped = [problem for part in made for problem in part.skipped][:MAX_LISTED]
+    num_skipped = sum(part.num_skipped for part in made)
     tried = sum(part.tried for part in made)
     digests = np.concatenate([part.digests for part in made])
     if not len(digests):
@@ -296,6 +306,8 @@ def _write_index(
             name: save_array(folder / f"{name}.npy", array) for name, array in arrays.items()
         },
     }
+    if num_skipped > len(skipped):
+        content["num_skipped"] = num_skipped
     write_json(folder / "store.json", content)
 
 

@@ -37,7 +37,7 @@ VERSION = 2
 STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
 STATISTICS_CHUNKS = 16  # chunks that these images are read in
 FACTS = ("source", "size", "in_channels", "tried", "duplicates")  # of store.json, for manifests
-MAX_LISTED = 100  # skipped images in a manifest; all are in store.json
+MAX_LISTED = 100  # skipped images in a manifest
 
 
 class StoredImages(Protocol):
@@ -185,6 +185,12 @@ class ImageStore:
         return measured | self.access.given
 
     @property
+    def num_skipped(self) -> int:
+        """Number of images that could not be decoded."""
+        skipped: int = self.info.get("num_skipped", len(self._skipped))
+        return skipped
+
+    @property
     def mean(self) -> list[float]:
         """Mean of each channel."""
         return self.statistics["mean"]
@@ -230,7 +236,7 @@ class ImageStore:
             **self._facts,
             "splits": self.splits,
             **self.statistics,
-            "num_skipped": len(self._skipped),
+            "num_skipped": self.num_skipped,
             "skipped": self._skipped[:MAX_LISTED],
         }
 
@@ -320,14 +326,15 @@ def open_store(
             "to decode them again."
         )
     _require_all_splits(store, source.location)
-    skipped = store.info["skipped"]
+    skipped, num = store.info["skipped"], store.num_skipped
     if skipped and cache.strict:
         raise UndecodableImage(skipped[0]["name"], skipped[0]["reason"])
     if skipped:
         warn(
-            f"{len(skipped)} of {store.info['tried']} images could not be read and were skipped: "
-            f"{skipped[0]['name']} ({skipped[0]['reason']}){', ...' if len(skipped) > 1 else ''}. "
-            f"All are listed in {folder / 'store.json'}."
+            f"{num} of {store.info['tried']} images could not be read and were skipped: "
+            f"{skipped[0]['name']} ({skipped[0]['reason']}){', ...' if num > 1 else ''}. "
+            f"{'All' if num == len(skipped) else f'The first {len(skipped)}'} are listed in "
+            f"{folder / 'store.json'}."
         )
     return store
 

@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,27 @@ from numpy.typing import NDArray
 
 from masktas.artifacts import read_json, write_json
 
+MAX_LISTED = 100  # skipped images in the record of a part
 POLL_SECONDS = 0.1  # between checks of the parts that other processes have locked
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Images that could not be decoded: all are counted, the first ones are listed.
+
+    Attributes:
+        listed: name and reason of each of the first `MAX_LISTED`.
+        num: number of all.
+    """
+
+    listed: list[dict[str, str]] = field(default_factory=list)
+    num: int = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """Count an image, and list it if it is one of the first."""
+        self.num += 1
+        if self.num <= MAX_LISTED:
+            self.listed.append({"name": name, "reason": reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +55,8 @@ class Part:
         is_test: `[n]`, whether the source declares them as test images.
         cached: number of images, from the first, whose pixels are in the part's file.
         tried: number of images that were read, decodable or not.
-        skipped: name and reason of each image that could not be decoded.
+        skipped: name and reason of the first images that could not be decoded.
+        num_skipped: number of all images that could not be decoded; written if not all are listed.
         checksums: of the pixels of each cached image.
     """
 
@@ -45,6 +66,7 @@ class Part:
     cached: int
     tried: int
     skipped: list[dict[str, str]]
+    num_skipped: int
     checksums: list[int]
 
     def save(self, path: Path) -> None:
@@ -58,6 +80,8 @@ class Part:
             "skipped": self.skipped,
             "checksums": self.checksums,
         }
+        if self.num_skipped > len(self.skipped):
+            content["num_skipped"] = self.num_skipped
         write_json(path, content)
 
     @staticmethod
@@ -75,6 +99,7 @@ class Part:
             content["cached"],
             content["tried"],
             content["skipped"],
+            content.get("num_skipped", len(content["skipped"])),
             content["checksums"],
         )
 
