@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -92,7 +93,8 @@ def shards(photos: Path, folder: Path) -> str:
 
 
 def listed(photos: Path, folder: Path) -> str:
-    files = sorted(photos.rglob("*.png"))
+    copied = shutil.copytree(photos, folder / "photos")  # a list names only files below itself
+    files = sorted(copied.rglob("*.png"))
     lines = [f"{path}\t{path.parent.name}" for path in files]
     (folder / "list.txt").write_text("\n".join(lines))
     return str(folder / "list.txt")

@@ -17,7 +17,8 @@ from masktas.data.sources.base import (
     require_labels,
     require_size,
 )
-from masktas.data.sources.remote import LocalPlace, connect
+from masktas.data.sources.cards import require_own_files
+from masktas.data.sources.remote import LocalPlace, require_inside
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError, LabelError, require_extra
 from masktas.formats import shown
@@ -60,6 +61,7 @@ class HubSource(IndexedSource):
         self._fingerprint: list[str] = []
         datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
 
+        self._bases = _own_places(location)
         self._label = columns.label
         for name, rows in _load(location).items():
             column = _image_column(location, rows, columns.image)
@@ -100,7 +102,7 @@ class HubSource(IndexedSource):
         split = self._parts[part][0]
         name, is_test = shown(f"{split} row {row}"), split.lower().startswith(TEST_NAMES)
         try:
-            return Item(name, _content(cell), is_test)
+            return Item(name, _content(cell, self._bases), is_test)
         except DataError as error:
             return Item(name, None, is_test, str(error))
 
@@ -109,7 +111,9 @@ class HubSource(IndexedSource):
         part, rows = self._shards[shard]
         whole = self._labels[part]
         column = label_column(self.location, self._label, list(whole.features))
-        found = list(whole.select_columns([column])[rows.start : rows.stop][column])
+        # as arrow, which decodes nothing: a column of files would be opened otherwise
+        table = whole.select_columns([column]).with_format("arrow")[rows.start : rows.stop]
+        found = table[column].to_pylist()
         names = getattr(whole.features[column], "names", None)
         if not names:
             return require_labels(self.location, found)
@@ -127,6 +131,10 @@ def _load(location: str) -> dict[str, Any]:
     """Return the splits of a data set by name."""
     datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
 
+    try:
+        require_own_files(location)
+    except DataError as error:
+        raise DataError(f"{location}: its card {error}.") from None
     try:
         if os.path.isdir(location):
             found = (
@@ -165,8 +173,17 @@ def _image_column(location: str, rows: Any, wanted: str | None) -> str:
     raise DataError(f"{location}: no column of images among {', '.join(kinds)}.")
 
 
-def _content(cell: Any) -> bytes:
-    """Return an encoded image: the bytes in the cell, or of the file that it names."""
+def _own_places(location: str) -> list[str]:
+    """Return where the files of rows may be: in the data set's folder, or downloaded with it."""
+    datasets = require_extra("datasets", "data", "Reading a Hugging Face data set")
+    constants = require_extra("huggingface_hub.constants", "data", "Reading such a data set")
+
+    caches = [str(datasets.config.HF_DATASETS_CACHE), str(constants.HF_HUB_CACHE)]
+    return [location, *caches] if os.path.isdir(location) else caches
+
+
+def _content(cell: Any, bases: list[str]) -> bytes:
+    """Return an encoded image: the bytes in the cell, or of the file that it names in `bases`."""
     path = None
     if isinstance(cell, dict):
         path, cell = cell.get("path"), cell.get("bytes")
@@ -175,7 +192,8 @@ def _content(cell: Any) -> bytes:
         return bytes(cell)
     if not path:
         raise DataError("the row holds no image")
-    if "://" in path:
-        place, inner = connect(path)
-        return place.read(inner)
+    try:
+        path = require_inside(path, *bases)
+    except DataError as error:
+        raise DataError(f"the row {error}") from None
     return LocalPlace().read(path)

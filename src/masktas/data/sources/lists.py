@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import posixpath
 import re
 
 from masktas.data.sources.base import IMAGE_SUFFIXES
 from masktas.data.sources.files import FileSource, Listing
-from masktas.data.sources.remote import LocalPlace, Place, connect
+from masktas.data.sources.remote import LocalPlace, Place, RemotePlace, require_inside
 from masktas.errors import DataError
 from masktas.formats import shown
 
@@ -16,10 +17,10 @@ HEADERS = {"path", "paths", "file", "files", "filename", "file_name", "filepath"
 
 
 def open_list(location: str, path: str, place: Place) -> FileSource:
-    """Open a list of image files; paths are relative to the list.
+    """Open a list of image files; paths are relative to the list, and never leave its place.
 
     Raises:
-        DataError: if the list is empty, or none of its files exists.
+        DataError: if the list is empty, names files elsewhere, or none of its files exists.
     """
     try:
         text = _text(place.read(path))
@@ -32,8 +33,13 @@ def open_list(location: str, path: str, place: Place) -> FileSource:
         raise DataError(f"{location}: the list is empty. Write the path of one image per line.")
     names = [name for name, _ in rows]
     labels = [label for _, label in rows]
-    base = location if "://" in location else path
-    paths, place = _locate(names, base.rpartition("/")[0] or ".", place)
+    try:
+        paths = _locate(names, location, path, place)
+    except DataError as error:
+        raise DataError(
+            f"{location}: the list {error}: put the list into a folder above its images, and "
+            "download images from elsewhere first."
+        ) from None
     if isinstance(place, LocalPlace) and not any(os.path.lexists(one) for one in paths):
         raise DataError(
             f"{location}: none of the files it lists exists; the first is {shown(paths[0])}. "
@@ -87,17 +93,19 @@ def _row(cells: list[str]) -> tuple[str, str | None] | None:
     return cells[at].removeprefix("./"), beside or None
 
 
-def _locate(names: list[str], folder: str, place: Place) -> tuple[list[str], Place]:
-    """Return the paths of the files and their place.
+def _locate(names: list[str], location: str, path: str, place: Place) -> list[str]:
+    """Return the paths of the files in the place of the list, which they must not leave.
 
     Raises:
-        DataError: if they are in different places.
+        DataError: if one does.
     """
-    urls = [n if "://" in n or n.startswith("/") else f"{folder}/{n}" for n in names]
-    protocols = {url.partition("://")[0] if "://" in url else "" for url in urls}
-    if len(protocols) > 1:
-        raise DataError(f"{folder}: a list must not mix protocols.")
-    if protocols == {""}:
-        return urls, place
-    place, _ = connect(urls[0])
-    return [place.system._strip_protocol(url) for url in urls], place
+    if not isinstance(place, RemotePlace):
+        folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+        return [require_inside(name, folder) for name in names]
+    if "::" in location:  # in an archive
+        own = f"{location.partition('://')[0]}://"
+        for name in names:
+            require_inside(name, own)
+        return [posixpath.join(posixpath.dirname(path), name) for name in names]
+    folder = location.rpartition("/")[0]
+    return [place.system._strip_protocol(require_inside(name, folder)) for name in names]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, Protocol
 
-from masktas.data.sources.base import reason, require_size
+from masktas.data.sources.base import reason, require_size, shown
 from masktas.errors import DataError, require_extra
+
+MAX_QUOTED = 200  # characters of a name in messages
 
 
 class Place(Protocol):
@@ -118,6 +121,54 @@ class RemotePlace:
             return described(self.system.info(path))
         except Exception:
             return "gone"
+
+
+def require_inside(name: str, *bases: str) -> str:
+    """Return the path or address of a file that data names; only the data's own place is allowed.
+
+    A list, a row of a table or a data set card may come from anyone: it must not choose which
+    files of this machine are read, or which hosts are connected to.
+
+    Args:
+        name: path, relative to the first base or absolute; or address.
+        bases: folders or addresses that it may be in.
+
+    Raises:
+        DataError: if it is somewhere else, as the end of a sentence about what names it.
+    """
+    remote = any("://" in base for base in bases)
+    if "::" in name and (remote or "://" in name):
+        raise DataError(f"names {_quoted(name)}, a chained address, which data may not use")
+    local = name if remote else re.sub("^(file|local)://(?=/)", "", name)
+    for base in bases:
+        if "://" in local or "://" in base:
+            inside = not local.startswith("/") and _host(local, base) == _host(base, base)
+        else:
+            inside = _is_below(local, base)
+        if inside:
+            alone = "://" in local or local.startswith("/")
+            return local if alone else f"{base}/{local}"
+    raise DataError(
+        f"names {_quoted(name)}, but may only name files below its own place, {_quoted(bases[0])}"
+    )
+
+
+def _quoted(name: str) -> str:
+    return shown(name if len(name) <= MAX_QUOTED else f"{name[:MAX_QUOTED]}...")
+
+
+def _host(name: str, base: str) -> tuple[str, str]:
+    """Return protocol and host of an address; those of `base` if it is relative to that."""
+    protocol, _, rest = (name if "://" in name else base).partition("://")
+    return protocol, re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+
+
+def _is_below(path: str, base: str) -> bool:
+    """Return whether a path is in a folder, links aside, which folders may also contain."""
+    whole = os.path.normpath(os.path.join(os.path.abspath(base), path))
+    if whole.startswith(os.path.join(os.path.abspath(base), "")):
+        return True
+    return whole.startswith(os.path.join(os.path.realpath(base), ""))
 
 
 def described(info: dict[str, Any]) -> str:

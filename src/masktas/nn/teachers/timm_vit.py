@@ -26,6 +26,25 @@ from masktas.nn.teachers.files import UNKNOWN, read_config, read_tensors, requir
 from masktas.nn.teachers.teacher import InputAdapter, InputSpec
 
 KINDS = (VisionTransformer, Eva)
+# what a config.json may set: sizes and parts of the network, never files to load
+ARGUMENTS = {
+    "act_layer", "attn_layer", "attn_pool_mlp_ratio", "attn_pool_num_heads", "attn_type",
+    "attn_only_layer_scale", "class_token", "depth", "dynamic_img_pad", "dynamic_img_size",
+    "embed_dim", "embed_norm_layer", "fc_norm", "final_norm", "global_pool", "head_init_scale",
+    "img_size", "in_chans", "init_values", "mlp_ratio", "no_embed_class", "norm_layer", "num_heads",
+    "num_kv_heads", "num_reg_tokens", "patch_size", "pool_include_prefix", "pos_embed", "pre_norm",
+    "proj_bias", "qk_norm", "qkv_bias", "qkv_fused", "ref_feat_shape", "reg_tokens",
+    "rope_grid_indexing", "rope_grid_offset", "rope_jitter_coords", "rope_mrope_section",
+    "rope_rescale_coords", "rope_rotate_half", "rope_shift_coords", "rope_temperature", "rope_type",
+    "scale_attn_inner", "scale_attn_norm", "scale_mlp", "scale_mlp_norm", "swiglu_align_to",
+    "swiglu_mlp", "use_abs_pos_emb", "use_fc_norm", "use_post_norm", "use_post_transformer_norm",
+    "use_pre_transformer_norm", "use_rot_pos_emb",
+    # of training only, without effect here
+    "attn_drop_rate", "drop_path_rate", "drop_rate", "fix_init", "patch_drop_rate",
+    "pos_drop_rate", "proj_drop_rate", "weight_init",
+}  # fmt: skip
+NAMES = {"act_layer", "attn_layer", "attn_type", "embed_norm_layer", "global_pool", "norm_layer",
+         "pos_embed", "rope_grid_indexing", "rope_type", "weight_init"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +256,11 @@ def load_timm(
     """Build a model again from what `TimmSpec.to_dict` wrote, with its weights; no network needed.
 
     Raises:
-        ArtifactError: if this timm builds another network from it.
+        ArtifactError: if this timm builds another network from it, or it names files to load.
     """
+    if not timm.is_model(facts["model"]):
+        raise ArtifactError(f"{where}: timm knows no architecture {str(facts['model'])[:60]!r}.")
+    require_arguments(facts["arguments"], where)
     height, width = facts["image_size"]
     recipe = TimmSpec(facts["model"], facts["arguments"], facts["depth"], (height, width))
     try:
@@ -281,8 +303,25 @@ def _known(name: str, folder: str | None, source: str) -> tuple[str, dict[str, A
         if not timm.is_model(base):
             raise ConfigError(f"{folder}: timm knows no architecture {base!r}.")
     arguments = {key: value for key, value in arguments.items() if value is not None}
+    require_arguments(arguments, name)
     require_supported(_create(base, False, 0, arguments), name)
     return base, arguments
+
+
+def require_arguments(arguments: dict[str, Any], where: object) -> None:
+    """Raise ArtifactError if arguments for a model, read from a file, do more than describe it."""
+    for key, value in arguments.items():
+        if key not in ARGUMENTS:
+            raise ArtifactError(
+                f"{where}: the argument {key[:60]!r} of its model is not allowed: remove it from "
+                "model_args in config.json; allowed are sizes and parts of a ViT, such as img_size."
+            )
+        values = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, str if key in NAMES else bool | int | float) for one in values):
+            raise ArtifactError(
+                f"{where}: the argument {key!r} of its model must be "
+                f"{'a name' if key in NAMES else 'a number or numbers'}, not {str(value)[:60]!r}."
+            )
 
 
 def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, Any]) -> Any:
