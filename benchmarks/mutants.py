@@ -114,7 +114,7 @@ def copied_tree() -> Iterator[Path]:
 
 
 def run_tests(tree: Path, tests: Sequence[str], limit: float | None) -> tuple[bool, float, str]:
-    """Run test files in one process; return whether all pass, the seconds, and the first failure."""
+    """Run test files in one process; return whether all pass, the seconds, the first failure."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += [f"tests/{one}" for one in tests]
     began = time.monotonic()
@@ -175,7 +175,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     parser.add_argument("--list", action="store_true", help="print the mutations and exit")
     parser.add_argument("--journal", type=Path, default=Path("mutants.jsonl"))
-    parser.add_argument("--unchecked", action="store_true", help="do not run the tests unchanged")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="do not run the tests without a mutation first"
+    )
     said = parser.parse_args()
     mutations = read_table(said.only)
     if said.list:
@@ -190,27 +192,27 @@ def main() -> int:
                 checked = {"name": UNCHANGED, "key": require_passing(tree, mutations, known)}
                 append_lines(said.journal, [json.dumps(checked)])
             for one in todo:
-                line = {"name": one.name, "key": one.key()} | try_out(tree, one)
-                append_lines(said.journal, [json.dumps(line)])
-                print(f"{line['survived'] and 'SURVIVED' or 'killed'} {one.name} {line['seconds']}",
-                      file=sys.stderr, flush=True)  # fmt: skip
-                known[one.name] = line
+                known[one.name] = {"name": one.name, "key": one.key()} | try_out(tree, one)
+                append_lines(said.journal, [json.dumps(known[one.name])])
+                word = "survived" if known[one.name]["survived"] else "killed"
+                print(f"{one.name} {word}", file=sys.stderr, flush=True)
     return report(mutations, known)
 
 
 def report(mutations: Sequence[Mutation], known: dict[str, Any]) -> int:
     """Print the table; return 1 if a mutation survived that must not."""
-    print(
-        "| mutation | file | killed | seconds | why it matters |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| mutation | file | result | seconds | why it matters |")
+    print("| --- | --- | --- | --- | --- |")
     survivors = [one for one in mutations if known[one.name]["survived"]]
     for one in mutations:
-        word = "killed" if one not in survivors else f"survived{': ' * bool(one.expected)}"
-        cells = (one.name, one.file, word + one.expected * (one in survivors))
-        print(f"| {' | '.join(cells)} | {known[one.name]['seconds']:.0f} | {one.why} |")
+        result = "killed"
+        if one in survivors:
+            result = f"survived: {one.expected}" if one.expected else "**survived**"
+        seconds = f"{known[one.name]['seconds']:.0f}"
+        print(f"| {one.name} | {one.file} | {result} | {seconds} | {one.why} |")
     seconds = sum(known[one.name]["seconds"] for one in mutations)
-    print(f"\n{len(mutations)} mutations, {len(mutations) - len(survivors)} killed, ", end="")
-    print(f"{len(survivors)} survived, {seconds:.0f} s.")
+    killed = len(mutations) - len(survivors)
+    print(f"\n{len(mutations)} mutations, {killed} killed, {seconds:.0f} s.")
     return int(any(not one.expected for one in survivors))
 
 
