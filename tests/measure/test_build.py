@@ -115,6 +115,25 @@ def test_noise_shows_in_the_held_out_error(small_space):
     assert errors[0]["kendall_tau"] == pytest.approx(1)
 
 
+def test_the_fit_has_the_least_relative_errors(small_space):
+    rng = random.Random(0)
+    times = {
+        one: true_cost(one) * (1 + rng.uniform(-0.2, 0.2)) for one in fitted_networks(small_space)
+    }
+
+    def error(costs):
+        return sum((costs.milliseconds(one) / ms - 1) ** 2 for one, ms in times.items())
+
+    found = fit(small_space, times)
+    for table in (found.stem, found.attention, found.mlp):
+        for key, ms in table.items():
+            for factor in (0.99, 1.01):
+                least = error(found)
+                table[key] = ms * factor
+                assert error(found) >= least - 1e-12
+                table[key] = ms
+
+
 def test_costs_that_are_no_sum_show_too(small_space):
     def measure(network):
         return max(network.architecture.mlp_dim)  # of the widest block alone

@@ -93,6 +93,7 @@ def test_shape():
     assert one.grid == (4, 6)
     assert one.num_patches == 24
     assert one.mlp_dim == (150, 119, 6)
+    assert one.replace(mlp_ratio=(2.5, 1.98, 0.1)).mlp_dim[1] == 118  # of 118.8
 
 
 def test_an_architecture_made_of_lists_is_still_a_value():

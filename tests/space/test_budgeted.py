@@ -176,6 +176,14 @@ def test_a_large_space_is_iterated_lazily_and_in_the_same_order():
     assert all(counted.contains(one) for one in first)
 
 
+def test_a_space_whose_cells_are_not_exact_is_iterated_within_the_budget():
+    counted = BudgetedSpace(BIG, band("big", "params", "macs", "latency", share=0.02), COSTS["big"])
+    assert not counted.exact
+    first = list(itertools.islice(counted, 200))
+    assert len(set(first)) == 200
+    assert all(counted.contains(one) for one in first)
+
+
 # --- narrow bands, directly
 
 

@@ -72,7 +72,7 @@ def test_amounts_with_the_units_of_their_quantity(what, text, value):
         "uniform:",
         "uniform:x", "uniform:384", "uniform:384x", "uniform:384x12x", "uniform:384x12x6x",
         "uniform:384x12x6x1.2.3", "uniform:-384x12", "uniform:384 x 12 x", "uniform:9999999x12",
-        "../../etc/passwd", "\0", "80%" * 99,
+        "../../etc/passwd", "\0", "80%" * 99, "x" * 5000 + ".json",
     ],
 )  # fmt: skip
 def test_what_is_no_limit_is_refused_in_one_sentence(what, text):

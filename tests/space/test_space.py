@@ -276,11 +276,11 @@ def test_sampling_depends_on_the_seed_alone():
 
 def test_each_dimension_is_drawn_uniformly_and_each_block_by_itself():
     # SPEC 3: the probability of a is 1/|depths| * 1/|widths| * 1/(|heads| |ratios|)^depth.
-    space = SMALL.replace(num_heads=(1, 2))
+    space = SMALL.replace(depth=(1, 2, 3), num_heads=(1, 2))
     rng = random.Random(1)
     draws = 20_000
     seen = Counter(space.sample(rng) for _ in range(draws))
-    expected = {one: draws / (2 * 2 * 4**one.depth) for one in enumerate_all(space)}
+    expected = {one: draws / (3 * 2 * 4**one.depth) for one in enumerate_all(space)}
     assert set(seen) == set(expected)
     chi_square = sum((seen[one] - mean) ** 2 / mean for one, mean in expected.items())
     freedom = len(expected) - 1

@@ -363,6 +363,18 @@ def test_it_finds_a_better_front_than_random_search():
     assert min(shares) > 0.6
 
 
+def test_children_are_of_the_better_parents():
+    """Of two drawn parents the better wins: here the smaller one, in rating as in costs."""
+    smaller = 0
+    for seed in range(20):
+        search = NSGA2(MICRO, population=20, generations=2, seed=seed)
+        parents = [params(one.architecture) for one in search.ask()]
+        search.tell([Score(-size) for size in parents])
+        children = [params(one.architecture) for one in search.ask()]
+        smaller += sum(children) / len(children) < sum(parents) / len(parents)
+    assert smaller >= 18
+
+
 def test_other_costs_lead_elsewhere():
     def found(*objectives, costs=None):
         search = NSGA2(MICRO, population=10, generations=6, objectives=objectives, costs=costs)

@@ -145,6 +145,15 @@ def test_macs_of_a_classifier(randomize, pool: str, drop_path: float):
     assert 2 * task.macs(0) * BATCH == counted_flops(task, 0)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.0])
+def test_beta_weighs_the_feature_loss(randomize, beta: float):
+    task = distillation(randomize, beta=beta)
+    losses = task.losses(task.networks(0)[0], task.inputs(0, slice(None)))
+    weighed = losses["pixel_loss"] + beta * losses["feature_loss"]
+    assert losses["loss"].item() == pytest.approx(weighed.item())
+    assert losses["feature_loss"] > 0
+
+
 def test_macs_hang_on_the_sampled_networks(randomize):
     task = distillation(randomize)
     assert len({task.macs(step) for step in range(8)}) > 3

@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from masktas.data.sources import open_source, tables, tars
+from masktas.data.sources import base, open_source, tables, tars
 from masktas.data.sources.base import MAX_BYTES
 from masktas.errors import DataError, LabelError
 
@@ -337,6 +337,18 @@ def test_member_that_claims_more_than_there_is_breaks_off(tmp_path, noise, size)
     assert items[0].content == noise(1)
     assert all(item.content is None and "too many" in item.problem for item in items[1:])
     assert said.startswith("a.tar: ")
+
+
+@pytest.mark.parametrize("name", ["2.png", "2.txt"])
+def test_huge_member_of_a_compressed_tar_is_not_read_to_its_end(tmp_path, noise, monkeypatch, name):
+    for module in (base, tars):
+        monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    whole = tar_of([("1.png", noise(1)), (name, bytes(5 << 20)), ("3.png", noise(3))])
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole))
+    items, said = until_error(open_source(tmp_path / "a.tar.gz"))
+    assert items[0].content == noise(1)
+    assert noise(3) not in [item.content for item in items]
+    assert said == "a.tar.gz: a member claims 5,242,880 bytes."
 
 
 @pytest.mark.parametrize("size", [-512, -1024, -1])

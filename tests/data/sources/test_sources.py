@@ -80,6 +80,13 @@ def test_hidden_files_and_folders_are_ignored(tmp_path, noise, hidden):
     assert names_of(open_source(tmp_path)) == ["a.png"]
 
 
+@pytest.mark.parametrize("mark", ["settings.json", "store.json"])
+def test_pictures_that_a_run_has_written_are_not_its_images(tmp_path, noise, mark):
+    write_files(tmp_path, noise, ["a.png", "run/supernet/reconstructions.png"])
+    (tmp_path / "run" / "supernet" / mark).write_text("{}")
+    assert names_of(open_source(tmp_path)) == ["a.png"]
+
+
 def test_linked_folder_is_followed(tmp_path, noise):
     write_files(tmp_path / "elsewhere", noise, ["1.png"])
     (tmp_path / "data").mkdir()
