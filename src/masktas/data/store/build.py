@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from masktas.artifacts import write_json
+from masktas.artifacts import write_atomic, write_json
 from masktas.console import Bar
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
@@ -273,6 +274,16 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Write an array; the folder may be one that others made, so a link in it is replaced."""
+    write_atomic(path, lambda temporary: _write_array(temporary, array))
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    with open(path, "wb") as file:  # np.save would append .npy to the name
+        np.save(file, array)
+
+
 def _write_index(
     source: Source, spec: StoreSpec, decode_spec: DecodeSpec, parts: Parts, folder: Path
 ) -> None:
@@ -288,9 +299,9 @@ def _write_index(
             f"{first['name']}: {first['reason'].rstrip('.')}."
         )
     shard = np.repeat(np.arange(parts.num), [len(part.index) for part in made])
-    np.save(folder / "digests.npy", digests)
-    np.save(folder / "places.npy", np.stack([shard, np.concatenate([p.index for p in made])], 1))
-    np.save(folder / "declared.npy", np.concatenate([part.is_test for part in made]))
+    _save(folder / "digests.npy", digests)
+    _save(folder / "places.npy", np.stack([shard, np.concatenate([p.index for p in made])], 1))
+    _save(folder / "declared.npy", np.concatenate([part.is_test for part in made]))
     content = {
         "source": source.location,
         "size": format_size(spec.image_size),
