@@ -508,3 +508,16 @@ def test_finished_stages_are_listed_in_order(tmp_path):
         stage.finish({}, {})
     assert run.stages() == finished
     assert run.named("search") == [run.search("a"), run.search("z")]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_parent_that_is_no_regular_file_is_refused(stage, kind):
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    pipe = stage.folder / "pipe"
+    os.mkfifo(pipe)
+    parents = {"teacher": {"file": "pipe" if kind == "pipe" else "/dev/zero", "sha256": ""}}
+    content = {"schema": 1, "settings": {}, "cost": {}, "images": {}, "parents": parents,
+               "versions": {}, "winner": {}, "test": {}, "verdict": {}}  # fmt: skip
+    (stage.folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="which is not a regular file"):
+        stage.require_fresh()

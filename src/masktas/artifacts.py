@@ -124,7 +124,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
-        with open(path, "a", encoding="utf-8", opener=_not_through_links) as file:
+        with open(path, "a", encoding="utf-8", opener=not_through_links) as file:
             file.write("".join(line + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
@@ -132,7 +132,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def _not_through_links(path: str, flags: int) -> int:
+def not_through_links(path: str, flags: int) -> int:
     """Open a file of a run folder that others may have made: a link in it is not followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
@@ -162,7 +162,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
-    with open(path, "rb+", opener=_not_through_links) as file:
+    with open(path, "rb+", opener=not_through_links) as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
@@ -288,13 +288,27 @@ class Stage:
     def require_fresh(self) -> None:
         """Raise ArtifactError if what this finished stage was made from has changed since."""
         for name, parent in self.manifest()["parents"].items():
-            path = self.folder / parent["file"]
+            path = self._parent(parent["file"])
             if path.exists() and file_digest(path) != parent["sha256"]:
                 raise ArtifactError(
                     f"{self.folder} was made from another {name} than the one in the run now. "
                     f"Run it again with `masktas {self.name} ... --overwrite`, or use another "
                     "--out."
                 )
+
+    def _parent(self, name: str) -> Path:
+        """Return the path of a file that the manifest names, which others may have written.
+
+        Raises:
+            ArtifactError: if it is a device or a pipe, which could be read for ever.
+        """
+        path = self.folder / name
+        if path.exists() and not path.is_file():
+            raise ArtifactError(
+                f"{self.folder / MANIFEST}: it names {name[:200]!r} as a parent, which is not a "
+                "regular file. Run the stage again with --overwrite."
+            )
+        return path
 
     def finish(self, content: dict[str, Any], parents: dict[str, Path]) -> dict[str, Any]:
         """Write the manifest, as the last file: results, parents, settings and versions."""

@@ -125,9 +125,11 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table, numbers right-aligned, the first column left."""
-        table = Table(title=shown(title), title_justify="left", title_style="bold", pad_edge=False)
+        table = Table(
+            title=shown(title, keep="\n"), title_justify="left", title_style="bold", pad_edge=False
+        )
         for position, name in enumerate(header):
-            table.add_column(shown(name), justify="right" if position else "left")
+            table.add_column(shown(name, keep="\n"), justify="right" if position else "left")
         for row in rows:
-            table.add_row(*map(shown, row))
+            table.add_row(*(shown(cell, keep="\n") for cell in row))
         self._talk.print(table)

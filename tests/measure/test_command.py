@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import sys
 import time
@@ -93,6 +94,36 @@ def test_what_hangs_is_ended_with_all_it_started(small_space, tmp_path):
     while time.monotonic() < deadline and _alive(pid):
         time.sleep(0.01)
     assert not _alive(pid)
+
+
+def test_a_process_left_behind_does_not_decide(small_space):
+    began = time.monotonic()
+    assert run_command("sleep 15 & echo 5 #", small_space.smallest, timeout=8) == 5
+    assert time.monotonic() - began < 6
+
+
+def test_a_process_in_a_session_of_its_own_is_ended_in_time(small_space, tmp_path):
+    noted = tmp_path / "pid"
+    command = f"setsid sh -c 'echo $$ > {noted}; sleep 25' & sleep 25 #"
+    began = time.monotonic()
+    with pytest.raises(LatencyError, match=r"took more than 1 s"):
+        run_command(command, small_space.smallest, timeout=1)
+    assert time.monotonic() - began < 10
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and _alive(int(noted.read_text())):
+        time.sleep(0.01)
+    assert not _alive(int(noted.read_text()))
+
+
+def test_endless_output_is_not_kept(small_space):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LatencyError, match=r"took more than 2 s"):
+        run_command("yes #", small_space.smallest, timeout=2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_of_much_output_the_last_line_counts(small_space):
+    assert run_command("yes | head -n 200000; echo 7 #", small_space.smallest) == 7
 
 
 def _alive(pid):

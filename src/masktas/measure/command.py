@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import selectors
 import shlex
 import signal
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from masktas.artifacts import ARCHITECTURE
 from masktas.errors import LatencyError
@@ -21,6 +24,8 @@ from masktas.train.networks import save_network
 
 ONNX = "network.onnx"
 MAX_EXCERPT = 300  # characters of standard error in messages
+MAX_TAIL = 2**16  # bytes at the end of each output that are kept
+POLL_SECONDS = 0.05  # between checks of whether it has ended
 
 
 def run_command(
@@ -77,35 +82,83 @@ def call_function(measure: Measure, network: ViT) -> float:
 
 
 def _run(line: str, timeout: float) -> tuple[str, str, int | None]:
-    """Return standard output, standard error and the exit code; None after a timeout."""
+    """Return the ends of standard output and error, and the exit code; None after a timeout.
+
+    The command has ended when its shell has. A process that it leaves behind may hold the pipes
+    open, so they are not read to their end.
+    """
     process = subprocess.Popen(
         line,
         shell=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
         start_new_session=True,
     )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    tails = {process.stdout: bytearray(), process.stderr: bytearray()}
     try:
-        output, stderr = process.communicate(timeout=timeout)
-        return output, stderr, process.returncode
-    except subprocess.TimeoutExpired:
-        _end(process)
-        output, stderr = process.communicate()
-        return output, stderr, None
-    except BaseException:  # interrupted: leave no process behind
-        _end(process)
-        process.communicate()
-        raise
+        ended = _follow(process, tails, time.monotonic() + timeout)
+    finally:  # also if interrupted
+        if process.poll() is None:
+            _end(process)
+        for pipe in tails:
+            pipe.close()
+    output, stderr = (bytes(tail).decode(errors="replace") for tail in tails.values())
+    return output, stderr, process.returncode if ended else None
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    try:
+def _follow(
+    process: subprocess.Popen[bytes], tails: dict[IO[bytes], bytearray], deadline: float
+) -> bool:
+    """Keep the end of what a process prints until it ends; return False at the deadline."""
+    with selectors.DefaultSelector() as selector:
+        for pipe, tail in tails.items():
+            os.set_blocking(pipe.fileno(), False)
+            selector.register(pipe, selectors.EVENT_READ, tail)
+        while time.monotonic() < deadline:
+            ended = process.poll() is not None  # before the last read: a pipe holds MAX_TAIL
+            _read_ready(selector, 0.0 if ended else POLL_SECONDS)
+            if ended:
+                return True
+    return False
+
+
+def _read_ready(selector: selectors.BaseSelector, seconds: float) -> None:
+    """Read once from each pipe that has something."""
+    for key, _ in selector.select(seconds):
+        tail: bytearray = key.data
+        chunk = os.read(key.fd, MAX_TAIL)
+        if not chunk:
+            selector.unregister(key.fileobj)
+        tail += chunk
+        del tail[:-MAX_TAIL]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that descend from it, also in sessions of their own."""
+    below = _descendants(process.pid)
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        process.kill()
+    for pid in below:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def _descendants(root: int) -> list[int]:
+    """Return the processes below one, from /proc; none where there is no /proc."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):  # ended meanwhile
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
 
 
 def _milliseconds(value: Any, what: str, excerpt: str) -> float:

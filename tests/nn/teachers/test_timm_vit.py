@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,42 @@ def test_patches_that_are_not_square_are_refused() -> None:
     model.patch_embed.patch_size = (16, 8)
     with pytest.raises(ConfigError, match="not square"):
         require_supported(model, "odd")
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"checkpoint_path": "FOLDER/evil.pth"}, "'checkpoint_path' of its model is not allowed"),
+        ({"pretrained_cfg": {"file": "FOLDER/evil.pth"}}, "'pretrained_cfg' .* is not allowed"),
+        ({"cache_dir": "/tmp"}, "'cache_dir' of its model is not allowed"),
+        ({"img_size": "big"}, "'img_size' of its model must be a number"),
+        ({"act_layer": 3}, "'act_layer' of its model must be a name"),
+    ],
+)
+def test_arguments_of_a_folder_only_describe_the_network(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    torch.save(Payload(tmp_path / "ran"), tmp_path / "evil.pth")
+    text = json.dumps({"architecture": "test_vit", "model_args": arguments})
+    (tmp_path / "config.json").write_text(text.replace("FOLDER", str(tmp_path)))
+    with pytest.raises(ArtifactError, match=said) as refused:
+        open_timm(f"local-dir:{tmp_path}", file=None, partial=False)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_others_cannot_load_files_through_its_teacher(tmp_path: Path) -> None:
+    facts = {"model": "test_vit", "arguments": {"checkpoint_path": "evil.pth"}, "depth": 1,
+             "image_size": [160, 160]}  # fmt: skip
+    with pytest.raises(ArtifactError, match="'checkpoint_path' of its model is not allowed"):
+        load_timm(facts, {}, where="teacher.json", view=None)
+    with pytest.raises(ArtifactError, match="knows no architecture 'hf-hub:a/b'"):
+        load_timm(facts | {"model": "hf-hub:a/b", "arguments": {}}, {}, where="t", view=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +15,40 @@ from masktas.data.sources.base import (
     folder_labels,
     in_test_folder,
 )
-from masktas.data.sources.remote import Place
+from masktas.data.sources.remote import LocalPlace, Place
 from masktas.errors import DataError, LabelError
 from masktas.formats import shown
 
 FILES_PER_SHARD = 512
-RUN_FILES = {"settings.json", "store.json"}  # mark folders that masktas writes
+# keys of the files that mark the folders that masktas writes
+RUN_FILES = {
+    "settings.json": {"parents", "settings", "seed", "precision", "images"},
+    "store.json": {"source", "size", "stored", "in_channels", "tried"},
+}
+MAX_MARK_BYTES = 2**26  # a larger settings.json is somebody else's
 
 
-def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+def is_written_by_masktas(folder: str, names: list[str]) -> bool:
+    """Return whether a folder is of a run or a cache, by the keys of the files that mark it."""
+    for name in set(names) & set(RUN_FILES):
+        try:
+            content = json.loads(LocalPlace().cut(os.path.join(folder, name), 0, MAX_MARK_BYTES))
+        except (DataError, ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and content.keys() >= RUN_FILES[name]:
+            return True
+    return False
+
+
+def walk(
+    root: Path, suffixes: tuple[str, ...], passed_by: list[str] | None = None
+) -> Iterator[str]:
     """Walk a folder and follow links, each real folder once, without hidden files and folders.
+
+    Args:
+        root: the folder.
+        suffixes: of the files.
+        passed_by: is filled with the folders left out because masktas has written them.
 
     Yields:
         Names, relative to the root, of files with one of the suffixes; and, ending in a slash, of
@@ -39,8 +64,13 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         yield from (f"{name}/" for name in unreadable)
         unreadable.clear()
         real = os.path.realpath(folder)
-        if real in seen or RUN_FILES.intersection(names):
+        if real in seen:
             folders.clear()
+            continue
+        if is_written_by_masktas(folder, names):
+            folders.clear()
+            if passed_by is not None:
+                passed_by.append(folder)
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -62,6 +92,7 @@ class Listing:
         tests: whether each file is a test image; None: if its topmost folder is called test.
         states: size and version of each file; None: ask the place.
         root: folder of the names, if there are no paths.
+        passed_by: folders below that were left out because masktas has written them.
     """
 
     names: list[str]
@@ -70,6 +101,7 @@ class Listing:
     tests: list[bool] | None = None
     states: list[str] | None = None
     root: str = ""
+    passed_by: tuple[str, ...] = ()
 
     def path(self, number: int) -> str:
         """Return the path of a file."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
+from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason, shown
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.hub import HubSource, has_card, is_saved
 from masktas.data.sources.lists import open_list
@@ -157,21 +157,23 @@ def _open_folder(path: str, columns: Columns) -> Source:
         return HubSource(path, columns)
     suffixes = (".parquet",)
     names = [one for one in os.listdir(path) if one.lower().endswith(suffixes) and one[0] != "."]
-    found = names or list(walk(Path(path), HOLDING))
+    passed_by: list[str] = []
+    found = names or list(walk(Path(path), HOLDING, passed_by))
     chosen = choose(found)
     if chosen is None:
         closed = [name for name in found if name.endswith("/")]
-        first = shown(closed[0][:80]) if closed else ""
-        not_read = f" {len(closed)} folders could not be looked into, such as {first}."
+        more = f" Left out, as written by masktas: {shown(passed_by[0])}." if passed_by else ""
+        if closed:
+            more += f" {len(closed)} folders could not be looked into, such as "
+            more += f"{shown(closed[0][:80])}."
         raise DataError(
             f"{path}: no images in it. Looked in all folders below for files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}, for archives (.tar, .zip) and for .parquet files."
-            f"{not_read if closed else ''}"
+            f"{', '.join(IMAGE_SUFFIXES)}, for archives (.tar, .zip) and for .parquet files.{more}"
         )
     kind, names = chosen
     if kind == "images":
         root = str(Path(path))
-        return FileSource(root, Listing(names, root=root), LocalPlace())
+        return FileSource(root, Listing(names, root=root, passed_by=tuple(passed_by)), LocalPlace())
     files = [(name, os.path.join(path, name)) for name in names]
     return _open_kind(path, kind, files, LocalPlace(), columns)
 

@@ -10,8 +10,9 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, Protocol
 
-from masktas.data.sources.base import reason, require_size, shown
+from masktas.data.sources.base import reason, require_size
 from masktas.errors import DataError, require_extra
+from masktas.formats import shown
 
 MAX_QUOTED = 200  # characters of a name in messages
 

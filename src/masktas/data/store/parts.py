@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import read_json, write_json
+from masktas.artifacts import not_through_links, read_json, write_json
 
 MAX_LISTED = 100  # skipped images in the record of a part
 POLL_SECONDS = 0.1  # between checks of the parts that other processes have locked
@@ -213,7 +213,7 @@ class Parts:
     @contextmanager
     def _locked(self, number: int) -> Iterator[BinaryIO | None]:
         """Open and lock the pixel file of a part; yield None if another process has locked it."""
-        with open(self.pixels(number), "ab") as file:
+        with open(self.pixels(number), "ab", opener=not_through_links) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -15,6 +15,8 @@ from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.sources.base import shown
+from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
 from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
@@ -332,10 +334,14 @@ class Context:
         spec, access, cache = images.spec(), images.access(allowed), self._cache()
 
         def open_() -> ImageStore:
-            console = self.console
-            return open_store(
-                images.source(), spec, cache, access, bar=console.bar, warn=console.warn
-            )
+            console, source = self.console, images.source()
+            if isinstance(source, FileSource) and source.listing.passed_by:
+                left_out = ", ".join(shown(folder) for folder in source.listing.passed_by[:3])
+                console.warn(
+                    f"{len(source.listing.passed_by)} folders in {source.location} are written by "
+                    f"masktas and were not read: {left_out}."
+                )
+            return open_store(source, spec, cache, access, bar=console.bar, warn=console.warn)
 
         if self.ranks.size > 1:
             if not self.ranks.is_first:
