@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Record:
 
 
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
+def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     """Record every split that is opened, and every row that is read."""
     done, training = Record(), [False]
     images, read, train = ImageStore.images, ImageStore.read, Batches.train
@@ -68,7 +69,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
     monkeypatch.setattr(ImageStore, "images", recorded_images)
     monkeypatch.setattr(ImageStore, "read", recorded_read)
     monkeypatch.setattr(Batches, "train", recorded_train)
-    yield done
+    return done
 
 
 # Of each stage: the splits it may open, those it trains on, and those it reads for anything else.
@@ -88,7 +89,7 @@ FLAGS: dict[str, tuple[object, ...]] = {
     "supernet": SHORT,
     "search": ("--generations", 2),
     "finetune": SHORT,
-    "validate": ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10),
+    "validate": ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10, "--mask-ratio", 0.75),
 }
 
 
@@ -135,7 +136,7 @@ def counted(said: str) -> tuple[int, int]:
     """Sum what a message says was added and removed."""
     words = said.replace(",", "").replace(";", "").replace("(", "").split()
     numbers = {"added": 0, "removed": 0}
-    for number, word in zip(words, words[1:], strict=False):
+    for number, word in itertools.pairwise(words):
         if word in numbers and number.isdigit():
             numbers[word] += int(number)
     return numbers["added"], numbers["removed"]
