@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Record:
 
 
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
+def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     """Record every split that is opened, and every row that is read."""
     done, training = Record(), [False]
     images, read, train = ImageStore.images, ImageStore.read, Batches.train
@@ -89,7 +89,7 @@ FLAGS: dict[str, tuple[object, ...]] = {
     "supernet": SHORT,
     "search": ("--generations", 2),
     "finetune": SHORT,
-    "validate": ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10),
+    "validate": ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10, "--mask-ratio", 0.75),
 }
 
 
