@@ -12,6 +12,7 @@ import pytest
 
 from masktas import artifacts
 from masktas.artifacts import (
+    HISTORY,
     LOCK,
     MANIFEST,
     SETTINGS,
@@ -508,3 +509,21 @@ def test_finished_stages_are_listed_in_order(tmp_path):
         stage.finish({}, {})
     assert run.stages() == finished
     assert run.named("search") == [run.search("a"), run.search("z")]
+
+
+def test_overwrite_starts_afresh_although_settings_and_manifest_are_gone(tmp_path):
+    stage = Run(tmp_path).search()
+    stage.lock()
+    assert stage.begin({"seed": 0})
+    (stage.folder / HISTORY).write_text("{}\n")
+    (stage.folder / SETTINGS).unlink()
+    assert stage.begin({"seed": 1}, overwrite=True)
+    assert not (stage.folder / HISTORY).exists()
+
+
+def test_overwrite_keeps_files_of_a_folder_in_which_no_stage_has_worked(tmp_path):
+    stage = Run(tmp_path).teacher
+    stage.folder.mkdir()
+    (stage.folder / "photo.jpg").write_bytes(b"mine")
+    assert stage.begin({"seed": 1}, overwrite=True)
+    assert (stage.folder / "photo.jpg").exists()
