@@ -12,6 +12,7 @@ import pytest
 
 from masktas import artifacts
 from masktas.artifacts import (
+    HISTORY,
     LOCK,
     MANIFEST,
     SETTINGS,
@@ -521,3 +522,21 @@ def test_a_parent_that_is_no_regular_file_is_refused(stage, kind):
     (stage.folder / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match="which is not a regular file"):
         stage.require_fresh()
+
+
+def test_overwrite_starts_afresh_although_settings_and_manifest_are_gone(tmp_path):
+    stage = Run(tmp_path).search()
+    stage.lock()
+    assert stage.begin({"seed": 0})
+    (stage.folder / HISTORY).write_text("{}\n")
+    (stage.folder / SETTINGS).unlink()
+    assert stage.begin({"seed": 1}, overwrite=True)
+    assert not (stage.folder / HISTORY).exists()
+
+
+def test_overwrite_keeps_files_of_a_folder_in_which_no_stage_has_worked(tmp_path):
+    stage = Run(tmp_path).teacher
+    stage.folder.mkdir()
+    (stage.folder / "photo.jpg").write_bytes(b"mine")
+    assert stage.begin({"seed": 1}, overwrite=True)
+    assert (stage.folder / "photo.jpg").exists()

@@ -156,3 +156,19 @@ def test_table_cells_are_printed_as_they_are(capsys, cell):
 )
 def test_durations_are_written_as_people_read_them(seconds, text):
     assert format_seconds(seconds) == text
+
+
+def test_terminal_escapes_are_printed_as_text(capsys):
+    said = Console()
+    said.say("a\x1b[31m\nb")
+    said.warn("a\x1b]0;title\x07\nb")
+    said.table("T\x1b", ["n\x1b"], [["c\x1b\u202e"]])
+    with said.bar("l\x1b", 1) as bar:
+        bar.update(1, "t\x1b")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\x1b" not in err
+    assert "\u202e" not in err
+    for words in ("a\\x1b[31m\nb", "a\\x1b]0;title\\x07\\nb", "c\\x1b\\u202e"):
+        assert words in err
+    assert "l\\x1b: 1/1 t\\x1b" in err

@@ -48,6 +48,10 @@ Call = Callable[..., tuple[int, str, str]]
         ("run {images} --out {out} --space micro --max-macs 1M --min-macs 2M", "is above"),
         ("run {images} --out {out} --space {badspace}", "unknown key 'embed_dims'"),
         ("run cifar-10 --out {out} --space micro", "Did you mean cifar10"),
+        ("teacher {images} --out {text}", "is a file"),
+        ("teacher {images} --out {text}/below", "is a file"),
+        ("teacher {images} --out {out} --cache-dir {text}", "is a file"),
+        ("teacher {images} --out {out} --cache-size " + "9" * 400 + "GB", "is not a size"),
         ("show {missing}", "neither a file, a folder nor a preset"),
         ("show {text}", "not JSON"),
         ("show {empty}", "neither a run folder"),
@@ -71,6 +75,7 @@ def test_one_sentence_and_exit_code_2(
     assert said.startswith("masktas: ")
     assert said.count("\n") == 1, "one sentence, one line"
     assert not places["out"].exists(), "nothing half-written"
+    assert places["text"].read_text() == "hello"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(

@@ -77,9 +77,8 @@ def _split(line: str) -> list[str]:
     if line.lower().endswith(IMAGE_SUFFIXES):
         return [line]
     for cells in (line.rsplit(",", 1), line.rsplit(None, 1)):
-        path = cells[0].rstrip()
-        if len(cells) == 2 and path.lower().endswith(IMAGE_SUFFIXES):
-            return [path, cells[1].lstrip()]
+        if len(cells) == 2 and cells[0].rstrip().lower().endswith(IMAGE_SUFFIXES):
+            return [cells[0].rstrip(), cells[1].lstrip()]
     return [line]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason, shown
+from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.hub import HubSource, has_card, is_saved
 from masktas.data.sources.lists import open_list

@@ -15,12 +15,11 @@ from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
-from masktas.data.sources.base import shown
 from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
 from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
-from masktas.formats import format_size, parse_bytes
+from masktas.formats import format_size, parse_bytes, shown
 from masktas.stages.common.images import PYTHON, SELECTION, Data, ImageInput
 from masktas.stages.common.started import (
     Started,
