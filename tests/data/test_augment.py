@@ -308,13 +308,6 @@ def test_boxes_lie_inside_and_keep_area_and_aspect(seed, size, shares):
     assert (low[:, 1] / high[:, 0] <= ASPECT[1]).all()
 
 
-def test_boxes_touch_every_edge():
-    boxes = random_boxes(np.random.default_rng(0), 500, (12, 9), (0.3, 0.3))
-    starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    assert starts.min(axis=0).tolist() == [0, 0]
-    assert ends.max(axis=0).tolist() == [12, 9]
-
-
 @pytest.mark.parametrize("size", [(100, 100), (200, 50)])
 def test_boxes_use_the_whole_range(size):
     boxes = random_boxes(np.random.default_rng(0), 4000, size, (0.2, 1.0))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktas.data.batches import Augment, Batches
+from masktas.data.batches import Augment, Batches, ReadAhead
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import DataError
 
@@ -193,3 +193,11 @@ def test_exactly_one_batch_of_images_is_enough():
     batches = batches_of(split_of(4))
     assert batches.steps_per_epoch == 1
     assert sorted(batches.train(0)[1]) == [0, 1, 2, 3]
+
+
+def test_images_read_ahead_are_used_for_their_own_step_only():
+    images = split_of(12)
+    ahead = ReadAhead(images)
+    first, second, third = np.arange(12).reshape(3, 4)
+    for wanted, following in ((first, second), (second, third), (first, second), (third, first)):
+        assert (ahead.read(wanted, following) == images.read(wanted)).all()

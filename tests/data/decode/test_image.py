@@ -222,6 +222,32 @@ def test_exif_orientation_is_put_upright(encode, orientation, kind, tolerance):
     np.testing.assert_allclose(inner(pixels), inner(quadrants()), atol=tolerance)
 
 
+@pytest.mark.parametrize("orientation", TRANSPOSED)
+def test_a_turned_image_is_not_distorted(encode, orientation):
+    """Bright columns of an upright image of 16 x 48 pixels, shrunk to half."""
+    upright = np.zeros((16, 48, 3), np.uint8)
+    upright[:, 8:16] = 255
+    turn = TRANSPOSED[orientation]
+    picture = Image.fromarray(upright)
+    lying = np.array(picture if turn is None else picture.transpose(turn))
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = encode(lying, "png", exif=exif.tobytes())
+    assert dimensions(content) == (16, 48)
+    pixels = decode(content, size=(8, 24), in_channels=1)[:, :, 0]
+    assert pixels.shape == (8, 24)
+    assert (pixels[:, 5:7] > 200).all()
+    assert (pixels[:, [*range(3), *range(9, 24)]] < 50).all()
+
+
+def test_a_format_that_starts_a_program_is_not_opened():
+    """Pillow hands EPS to Ghostscript."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    for read in (dimensions, lambda content: decode(content, size=(8, 8), in_channels=3)):
+        with pytest.raises(DataError, match="not an image"):
+            read(eps)
+
+
 @pytest.mark.parametrize("turned", [False, True], ids=["wide", "tall"])
 def test_middle_of_a_longer_image_is_cut_out(encode, turned):
     rng = np.random.default_rng(0)

@@ -359,6 +359,15 @@ def test_member_of_negative_size_does_not_go_round_for_ever(tmp_path, noise, siz
     assert until_error(source)[0][0].content == noise(1)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_tar_is_only_read_forwards(compressed):
+    reader = tars.Reader(io.BytesIO(bytes(2048)), compressed=compressed)
+    reader.read(1024)
+    reader.seek(1024)
+    with pytest.raises(tarfile.ReadError, match="points backwards"):
+        reader.seek(512)
+
+
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_header_that_claims_gigabytes_for_a_name_is_not_believed(tmp_path, kind):
     (tmp_path / "a.tar").write_bytes(header_of("x", 2**40, kind) + bytes(2048))

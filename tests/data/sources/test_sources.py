@@ -7,6 +7,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from masktas.data.sources import FileSource, ParquetSource, class_index, open_source
+from masktas.data.sources.base import named_classes
 from masktas.errors import DataError, LabelError
 
 
@@ -378,3 +379,10 @@ def test_sources_are_opened_as_what_they_are(tmp_path, noise, write_table):
     write_table(tmp_path / "tables" / "a.parquet", [noise(0)])
     assert isinstance(open_source(tmp_path / "files"), FileSource)
     assert isinstance(open_source(tmp_path / "tables"), ParquetSource)
+
+
+@pytest.mark.parametrize("missing", [-1, None, 2, "cat"])
+def test_a_number_that_is_no_class_is_a_missing_label(missing):
+    assert named_classes([1, 0, 1], ["cat", "dog"]) == ["dog", "cat", "dog"]
+    with pytest.raises(LabelError, match="have no label"):
+        named_classes([1, 0, missing], ["cat", "dog"])
