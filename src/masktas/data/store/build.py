@@ -96,31 +96,31 @@ def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: Show
     parts = Parts(folder / "parts", source.num_shards)
     parts.folder.mkdir(parents=True, exist_ok=True)
     completed = 0
-    with DecodePool(cache.num_decoders) as decoders:
+    total = None if sizes is None else sum(sizes)
+    with DecodePool(cache.num_decoders) as decoders, bar("decoding", total) as shown:
         size = _stored_size(_sample(source, indices, sizes), spec.image_size, decoders)
         decode_spec = DecodeSpec(size, spec.in_channels, spec.white)
         max_images = cache.max_images(decode_spec)
         _require_space(folder, sizes, max_images, decode_spec)
-        with bar("decoding", None if sizes is None else sum(sizes)) as shown:
 
-            def advance(num_images: int) -> None:
-                nonlocal completed
-                completed += num_images
-                shown.update(completed)
+        def advance(num_images: int) -> None:
+            nonlocal completed
+            completed += num_images
+            shown.update(completed)
 
-            def make(number: int, file: BinaryIO) -> Part:
-                items = _items(source, number, indices[number])
-                return _write_part(
-                    file,
-                    decoders.each(items, decode_spec),
-                    indices[number],
-                    capacity=max_images - _images_before(parts, number, sizes, decode_spec),
-                    name=f"{source.location}, part {number}",
-                    strict=cache.strict,
-                    advance=advance,
-                )
+        def make(number: int, file: BinaryIO) -> Part:
+            items = _items(source, number, indices[number])
+            return _write_part(
+                file,
+                decoders.each(items, decode_spec),
+                indices[number],
+                capacity=max_images - _images_before(parts, number, sizes, decode_spec),
+                name=f"{source.location}, part {number}",
+                strict=cache.strict,
+                advance=advance,
+            )
 
-            parts.complete(make, advance)
+        parts.complete(make, advance)
     with _locked(folder):
         if not (folder / "store.json").exists():
             _write_index(source, spec, decode_spec, parts, folder)
