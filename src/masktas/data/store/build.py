@@ -98,7 +98,8 @@ def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: Show
     completed = 0
     total = None if sizes is None else sum(sizes)
     with DecodePool(cache.num_decoders) as decoders, bar("decoding", total) as shown:
-        size = _stored_size(_sample(source, indices, sizes), spec.image_size, decoders)
+        sample = _sample(source, indices, sizes, lambda: shown.update(0))
+        size = _stored_size(sample, spec.image_size, decoders)
         decode_spec = DecodeSpec(size, spec.in_channels, spec.white)
         max_images = cache.max_images(decode_spec)
         _require_space(folder, sizes, max_images, decode_spec)
@@ -168,9 +169,15 @@ def _stored_size(
 
 
 def _sample(
-    source: Source, indices: list[Sequence[int]], sizes: list[int] | None
+    source: Source,
+    indices: list[Sequence[int]],
+    sizes: list[int] | None,
+    show: Callable[[], None],
 ) -> Iterator[Item]:
-    """Yield some images spread over the source; its first ones if sizes are unknown."""
+    """Yield some images spread over the source; its first ones if sizes are unknown.
+
+    `show` is called for each, because reading them may take long.
+    """
     num_shards = 1
     if sizes is not None:
         num_shards = source.num_shards
@@ -180,6 +187,7 @@ def _sample(
         with suppress(DataError):  # reported when the images are decoded
             for item in itertools.islice(_items(source, number, indices[number]), SAMPLE):
                 num_bytes += item.num_bytes
+                show()
                 yield item
                 del item  # freed before the next one is read
                 if num_bytes > SAMPLE_BYTES:
