@@ -479,6 +479,7 @@ def test_value_of_many_rows_is_copied_for_one_row_at_a_time(tmp_path, monkeypatc
     tracemalloc.stop()
     assert peak < 6 * size
     assert not source._cache
+    assert source.read(0, 1).name == "a.parquet row 1"  # known to be too large for the cache
 
 
 def test_row_groups_that_fit_are_read_once(tmp_path, monkeypatch, noise, write_table):

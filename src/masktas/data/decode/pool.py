@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ MAX_BYTES = 1 << 30  # of one encoded image
 CHUNK_IMAGES = 16  # images sent together: a round trip costs as much as decoding a small image
 CHUNK_BYTES = 1 << 22  # of encoded images sent together
 PIPED_BYTES = 1 << 23  # larger images are sent alone, through a pipe, so that only one copy exists
+PIPE_BYTES = 1 << 20  # size of this pipe
 SHARED_BYTES = 1 << 24  # of the shared file that are kept for the next images, beside the results
 IN_FLIGHT_BYTES = 3 << 26  # of encoded images read ahead; a single image may be larger
 
@@ -196,6 +198,8 @@ class DecodeWorker:
         self._running.append(process)
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)  # of this end of the pipe only
+        with suppress(OSError, AttributeError):  # Linux only, and limited for each user
+            fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
             self._line(process)  # its greeting
         except _Ended:

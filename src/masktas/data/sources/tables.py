@@ -130,8 +130,12 @@ class ParquetSource:
     def _damaged(self, number: int, what: str) -> DataError:
         return DataError(f"{shown(self._files[number][0])}: damaged ({what}).")
 
-    def _rows(self, file: Any, number: int, groups: list[int], first: int) -> Iterator[Item]:
+    def _rows(
+        self, file: Any, number: int, groups: list[int], first: int, *, skip: int = 0
+    ) -> Iterator[Item]:
         """Yield the rows of some row groups, the first of which is row `first` of the file.
+
+        Without the first `skip` of them.
 
         They are read one at a time, because pyarrow copies a value that is stored once, in a
         dictionary, for each row that refers to it. What the footer claims is not relied on.
@@ -143,7 +147,8 @@ class ParquetSource:
                 1, row_groups=groups, columns=self._leaf(number), use_threads=False
             ):
                 found += 1
-                yield self._item(number, first + found - 1, batch.column(0)[0])
+                if found > skip:
+                    yield self._item(number, first + found - 1, batch.column(0)[0])
                 del batch  # freed before the next row is read
         except (OSError, ValueError, _pyarrow().ArrowException) as error:
             raise self._damaged(number, reason(error)) from None
@@ -191,10 +196,12 @@ class ParquetSource:
         kept: list[Item] = []
         num_bytes, wanted = 0, None
         with self._open(number) as file:
+            if key in self._too_large:
+                return next(self._rows(file, number, [group], first, skip=row))
             for at, item in enumerate(self._rows(file, number, [group], first)):
                 wanted = item if at == row else wanted
                 num_bytes += item.num_bytes + ITEM_BYTES
-                if num_bytes > CACHE_BYTES // 2 or key in self._too_large:
+                if num_bytes > CACHE_BYTES // 2:
                     self._too_large.add(key)
                     kept.clear()
                     if wanted is not None:

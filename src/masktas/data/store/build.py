@@ -95,31 +95,32 @@ def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: Show
     parts = Parts(folder / "parts", source.num_shards)
     parts.folder.mkdir(parents=True, exist_ok=True)
     completed = 0
-    with DecodePool(cache.num_decoders) as decoders:
-        size = _stored_size(_sample(source, indices, sizes), spec.image_size, decoders)
+    total = None if sizes is None else sum(sizes)
+    with DecodePool(cache.num_decoders) as decoders, bar("decoding", total) as shown:
+        sample = _sample(source, indices, sizes, lambda: shown.update(0))
+        size = _stored_size(sample, spec.image_size, decoders)
         decode_spec = DecodeSpec(size, spec.in_channels, spec.white)
         max_images = cache.max_images(decode_spec)
         _require_space(folder, sizes, max_images, decode_spec)
-        with bar("decoding", None if sizes is None else sum(sizes)) as shown:
 
-            def advance(num_images: int) -> None:
-                nonlocal completed
-                completed += num_images
-                shown.update(completed)
+        def advance(num_images: int) -> None:
+            nonlocal completed
+            completed += num_images
+            shown.update(completed)
 
-            def make(number: int, file: PixelFile) -> Part:
-                items = _items(source, number, indices[number])
-                return _write_part(
-                    file,
-                    decoders.each(items, decode_spec),
-                    indices[number],
-                    capacity=max_images - _images_before(parts, number, sizes, decode_spec),
-                    name=f"{source.location}, part {number}",
-                    strict=cache.strict,
-                    advance=advance,
-                )
+        def make(number: int, file: PixelFile) -> Part:
+            items = _items(source, number, indices[number])
+            return _write_part(
+                file,
+                decoders.each(items, decode_spec),
+                indices[number],
+                capacity=max_images - _images_before(parts, number, sizes, decode_spec),
+                name=f"{source.location}, part {number}",
+                strict=cache.strict,
+                advance=advance,
+            )
 
-            parts.complete(make, advance)
+        parts.complete(make, advance)
     with locked(folder):
         if not (folder / "store.json").exists():
             _write_index(source, spec, decode_spec, parts, folder)
@@ -167,9 +168,15 @@ def _stored_size(
 
 
 def _sample(
-    source: Source, indices: list[Sequence[int]], sizes: list[int] | None
+    source: Source,
+    indices: list[Sequence[int]],
+    sizes: list[int] | None,
+    show: Callable[[], None],
 ) -> Iterator[Item]:
-    """Yield some images spread over the source; its first ones if sizes are unknown."""
+    """Yield some images spread over the source; its first ones if sizes are unknown.
+
+    `show` is called for each, because reading them may take long.
+    """
     num_shards = 1
     if sizes is not None:
         num_shards = source.num_shards
@@ -179,6 +186,7 @@ def _sample(
         with suppress(DataError):  # reported when the images are decoded
             for item in itertools.islice(_items(source, number, indices[number]), SAMPLE):
                 num_bytes += item.num_bytes
+                show()
                 yield item
                 del item  # freed before the next one is read
                 if num_bytes > SAMPLE_BYTES:
