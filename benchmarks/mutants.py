@@ -5,7 +5,7 @@ Shows     a Markdown table: each mutation of `mutants.toml`, killed or survived,
           Works on a temporary copy of the tree. Before anything is mutated, all tests that are
           named must pass there. The same command resumes: results are kept in the journal, and a
           mutation is run again only if it, its file or its tests have changed.
-Limit     no mutation survives, except those with an `expected` reason. Exit code 1 otherwise.
+Limit     no mutation survives. Exit code 1 otherwise.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Mutation:
         old, new: the text, which occurs exactly once, and its replacement.
         why: what would be wrong.
         tests: test files that should fail, relative to `tests`.
-        expected: why it may survive; empty if it must not.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Mutation:
     new: str
     why: str
     tests: tuple[str, ...]
-    expected: str = ""
 
     @property
     def path(self) -> Path:
@@ -200,20 +198,18 @@ def main() -> int:
 
 
 def report(mutations: Sequence[Mutation], known: dict[str, Any]) -> int:
-    """Print the table; return 1 if a mutation survived that must not."""
+    """Print the table; return 1 if a mutation survived."""
     print("| mutation | file | result | seconds | why it matters |")
     print("| --- | --- | --- | --- | --- |")
     survivors = [one for one in mutations if known[one.name]["survived"]]
     for one in mutations:
-        result = "killed"
-        if one in survivors:
-            result = f"survived: {one.expected}" if one.expected else "**survived**"
+        result = "**survived**" if one in survivors else "killed"
         seconds = f"{known[one.name]['seconds']:.0f}"
         print(f"| {one.name} | {one.file} | {result} | {seconds} | {one.why} |")
     seconds = sum(known[one.name]["seconds"] for one in mutations)
     killed = len(mutations) - len(survivors)
     print(f"\n{len(mutations)} mutations, {killed} killed, {seconds:.0f} s.")
-    return int(any(not one.expected for one in survivors))
+    return int(bool(survivors))
 
 
 if __name__ == "__main__":

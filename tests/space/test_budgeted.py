@@ -4,6 +4,8 @@ import itertools
 import random
 import re
 import time
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +22,7 @@ from masktas.space import (
     parse_limit,
 )
 from masktas.space.budget import tick_limits
+from masktas.space.budgeted import _drawn
 from masktas.space.latency import TICKS, ticks
 from measured import latency_model
 
@@ -182,6 +185,15 @@ def test_a_space_whose_cells_are_not_exact_is_iterated_within_the_budget():
     first = list(itertools.islice(counted, 200))
     assert len(set(first)) == 200
     assert all(counted.contains(one) for one in first)
+
+
+def test_a_cell_is_drawn_as_often_as_it_has_networks():
+    cells, rng = [SimpleNamespace(ways=ways) for ways in (1, 1, 2, 4)], random.Random(0)
+    drawn = Counter(_drawn(cells, rng).ways for _ in range(8000))
+    assert drawn[4] == pytest.approx(4000, rel=0.1)
+    assert drawn[2] == pytest.approx(2000, rel=0.1)
+    last = sum(_drawn(cells[:2], rng) is cells[1] for _ in range(1000))
+    assert last == pytest.approx(500, rel=0.2)
 
 
 # --- narrow bands, directly
