@@ -148,13 +148,14 @@ def test_impossible_later_stages_are_refused_before_the_first(
 
 def test_a_damaged_cache_is_made_again(run: Path, world: World, masktas: Call) -> None:
     for damage in ("parts/000000.u8", "places.npy", "store.json"):
-        store = next((run / "data").iterdir())
+        store = next(path for path in (run / "data").iterdir() if "damaged" not in path.name)
         (store / damage).write_bytes(b"{}")
         code, _, said = masktas(
             "search", "--out", run, "--name", f"after-{damage[-4:]}", "--config", world.recipe
         )
         assert code == 0
-        assert "is damaged: the images are decoded again" in said
+        assert "is damaged (" in said
+        assert "the images are decoded again" in said
 
 
 def test_damaged_manifests_are_named(run: Path, world: World, masktas: Call) -> None:
