@@ -83,7 +83,7 @@ batch_size = 16
 VERBS = ("teacher", "supernet", "search", "finetune")
 FOLDERS = {"search": "search/main", "finetune": "finetune/main"}
 # What tells when and how fast it was, not what was made.
-UNCOMPARED = (".lock", "ledger.jsonl")
+UNCOMPARED = (".lock", "ledger.jsonl", "started.json")  # the last one names the run's folder
 TIMES = ("seconds", "share_of_peak", "peak_flops", "memory_bytes", "attempts")
 
 

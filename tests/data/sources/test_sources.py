@@ -1,6 +1,6 @@
 """Where images come from: what is found, what it is called, and what is said when it is not."""
 
-from __future__ import annotations
+from __future__ import json
 
 import pyarrow
 import pyarrow.parquet as parquet
@@ -8,6 +8,7 @@ import pytest
 
 from masktas.data.sources import FileSource, ParquetSource, class_index, open_source
 from masktas.data.sources.base import named_classes
+from masktas.data.sources.files import RUN_FILES
 from masktas.errors import DataError, LabelError
 
 
@@ -84,7 +85,8 @@ def test_hidden_files_and_folders_are_ignored(tmp_path, noise, hidden):
 @pytest.mark.parametrize("mark", ["settings.json", "store.json"])
 def test_pictures_that_a_run_has_written_are_not_its_images(tmp_path, noise, mark):
     write_files(tmp_path, noise, ["a.png", "run/supernet/reconstructions.png"])
-    (tmp_path / "run" / "supernet" / mark).write_text("{}")
+    keys = dict.fromkeys(RUN_FILES[mark])
+    (tmp_path / "run" / "supernet" / mark).write_text(json.dumps(keys))
     assert names_of(open_source(tmp_path)) == ["a.png"]
 
 

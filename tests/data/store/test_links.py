@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masktas.data.store.build import _save
+from masktas.data.store.damage import save_array
 from masktas.data.store.parts import Part, Parts
 
 
@@ -17,9 +17,9 @@ def test_pixels_are_not_appended_through_a_link(tmp_path):
     parts.pixels(0).symlink_to(victim)
 
     def make(number, file):
-        file.write(b"pixels")
+        file.append(np.zeros((2, 2, 3), np.uint8))
         nothing = np.zeros(0, np.int64)
-        return Part(nothing, np.zeros((0, 16), np.uint8), nothing.astype(bool), 0, 0, [])
+        return Part(nothing, np.zeros((0, 16), np.uint8), nothing.astype(bool), 0, 0, [], 0, [])
 
     with pytest.raises(OSError, match="symbolic links"):
         parts.complete(make, lambda count: None)
@@ -31,7 +31,7 @@ def test_arrays_replace_a_link(tmp_path):
     victim.write_text("mine")
     path = tmp_path / "digests.npy"
     path.symlink_to(victim)
-    _save(path, np.arange(3))
+    save_array(path, np.arange(3))
     assert victim.read_text() == "mine"
     assert not path.is_symlink()
     assert np.load(path).tolist() == [0, 1, 2]

@@ -361,6 +361,6 @@ def test_a_run_of_others_cannot_load_files_through_its_teacher(tmp_path: Path) -
     facts = {"model": "test_vit", "arguments": {"checkpoint_path": "evil.pth"}, "depth": 1,
              "image_size": [160, 160]}  # fmt: skip
     with pytest.raises(ArtifactError, match="'checkpoint_path' of its model is not allowed"):
-        load_timm(facts, {}, where="teacher.json", view=None)
+        load_timm(facts, {}, where="teacher.json", adapter=None)
     with pytest.raises(ArtifactError, match="knows no architecture 'hf-hub:a/b'"):
-        load_timm(facts | {"model": "hf-hub:a/b", "arguments": {}}, {}, where="t", view=None)
+        load_timm(facts | {"model": "hf-hub:a/b", "arguments": {}}, {}, where="t", adapter=None)
