@@ -1,6 +1,8 @@
 """Where images come from: what is found, what it is called, and what is said when it is not."""
 
-from __future__ import json
+from __future__ import annotations
+
+import json
 
 import pyarrow
 import pyarrow.parquet as parquet

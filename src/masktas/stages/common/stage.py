@@ -20,8 +20,11 @@ from masktas.data.store.build import Cache
 from masktas.data.store.image_store import ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, shown
-from masktas.stages.common.images import PYTHON, SELECTION, Data, ImageInput
-from masktas.stages.common.started import (
+from masktas.stages.common.images import (
+    PYTHON,
+    SELECTION,
+    Data,
+    ImageInput,
     Started,
     changed_between_stages,
     changed_on_resume,
