@@ -39,8 +39,12 @@ def _downloaded(name: str) -> dict[str, str]:
     for file in (CARD, YAML):
         try:
             found[file] = hub.hf_hub_download(name, file, repo_type="dataset")
-        except Exception:  # no such file, no such data set, no network: `datasets` reports it
+        except hub.errors.LocalEntryNotFoundError:  # no network either: asking again takes as long
+            break
+        except hub.errors.EntryNotFoundError:
             continue
+        except Exception:  # no such data set, no network: `datasets` reports it
+            break
     return found
 
 
