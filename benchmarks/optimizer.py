@@ -16,7 +16,7 @@ neighbouring tiles differ in their bias correction; `settled` with counts so hig
 
 Limits: gradients are random numbers and lie ready; there is no forward or backward pass, whose
 traces in the caches would help nobody's optimiser. Every contender has a store of its own, which
-for `micro` nearly fits into a large last-level cache. Times hang on what else the machine does:
+for `micro` nearly fits into a large last-level cache. Times depend on what else the machine does:
 compare within a row. GB/s counts 28 bytes an entry that is updated; `triad` is `a += s * b` over
 256 MB tensors, 12 bytes an entry.
 """

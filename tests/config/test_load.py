@@ -1,4 +1,4 @@
-"""Settings from files and flags, and what a person is told when they are wrong."""
+"""Settings from files and flags, and the messages for wrong ones."""
 
 import pytest
 

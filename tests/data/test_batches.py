@@ -1,4 +1,4 @@
-"""Batches hang on the seed and the step alone, so a resumed run sees what it would have seen."""
+"""Batches depend on the seed and the step alone, so a resumed run sees what it would have seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits hang on each image's content alone, so nothing leaks and nothing moves."""
+"""Splits depend on each image's content alone, so nothing leaks and nothing moves."""
 
 from __future__ import annotations
 

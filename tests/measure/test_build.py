@@ -1,4 +1,4 @@
-"""Models from times that are known: what is put in comes out, and what disturbs is told."""
+"""Models from times that are known: what is put in comes out, and disturbances are reported."""
 
 from __future__ import annotations
 

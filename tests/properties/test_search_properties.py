@@ -112,7 +112,7 @@ def run(search, rate):
 
 
 def race(search, rate):
-    """Run a search that is told only estimates of those that are not among the best `keeps`."""
+    """Run a search that gets only estimates of those that are not among the best `keeps`."""
     while not search.done:
         asked = search.ask()
         ratings = [rate(candidate.architecture) for candidate in asked]

@@ -634,7 +634,7 @@ def test_the_fourth_bad_step_ends_it_with_a_sentence(tmp_path: Path):
 
 
 def test_with_a_line_for_every_step_bad_ones_leave_lines_alike(tmp_path: Path):
-    """Then a line may hold no step at all; its learning rate must not hang on what was tried."""
+    """Then a line may hold no step at all; its learning rate must not depend on what was tried."""
     found = []
     for name, seconds in (("often", 0), ("seldom", RARELY), ("from the beginning", 0)):
         one = training(tmp_path / name, plan_of(seconds), Tiny(bad={5: "loss", 6: "gradient"}))

@@ -105,7 +105,7 @@ def test_damaged_pixels_whose_file_is_gone_are_refused(tmp_path, source, folder)
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_byte_of_an_array_is_noticed(tmp_path, source, folder, name):
-    """Splits hang on the digests, labels on the places: both have to be those that were decoded."""
+    """Splits depend on the digests, labels on the places: both must be those that were decoded."""
     whole = opened(source, tmp_path, [])
     content = (folder / name).read_bytes()
     for number, position in enumerate((10, 140, len(content) // 2, len(content) - 1), start=1):

@@ -588,7 +588,7 @@ def test_any_edges_and_any_slices(native: bool, every, rng, counted: int, thread
 
 
 def random_run(space: SearchSpace, steps: range, state: TrainingState | None = None):
-    """Train a fresh state, or go on with one, on gradients that hang on the step alone."""
+    """Train a fresh state, or resume one, on gradients that depend on the step alone."""
     shared = Supernet(space, SHAPE)
     shared.init_weights(torch.Generator().manual_seed(0))
     optimizer = SlicedAdamW(shared.student, shared.edges(), lr=1e-2, weight_decay=0.05)
