@@ -3,8 +3,8 @@
 The paper's is `Consistency`: whether a candidate's patches are similar to one another where the
 teacher's are (SPEC 4; MaskTAS equations 13 to 16). The others are for comparison and fusion.
 
-Shapes: n images, V visible patches, M masked ones, N all, S numbers of a patch, D width of a
-candidate, D_t of the teacher.
+Shapes: n images, V visible units (patches, if all networks have the same), M masked ones, S numbers
+of a unit, k*k patches of a unit, D width of a candidate, D_t of the teacher.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.mae import Decoder, normalize_patches
+from masktas.nn.mae import normalize_patches
 from masktas.nn.patches import patchify, take
-from masktas.nn.student import Projection, feature_losses
+from masktas.nn.student import MaskedStudent, feature_losses
 from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.batches import RatingBatch
 
@@ -72,14 +72,6 @@ def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
     return (teacher_map * student_log_map).sum(dim=-1).mean(dim=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class PretextHeads:
-    """The parts that a supernet trains beside the encoder: decoder `R` and projection `M` (8)."""
-
-    decoder: Decoder
-    projection: Projection
-
-
 class Rating(Protocol):
     """A number for each image, higher is better; a candidate's rating is the mean."""
 
@@ -87,12 +79,12 @@ class Rating(Protocol):
         """Return what candidates are compared with on a batch: computed once for all of them."""
         ...
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Measure a candidate on a batch: `[n, ...]`.
 
         Args:
-            tokens: `[n, 1 + V, D]`, the class token first.
-            heads: of the candidate's width.
+            tokens: `[n, 1 + V k^2, D]`, the class token first.
+            student: of the candidate's width and patch size, with its decoder and projection.
             target: what `target` returned for this batch.
         """
         ...
@@ -128,9 +120,11 @@ class Consistency:
         """Return the teacher's map `[n, V, V]` (16)."""
         return (self.similarity.map(teacher(self.class_token)),)
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the candidate's map with the teacher's: `[n]`."""
-        rows = tokens if self.class_token else tokens[:, 1:]
+        rows = student.of_units(tokens)
+        if self.class_token:
+            rows = torch.cat([tokens[:, :1], rows], dim=1)
         return consistency(target[0], self.similarity.log_map(rows))
 
     def per_image(self, measured: Tensor) -> Tensor:
@@ -146,15 +140,15 @@ class Reconstruction:
     """
 
     def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
-        """Return the masked patches, each normalised, and the indices of patches."""
-        patches = patchify(batch.images, batch.patch_size)
-        masked = normalize_patches(take(patches, batch.ids_masked))  # [n, M, S]
+        """Return the masked units, each normalised, and the indices of units."""
+        units = patchify(batch.images, batch.unit)
+        masked = normalize_patches(take(units, batch.ids_masked))  # [n, M, S]
         return masked, batch.ids_keep, batch.ids_masked
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the predicted masked patches: `[n]`."""
         masked, ids_keep, ids_masked = target
-        predicted = heads.decoder(tokens, ids_keep, ids_masked)
+        predicted = student.reconstruct(tokens, ids_keep, ids_masked)
         loss: Tensor = (predicted.float() - masked).square().mean(dim=(1, 2))
         return -loss
 
@@ -170,9 +164,9 @@ class Feature:
         """Return the teacher's tokens `[n, V, D_t]`."""
         return (teacher(False),)
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the projected tokens: `[n]`."""
-        return -feature_losses(heads.projection(tokens[:, 1:]), target[0])
+        return -feature_losses(student.project(tokens), target[0])
 
     def per_image(self, measured: Tensor) -> Tensor:
         """Return them unchanged."""

@@ -263,7 +263,7 @@ def _can_report(console: Console, out: Path) -> bool:
 def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
     """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
     its = teacher.shape.patch_size
-    if its != space.patch_size:
+    if common_unit(space.image_size, (*space.patch_size, its)) is None:
         init = teacher.settings.init
         subject = "The teacher" if init is None else f"--init {init}"
         raise SpaceError(

@@ -21,6 +21,7 @@ from masktas.nn.patches import num_visible
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
+from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace
@@ -57,7 +58,7 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
         return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
     shape = {
-        "patch_size": space.patch_size,
+        "patch_size": space.largest.patch_size,
         "embed_dim": heads * space.head_dim,
         "num_heads": heads,
         "depth": max(space.depth),
@@ -104,7 +105,7 @@ def teacher_task(
         model.init_weights(setup.generator("teacher"))
     task = MaskedAutoencoding(
         model.to(setup.runtime.device),
-        _masked(batches, shape, settings.mask_ratio, setup),
+        _masked(batches, units_of(shape.image_size, shape.patch_size), settings.mask_ratio, setup),
         recipe(settings, batches),
         setup.runtime,
         setup.ranks,
@@ -115,6 +116,7 @@ def teacher_task(
 def supernet_task(
     settings: SupernetSettings,
     space: SearchSpace,
+    units: Units,
     teacher: Teacher,
     batches: Batches,
     setup: Setup,
@@ -123,13 +125,14 @@ def supernet_task(
     device = setup.runtime.device
     teacher.to(device)
     supernet = Supernet(
-        space, StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim)
+        space,
+        StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim, units.size),
     )
     supernet.init_weights(setup.generator("supernet"))
     task = MaskedDistillation(
         supernet.to(device),
         teacher,
-        _masked(batches, space.largest, settings.mask_ratio, setup),
+        _masked(batches, units, settings.mask_ratio, setup),
         recipe(settings, batches),
         setup.runtime,
         beta=settings.beta,
@@ -181,8 +184,5 @@ def recipe(settings: TrainSettings, batches: Batches) -> OptimRecipe:
     )
 
 
-def _masked(
-    batches: Batches, shape: Architecture, mask_ratio: float, setup: Setup
-) -> MaskedBatches:
-    visible = num_visible(shape.num_patches, mask_ratio)
-    return MaskedBatches(batches, shape.patch_size, visible, setup.seed)
+def _masked(batches: Batches, units: Units, mask_ratio: float, setup: Setup) -> MaskedBatches:
+    return MaskedBatches(batches, units.size, num_visible(units.total, mask_ratio), setup.seed)

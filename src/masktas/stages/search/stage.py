@@ -18,14 +18,19 @@ from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec
+from masktas.nn.units import units_of
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.load import (
+    load_supernet,
+    load_teacher,
+    student_input,
+    teacher_file,
+)
 from masktas.stages.common.manifest import SearchResult
 from masktas.stages.common.stage import Context
 from masktas.stages.search.results import (
@@ -60,7 +65,8 @@ def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
     """
     candidates = settings.check(space)
     if settings.is_masked:
-        num_visible_checked(space.largest, settings.mask_ratio, least=3)
+        units = units_of(space.image_size, space.unit)
+        num_visible_checked(units.total, settings.mask_ratio, least=3)
     return candidates
 
 
@@ -174,7 +180,7 @@ def _open(
     images.source()
     supernet = load_supernet(context.run, space)
     store = context.open_images(images, allowed=("search",))
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    seen = student_input(space, supernet.units, store)
     evaluator = Evaluator(
         supernet,
         load_teacher(context.run, seen, context.runtime.device, teacher),

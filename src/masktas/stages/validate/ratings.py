@@ -79,7 +79,7 @@ def rating_passes(
             f"--rating {settings.rating} needs labels, but these images have none: choose another "
             "rating."
         )
-    num_visible_for(supernet.space.largest, settings, measured_parts((settings.rating,)))
+    num_visible_for(supernet.units.total, settings, measured_parts((settings.rating,)))
 
     def evaluator(
         given: ValidateSettings,

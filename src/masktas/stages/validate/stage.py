@@ -173,7 +173,7 @@ def _open(
         matplotlib("figure")
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    seen = student_input(space, shared.units, store)
     frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
     return OpenedValidation(

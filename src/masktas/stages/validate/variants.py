@@ -70,7 +70,7 @@ def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
 
 def _possible(settings: RatingSettings, largest: Architecture) -> bool:
     try:
-        num_visible_for(largest, settings, ("consistency",))
+        num_visible_for(units.total, settings, ("consistency",))
     except ConfigError:
         return False
     return True

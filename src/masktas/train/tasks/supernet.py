@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masktas.nn.mae import decoder_macs, pixel_loss
 from masktas.nn.patches import patchify
-from masktas.nn.student import feature_loss, projection_macs
+from masktas.nn.student import MaskedStudent, feature_loss, projection_macs
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
@@ -44,9 +44,9 @@ def sampler(kind: str, space: SearchSpace) -> Sampler:
 
 @dataclass(frozen=True, slots=True)
 class DistilledInputs:
-    """Masked patches `[B, N, S]`, indices of visible ones `[B, V]`, and the teacher's tokens."""
+    """Units `[B, N, S]`, indices of visible and masked ones, and the teacher's tokens of them."""
 
-    patches: Tensor
+    units: Tensor
     ids_keep: Tensor
     ids_masked: Tensor
     target: Tensor
@@ -97,30 +97,36 @@ class MaskedDistillation:
         return [self._supernet.subnet(one).train() for one in self.sampled(step)]
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
-        """Mask the images (line 5) and encode the visible patches by the teacher (7)."""
+        """Mask the images (line 5) and encode the visible units by the teacher (7)."""
         images, ids_keep, ids_masked = self._batches.images(step, rows)
         with self._runtime.autocast():
             target = self._teacher(images, ids_keep)
-        patches = patchify(images, self._batches.patch_size)
-        return DistilledInputs(patches, ids_keep, ids_masked, target)
+        units = patchify(images, self._batches.unit)
+        return DistilledInputs(units, ids_keep, ids_masked, target)
 
     def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
         """Return the loss (9) and its parts (10, 11)."""
         with self._runtime.autocast():
             predicted, projected = network(
-                inputs.patches,
+                inputs.units,
                 inputs.ids_keep,
                 inputs.ids_masked,
                 recompute=self._runtime.recompute,
             )
-        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         feature = feature_loss(projected, inputs.target)
         loss = pixel + self.beta * feature if self.beta else pixel  # (9)
         return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
 
     def update(self, network: nn.Module) -> None:
         """Update the sampled slices; all other weights stay frozen (line 9)."""
-        self.optimizer.step_slices(dict(network.named_parameters()))
+        assert isinstance(network, MaskedStudent)
+        self.optimizer.step_slices(
+            {
+                self._supernet.stored_name(name, network.patch_size): parameter
+                for name, parameter in network.named_parameters()
+            }
+        )
 
     def macs(self, step: int) -> int:
         """Count multiply-accumulates per image: teacher forward, students forward and backward."""
@@ -128,7 +134,8 @@ class MaskedDistillation:
         return teacher + sum(self._student_macs(one) for one in self.sampled(step))
 
     def _student_macs(self, one: Architecture) -> int:
-        shape, visible = self._supernet.shape, self._batches.visible
+        shape, units = self._supernet.shape, self._supernet.units
+        visible = units.num_patches(self._batches.visible, one.patch_size)
         decoder = decoder_macs(
             one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
         )
@@ -139,6 +146,7 @@ class MaskedDistillation:
     def about(self, step: int) -> str:
         """Name the architectures of a step."""
         return "; ".join(
-            f"width {one.embed_dim}, heads {list(one.num_heads)}, MLP ratios {list(one.mlp_ratio)}"
+            f"patch size {one.patch_size}, width {one.embed_dim}, heads {list(one.num_heads)}, "
+            f"MLP ratios {list(one.mlp_ratio)}"
             for one in self.sampled(step)
         )
