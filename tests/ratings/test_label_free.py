@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from masktas.nn.mae import Decoder
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
-from masktas.nn.student import Projection, StudentShape, feature_loss, feature_losses
+from masktas.nn.student import MaskedStudent, StudentShape, feature_loss, feature_losses
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import EncoderTeacher, Teacher
 from masktas.nn.vit import ViT
@@ -18,7 +17,6 @@ from masktas.ratings.label_free import (
     Consistency,
     Feature,
     PatchSimilarity,
-    PretextHeads,
     Rating,
     Reconstruction,
     consistency,
@@ -196,7 +194,7 @@ def teacher(randomize):
 
 @pytest.fixture(scope="module")
 def shared(randomize, small_space):
-    supernet = Supernet(small_space, StudentShape(32, 1, 20))
+    supernet = Supernet(small_space, StudentShape(32, 1, 20, small_space.unit))
     randomize(supernet.student, 1)
     return supernet
 
@@ -211,19 +209,19 @@ def masks_of(rows: int, visible: int, seed: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def rate(
-    rating: Rating, tokens: Tensor, heads: PretextHeads, batch: RatingBatch, teacher: Teacher
+    rating: Rating, tokens: Tensor, student: MaskedStudent, batch: RatingBatch, teacher: Teacher
 ) -> Tensor:
     with torch.no_grad():
         target = rating.target(batch, teacher_tokens(teacher, batch))
-        return rating.per_image(rating.measure(tokens, heads, target))
+        return rating.per_image(rating.measure(tokens, student, target))
 
 
-def encoded(shared, architecture, batch: RatingBatch) -> tuple[Tensor, PretextHeads]:
+def encoded(shared, architecture, batch: RatingBatch) -> tuple[Tensor, MaskedStudent]:
     student = shared.subnet(architecture)
     with torch.no_grad():
         visible = take(patchify(batch.images, 2), batch.ids_keep)
         tokens = student.encoder.forward_features(visible, batch.ids_keep)
-    return tokens, PretextHeads(student.decoder, student.projection)
+    return tokens, student
 
 
 @pytest.mark.parametrize("visible", [3, 6, 24])
@@ -244,13 +242,13 @@ def test_consistency_of_networks_equals_equation_13_in_loops(
     )
     first = 0 if class_token else 1
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, batch)
+        tokens, student = encoded(shared, architecture, batch)
         literal = [
             literal_consistency(t[first:], s[first:], relation)
             for t, s in zip(theirs, tokens, strict=True)
         ]
         rating = Consistency(relation, class_token=class_token)
-        rated = rate(rating, tokens, heads, batch, teacher)
+        rated = rate(rating, tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
 
 
@@ -260,18 +258,18 @@ def test_feature_and_reconstruction_equal_equations_11_and_10_in_loops(
     batch = RatingBatch(images, *masks_of(5, 6), 2)
     theirs = teacher(images, batch.ids_keep)
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, batch)
+        tokens, student = encoded(shared, architecture, batch)
         with torch.no_grad():
-            projected = heads.projection(tokens[:, 1:])
-            predicted = heads.decoder(tokens, batch.ids_keep, batch.ids_masked)
+            projected = student.projection(tokens[:, 1:])
+            predicted = student.decoder(tokens, batch.ids_keep, batch.ids_masked)
         features = [-literal_feature(*pair) for pair in zip(projected, theirs, strict=True)]
-        rated = rate(Feature(), tokens, heads, batch, teacher)
+        rated = rate(Feature(), tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(features), atol=1e-5, rtol=1e-5)
         pixels = [
             -literal_pixels(one, image, masked.tolist(), 2)
             for one, image, masked in zip(predicted, images, batch.ids_masked, strict=True)
         ]
-        rated = rate(Reconstruction(), tokens, heads, batch, teacher)
+        rated = rate(Reconstruction(), tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(pixels), atol=1e-5, rtol=1e-5)
 
 
@@ -318,7 +316,7 @@ def test_no_network_is_rated_above_the_teacher_itself(
     own = randomize(ViT(TEACHER), 4)
     teacher = EncoderTeacher(own)
     batch = RatingBatch(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
-    none = PretextHeads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
+    none = MaskedStudent(TEACHER, StudentShape(32, 1, 20, unit=2))
     rating = Consistency(relation)
     visible = take(patches, keep)
 

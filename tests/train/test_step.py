@@ -138,7 +138,7 @@ class Kept(MaskedDistillation):
 
 
 def distillation(kind: str, randomize, beta: float = 1.0, batch: int = 6) -> tuple[Kept, Supernet]:
-    shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
+    shared = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
     randomize(shared.student, 0)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     batches = Batches(

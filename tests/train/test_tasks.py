@@ -77,7 +77,7 @@ def autoencoding(randomize, runtime: Runtime = CPU) -> MaskedAutoencoding:
 def distillation(
     randomize, runtime: Runtime = CPU, kind: str = "uniform", beta: float = 1.0, seed: int = 0
 ) -> MaskedDistillation:
-    shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
+    shared = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
     randomize(shared.student, 0)
     return MaskedDistillation(
         shared, EncoderTeacher(randomize(ViT(TEACHER), 1)), masked(seed), RECIPE, runtime,

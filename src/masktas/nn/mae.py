@@ -79,7 +79,8 @@ def decoder_macs(
     block = cost.attention_macs(patches + 1, decoder_dim, decoder_dim)
     block += cost.mlp_macs(patches + 1, decoder_dim, hidden)
     embedding = (visible + 1) * architecture.embed_dim * decoder_dim
-    return embedding + decoder_depth * block + (patches - visible) * decoder_dim * architecture.patch_dim
+    prediction = (patches - visible) * decoder_dim * architecture.patch_dim
+    return embedding + decoder_depth * block + prediction
 
 
 def require_decoder_dim(decoder_dim: int) -> None:

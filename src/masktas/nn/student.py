@@ -97,8 +97,9 @@ class MaskedStudent(nn.Module):
     def reconstruct(
         self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
     ) -> Tensor:
-        """Predict masked units `[B, M, S]` from tokens `[B, 1 + V k^2, D]` by the decoder (5, 8)."""
-        keep, masked = (self.units.patch_ids(ids, self.patch_size) for ids in (ids_keep, ids_masked))
+        """Predict masked units `[B, M, S]` from tokens `[B, 1 + V k^2, D]` (5, 8)."""
+        keep = self.units.patch_ids(ids_keep, self.patch_size)
+        masked = self.units.patch_ids(ids_masked, self.patch_size)
         predicted = self.decoder(tokens, keep, masked, recompute=recompute)
         return self.units.join(predicted, self.patch_size)
 

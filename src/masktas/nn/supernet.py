@@ -84,6 +84,7 @@ class SharedStudent(MaskedStudent):
         """Initialise all weights."""
         super().init_weights(generator)
         for parts in self.patches.values():
+            assert isinstance(parts, PatchParts)
             parts.init_weights(generator)
 
 
@@ -108,11 +109,18 @@ class Supernet:
         """What masks are made of."""
         return self.student.units
 
-    def store(self, patch_size: int) -> dict[str, Tensor]:
-        """Return every stored tensor by its name in a plain student of this patch size."""
-        tensors = self.student.state_dict()
-        shared = {name: one for name, one in tensors.items() if not name.startswith("patches.")}
-        return {name: tensors[self.stored_name(name, patch_size)] for name in shared}
+    @property
+    def store(self) -> dict[str, Tensor]:
+        """Every stored tensor by name."""
+        return self.student.state_dict()
+
+    def store_of(self, patch_size: int) -> dict[str, Tensor]:
+        """Return the stored tensors that students of this patch size use, by their names there."""
+        store = self.store
+        if not self.student.patches:
+            return store
+        names = [name for name in store if not name.startswith("patches.")]
+        return {name: store[self.stored_name(name, patch_size)] for name in names}
 
     def stored_name(self, name: str, patch_size: int) -> str:
         """Return the name in the store of a tensor of a plain student of this patch size."""
@@ -169,17 +177,16 @@ class Supernet:
         self.space.require(architecture)
         with torch.device("meta"):
             student = MaskedStudent(architecture, self.shape)
-        return _filled(student, self.slices(student, self.store(architecture.patch_size)))
+        return _filled(student, self.slices(student, self.store_of(architecture.patch_size)))
 
     def encoder(self, architecture: Architecture) -> ViT:
         """Return the plain ViT of `architecture`, without a head, over views of the store."""
         self.space.require(architecture)
         with torch.device("meta"):
             encoder = ViT(architecture.replace(num_classes=0))
-        store = self.store(architecture.patch_size)
         of_encoder = {
             name.removeprefix("encoder."): tensor
-            for name, tensor in store.items()
+            for name, tensor in self.store_of(architecture.patch_size).items()
             if name.startswith("encoder.")
         }
         return _filled(encoder, self.slices(encoder, of_encoder))

@@ -10,14 +10,10 @@ Shapes: B images, n units, k patches along a side, C channels, D width.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-MIN_UNITS = 16  # fewer are too few to mask and to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +56,20 @@ class Units:
         k = self.per_side(patch_size)
         if k == 1:
             return units
-        x = units.unflatten(2, (k, patch_size, k, patch_size, -1))  # [B, n, k, P, k, P, C]
-        return x.transpose(3, 4).flatten(4).flatten(1, 3)
+        batch, total, _ = units.shape
+        x = units.reshape(batch, total, k, patch_size, k, patch_size, -1)
+        x = x.transpose(3, 4)  # [B, n, k, k, P, P, C]
+        return x.reshape(batch, total * k * k, -1)
 
     def join(self, patches: Tensor, patch_size: int) -> Tensor:
         """Join patches `[B, n k^2, P*P*C]` to units `[B, n, U*U*C]`: the inverse of `cut`."""
         k = self.per_side(patch_size)
         if k == 1:
             return patches
-        x = patches.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, (-1, k, k))
-        return x.transpose(3, 4).flatten(2)  # [B, n, k, P, k, P, C]
+        batch, total = patches.shape[0], patches.shape[1] // (k * k)
+        x = patches.reshape(batch, total, k, k, patch_size, patch_size, -1)
+        x = x.transpose(3, 4)  # [B, n, k, P, k, P, C]
+        return x.reshape(batch, total, -1)
 
     def means(self, tokens: Tensor, patch_size: int) -> Tensor:
         """Average the tokens of each unit: `[B, n k^2, D]` to `[B, n, D]`."""
@@ -80,22 +80,3 @@ class Units:
 def units_of(image_size: tuple[int, int], size: int) -> Units:
     """Return the units of side `size` of an image of `(H, W)` pixels."""
     return Units(size, (image_size[0] // size, image_size[1] // size))
-
-
-def common_unit(image_size: tuple[int, int], patch_sizes: Iterable[int]) -> int | None:
-    """Return the smallest U that all patch sizes divide; None if it does not suit the image.
-
-    It has to tile the image and, if there are several patch sizes, leave `MIN_UNITS` units.
-    """
-    sizes = set(patch_sizes)
-    unit = math.lcm(*sizes)
-    if image_size[0] % unit or image_size[1] % unit:
-        return None
-    return unit if len(sizes) == 1 or units_of(image_size, unit).total >= MIN_UNITS else None
-
-
-def patch_in(image_size: tuple[int, int], grid: tuple[int, int]) -> int | None:
-    """Return the side of a square patch of a grid over an image; None if there is none."""
-    (height, width), (rows, columns) = image_size, grid
-    side = height // rows
-    return side if (rows * side, columns * side) == (height, width) else None

@@ -282,7 +282,7 @@ class Evaluator:
         return {part: made[part] for part in self._parts}
 
     def _student(self, architecture: Architecture) -> MaskedStudent:
-        """Return a student whose decoder and projection, which have no blocks, are the network's."""
+        """Return a student of the network's width and patch size: they share the heads."""
         key = architecture.patch_size, architecture.embed_dim
         if key not in self._students:
             self._students[key] = self._supernet.subnet(architecture).eval()

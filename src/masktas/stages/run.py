@@ -25,6 +25,7 @@ from masktas.formats import format_seconds, format_size
 from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
+from masktas.space.tiling import common_unit
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.manifest import FinetuneManifest, SearchManifest, StageManifest
 from masktas.stages.common.tasks import teacher_for
@@ -146,7 +147,7 @@ class WholeRun:
         if not self._adopts:
             teacher = teacher_for(space, settings.teacher)
             checked = check_teacher(teacher, space.image_size, space.in_channels)
-            _require_same_patches(space, checked)
+            _require_units(space, checked)
         check_supernet(settings.supernet, space)
 
     def make(self, *, baselines: bool) -> dict[str, Any]:
@@ -260,15 +261,15 @@ def _can_report(console: Console, out: Path) -> bool:
     return True
 
 
-def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
-    """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
+def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
+    """Raise SpaceError unless patches of the teacher to pre-train tile units of the students."""
     its = teacher.shape.patch_size
     if common_unit(space.image_size, (*space.patch_size, its)) is None:
         init = teacher.settings.init
         subject = "The teacher" if init is None else f"--init {init}"
         raise SpaceError(
             f"{subject} cuts patches of {its} pixels, but space {space.name} of "
-            f"{space.patch_size}: choose a space with the same patch_size."
+            f"{', '.join(map(str, space.patch_size))}: choose a space with the same patch_size."
         )
 
 

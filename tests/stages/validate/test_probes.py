@@ -43,7 +43,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def shared():
-    supernet = Supernet(SPACE, StudentShape(32, 1, 16))
+    supernet = Supernet(SPACE, StudentShape(32, 1, 16, SPACE.unit))
     supernet.init_weights(torch.Generator().manual_seed(0))
     return supernet
 
@@ -116,7 +116,7 @@ def test_images_of_one_class_are_refused_in_a_sentence():
 
 @pytest.mark.parametrize("probe", ["linear", "finetune"])
 def test_a_supernet_that_is_not_finite_is_refused_in_a_sentence(probe):
-    broken = Supernet(SPACE, StudentShape(32, 1, 16))
+    broken = Supernet(SPACE, StudentShape(32, 1, 16, SPACE.unit))
     broken.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         broken.student.encoder.norm.bias.fill_(torch.nan)

@@ -14,8 +14,8 @@ from masktas.errors import ConfigError
 from masktas.nn.mae import Decoder
 from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, adapter_between
 from masktas.nn.teachers.timm_vit import TimmTeacher
-from masktas.nn.units import common_unit, patch_in
 from masktas.nn.vit import ViT
+from masktas.space.tiling import common_unit, patch_in
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -186,6 +186,12 @@ class UnitTeacher:
         return torch.cat([tokens[:, :1], means], dim=1)
 
 
+def by_units(teacher: Teacher, units: Units, grid: tuple[int, int]) -> Teacher:
+    """Return a teacher of units from one that sees images as a grid of patches."""
+    k = grid[0] // units.grid[0]
+    return teacher if k == 1 else UnitTeacher(teacher, units, units.size // k)
+
+
 class EncoderTeacher:
     """A teacher that is a frozen ViT, the encoder of a masked autoencoder.
 

@@ -21,11 +21,12 @@ from masktas.nn.teachers.teacher import (
     InputAdapter,
     InputSpec,
     Teacher,
-    UnitTeacher,
     adapter_between,
+    by_units,
 )
-from masktas.nn.units import MIN_UNITS, Units, common_unit, patch_in, units_of
+from masktas.nn.units import Units, units_of
 from masktas.space import Architecture, SearchSpace
+from masktas.space.tiling import MIN_UNITS, common_unit, patch_in
 from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network
 
@@ -75,14 +76,23 @@ def units_for(run: Run, space: SearchSpace) -> Units:
     """
     run.teacher.manifest()
     facts = adopted_facts(run)
-    sizes, grid = set(space.patch_size), space.largest.grid
-    if facts is None or facts["kind"] != "function":
-        grid = teacher_input_spec(run).grid
-        sizes.add(patch_in(space.image_size, grid) or 0)
-    unit = None if 0 in sizes else common_unit(space.image_size, sizes)
+    if facts is not None and facts["kind"] == "function":
+        return units_of(space.image_size, space.unit)
+    return units_with(space, teacher_input_spec(run).grid, str(run.teacher.folder))
+
+
+def units_with(space: SearchSpace, grid: tuple[int, int], teacher: str) -> Units:
+    """Return the units that the patches of a space and those of a teacher's grid tile.
+
+    Raises:
+        ArtifactError: if there are none; it names the teacher.
+    """
+    patch_size = patch_in(space.image_size, grid)
+    sizes = (*space.patch_size, patch_size or 0)
+    unit = common_unit(space.image_size, sizes) if patch_size else None
     if unit is None:
         raise ArtifactError(
-            f"{run.teacher.folder} sees a grid of {grid[0]} x {grid[1]} patches, and the students "
+            f"{teacher} sees a grid of {grid[0]} x {grid[1]} patches, and the students "
             f"{_pixels(space.image_size)} pixels in patches of {_listed(space.patch_size)}: these "
             f"do not tile the same {MIN_UNITS} or more squares. Choose another space, or another "
             "teacher (with --overwrite)."
@@ -133,10 +143,8 @@ def load_teacher(
         frozen: Teacher = load_timm(facts, checkpoint.load(path)[0], where=path, adapter=adapter)
     else:
         frozen = EncoderTeacher(load_network(run.teacher.folder), adapter)
-    if patch_size != student.patch_size:
-        units = units_of(student.image_size, student.patch_size)
-        frozen = UnitTeacher(frozen, units, patch_size)
-    return frozen.to(device)
+    units = units_of(student.image_size, student.patch_size)
+    return by_units(frozen.to(device), units, sight.grid)
 
 
 def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) -> None:

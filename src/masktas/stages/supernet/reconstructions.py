@@ -14,6 +14,7 @@ from masktas.artifacts import write_atomic
 from masktas.data.batches import Batches
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
 from masktas.nn.student import MaskedStudent
+from masktas.nn.units import Units
 from masktas.seeding import seed_for
 from masktas.stages.common.load import ReconstructingTeacher
 
@@ -54,8 +55,7 @@ def draw_reconstructions(
 
     rows = {"original": _bytes(images, batches.mean, batches.std), "masked": shown(masked)}
     if teacher is not None:
-        side = patch_in(units.grid, teacher.sight.grid)
-        rows["teacher"] = _reconstructed(teacher, images, ids_keep, ids_masked)
+        rows["teacher"] = _reconstructed(teacher, images, units, ids_keep, ids_masked)
     rows["student (largest)"] = shown(completed)
     sheet = _sheet(list(rows.values()))
     write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
@@ -63,10 +63,16 @@ def draw_reconstructions(
 
 
 def _reconstructed(
-    teacher: ReconstructingTeacher, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
+    teacher: ReconstructingTeacher,
+    images: Tensor,
+    units: Units,
+    ids_keep: Tensor,
+    ids_masked: Tensor,
 ) -> list[np.ndarray]:
     """Complete images as a teacher does, in its own resolution."""
     sight = teacher.sight
+    own = Units(sight.image_size[0] // units.grid[0], units.grid)
+    ids_keep, ids_masked = (own.patch_ids(ids, sight.patch_size) for ids in (ids_keep, ids_masked))
     seen = images if teacher.adapter is None else teacher.adapter(images)
     patches = patchify(seen, sight.patch_size)
     predicted = teacher.model(patches, ids_keep, ids_masked)

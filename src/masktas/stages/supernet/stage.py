@@ -99,11 +99,7 @@ def supernet(
         store=inputs.store,
         more={"space": space.to_dict()},
     ) as stage:
-        return (
-            _train(context, stage, settings, space, inputs)
-            if stage.todo
-            else stage.manifest()
-        )
+        return _train(context, stage, settings, space, inputs) if stage.todo else stage.manifest()
 
 
 @dataclass(frozen=True, slots=True)

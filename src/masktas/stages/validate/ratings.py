@@ -113,7 +113,7 @@ def rating_passes(
     if labels is not None:
         passes.append((evaluator(settings, LABELLED, labels=labels), ""))
     if settings.variants:
-        for suffix, changed in variants.other_masks(settings, supernet.space.largest).items():
+        for suffix, changed in variants.other_masks(settings, supernet.units.total).items():
             names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
             passes.append((evaluator(changed, names), f" {suffix}"))
     return passes

@@ -22,7 +22,6 @@ from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec
 from masktas.ratings.batches import batch_size_for
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
@@ -30,7 +29,12 @@ from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost, params
 from masktas.space.limits import parse_limit
 from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.load import (
+    load_supernet,
+    load_teacher,
+    student_input,
+    teacher_file,
+)
 from masktas.stages.common.stage import Context
 from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.findings import matplotlib
@@ -173,7 +177,7 @@ def _open(
         matplotlib("figure")
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    seen = student_input(space, shared.units, store)
+    seen = student_input(space, supernet.units, store)
     frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
     of_search = _of_search(labels, store)
     return OpenedValidation(

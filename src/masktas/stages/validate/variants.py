@@ -13,7 +13,6 @@ from masktas.config import RatingSettings
 from masktas.errors import ConfigError
 from masktas.ratings.batches import num_visible_for
 from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating
-from masktas.space import Architecture
 
 S = TypeVar("S", bound=RatingSettings)
 ROWS = ("raw", "scaled", "unit")
@@ -48,14 +47,14 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
     return made
 
 
-def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
+def other_masks(settings: S, total: int) -> dict[str, S]:
     """Return settings with other masks, by the name of the change; each needs another pass.
 
     Mask ratios that leave too few visible patches are left out.
 
     Args:
         settings: the usual ones.
-        largest: the largest architecture of the space.
+        total: number of units of an image.
     """
     changes: dict[str, dict[str, float]] = {
         f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in RATIOS if ratio != settings.mask_ratio
@@ -65,12 +64,12 @@ def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
     if "mask 0" in changes:
         changes["mask 0"]["num_masks"] = 1
     made = {name: settings.model_copy(update=change) for name, change in changes.items()}
-    return {name: changed for name, changed in made.items() if _possible(changed, largest)}
+    return {name: changed for name, changed in made.items() if _possible(changed, total)}
 
 
-def _possible(settings: RatingSettings, largest: Architecture) -> bool:
+def _possible(settings: RatingSettings, total: int) -> bool:
     try:
-        num_visible_for(units.total, settings, ("consistency",))
+        num_visible_for(total, settings, ("consistency",))
     except ConfigError:
         return False
     return True

@@ -40,9 +40,7 @@ class MaskedBatches:
         pixels, _ = self.batches.train(step, rows)
         num_units = pixels[0, 0].numel() // self.unit**2
         # drawn for the whole batch, so the masks do not depend on how rows are shared out
-        noise = masking_noise(
-            self.batches.batch_size, num_units, seed_for(self.seed, "mask", step)
-        )
+        noise = masking_noise(self.batches.batch_size, num_units, seed_for(self.seed, "mask", step))
         ids_keep, ids_masked = random_masking(to_device(noise[rows], pixels.device), self.visible)
         return pixels, ids_keep, ids_masked
 
