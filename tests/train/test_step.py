@@ -171,9 +171,9 @@ def test_gradients_are_those_of_the_mean_loss_through_slices(randomize, kind, pa
             for name, parameter in network.named_parameters()
         }
         predicted, projected = functional_call(
-            network, sliced, (inputs.patches, inputs.ids_keep, inputs.ids_masked)
+            network, sliced, (inputs.units, inputs.ids_keep, inputs.ids_masked)
         )
-        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         feature = feature_loss(projected, inputs.target)
         loss = pixel + beta * feature if beta else pixel  # then the projection is not trained
         per_network.append((loss, pixel, feature))

@@ -45,7 +45,7 @@ def test_the_class_token_is_tried_where_the_teacher_has_one():
 )
 def test_other_masks_are_tried(changes, names):
     settings = ValidateSettings(num_images=7, **changes)
-    made = other_masks(settings, MICRO.largest)
+    made = other_masks(settings, MICRO.largest.num_patches)
     assert set(made) == names
     for name, changed in made.items():
         assert changed.num_images == 7
@@ -57,5 +57,5 @@ def test_other_masks_are_tried(changes, names):
 
 def test_masks_that_leave_fewer_than_three_patches_are_left_out():
     space = MICRO.replace(image_size=(16, 16))  # 16 patches, of which 0.9 leave one
-    made = other_masks(ValidateSettings(mask_ratio=0.5), space.largest)
+    made = other_masks(ValidateSettings(mask_ratio=0.5), space.largest.num_patches)
     assert set(made) == {"mask 0", "mask 0.75", "4 masks"}
