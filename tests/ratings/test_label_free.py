@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from masktas.nn.teachers.teacher import EncoderTeacher, Teacher
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import (
+    FITTED,
+    Alignment,
     Consistency,
     Feature,
     PatchSimilarity,
@@ -339,3 +342,58 @@ def test_no_network_is_rated_above_the_teacher_itself(
             assert rated < best
             mean += rated / 5
         assert mean < best - 1e-6
+
+
+# --- ratings that do not depend on how sharp a map is (SPEC 6.7)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_fitted_temperature_is_the_best_of_each_image(
+    shared, teacher, images, sample_architectures, projected: bool
+):
+    batch = RatingBatch(images, *masks_of(5, 6), 2)
+    relation = PatchSimilarity(0.2, "unit", False)
+    theirs = relation.map(teacher(images, batch.ids_keep))
+    for architecture in sample_architectures(3, 0):
+        tokens, student = encoded(shared, architecture, batch)
+        with torch.no_grad():
+            rows = student.projection(tokens[:, 1:]) if projected else tokens[:, 1:]
+        literal = [
+            max(
+                literal_consistency_of_maps(one, row, PatchSimilarity(tau, "unit", False))
+                for tau in FITTED
+            )
+            for one, row in zip(theirs, rows, strict=True)
+        ]
+        rating = Consistency(relation, fitted=True, projected=projected)
+        rated = rate(rating, tokens, student, batch, teacher)
+        torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
+
+
+def literal_consistency_of_maps(
+    teacher_map: Tensor, student: Tensor, own: PatchSimilarity
+) -> float:
+    """Equation (15) with a map of the teacher that has a temperature of its own."""
+    log_map = literal_log_map(student.tolist(), own)
+    rows = [
+        sum(p * log for p, log in zip(row.tolist(), logs, strict=True) if p > 0)
+        for row, logs in zip(teacher_map, log_map, strict=True)
+    ]
+    return sum(rows) / len(rows)
+
+
+def test_alignment_is_the_cosine_of_centred_products(shared, teacher, images, sample_architectures):
+    batch = RatingBatch(images, *masks_of(5, 6), 2)
+    theirs = teacher(images, batch.ids_keep).double().numpy()
+    for architecture in sample_architectures(3, 0):
+        tokens, student = encoded(shared, architecture, batch)
+        literal = []
+        for y, x in zip(theirs, tokens[:, 1:].double().numpy(), strict=True):
+            centre = np.eye(len(x)) - 1 / len(x)
+            k, l = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre  # noqa: E741
+            literal.append((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+        rated = rate(Alignment(), tokens, student, batch, teacher)
+        np.testing.assert_allclose(rated.numpy(), literal, atol=1e-5)
+        assert (rated <= 1 + 1e-6).all()
+        larger = torch.cat([tokens[:, :1], 7 * tokens[:, 1:]], dim=1)
+        torch.testing.assert_close(rate(Alignment(), larger, student, batch, teacher), rated)

@@ -1,6 +1,6 @@
 """Typed settings, one set for each stage. No torch here."""
 
-from masktas.config.fields import Settings
+from masktas.config.fields import FIT, Settings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
@@ -25,6 +25,7 @@ from masktas.config.settings import (
 )
 
 __all__ = [
+    "FIT",
     "AdoptedTeacher",
     "AllSettings",
     "BudgetSettings",

@@ -20,11 +20,19 @@ from masktas.config.fields import (
     Settings,
     Share,
     Size,
+    Temperature,
 )
 from masktas.errors import ConfigError
 from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
 
-LABEL_FREE = ("consistency", "reconstruction", "feature", "fusion")  # from few images, or masked
+LABEL_FREE = (  # from few images, or masked
+    "consistency",
+    "projected",
+    "alignment",
+    "reconstruction",
+    "feature",
+    "fusion",
+)
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
@@ -153,12 +161,22 @@ class RatingSettings(Settings):
     """How networks are rated without training them (SPEC 4)."""
 
     rating: Literal[
-        "consistency", "reconstruction", "feature", "fusion", "accuracy", "knn", "params", "macs"
+        "consistency",
+        "projected",
+        "alignment",
+        "reconstruction",
+        "feature",
+        "fusion",
+        "accuracy",
+        "knn",
+        "params",
+        "macs",
     ] = Field(
         "consistency",
-        description="Rating of a network: agreement with the teacher (13-16), pixel loss, "
-        "feature loss, fusion of the first two, accuracy with labels (linear or "
-        "nearest neighbours), or size alone.",
+        description="Rating of a network: agreement with the teacher about similar patches "
+        "(13-16), the same of projected tokens, kernel alignment, pixel loss, feature loss, fusion "
+        "of consistency and pixel loss, accuracy with labels (linear or nearest neighbours), or "
+        "size alone.",
     )
     num_images: Count = Field(
         2000, description="Number of search images that every candidate is rated on."
@@ -172,8 +190,9 @@ class RatingSettings(Settings):
         0.9, description="Share r of the patches that is masked; 0 shows all of them."
     )
     num_masks: Count = Field(1, description="Number of masks under which each image is rated.")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        0.05, description="Temperature tau of equation (16)."
+    temperature: Temperature = Field(
+        0.05,
+        description="Temperature tau of equation (16); fit chooses the network's for each image.",
     )
     rows: Literal["raw", "scaled", "unit"] = Field(
         "scaled",

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.config import RatingSettings
+from masktas.config import FIT, RatingSettings
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
 from masktas.formats import parse_bytes
@@ -28,11 +28,12 @@ from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.batches import BY_SIZE, FUSED, RatingBatches, measured_parts
 from masktas.ratings.fusion import Fusion
 from masktas.ratings.label_free import (
+    Alignment,
     Consistency,
     Feature,
-    PatchSimilarity,
     Rating,
     Reconstruction,
+    similarity_of,
     teacher_tokens,
 )
 from masktas.ratings.labelled import Accuracy, Knn
@@ -269,9 +270,11 @@ class Evaluator:
 
     def _make_ratings(self) -> dict[str, Rating]:
         settings = self.settings
-        similarity = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
+        similarity, fitted = similarity_of(settings), settings.temperature == FIT
         made: dict[str, Rating] = {
-            "consistency": Consistency(similarity, class_token=settings.class_token),
+            "consistency": Consistency(similarity, class_token=settings.class_token, fitted=fitted),
+            "projected": Consistency(similarity, fitted=fitted, projected=True),
+            "alignment": Alignment(),
             "reconstruction": Reconstruction(),
             "feature": Feature(),
             **self._more,

@@ -1,7 +1,7 @@
 """Ratings without labels, computed from a candidate's tokens of held-out images.
 
 The paper's is `Consistency`: whether a candidate's patches are similar to one another where the
-teacher's are (SPEC 4; MaskTAS equations 13 to 16). The others are for comparison and fusion.
+teacher's are (SPEC 4; MaskTAS equations 13 to 16). SPEC 6.7 compares it with the others.
 
 Shapes: n images, V visible units (patches, if all networks have the same), M masked ones, S numbers
 of a unit, k*k patches of a unit, D width of a candidate, D_t of the teacher.
@@ -10,7 +10,7 @@ of a unit, k*k patches of a unit, D width of a candidate, D_t of the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masktas.config import RatingSettings
 from masktas.nn.mae import normalize_patches
 from masktas.nn.patches import patchify, take
 from masktas.nn.student import MaskedStudent, feature_losses
@@ -26,6 +27,8 @@ from masktas.ratings.batches import RatingBatch
 
 # Returns the teacher's tokens of a batch: False without, True with the class token first.
 TeacherTokens = Callable[[bool], Tensor]
+TEMPERATURE = 0.05
+FITTED = tuple(0.005 * 2**step for step in range(11))  # temperatures tried for each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class PatchSimilarity:
         include_self: whether the sum of (16) holds the pair `k = j`.
     """
 
-    temperature: float = 0.05
+    temperature: float = TEMPERATURE
     rows: str = "scaled"
     include_self: bool = False
 
@@ -65,6 +68,14 @@ class PatchSimilarity:
         if not self.include_self:
             probabilities.diagonal(dim1=1, dim2=2).zero_()
         return probabilities
+
+
+def similarity_of(settings: RatingSettings) -> PatchSimilarity:
+    """Return the similarity that settings ask for; of a fitted temperature, the teacher's."""
+    temperature = settings.temperature
+    if isinstance(temperature, str):
+        temperature = TEMPERATURE
+    return PatchSimilarity(temperature, settings.rows, settings.include_self)
 
 
 def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
@@ -111,10 +122,22 @@ class Consistency:
     Args:
         similarity: how patches are compared.
         class_token: whether the class token is compared too; the teacher must have one.
+        fitted: whether each image is given the candidate's temperature, of `FITTED`, at which its
+            map agrees best: how sharp the map is then does not count (SPEC 6.7).
+        projected: compare the projected tokens `M(Z_s)`, which training ties to the teacher's,
+            instead of the candidate's own (SPEC 6.7); without class token.
     """
 
-    def __init__(self, similarity: PatchSimilarity, *, class_token: bool = False) -> None:
-        self.similarity, self.class_token = similarity, class_token
+    def __init__(
+        self,
+        similarity: PatchSimilarity,
+        *,
+        class_token: bool = False,
+        fitted: bool = False,
+        projected: bool = False,
+    ) -> None:
+        self.similarity, self.class_token = similarity, class_token and not projected
+        self.fitted, self.projected = fitted, projected
 
     def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
         """Return the teacher's map `[n, V, V]` (16)."""
@@ -122,14 +145,49 @@ class Consistency:
 
     def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the candidate's map with the teacher's: `[n]`."""
-        rows = student.of_units(tokens)
+        rows = student.project(tokens) if self.projected else student.of_units(tokens)
         if self.class_token:
             rows = torch.cat([tokens[:, :1], rows], dim=1)
-        return consistency(target[0], self.similarity.log_map(rows))
+        if not self.fitted:
+            return consistency(target[0], self.similarity.log_map(rows))
+        tried = (replace(self.similarity, temperature=one) for one in FITTED)
+        agreements = [consistency(target[0], similarity.log_map(rows)) for similarity in tried]
+        return torch.stack(agreements).amax(dim=0)
 
     def per_image(self, measured: Tensor) -> Tensor:
         """Return them unchanged."""
         return measured
+
+
+class Alignment:
+    """Centred kernel alignment of a candidate's and the teacher's patch similarities, 0 to 1.
+
+    The cosine between both matrices of inner products of patches `[V, V]`, centred over patches
+    (Cortes et al. 2012; Kornblith et al. 2019, there called linear CKA). It is the same for tokens
+    that are scaled or rotated, so neither sharpness nor width counts.
+    """
+
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return the teacher's centred products, of norm 1: `[n, V, V]`."""
+        return (_centred_products(teacher(False)),)
+
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the candidate's with the teacher's: `[n]`."""
+        return (target[0] * _centred_products(student.of_units(tokens))).sum(dim=(1, 2))
+
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return them unchanged."""
+        return measured
+
+
+def _centred_products(tokens: Tensor) -> Tensor:
+    """Return the inner products of centred tokens `[n, V, D]`, divided by their norm."""
+    z = tokens.float()
+    z = z - z.mean(dim=1, keepdim=True)
+    with torch.autocast(z.device.type, enabled=False):
+        products = z @ z.transpose(1, 2)
+    norm: Tensor = products.norm(dim=(1, 2), keepdim=True)
+    return products / norm.clamp_min(1e-12)
 
 
 class Reconstruction:

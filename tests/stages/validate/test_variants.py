@@ -14,13 +14,17 @@ MICRO = SearchSpace.preset("micro")  # 64 patches
 
 def test_rows_temperatures_and_the_pair_with_itself_are_tried_without_the_usual_one():
     made = similarities(RatingSettings(), class_token=False)
+    for name, projected in (("consistency fit", False), ("projected fit", True)):
+        one = made.pop(name)
+        assert one.fitted
+        assert one.projected == projected
     assert len({one.similarity for one in made.values()}) == len(made) == 17
     assert "consistency scaled 0.05" not in made
     assert made["consistency unit 0.2 self"].similarity == PatchSimilarity(0.2, "unit", True)
     usual = RatingSettings(rows="unit", temperature=0.2, include_self=True)
     assert "consistency unit 0.2 self" not in similarities(usual, class_token=False)
     own = RatingSettings(temperature=0.3)  # none of those tried
-    assert len(similarities(own, class_token=False)) == 18
+    assert len(similarities(own, class_token=False)) == 18 + 2
 
 
 def test_the_class_token_is_tried_where_the_teacher_has_one():

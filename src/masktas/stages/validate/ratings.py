@@ -30,7 +30,8 @@ from masktas.stages.common.stage import Context
 from masktas.stages.validate import variants
 
 Ratings = dict[str, NDArray[np.float64]]
-MASKED = ("consistency", "reconstruction", "feature", "fusion")
+UNMASKED = ("consistency", "projected", "alignment", "feature")
+MASKED = (*UNMASKED, "reconstruction", "fusion")
 CHUNK_SIZE = 5  # networks that each rank rates between two updates of the progress bar
 
 
@@ -105,7 +106,7 @@ def rating_passes(
     more = None
     if settings.variants:
         more = variants.similarities(settings, class_token=teacher.has_class_token)
-    names: Sequence[str] = MASKED if settings.mask_ratio else ("consistency", "feature")
+    names: Sequence[str] = MASKED if settings.mask_ratio else UNMASKED
     passes = [(evaluator(settings, names, more), "")]
     # a search split with fewer images than asked for is reported once
     num_images = passes[0][0].batches.num_images

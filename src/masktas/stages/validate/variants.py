@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from typing import TypeVar
 
-from masktas.config import RatingSettings
+from masktas.config import FIT, RatingSettings
 from masktas.errors import ConfigError
 from masktas.ratings.batches import num_visible_for
-from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating
+from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating, similarity_of
 
 S = TypeVar("S", bound=RatingSettings)
 ROWS = ("raw", "scaled", "unit")
@@ -28,7 +28,7 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
         settings: of the usual consistency, which is left out.
         class_token: whether the teacher has one.
     """
-    usual = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
+    usual = similarity_of(settings)
     tried = {
         f"consistency {rows} {temperature:g}{' self' if include_self else ''}": PatchSimilarity(
             temperature, rows, include_self
@@ -40,6 +40,9 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
         for name, similarity in tried.items()
         if similarity != usual
     }
+    if settings.temperature != FIT:
+        made["consistency fit"] = Consistency(usual, fitted=True)
+        made["projected fit"] = Consistency(usual, fitted=True, projected=True)
     if settings.class_token:
         made["consistency patches"] = Consistency(usual)
     elif class_token:
