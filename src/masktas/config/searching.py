@@ -173,10 +173,8 @@ class RatingSettings(Settings):
         "macs",
     ] = Field(
         "consistency",
-        description="Rating of a network: agreement with the teacher about similar patches "
-        "(13-16), the same of projected tokens, kernel alignment, pixel loss, feature loss, fusion "
-        "of consistency and pixel loss, accuracy with labels (linear or nearest neighbours), or "
-        "size alone.",
+        description="Rating of a network: by agreement with the teacher, by loss, with labels, or "
+        "by size alone (docs/search.md).",
     )
     num_images: Count = Field(
         2000, description="Number of search images that every candidate is rated on."
