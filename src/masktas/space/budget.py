@@ -83,6 +83,10 @@ class Budget:
         """Return the quantities that have a limit."""
         return tuple(what for what in QUANTITIES if self.limits(what) != (None, None))
 
+    def capped(self) -> tuple[str, ...]:
+        """Return the quantities that have an upper limit."""
+        return tuple(what for what in QUANTITIES if self.limits(what)[1] is not None)
+
     def allows(self, amounts: Mapping[str, float]) -> bool:
         """Return whether a network with these costs is within every limit.
 

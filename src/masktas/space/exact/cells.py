@@ -151,6 +151,11 @@ class Cells:
         """The number of networks."""
         return sum(row.ways for row in self.rows)
 
+    @property
+    def weight(self) -> int:
+        """The probability of `SearchSpace.sample` to be in a cell, in units of the whole space."""
+        return self._cumulative[-1]
+
     def draw(self, rng: random.Random) -> Architecture:
         """Draw from the distribution of `SearchSpace.sample`, conditioned on being in a cell."""
         at = bisect.bisect_right(self._cumulative, rng.randrange(self._cumulative[-1]))
