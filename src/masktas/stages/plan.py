@@ -328,7 +328,7 @@ class Trial:
         """Measure how many images per second candidates encode."""
         runtime, space = self._setup.runtime, self._space
         shape = self._settings.supernet
-        pixels = space.patch_size**2 * space.in_channels
+        pixels = space.largest.patch_size**2 * space.in_channels
         patches = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
         supernet = supernet_task(shape, space, self._frozen(), self._noise(shape, 1), self._setup)[

@@ -262,13 +262,13 @@ def _can_report(console: Console, out: Path) -> bool:
 
 def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
     """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
-    its = teacher.shape.patch_size
-    if its != space.patch_size:
+    its, mine = teacher.shape.patch_size, space.largest.patch_size
+    if its != mine:
         init = teacher.settings.init
         subject = "The teacher" if init is None else f"--init {init}"
         raise SpaceError(
             f"{subject} cuts patches of {its} pixels, but space {space.name} of "
-            f"{space.patch_size}: choose a space with the same patch_size."
+            f"{mine}: choose a space with the same patch_size."
         )
 
 

@@ -123,6 +123,7 @@ def with_depth_of(first: Architecture, second: Architecture, space: SearchSpace)
         second.embed_dim,
         (second.num_heads + first.num_heads[second.depth :])[: first.depth],
         (second.mlp_ratio + first.mlp_ratio[second.depth :])[: first.depth],
+        patch_size=second.patch_size,
     )
 
 

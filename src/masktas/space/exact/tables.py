@@ -56,7 +56,7 @@ class Tables:
         self.space = space
         self.costs = costs
         self.number_bytes = cost.number_bytes(costs.precision)
-        self._tokens = space.smallest.num_patches + 1
+        self._tokens = space.largest.num_patches + 1
         self._stems = {
             width: space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
             for width in space.embed_dim

@@ -212,7 +212,7 @@ def require_same_patches(run: Run, space: SearchSpace) -> None:
         return
     run.teacher.manifest()
     teacher = Architecture.load(run.teacher.folder / ARCHITECTURE)
-    mine = (space.image_size, space.patch_size, space.in_channels)
+    mine = (space.image_size, space.largest.patch_size, space.in_channels)
     its = (teacher.image_size, teacher.patch_size, teacher.in_channels)
     if mine != its:
         raise ArtifactError(

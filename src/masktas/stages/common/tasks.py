@@ -57,7 +57,7 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
         return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
     shape = {
-        "patch_size": space.patch_size,
+        "patch_size": space.largest.patch_size,
         "embed_dim": heads * space.head_dim,
         "num_heads": heads,
         "depth": max(space.depth),
