@@ -222,6 +222,27 @@ def test_a_thousand_draws_from_a_hundredth_of_the_range(name, quantities):
 
 
 @pytest.mark.parametrize("name", ["big", "uneven"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 5])
+def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
+    space, costs = SPACES[name], COSTS[name]
+    whole = BudgetedSpace(space, Budget(), costs)
+    limits = {}
+    for what in QUANTITIES:
+        low, high = whole.cost_range(what)
+        limits[f"max_{what}"] = type(high)(low + share * (high - low))
+    counted = BudgetedSpace(space, Budget(**limits), costs, min_use=0.95)
+    rng = random.Random(0)
+    drawn = [counted.sample(rng) for _ in range(30)]
+    assert all(counted.contains(one) for one in drawn)
+    ends = {what: whole.cost_range(what)[1] for what in QUANTITIES}
+    for one in drawn:
+        amounts = costs.of(one)
+        assert any(
+            amounts[what] >= 0.9 * min(limits[f"max_{what}"], ends[what]) for what in QUANTITIES
+        )
+
+
+@pytest.mark.parametrize("name", ["big", "uneven"])
 def test_joint_bands_of_big_spaces_can_be_drawn_from(name):
     budget = band(name, "params", "macs", "latency", share=0.02)
     counted = BudgetedSpace(SPACES[name], budget, COSTS[name])

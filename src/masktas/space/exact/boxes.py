@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from masktas.space.budget import Budget
 from masktas.space.latency import TICKS
@@ -33,12 +32,12 @@ def boxes(budget: Budget, least: Mapping[str, float]) -> Iterator[Budget]:
     remaining = budget
     for what, amount in least.items():
         low, high = remaining.limits(what)
-        yield replace(remaining, **{f"min_{what}": max(low or 0, amount)})
+        yield remaining.with_limits(what, max(low or 0, amount), high)
         below = _next_below(what, amount)
         high = below if high is None else min(high, below)
         if high < (low or 0):
             return
-        remaining = replace(remaining, **{f"max_{what}": high})
+        remaining = remaining.with_limits(what, low, high)
 
 
 def _next_below(what: str, amount: float) -> float:

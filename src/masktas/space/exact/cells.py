@@ -154,7 +154,7 @@ class Cells:
     @property
     def weight(self) -> int:
         """The probability of `SearchSpace.sample` to be in a cell, in units of the whole space."""
-        return self._cumulative[-1]
+        return int(self._cumulative[-1])
 
     def draw(self, rng: random.Random) -> Architecture:
         """Draw from the distribution of `SearchSpace.sample`, conditioned on being in a cell."""
