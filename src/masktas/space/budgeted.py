@@ -97,8 +97,8 @@ class BudgetedSpace:
         self._more_cells: dict[tuple[str, bool], list[Cells]] = {}
         self._sizes: list[int] = []
         self._by_size: dict[int, list[Cell]] = {}
-        self._take([budget])
         self._least: dict[str, float] = {}
+        self._take([budget])
         if min_use:
             self._least = {
                 what: least_amount(what, self._most(what), min_use) for what in budget.capped()
