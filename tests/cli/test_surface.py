@@ -52,7 +52,8 @@ RATING = {
 }  # fmt: skip
 STRATEGY = {
     "--strategy", "--objectives", "--population", "--generations", "--patience", "--parents",
-    "--depth-probability", "--block-probability", "--diversity", "--racing", "--no-racing",
+    "--depth-probability", "--block-probability", "--diversity", "--simple-shapes",
+    "--no-simple-shapes", "--shape-probability", "--racing", "--no-racing",
     "--confidence", "--top-k", "--baselines",
 }  # fmt: skip
 TARGET = {

@@ -236,8 +236,11 @@ class StrategySettings(Settings):
         "params,latency. By default those that the budget limits.",
     )
     population: Count = Field(50, description="Number of candidates in a generation, N_p.")
-    generations: Count = Field(
-        20, description="Number of generations, including the random first one."
+    generations: Count = Field(20, description="Number of generations, including the first one.")
+    simple_shapes: bool = Field(
+        True,
+        description="Begin evolution and nsga2 with uniform networks and ramps, not with random "
+        "networks only.",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         10,
@@ -252,6 +255,11 @@ class StrategySettings(Settings):
     )
     block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.2, description="Probability that a mutation redraws a block's gene, P_m."
+    )
+    shape_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="Probability that a mutation moves the shape of the whole network (all heads, "
+        "all MLP ratios, depth against width, patch size) instead of redrawing genes.",
     )
     diversity: Annotated[int, Field(ge=0)] = Field(
         0, description="Smallest number of genes in which parents differ; the paper uses 0."
