@@ -41,10 +41,10 @@ def budgeted_spaces(draw):
         draw(choices(st.sampled_from([1, 1.1, 1.5, 2, 3.5]), 2)),
         head_dim=2,
         image_size=(8, 8),
-        patch_size=4,
+        patch_size=draw(st.sampled_from([(4,), (1, 2)])),
         num_classes=3,
     )
-    low, high = params(space.smallest), params(space.largest)
+    low, high = sorted((params(space.smallest), params(space.largest)))
     most = draw(st.none() | st.integers(low, high))
     return BudgetedSpace(space, Budget(max_params=most))
 

@@ -74,11 +74,11 @@ def test_latency_is_what_the_model_predicts_to_a_tenth_of_a_microsecond_an_entry
         one = SPACES[name].sample(rng)
         found = costs.of(one)["latency"]
         assert found == round(found, 4) == costs.latency.predict(one)
-        model, width = costs.latency, one.embed_dim
+        model, stem = costs.latency, (one.patch_size, one.embed_dim)
         entries = [
-            model.stem[width],
-            *(model.attention[width, heads] for heads in one.num_heads),
-            *(model.mlp[width, hidden] for hidden in one.mlp_dim),
+            model.stem[stem],
+            *(model.attention[*stem, heads] for heads in one.num_heads),
+            *(model.mlp[*stem, hidden] for hidden in one.mlp_dim),
         ]
         assert abs(found - sum(entries)) <= (2 * one.depth + 1) * 0.5e-4 + 1e-9
         assert found == sum(map(ticks, entries)) / TICKS
