@@ -24,6 +24,7 @@ from masktas.config import (
     Settings,
     SupernetSettings,
     TeacherSettings,
+    UsedBudgetSettings,
     ValidateSettings,
     resolve,
 )
@@ -42,7 +43,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DataSettings.model_fields, ("data",)),
     **dict.fromkeys(RuntimeSettings.model_fields, ("runtime",)),
     **dict.fromkeys(AdoptedTeacher.model_fields, ("supernet",)),
-    **dict.fromkeys(CostSettings.model_fields, ("search",)),
+    **dict.fromkeys((*CostSettings.model_fields, *UsedBudgetSettings.model_fields), ("search",)),
     **dict.fromkeys(("epochs", "batch_size"), ("teacher", "supernet", "finetune")),
     "space": ("supernet",),
 }

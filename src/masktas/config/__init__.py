@@ -10,6 +10,7 @@ from masktas.config.searching import (
     RatingSettings,
     SearchSettings,
     StrategySettings,
+    UsedBudgetSettings,
     ValidateSettings,
 )
 from masktas.config.settings import (
@@ -43,6 +44,7 @@ __all__ = [
     "SupernetSettings",
     "TeacherSettings",
     "TrainSettings",
+    "UsedBudgetSettings",
     "ValidateSettings",
     "load",
     "resolve",

@@ -88,11 +88,20 @@ class BudgetSettings(Settings):
         """Whether the budget limits latency."""
         return self.max_latency is not None or self.min_latency is not None
 
-    def by_size(self, space: SearchSpace) -> BudgetedSpace:
+    @property
+    def limits_above(self) -> bool:
+        """Whether the budget has an upper limit."""
+        return any(name.startswith("max_") for name in self.limits)
+
+    def by_size(self, space: SearchSpace, *, min_use: float = 0.0) -> BudgetedSpace:
         """Return the architectures within all limits but those on latency: nothing is measured.
 
-        Their heads have `num_classes`. For the same space and limits as in the last call, the
+        Their heads have `num_classes`. For the same arguments and limits as in the last call, the
         result is that of the last call: it is slow to compute.
+
+        Args:
+            space: the space.
+            min_use: see `BudgetedSpace`.
 
         Raises:
             BudgetError: if there are none, with what would be possible.
@@ -101,12 +110,22 @@ class BudgetSettings(Settings):
             space = space.replace(num_classes=self.num_classes)
         limits = {name: text for name, text in self.limits.items() if "latency" not in name}
         budget = Budget.of(limits, space, Costs(self.export_precision))
-        return _budgeted(space, budget, self.export_precision)
+        return _budgeted(space, budget, self.export_precision, min_use)
 
 
-@lru_cache(maxsize=1)
-def _budgeted(space: SearchSpace, budget: Budget, precision: str) -> BudgetedSpace:
-    return BudgetedSpace(space, budget, Costs(precision))
+@lru_cache(maxsize=2)
+def _budgeted(space: SearchSpace, budget: Budget, precision: str, min_use: float) -> BudgetedSpace:
+    return BudgetedSpace(space, budget, Costs(precision), min_use=min_use)
+
+
+class UsedBudgetSettings(BudgetSettings):
+    """Limits on the cost of a network, and how much of them a candidate uses."""
+
+    min_use: Share = Field(
+        0.95,
+        description="Share of the largest amount within the budget that a candidate uses, of at "
+        "least one quantity with an upper limit; 0 also allows small networks.",
+    )
 
 
 class LatencySettings(Settings):
@@ -234,8 +253,11 @@ class StrategySettings(Settings):
         "params,latency. By default those that the budget limits.",
     )
     population: Count = Field(50, description="Number of candidates in a generation, N_p.")
-    generations: Count = Field(
-        20, description="Number of generations, including the random first one."
+    generations: Count = Field(20, description="Number of generations, including the first one.")
+    simple_shapes: bool = Field(
+        True,
+        description="Begin evolution and nsga2 with uniform networks and ramps, not with random "
+        "networks only.",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         10,
@@ -250,6 +272,11 @@ class StrategySettings(Settings):
     )
     block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.2, description="Probability that a mutation redraws a block's gene, P_m."
+    )
+    shape_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="Probability that a mutation moves the shape of the whole network (all heads, "
+        "all MLP ratios, depth against width, patch size) instead of redrawing genes.",
     )
     diversity: Annotated[int, Field(ge=0)] = Field(
         0, description="Smallest number of genes in which parents differ; the paper uses 0."
@@ -271,8 +298,16 @@ class StrategySettings(Settings):
     )
 
 
-class SearchSettings(CostSettings, RatingSettings, StrategySettings):
+class SearchSettings(UsedBudgetSettings, CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
+
+    def check(self, space: SearchSpace) -> BudgetedSpace:
+        """Refuse what cannot succeed, as `CostSettings.check`; candidates use the budget.
+
+        If latency has an upper limit, candidates may use it instead: it is not known yet.
+        """
+        self._require_together()
+        return self.by_size(space, min_use=0.0 if self.max_latency else self.min_use)
 
     def _require_together(self) -> None:
         """Raise ConfigError unless rating, strategy and racing can be combined."""

@@ -123,6 +123,7 @@ def search(
         measure=measure,
         seed=context.seed,
         console=context.console,
+        min_use=settings.min_use,
     )
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
