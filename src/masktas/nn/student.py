@@ -58,12 +58,23 @@ class MaskedStudent(nn.Module):
         self.projection = Projection(architecture.embed_dim, shape.teacher_dim)
 
     def forward(
-        self, patches: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
+        self,
+        patches: Tensor,
+        ids_keep: Tensor,
+        ids_masked: Tensor,
+        *,
+        pixels: bool = True,
+        recompute: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the predicted masked patches `[B, M, S]` and teacher tokens `[B, V, D_t]` (8)."""
+        """Return the predicted masked patches `[B, M, S]` and teacher tokens `[B, V, D_t]` (8).
+
+        Without `pixels` the decoder is left out, and the first is empty.
+        """
         visible = take(patches, ids_keep)
         tokens = self.encoder.forward_features(visible, ids_keep, recompute=recompute)
-        predicted = self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)
+        predicted = tokens.new_empty(0)
+        if pixels:
+            predicted = self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)
         return predicted, self.projection(tokens[:, 1:])
 
     def init_weights(self, generator: torch.Generator) -> None:
