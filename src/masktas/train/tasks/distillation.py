@@ -10,8 +10,7 @@ from masktas.nn.mae import decoder_macs
 from masktas.nn.patches import patchify
 from masktas.nn.student import StudentShape, projection_macs
 from masktas.nn.teachers.teacher import Teacher
-from masktas.space import Architecture
-from masktas.space.cost import training_macs
+from masktas.space import Architecture, cost
 from masktas.train.runtime import Runtime
 
 
@@ -71,8 +70,9 @@ def student_macs(
     *,
     pixels: bool = True,
     features: bool = True,
+    backward: bool = True,
 ) -> int:
-    """Count multiply-accumulates of training a student on one image, forward and backward.
+    """Count multiply-accumulates of a student for one image, forward and backward.
 
     Args:
         one: of the student.
@@ -80,10 +80,13 @@ def student_macs(
         visible: number of visible patches.
         pixels: whether pixels are predicted.
         features: whether the projection is trained; it is only evaluated otherwise.
+        backward: whether the student is trained; it is only evaluated otherwise.
     """
     decoder = decoder_macs(
         one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
     )
     projection = visible * projection_macs(one.embed_dim, shape.teacher_dim)
-    backward = 0 if features else 2 * projection
-    return training_macs(one, visible, decoder * pixels + projection) - backward
+    more = decoder * pixels + projection
+    if not backward:
+        return cost.encoder_macs(one, visible) + more
+    return cost.training_macs(one, visible, more) - (0 if features else 2 * projection)
