@@ -64,6 +64,13 @@ generations = 4
 parents = 4
 baselines = 2
 
+[refine]
+rounds = "1,1,1"
+batch_size = 16
+cohort = 4
+diversity = 1
+pixel_rounds = 1
+
 [finetune]
 epochs = 4
 batch_size = 16

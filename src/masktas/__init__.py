@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masktas.api import demo, finetune, plan, run, search, supernet, teacher, validate
+    from masktas.api import demo, finetune, plan, refine, run, search, supernet, teacher, validate
     from masktas.config import (
         AllSettings,
         DataSettings,
         FinetuneSettings,
+        RefineSettings,
         RuntimeSettings,
         SearchSettings,
         SupernetSettings,
@@ -36,6 +37,7 @@ _HOMES = {
     "FinetuneSettings": "masktas.config",
     "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
+    "RefineSettings": "masktas.config",
     "RuntimeSettings": "masktas.config",
     "SearchSettings": "masktas.config",
     "SearchSpace": "masktas.space",
@@ -54,6 +56,7 @@ _HOMES = {
     "params": "masktas.space",
     "plan": "masktas.api",
     "rate": "masktas.notebook",
+    "refine": "masktas.api",
     "report": "masktas.stages.report.stage",
     "run": "masktas.api",
     "search": "masktas.api",
@@ -70,6 +73,7 @@ __all__ = [
     "FinetuneSettings",
     "LatencyTarget",
     "MasktasError",
+    "RefineSettings",
     "RuntimeSettings",
     "SearchSettings",
     "SearchSpace",
@@ -88,6 +92,7 @@ __all__ = [
     "params",
     "plan",
     "rate",
+    "refine",
     "report",
     "run",
     "search",

@@ -19,6 +19,7 @@ from masktas.config import (
     CostSettings,
     DataSettings,
     FinetuneSettings,
+    RefineSettings,
     RuntimeSettings,
     SearchSettings,
     Settings,
@@ -32,6 +33,7 @@ from masktas.errors import ConfigError
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import plan as plan_stage
 from masktas.stages import run as run_stage
+from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
 from masktas.stages.supernet import stage as supernet_stage
 from masktas.stages.teacher import stage as teacher_stage
@@ -44,7 +46,8 @@ WHOLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(RuntimeSettings.model_fields, ("runtime",)),
     **dict.fromkeys(AdoptedTeacher.model_fields, ("supernet",)),
     **dict.fromkeys((*CostSettings.model_fields, *UsedBudgetSettings.model_fields), ("search",)),
-    **dict.fromkeys(("epochs", "batch_size"), ("teacher", "supernet", "finetune")),
+    "epochs": ("teacher", "supernet", "finetune"),
+    "batch_size": ("teacher", "supernet", "refine", "finetune"),
     "space": ("supernet",),
 }
 
@@ -151,6 +154,12 @@ supernet = flat(
 search = flat(
     search_stage.search,
     settings=SearchSettings,
+    data_settings=DataSettings,
+    runtime=RuntimeSettings,
+)
+refine = flat(
+    refine_stage.refine,
+    settings=RefineSettings,
     data_settings=DataSettings,
     runtime=RuntimeSettings,
 )

@@ -41,9 +41,10 @@ SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
 CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet
 HISTORY = "history.jsonl"  # of a search: every rated candidate
+ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 # Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
-MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ARCHITECTURE, SPACE, TEACHER)
-OUTCOME = {"search": "winner", "finetune": "test", "validate": "verdict"}
+MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)
+OUTCOME = {"search": "winner", "refine": "winner", "finetune": "test", "validate": "verdict"}
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -250,7 +251,7 @@ class Stage:
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes; the caller holds the lock."""
-        for path in self.folder.glob(".*.tmp"):
+        for path in self.folder.rglob(".*.tmp"):
             path.unlink()
 
     def overwritten_by(self) -> str | None:
@@ -371,6 +372,10 @@ class Run:
         """One search, by name."""
         return Stage("search", self.folder / "search" / _plain(name))
 
+    def refine(self, name: str = "main") -> Stage:
+        """The refinement of a search, by the search's name."""
+        return Stage("refine", self.folder / "refine" / _plain(name))
+
     def finetune(self, name: str = "main") -> Stage:
         """One fine-tuned network, by name."""
         return Stage("finetune", self.folder / "finetune" / _plain(name))
@@ -385,14 +390,14 @@ class Run:
         return self.folder / "report.html"
 
     def named(self, kind: str) -> list[Stage]:
-        """Return the finished searches, fine-tunings or validations, sorted by name."""
+        """Return the finished stages of a kind that has names, such as `search`, sorted by name."""
         folders = sorted((self.folder / kind).glob(f"*/{MANIFEST}"))
         return [Stage(kind, path.parent) for path in folders]
 
     def stages(self) -> list[Stage]:
         """Return all finished stages in the order of the pipeline."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
-        kinds = ("search", "finetune", "validate")
+        kinds = ("search", "refine", "finetune", "validate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

@@ -39,6 +39,7 @@ class Tiny:
     """`Task`: one layer; `kill` dies before a step, `bad` is not a number at another."""
 
     batch_size = 2
+    members = ()
 
     def __init__(self, *, kill: int = -1, bad: int = -1) -> None:
         self.module = nn.Linear(3, 1)

@@ -64,6 +64,7 @@ class Tiny:
     """
 
     batch_size = 4
+    members = ()
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ HELP = """Images without labels and a budget in, the Vision Transformer that fit
 - `masktas demo`
 - `masktas run photos/ --out runs/first --space tiny --max-params 6M`
 
-`run` runs the stages teacher, supernet, search and finetune, which are also commands of their own.
+`run` runs the stages teacher, supernet, search, refine and finetune, which are also commands.
 The same command resumes a stage that was stopped. `masktas COMMAND --help` describes a command.
 """
 
@@ -54,7 +54,7 @@ COMMANDS = {
 
         Image size, patches and the teacher's shape follow from the space. Fine-tuning needs
         labels and is left out without them. The sections [teacher], [supernet], [search],
-        [finetune], [data] and [runtime] of --config set the rest.
+        [refine], [finetune], [data] and [runtime] of --config set the rest.
         """,
     ),
     "teacher": (
@@ -78,6 +78,15 @@ COMMANDS = {
 
         Reads OUT/supernet and images held out of its training. Writes OUT/search/NAME with
         architecture.json, its weights, and every rated network in history.jsonl.
+        """,
+    ),
+    "refine": (
+        "masktas.cli.stages:refine",
+        """Train the best networks of a search by themselves, without labels.
+
+        Reads OUT/search/NAME, takes its best networks out of the supernet and trains them in
+        rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
+        architecture.json, its weights, and every round in rounds.jsonl.
         """,
     ),
     "finetune": (

@@ -21,6 +21,7 @@ SHOWN = {
     "Supernet": {"--space", "--epochs", "--batch-size", "--teacher"},
     "Rating": {"--rating"},
     "Search": {"--strategy", "--racing"},
+    "Refinement": {"--rounds", "--cohort", "--baselines"},
     "Fine-tuning": {"--init", "--epochs", "--batch-size", "--lr"},
     "Validation": {"--num-networks", "--probe"},
     "Target": {"--engine", "--device", "--threads", "--command"},

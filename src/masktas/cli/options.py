@@ -56,7 +56,9 @@ Space = Annotated[
     str | None,
     Parameter(help="Search space: tiny, small, base, micro, demo, or a .toml or .json file."),
 ]
-Epochs = Annotated[int | None, Parameter(help="Number of epochs of every training stage.")]
+Epochs = Annotated[
+    int | None, Parameter(help="Number of epochs of teacher, supernet and fine-tuning.")
+]
 BatchSize = Annotated[
     int | None, Parameter(help="Number of images in a step of every training stage.")
 ]
@@ -112,6 +114,7 @@ def settings_of_all(
         "teacher": training,
         "supernet": training | space | given(adopted),
         "search": given(*costs),
+        "refine": {name: value for name, value in training.items() if name != "epochs"},
         "finetune": training,
     }
     merged = {name: said.get(name, {}) | flags for name, flags in layers.items()}

@@ -1,4 +1,4 @@
-"""`masktas teacher`, `supernet`, `search`, `finetune`, `report`: one stage each."""
+"""`masktas teacher`, `supernet`, `search`, `refine`, `finetune`, `report`: one stage each."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from masktas.config import (
     CostSettings,
     FinetuneSettings,
     RatingSettings,
+    RefineSettings,
     SearchSettings,
     StrategySettings,
     SupernetSettings,
@@ -35,7 +36,8 @@ from masktas.config import (
 from masktas.console import Console
 from masktas.formats import format_seconds, shown
 from masktas.space import SearchSpace, format_quantity
-from masktas.stages.common.manifest import SearchManifest
+from masktas.stages.common.manifest import RefineManifest, SearchManifest
+from masktas.stages.refine.table import refined_table
 from masktas.stages.search.table import ResultTable
 
 Images = Annotated[
@@ -161,6 +163,49 @@ def search(
     )
 
 
+def refine(
+    data: SameImages = None,
+    /,
+    *,
+    out: Out,
+    name: Annotated[str, Parameter(help="Name of the search, and of the result.")] = "main",
+    config: Config = None,
+    overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[RefineSettings | None, Parameter(name="*", group="Refinement")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Train the best networks of a search by themselves."""
+    common = StageSettings.read(config, images, machine)
+    from masktas.stages.refine.stage import refine as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        name=name,
+        settings=resolve(RefineSettings, common.sections.get("refine"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
+    found = RefineManifest.of(manifest)
+    if not json:
+        refined_table(found, Console(quiet=quiet))
+    winner = found.winner
+    _print(
+        manifest,
+        json,
+        f"{out}/refine/{name} is ready: {winner.name}, "
+        f"{format_quantity(winner.network.costs['params'])} parameters, "
+        f"{format_quantity(winner.network.costs['macs'])} MACs",
+    )
+
+
 def finetune(
     data: SameImages = None,
     /,
@@ -170,7 +215,8 @@ def finetune(
     architecture: Annotated[
         Path | None,
         Parameter(
-            help="Network to train, an architecture.json. By default that of OUT/search/main."
+            help="Network to train, an architecture.json. By default that of OUT/refine/main or, "
+            "without one, of OUT/search/main."
         ),
     ] = None,
     config: Config = None,

@@ -82,6 +82,18 @@ def _temperature(value: object) -> float | str:
     return text if text == FIT else number
 
 
+def _epochs_of_rounds(value: object) -> str:
+    """Read whole numbers above 0 between commas, or a list of them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        epochs = [int(str(part)) for part in parts]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        epochs = []
+    if not epochs or min(epochs) < 1:
+        raise ValueError("give the epochs of each round between commas: 1,1,2,4")
+    return ",".join(map(str, epochs))
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("input should be a whole number")
@@ -102,4 +114,5 @@ Macs = Annotated[str, _limit("macs")]
 Latency = Annotated[str, _limit("latency")]
 Size = Annotated[str, _limit("size")]
 Memory = Annotated[str, _limit("memory")]
+EpochsOfRounds = Annotated[str, BeforeValidator(_epochs_of_rounds)]
 Duration = Annotated[str, BeforeValidator(_duration)]

@@ -16,6 +16,7 @@ from masktas.config.fields import (
     Count,
     CropScale,
     Duration,
+    EpochsOfRounds,
     ImageSize,
     PerChannel,
     Ratio,
@@ -122,10 +123,15 @@ class RuntimeSettings(Settings):
     )
 
 
-class TrainSettings(Settings):
-    """Settings of every training stage."""
+class EpochSettings(Settings):
+    """The length of a training."""
 
     epochs: Count = Field(100, description="Number of passes over the images.")
+
+
+class StepSettings(Settings):
+    """Batches and optimiser of a training."""
+
     batch_size: Count = Field(
         256, description="Number of images in a step, over all processes and accumulated parts."
     )
@@ -156,6 +162,10 @@ class TrainSettings(Settings):
         0.0,
         description="Largest random change of brightness, contrast and saturation: 0.4.",
     )
+
+
+class TrainSettings(StepSettings, EpochSettings):
+    """Settings of a training."""
 
 
 class MaskedSettings(TrainSettings):
@@ -244,11 +254,63 @@ class SupernetSettings(MaskedSettings, AdoptedTeacher):
     )
 
 
+class RefineSettings(StepSettings):
+    """A last training of the best networks, each by itself and without labels (SPEC 6.5)."""
+
+    warmup_share: Share = Field(
+        0.1,
+        description="Share of each round in which the learning rate rises linearly, before "
+        "its cosine.",
+    )
+    rounds: EpochsOfRounds = Field(
+        "1,1,2,4",
+        description="Number of epochs of each round; after a round, the better half of the "
+        "networks stays.",
+    )
+    pixel_rounds: Annotated[int, Field(ge=0)] = Field(
+        2, description="Number of last rounds in which networks also learn to predict pixels (10)."
+    )
+    mask_ratio: Ratio | None = Field(
+        None,
+        description="Share r of the patches that is masked. By default that of the supernet.",
+    )
+    cohort: Count = Field(
+        16, description="Number of the search's best networks that are refined, beside baselines."
+    )
+    diversity: Annotated[int, Field(ge=0)] = Field(
+        3, description="Smallest number of genes in which these networks differ."
+    )
+    num_images: Count = Field(
+        2000, description="Number of search images on which networks are compared after a round."
+    )
+    baselines: bool = Field(
+        False,
+        description="Train the search's baselines, random networks included, through all rounds, "
+        "to compare them after fine-tuning.",
+    )
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Number of epochs of each round."""
+        return tuple(int(number) for number in self.rounds.split(","))
+
+    def trains_pixels(self, number: int) -> bool:
+        """Return whether pixels are predicted in a round, counted from 1."""
+        return number > len(self.epochs) - self.pixel_rounds
+
+    def of_round(self, number: int) -> TrainSettings:
+        """Return the settings of a round's training, counted from 1."""
+        shared = {name: getattr(self, name) for name in StepSettings.model_fields}
+        return TrainSettings(epochs=self.epochs[number - 1], **shared)
+
+
 class FinetuneSettings(TrainSettings):
     """Training with labels (SPEC 5)."""
 
     init: Literal["inherit", "scratch"] = Field(
-        "inherit", description="Weights to start from: the supernet's slice, or random ones."
+        "inherit",
+        description="Weights to start from: those beside the architecture.json, else the "
+        "supernet's slice; or random ones.",
     )
     pool: Literal["mean", "cls"] = Field(
         "mean", description="Input of the head: the mean of the patches, or the class token."
@@ -280,5 +342,6 @@ class AllSettings(Settings):
     teacher: TeacherSettings = TeacherSettings()
     supernet: SupernetSettings = SupernetSettings()
     search: SearchSettings = SearchSettings()
+    refine: RefineSettings = RefineSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     validation: ValidateSettings = Field(ValidateSettings(), alias="validate")

@@ -72,20 +72,29 @@ class MaskedStudent(nn.Module):
         self.projection = Projection(architecture.embed_dim, shape.teacher_dim)
 
     def forward(
-        self, units: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
+        self,
+        units: Tensor,
+        ids_keep: Tensor,
+        ids_masked: Tensor,
+        *,
+        pixels: bool = True,
+        recompute: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return predicted masked units and teacher tokens (8).
 
         Args:
             units: `[B, N, S]`, the whole image.
             ids_keep, ids_masked: `[B, V]` and `[B, M]`, indices of units.
+            pixels: whether units are predicted; the decoder is left out otherwise.
             recompute: see `run_blocks`.
 
         Returns:
-            `[B, M, S]` and `[B, V, D_t]`.
+            `[B, M, S]`, empty without `pixels`, and `[B, V, D_t]`.
         """
         tokens = self.encode(take(units, ids_keep), ids_keep, recompute=recompute)
-        predicted = self.reconstruct(tokens, ids_keep, ids_masked, recompute=recompute)
+        predicted = tokens.new_empty(0)
+        if pixels:
+            predicted = self.reconstruct(tokens, ids_keep, ids_masked, recompute=recompute)
         return predicted, self.project(tokens)
 
     def encode(self, visible: Tensor, ids_keep: Tensor, *, recompute: bool = False) -> Tensor:

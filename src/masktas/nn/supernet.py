@@ -196,14 +196,12 @@ class Supernet:
 
         If the architecture has a head, its weights are zero.
         """
-        encoder = self.encoder(architecture)
-        network = ViT(architecture)
-        state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-        if network.head is not None:
-            for name, tensor in network.head.state_dict().items():
-                state[f"head.{name}"] = encoder.cls_token.new_zeros(tensor.shape)
-        network.load_state_dict(state, assign=True)
-        return network
+        return with_head(self.encoder(architecture), architecture)
+
+    def extract_student(self, architecture: Architecture) -> MaskedStudent:
+        """Return the student of `architecture` with a copy of its weights from the store."""
+        student = self.subnet(architecture)
+        return _filled(student, {name: one.clone() for name, one in student.state_dict().items()})
 
     @staticmethod
     def slices(network: nn.Module, store: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -212,6 +210,20 @@ class Supernet:
             name: leading(store[name], tensor.shape)
             for name, tensor in network.state_dict().items()
         }
+
+
+def with_head(encoder: ViT, architecture: Architecture) -> ViT:
+    """Return the ViT of `architecture` with a copy of an encoder's weights.
+
+    If the architecture has a head, its weights are zero.
+    """
+    network = ViT(architecture)
+    state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    if network.head is not None:
+        for name, tensor in network.head.state_dict().items():
+            state[f"head.{name}"] = encoder.cls_token.new_zeros(tensor.shape)
+    network.load_state_dict(state, assign=True)
+    return network
 
 
 def _filled(network: N, state: dict[str, Tensor]) -> N:

@@ -12,14 +12,14 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
-from masktas.nn.supernet import Supernet
+from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import load_supernet
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
-from masktas.train.networks import WEIGHTS, save_network
+from masktas.train.networks import WEIGHTS, load_network, save_network
 
 
 def finetune(
@@ -44,7 +44,8 @@ def finetune(
         data: labelled images; those of the supernet if None.
         out: the run folder; `finetune/NAME/` is written in it.
         name: of this network; one run can hold many.
-        architecture: an architecture.json; that of `search/main` if None.
+        architecture: an architecture.json; that of `refine/main`, or else of `search/main`, if
+            None. Weights beside it are those to start from.
         settings, data_settings, runtime: see `masktas.config`.
         console: where progress is shown.
         overwrite: start afresh.
@@ -66,11 +67,12 @@ def finetune(
     )
     settings = settings or FinetuneSettings()
     images = context.images_recorded(context.run.supernet, data, data_settings)
-    shape, parents = _wanted(context, architecture)
-    shared = load_supernet(context.run)
+    path = _wanted(context, architecture)
+    shape, parents = Architecture.load(path), {"architecture": path}
+    start = None
     if settings.init == "inherit":
-        shared.space.require(shape)
-        parents["supernet"] = context.run.supernet.folder / WEIGHTS
+        start, weights = _inherited(context, path, shape)
+        parents |= weights
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     folder = context.run.finetune(name)
@@ -80,7 +82,7 @@ def finetune(
         context.batches(store, "supernet", "search", settings=settings),
         labels,
         classes,
-        shared if settings.init == "inherit" else None,
+        start,
     )
     with context.stage(
         folder,
@@ -116,14 +118,14 @@ class FinetuneData:
         batches: of the splits that it is trained on.
         labels: class index of every image, shard by shard.
         classes: their names.
-        supernet: whose weights it starts from; None to start from random ones.
+        start: the network whose weights it starts from; None to start from random ones.
     """
 
     store: ImageStore
     batches: Batches
     labels: list[list[int]]
     classes: list[str]
-    supernet: Supernet | None
+    start: ViT | None
 
 
 def _train(
@@ -135,9 +137,7 @@ def _train(
 ) -> dict[str, Any]:
     store, batches, labels = inputs.store, inputs.batches, inputs.labels
     target = labels_of(labels, batches.images)
-    network, task = classifier_task(
-        settings, shape, inputs.supernet, batches, target, context.setup
-    )
+    network, task = classifier_task(settings, shape, inputs.start, batches, target, context.setup)
     validation: dict[str, float] = {}
 
     def measure(split: str) -> dict[str, float]:
@@ -160,14 +160,25 @@ def _train(
     return stage.finish(store, cost, write)
 
 
-def _wanted(
-    context: Context, architecture: str | Path | None
-) -> tuple[Architecture, dict[str, Path]]:
-    """Return the architecture to train, and its file by name."""
+def _wanted(context: Context, architecture: str | Path | None) -> Path:
+    """Return the file of the architecture to train."""
     if architecture is None:
-        context.run.search("main").manifest()
-        architecture = context.run.search("main").folder / ARCHITECTURE
+        refined, searched = context.run.refine(), context.run.search()
+        if not refined.finished:
+            searched.manifest()
+        return (refined if refined.finished else searched).folder / ARCHITECTURE
     path = Path(architecture)
-    if path.is_dir():
-        path /= ARCHITECTURE
-    return Architecture.load(path), {"architecture": path}
+    return path / ARCHITECTURE if path.is_dir() else path
+
+
+def _inherited(context: Context, path: Path, shape: Architecture) -> tuple[ViT, dict[str, Path]]:
+    """Return the network to start from, and the file of its weights by name.
+
+    They are beside the architecture.json, or else the supernet's slice.
+    """
+    beside = path.parent / WEIGHTS
+    if path.name == ARCHITECTURE and beside.exists():
+        return load_network(path), {"weights": beside}
+    shared = load_supernet(context.run)
+    shared.space.require(shape)
+    return shared.extract(shape), {"supernet": context.run.supernet.folder / WEIGHTS}

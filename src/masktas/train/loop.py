@@ -282,7 +282,8 @@ class Training:
         columns = zip(self.losses.names, zip(*values, strict=True), strict=False)
         line = {name: math.fsum(column) / len(column) for name, column in columns}
         self.losses, self._unlogged = LossBuffer(), False
-        words = " ".join(f"{name} {value:.4g}" for name, value in line.items())
+        means = {name: value for name, value in line.items() if "/" not in name}  # of members
+        words = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         self.task.schedule.step_update(step - 1)  # also if that step was skipped
         line["lr"] = self.task.optimizer.param_groups[0]["lr"]
         if self.after_epoch and config.ends_epoch(step):

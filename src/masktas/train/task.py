@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -64,8 +65,20 @@ class Task(Protocol[Inputs]):
         """Number of images per step, over all processes."""
         ...
 
+    @property
+    def members(self) -> Sequence[str]:
+        """Names of the networks if they share no weights; empty if they share them.
+
+        Networks that share weights are trained by the mean of their losses. Members have a loss,
+        a gradient and its clipping each, as if each were trained alone.
+        """
+        ...
+
     def networks(self, step: int) -> list[nn.Module]:
-        """Return the networks of this step; the first contains all weights of the others."""
+        """Return the networks of this step: the members, or networks that share weights.
+
+        Of the latter, the first contains all weights of the others.
+        """
         ...
 
     def inputs(self, step: int, rows: slice) -> Inputs:
@@ -77,7 +90,7 @@ class Task(Protocol[Inputs]):
         ...
 
     def update(self, network: nn.Module) -> None:
-        """Apply the optimiser with the gradients of the first network, then clear them."""
+        """Apply the optimiser to the first network, or to all members, then clear gradients."""
         ...
 
     def macs(self, step: int) -> int:

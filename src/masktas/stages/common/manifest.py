@@ -298,6 +298,70 @@ class SearchManifest(StageManifest):
         }
 
 
+@dataclass(frozen=True, slots=True)
+class RefinedNetwork:
+    """A network that was refined through all rounds.
+
+    Attributes:
+        name: `candidate-N`, the N-th best of the search in the cohort, or that of a baseline.
+        baselines: names of the baselines of the search that it is.
+        network: with its rating in the search, when it had the supernet's weights.
+        losses: mean losses on held-out images after the last round.
+    """
+
+    name: str
+    baselines: tuple[str, ...]
+    network: Evaluated
+    losses: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "name": self.name,
+            "baselines": list(self.baselines),
+            "losses": self.losses,
+            **self.network.to_dict(),
+        }
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        known = {"name", "baselines", "losses"}
+        network = Evaluated.of({key: content[key] for key in content if key not in known})
+        baselines = tuple(content["baselines"])
+        return cls(content["name"], baselines, network, dict(content["losses"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefineManifest(StageManifest):
+    """The manifest of `refine/NAME/`.
+
+    Attributes:
+        top: the networks of the last round that compete, the winner first.
+        baselines: the baselines of the search that were refined through all rounds, by name.
+        rounds: the entries of `rounds.jsonl`.
+    """
+
+    top: tuple[RefinedNetwork, ...]
+    baselines: dict[str, RefinedNetwork]
+    rounds: list[dict[str, Any]]
+
+    @property
+    def winner(self) -> RefinedNetwork:
+        """The network with the lowest losses, in ranks, after the last round."""
+        return self.top[0]
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "top": tuple(RefinedNetwork.of(one) for one in content["top"]),
+            "baselines": {
+                name: RefinedNetwork.of(one) for name, one in content["baselines"].items()
+            },
+            "rounds": content["rounds"],
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneManifest(StageManifest):
     """The manifest of `finetune/NAME/`.

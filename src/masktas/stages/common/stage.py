@@ -75,11 +75,23 @@ class ClaimedStage:
         settings: TrainSettings,
         batches: Batches,
         after_epoch: Callable[[int], dict[str, float]] | None = None,
+        *,
+        folder: Path | None = None,
+        about: str = "",
     ) -> dict[str, Any]:
-        """Train a task to the end and return what it cost."""
+        """Train a task to the end and return what it cost.
+
+        Args:
+            task: defines networks, losses and update.
+            settings: length, batch size and clipping.
+            batches: of the images.
+            after_epoch: called with the number of the epoch that has ended; returns numbers to log.
+            folder: of metrics and checkpoints; the stage's own if None.
+            about: which training of the stage it is, where there are several.
+        """
         context, runtime = self._context, self._context.settings
         loop = LoopConfig(
-            label=self._stage.name,
+            label=f"{self._stage.name} {about}".rstrip(),
             epochs=settings.epochs,
             steps_per_epoch=batches.steps_per_epoch,
             batch_size=settings.batch_size,
@@ -98,7 +110,8 @@ class ClaimedStage:
         environment = Environment(
             context.runtime, context.ranks, context.stopping, context.console, self.ledger
         )
-        return Training(task, loop, self.folder, environment, after_epoch=after_epoch).run()
+        training = Training(task, loop, folder or self.folder, environment, after_epoch=after_epoch)
+        return training.run()
 
     def finish(
         self, store: ImageStore, cost: dict[str, Any], write: Callable[[], dict[str, Any]]
@@ -359,15 +372,22 @@ class Context:
         return Cache(folder, most if settings.cache else 0, settings.strict)
 
     def batches(
-        self, store: ImageStore, *splits: str, settings: TrainSettings | None = None
+        self,
+        store: ImageStore,
+        *splits: str,
+        settings: TrainSettings | None = None,
+        seed: int | None = None,
     ) -> Batches:
-        """Return batches of one or several splits; augmented for training if there are settings."""
+        """Return batches of one or several splits; augmented for training if there are settings.
+
+        `seed` draws order and crops, by default that of the stage.
+        """
         return Batches(
             store.images(*splits),
             image_size=store.image_size,
             mean=store.mean,
             std=store.std,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             device=self.runtime.device,
             batch_size=settings.batch_size if settings else 1,
             augment=augment(settings) if settings else Augment(),

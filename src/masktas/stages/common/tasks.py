@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from masktas.data.batches import Augment, Batches
 from masktas.errors import ConfigError
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
-from masktas.nn.student import StudentShape
+from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import Units, units_of
@@ -30,6 +31,7 @@ from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe
 from masktas.train.tasks.classify import Classification
+from masktas.train.tasks.cohort import CohortDistillation
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, sampler
 
@@ -142,19 +144,61 @@ def supernet_task(
     return supernet, task
 
 
+def cohort_task(
+    settings: TrainSettings,
+    students: Mapping[str, MaskedStudent],
+    shape: StudentShape,
+    teacher: Teacher,
+    batches: Batches,
+    setup: Setup,
+    *,
+    mask_ratio: float,
+    pixels: bool,
+) -> CohortDistillation:
+    """Return the training of a cohort; moves students and teacher to the device.
+
+    Args:
+        settings: of one round.
+        students: by name, with initial weights.
+        shape: of their decoders and projections.
+        teacher: frozen.
+        batches: of the images.
+        setup: device and seed of the masks.
+        mask_ratio: share of the patches that is masked.
+        pixels: whether pixels are predicted too.
+    """
+    device = setup.runtime.device
+    teacher.to(device)
+    units = next(iter(students.values())).units
+    return CohortDistillation(
+        {name: student.to(device) for name, student in students.items()},
+        shape,
+        teacher,
+        _masked(batches, units, mask_ratio, setup),
+        recipe(settings, batches),
+        setup.runtime,
+        pixels=pixels,
+    )
+
+
 def classifier_task(
     settings: FinetuneSettings,
     shape: Architecture,
-    supernet: Supernet | None,
+    start: ViT | None,
     batches: Batches,
     target: Tensor,
     setup: Setup,
 ) -> tuple[ViT, Classification]:
-    """Return a network with the supernet's weights or random ones, and its fine-tuning."""
+    """Return a network and its fine-tuning.
+
+    It starts from the weights of the network `start`, all but the head's, or from random ones.
+    """
     network = ViT(shape)
     network.init_weights(setup.generator("finetune"))
-    if supernet is not None:
-        network.load_state_dict(supernet.extract(shape).state_dict())
+    if start is not None:
+        given = start.state_dict().items()
+        encoder = {name: tensor for name, tensor in given if not name.startswith("head.")}
+        network.load_state_dict(network.state_dict() | encoder)
     task = Classification(
         network.to(setup.runtime.device),
         batches,

@@ -177,7 +177,7 @@ class NetworkProbe:
         network, task = classifier_task(
             settings,
             architecture.replace(num_classes=self.classes, pool=settings.pool),
-            shared,
+            shared.extract(architecture),
             batches,
             torch.from_numpy(self._target[drawn]),
             Setup(seed, self._runtime, ALONE),

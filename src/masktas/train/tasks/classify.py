@@ -46,6 +46,7 @@ class Classification:
         ranks: Ranks = ALONE,
     ) -> None:
         self.module = network.train()
+        self.members: tuple[str, ...] = ()
         self.batch_size = batches.batch_size
         self.optimizer = adamw(network, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = recipe.schedule(self.optimizer)

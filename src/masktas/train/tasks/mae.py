@@ -70,6 +70,7 @@ class MaskedAutoencoding:
         ranks: Ranks = ALONE,
     ) -> None:
         self.module = model
+        self.members: tuple[str, ...] = ()
         self.batch_size = batches.batches.batch_size
         self.optimizer = adamw(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = recipe.schedule(self.optimizer)

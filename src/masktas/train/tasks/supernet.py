@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from masktas.nn.mae import decoder_macs, pixel_loss
-from masktas.nn.patches import patchify
-from masktas.nn.student import MaskedStudent, feature_loss, projection_macs
+from masktas.nn.mae import pixel_loss
+from masktas.nn.student import MaskedStudent, feature_loss
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
-from masktas.space.cost import training_macs
 from masktas.train.optim.sliced_adamw import SlicedAdamW
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe
+from masktas.train.tasks.distillation import DistilledInputs, Distiller, student_macs
 from masktas.train.tasks.mae import MaskedBatches
 
 Sampler = Callable[[random.Random], list[Architecture]]
@@ -40,16 +38,6 @@ def sampler(kind: str, space: SearchSpace) -> Sampler:
         sized = BudgetedSpace(space, Budget())
         return lambda rng: [sized.sample_evenly(rng)]
     return lambda rng: [space.sample(rng)]
-
-
-@dataclass(frozen=True, slots=True)
-class DistilledInputs:
-    """Units `[B, N, S]`, indices of visible and masked ones, and the teacher's tokens of them."""
-
-    units: Tensor
-    ids_keep: Tensor
-    ids_masked: Tensor
-    target: Tensor
 
 
 class MaskedDistillation:
@@ -79,6 +67,7 @@ class MaskedDistillation:
         seed: int,
     ) -> None:
         self.module = supernet.student
+        self.members: tuple[str, ...] = ()
         self.batch_size = batches.batches.batch_size
         self.optimizer = SlicedAdamW(
             supernet.student, supernet.edges(), lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -86,7 +75,8 @@ class MaskedDistillation:
         self.schedule = recipe.schedule(self.optimizer)
         self.beta = beta
         self._supernet, self._teacher, self._draw, self._seed = supernet, teacher, draw, seed
-        self._batches, self._runtime = batches, runtime
+        self._batches = batches
+        self._distiller = Distiller(teacher, batches.unit, runtime)
 
     def sampled(self, step: int) -> list[Architecture]:
         """Return the architectures of a step (line 6), the same in every process."""
@@ -98,21 +88,11 @@ class MaskedDistillation:
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
         """Mask the images (line 5) and encode the visible units by the teacher (7)."""
-        images, ids_keep, ids_masked = self._batches.images(step, rows)
-        with self._runtime.autocast():
-            target = self._teacher(images, ids_keep)
-        units = patchify(images, self._batches.unit)
-        return DistilledInputs(units, ids_keep, ids_masked, target)
+        return self._distiller.inputs(*self._batches.images(step, rows))
 
     def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
         """Return the loss (9) and its parts (10, 11)."""
-        with self._runtime.autocast():
-            predicted, projected = network(
-                inputs.units,
-                inputs.ids_keep,
-                inputs.ids_masked,
-                recompute=self._runtime.recompute,
-            )
+        predicted, projected = self._distiller.outputs(network, inputs)
         pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         feature = feature_loss(projected, inputs.target)
         loss = pixel + self.beta * feature if self.beta else pixel  # (9)
@@ -131,17 +111,10 @@ class MaskedDistillation:
     def macs(self, step: int) -> int:
         """Count multiply-accumulates per image: teacher forward, students forward and backward."""
         teacher = self._teacher.macs(self._batches.visible)
-        return teacher + sum(self._student_macs(one) for one in self.sampled(step))
-
-    def _student_macs(self, one: Architecture) -> int:
-        shape, units = self._supernet.shape, self._supernet.units
-        visible = units.num_patches(self._batches.visible, one.patch_size)
-        decoder = decoder_macs(
-            one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
+        return teacher + sum(
+            student_macs(one, self._supernet.shape, self._batches.visible, features=self.beta > 0)
+            for one in self.sampled(step)
         )
-        projection = visible * projection_macs(one.embed_dim, shape.teacher_dim)
-        backward = 0 if self.beta else 2 * projection  # not trained, only logged
-        return training_macs(one, visible, decoder + projection) - backward
 
     def about(self, step: int) -> str:
         """Name the architectures of a step."""

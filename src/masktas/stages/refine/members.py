@@ -1,0 +1,150 @@
+"""The cohort of a refinement: the best networks of a search, unlike one another, and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from masktas.artifacts import ARCHITECTURE, HISTORY, read_json, read_lines
+from masktas.errors import ArtifactError, MasktasError
+from masktas.space import QUANTITIES, Architecture, SearchSpace
+from masktas.space.vary import distance
+from masktas.strategies import Evaluated, Score, journal
+
+UNIFORM = ("house", "uniform", "best-uniform")  # baselines of a search that may win
+THIRDS = 3  # groups of depths that a cohort represents
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A network of the cohort.
+
+    Attributes:
+        name: `candidate-N`, the N-th best of those chosen from the search, or the baseline's.
+        rated: with its rating and costs in the search, and the head that the search counted.
+        baselines: names of the baselines of the search that it is, if any.
+        competes: whether it can win: random networks cannot.
+    """
+
+    name: str
+    rated: Evaluated
+    baselines: tuple[str, ...] = ()
+    competes: bool = True
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of the network."""
+        return self.rated.architecture
+
+
+def best_of(
+    history: Sequence[Evaluated], space: SearchSpace, *, count: int, diversity: int
+) -> list[Evaluated]:
+    """Choose up to `count` rated networks, the best first.
+
+    Each differs by `diversity` genes or more from all others. Every patch size and every third
+    of the space's depths is represented, if the history has them and `count` allows it.
+
+    Args:
+        history: networks with complete scores.
+        space: of the search.
+        count: largest number of networks.
+        diversity: smallest number of genes in which two of them differ.
+    """
+    ranked = sorted(history, key=lambda one: -one.rating)
+    chosen: list[Evaluated] = []
+
+    def take(wanted: Sequence[Evaluated], most: int) -> None:
+        for one in wanted:
+            if len(chosen) >= most:
+                return
+            others = (other.architecture for other in chosen)
+            if all(distance(one.architecture, other) >= diversity for other in others):
+                chosen.append(one)
+
+    groups: dict[tuple[str, int], list[Evaluated]] = {}
+    for one in ranked:
+        for group in _groups_of(one, space):
+            groups.setdefault(group, []).append(one)
+    for group, networks in groups.items():
+        if not any(group in _groups_of(one, space) for one in chosen):
+            take(networks, min(count, len(chosen) + 1))
+    take(ranked, count)
+    return sorted(chosen, key=lambda one: -one.rating)
+
+
+def _groups_of(rated: Evaluated, space: SearchSpace) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return the groups that a network represents: its patch size, and its third of the depths."""
+    one, depths = rated.architecture, sorted(space.depth)
+    third = THIRDS * depths.index(one.depth) // len(depths)
+    return ("patch size", one.patch_size), ("depth", third)
+
+
+def cohort_of(
+    search: Path, space: SearchSpace, *, count: int, diversity: int, with_random: bool
+) -> list[Member]:
+    """Return the cohort of a finished search.
+
+    Args:
+        search: its folder.
+        space: of the search.
+        count, diversity: see `best_of`.
+        with_random: whether the random networks of the search belong to it.
+
+    Raises:
+        ArtifactError: if a file of the search is damaged.
+    """
+    members: dict[Architecture, Member] = {}
+    chosen = best_of(_complete(search), space, count=count, diversity=diversity)
+    for place, one in enumerate(chosen, start=1):
+        members[one.architecture] = Member(f"candidate-{place}", one)
+    for name in (*UNIFORM, *(_random_names(search) if with_random else ())):
+        path = search / f"{name}.json"
+        if path.exists():
+            own = _baseline(name, path)
+            known = members.get(own.architecture, own)
+            members[own.architecture] = replace(known, baselines=(*known.baselines, name))
+    return list(members.values())
+
+
+def _random_names(search: Path) -> list[str]:
+    """Return the names of the random networks of a search, in order."""
+    numbers = (path.stem.removeprefix("random-") for path in search.glob("random-*.json"))
+    return [f"random-{number}" for number in sorted(int(n) for n in numbers if n.isdigit())]
+
+
+def _baseline(name: str, path: Path) -> Member:
+    """Read a baseline that the search wrote."""
+    one, facts = Architecture.load(path), read_json(path)
+    if not isinstance(facts.get("rating"), float):
+        raise ArtifactError(f"{path}: damaged, it has no rating. Run the search again.")
+    rated = Evaluated(one, Score(facts["rating"]), _costs(facts))
+    return Member(name, rated, competes=name in UNIFORM)
+
+
+def _complete(search: Path) -> list[Evaluated]:
+    """Read the networks that a search rated on all images.
+
+    A network rated above the winner exceeded the budget when its latency was measured: it is left
+    out.
+    """
+    path, rated = search / HISTORY, dict[Architecture, Evaluated]()
+    winner = Architecture.load(search / ARCHITECTURE)
+    try:
+        for entry in read_lines(path):
+            one, score = Architecture.from_dict(entry["architecture"]), journal.read_score(entry)
+            if score.complete:
+                rated[one] = Evaluated(one, score, _costs(entry))
+        most = rated[winner].rating
+    except (KeyError, TypeError, ValueError, MasktasError):
+        raise ArtifactError(
+            f"{path}: not the journal of the search in this folder. Run the search again with "
+            "--overwrite."
+        ) from None
+    return [one for one in rated.values() if one.rating <= most]
+
+
+def _costs(facts: Mapping[str, Any]) -> dict[str, float]:
+    return {what: facts[what] for what in QUANTITIES if what in facts}
