@@ -20,8 +20,10 @@ from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
 from masktas.space import Architecture, format_quantity, macs, params
 from masktas.stages.common.stage import Context
-from masktas.stages.validate import findings, statistics
-from masktas.stages.validate.statistics import Agreement, Ceiling, Reliability
+from masktas.stages.validate import findings
+from masktas.stages.validate.agreement import Agreement, compare
+from masktas.stages.validate.rank_correlation import resamples
+from masktas.stages.validate.reliability import Ceiling, Reliability, ceiling, split_half
 
 Floats = NDArray[np.float64]
 Ratings = dict[str, Floats]
@@ -142,7 +144,7 @@ def report_findings(
         The findings for the manifest.
     """
     seed = seed_for(context.seed, "validate", "statistics")
-    counts = statistics.resamples(len(data.networks), settings.bootstrap, seed)
+    counts = resamples(len(data.networks), settings.bootstrap, seed)
     reliabilities = _reliabilities(data, counts, seed)
     if data.correct is None:
         content = _unlabelled(context, data, reliabilities)
@@ -161,9 +163,9 @@ def _reliabilities(data: ValidationData, counts: Floats, seed: int) -> dict[str,
         # The fused rating of one image is a linear approximation around the mean over all images,
         # not exact for halves of the images. So the ratings that were fused are ranked instead.
         fused = [data.ratings[part] for part in FUSED if name == "fusion"]
-        reliabilities[name] = statistics.split_half(fused or values, counts, seed=seed)
+        reliabilities[name] = split_half(fused or values, counts, seed=seed)
     for name, values in data.variants.items():  # without intervals: there are dozens
-        reliabilities[name] = statistics.split_half(values, counts[:1], seed=seed)
+        reliabilities[name] = split_half(values, counts[:1], seed=seed)
     return reliabilities
 
 
@@ -194,15 +196,15 @@ def _compared(
     """Print tables, draw the scatter plot and return verdict and statistics as JSON types."""
     assert data.correct is not None
     accuracy = data.correct.mean(axis=2)
-    agreements = statistics.compare(
+    agreements = compare(
         data.scores, accuracy.mean(axis=0), data.params, counts, of_size=findings.OF_SIZE
     )
     usual = {name: agreements[name] for name in data.usual}
     variants = {name: agreements[name] for name in data.variants}
-    ceiling = statistics.ceiling(data.correct, counts, seed=seed)
+    itself = ceiling(data.correct, counts, seed=seed)
     mean = accuracy.mean(axis=0)
     title = f"{_title(data)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
-    tables = [_table(title, usual, reliabilities, ceiling)]
+    tables = [_table(title, usual, reliabilities, itself)]
     if variants:
         tables.append(_table_of_variants(variants, reliabilities, findings.compared(agreements)))
     for table in tables:
@@ -216,7 +218,7 @@ def _compared(
         "verdict": verdict,
         "tables": [table.to_dict() for table in tables],
         "agreement": {name: one.to_dict() for name, one in agreements.items()},
-        "ceiling": ceiling.to_dict(),
+        "ceiling": itself.to_dict(),
     }
 
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
-from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Interval, Reliability
+from masktas.stages.validate.agreement import TOP, Agreement
+from masktas.stages.validate.rank_correlation import Interval
+from masktas.stages.validate.reliability import Ceiling, Reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
