@@ -132,3 +132,45 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
         most = max(most, min(1.0, (len(known) - done) * known[name]))
         corrected[name] = most
     return corrected
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetAgreement:
+    """Agreement of the ratings of the same networks by two supernets.
+
+    Attributes:
+        between: Kendall's tau between the two.
+        own, other, mean: Kendall's tau with accuracy of this supernet's rating, of the other's, and
+            of their mean; undefined without labels.
+    """
+
+    between: Interval
+    own: Interval
+    other: Interval
+    mean: Interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all estimates as JSON types."""
+        names = ("between", "own", "other", "mean")
+        return {name: getattr(self, name).to_dict() for name in names}
+
+
+def compare_supernets(
+    own: Floats, other: Floats, accuracy: Floats | None, counts: Floats
+) -> SupernetAgreement:
+    """Compare a rating by one supernet with the same rating by another, `[n]` each.
+
+    Their mean is that of standard scores: each is divided by its standard deviation first.
+
+    Args:
+        own: by this supernet.
+        other: by the other.
+        accuracy: of each network; None without labels.
+        counts: see `resamples`.
+    """
+    import numpy as np
+
+    mean = own / (own.std() or 1.0) + other / (other.std() or 1.0)
+    truth = np.full(len(own), np.nan) if accuracy is None else accuracy
+    pairs = ((own, other), (own, truth), (other, truth), (mean, truth))
+    return SupernetAgreement(*(Interval.of(kendall(x, y, counts)) for x, y in pairs))

@@ -18,10 +18,16 @@ from masktas.config import ValidateSettings
 from masktas.console import Console
 from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
-from masktas.space import Architecture, format_quantity, macs, params
+from masktas.space import Architecture, format_amount, macs, params
 from masktas.stages.common.stage import Context
-from masktas.stages.validate import findings
-from masktas.stages.validate.agreement import Agreement, compare
+from masktas.stages.validate import findings, worth
+from masktas.stages.validate.agreement import (
+    Agreement,
+    SupernetAgreement,
+    compare,
+    compare_supernets,
+)
+from masktas.stages.validate.gain import spread
 from masktas.stages.validate.rank_correlation import resamples
 from masktas.stages.validate.reliability import Ceiling, Reliability, ceiling, split_half
 
@@ -38,12 +44,18 @@ class ValidationData:
         ratings: `[n, m]` by name, over search images.
         variants: the same for ratings with other settings.
         correct: `[S, n, t]`, 1 where a seed's probe is right about an image; None without labels.
+        what: quantity that the networks' size is stated in.
+        amounts: of it, of each network.
+        by_other: `[n, m]` by name, ratings by another run's supernet; empty without one.
     """
 
     networks: list[Architecture]
     ratings: Ratings
     variants: Ratings
     correct: Floats | None
+    what: str
+    amounts: list[float]
+    by_other: Ratings
 
     @property
     def params(self) -> Floats:
@@ -150,6 +162,13 @@ def report_findings(
         content = _unlabelled(context, data, reliabilities)
     else:
         content = _compared(context, data, reliabilities, counts, settings, seed, folder)
+    if data.by_other:
+        agreements = _supernets(data, counts)
+        title = f"Agreement with the supernet of {settings.against}"
+        table = Table(title, worth.HEADER_SUPERNETS, worth.table_supernets(agreements))
+        table.show(context.console)
+        content["tables"].append(table.to_dict())
+        content["against"] = {name: one.to_dict() for name, one in agreements.items()}
     content["reliability"] = {name: one.to_dict() for name, one in reliabilities.items()}
     write_json(folder / "validation.json", {**content, "networks": data.to_dicts()})
     findings.write_csv(folder / "validation.csv", data.columns())
@@ -181,6 +200,17 @@ def _unlabelled(
         "tables": [table.to_dict()],
         "agreement": None,
         "ceiling": None,
+        "spread": None,
+        "difference": None,
+    }
+
+
+def _supernets(data: ValidationData, counts: Floats) -> dict[str, SupernetAgreement]:
+    """Compare the ratings by this run's supernet with those by the other."""
+    accuracy = None if data.correct is None else data.correct.mean(axis=(0, 2))
+    return {
+        name: compare_supernets(data.ratings[name].mean(axis=1), its.mean(axis=1), accuracy, counts)
+        for name, its in data.by_other.items()
     }
 
 
@@ -204,7 +234,11 @@ def _compared(
     itself = ceiling(data.correct, counts, seed=seed)
     mean = accuracy.mean(axis=0)
     title = f"{_title(data)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
-    tables = [_table(title, usual, reliabilities, itself)]
+    differs = spread(data.usual, data.correct, counts, seed=seed)
+    tables = [
+        _table(title, usual, reliabilities, itself),
+        Table(worth.title_gain(differs), worth.HEADER_GAIN, worth.table_gain(differs)),
+    ]
     if variants:
         tables.append(_table_of_variants(variants, reliabilities, findings.compared(agreements)))
     for table in tables:
@@ -219,6 +253,13 @@ def _compared(
         "tables": [table.to_dict() for table in tables],
         "agreement": {name: one.to_dict() for name, one in agreements.items()},
         "ceiling": itself.to_dict(),
+        "spread": differs.to_dict(),
+        "difference": worth.difference(
+            differs,
+            lead=settings.rating,
+            banded=settings.band is not None,
+            seeds=len(data.correct),
+        ),
     }
 
 
@@ -248,11 +289,9 @@ def _table_of_variants(
 
 
 def _title(data: ValidationData) -> str:
-    low, high = min(data.params), max(data.params)
-    return (
-        f"{len(data.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "
-        "parameters"
-    )
+    low, high = (format_amount(data.what, end(data.amounts)) for end in (min, max))
+    name = {"params": "parameters", "macs": "MACs"}.get(data.what, data.what)
+    return f"{len(data.networks)} networks of {low} to {high} {name}"
 
 
 def _warn_few_resamples(

@@ -76,7 +76,7 @@ def split_half(
         means = np.stack([one[:, images].mean(axis=1) for one in several])
         if len(means) == 1:
             return np.asarray(means[0])
-        return np.concatenate([ranks(one, once) for one in means]).mean(axis=0)
+        return np.asarray(np.concatenate([ranks(one, once) for one in means]).mean(axis=0))
 
     pairs = (
         (measured(one), measured(other))
@@ -126,26 +126,37 @@ def ceiling(correct: Floats, counts: Floats, *, seed: int, splits: int = SPLITS)
     import numpy as np
 
     accuracy = correct.mean(axis=2)
-    seeds = list(itertools.permutations(range(len(correct)), 2))
-    apart = [
-        (correct[a][:, one].mean(axis=1), correct[b][:, other].mean(axis=1))
-        for one, other in _halves(correct.shape[2], splits, seed)
-        for a, b in seeds or [(0, 0)]
-    ]
+    seeds = itertools.combinations(range(len(correct)), 2)
     mean = accuracy.mean(axis=0)
-    own = _mean(_covariance, apart, counts)
-    reliability = np.clip(ratio(own, _covariance(mean, mean, counts)), 0, 1)
+    own = true_variance(correct, counts, seed=seed, splits=splits)
+    reliability = np.clip(ratio(own, covariance(mean, mean, counts)), 0, 1)
     root = np.sqrt(reliability)
     return Ceiling(
         halves=split_half(correct.mean(axis=0), counts, seed=seed, splits=splits),
-        seeds=_reliability([(accuracy[a], accuracy[b]) for a, b in seeds if a < b], counts),
+        seeds=_reliability([(accuracy[a], accuracy[b]) for a, b in seeds], counts),
         reliability=Interval.of(reliability),
         tau=Interval.of(2 / np.pi * np.arcsin(root)),
         rho=Interval.of(6 / np.pi * np.arcsin(root / 2)),
     )
 
 
-def _covariance(x: Floats, y: Floats, counts: Floats) -> Floats:
+def true_variance(correct: Floats, counts: Floats, *, seed: int, splits: int = SPLITS) -> Floats:
+    """Return the variance of the true accuracies in every resample, `[R]`; see `ceiling`.
+
+    It is the mean covariance of two measurements by different seeds on disjoint halves of the
+    images, so noise can make it negative.
+    """
+    seeds = list(itertools.permutations(range(len(correct)), 2))
+    apart = [
+        (correct[a][:, one].mean(axis=1), correct[b][:, other].mean(axis=1))
+        for one, other in _halves(correct.shape[2], splits, seed)
+        for a, b in seeds or [(0, 0)]
+    ]
+    return _mean(covariance, apart, counts)
+
+
+def covariance(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """Return the covariance of `x [n]` and `y [n]` in every resample, `[R]`."""
     import numpy as np
 
     if not rankable(x, y):
