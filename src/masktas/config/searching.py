@@ -22,8 +22,9 @@ from masktas.config.fields import (
     Size,
     Temperature,
 )
-from masktas.errors import ConfigError
+from masktas.errors import BudgetError, ConfigError
 from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
+from masktas.space.limits import parse_limit
 
 LABEL_FREE = (  # from few images, or masked
     "consistency",
@@ -341,32 +342,47 @@ class ComparisonSettings(Settings):
     num_networks: Count = Field(30, description="Number of networks to compare.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(
         None,
-        description="Compare networks within this share of --center parameters: 5%. By "
-        "default sizes are spread evenly.",
+        description="Compare networks within this share of --center: 5%. By default numbers of "
+        "parameters are spread evenly.",
     )
-    center: Params | None = Field(
+    center: Annotated[str, BeforeValidator(str)] | None = Field(
         None,
-        description="Number of parameters in the middle of the band. By default that of "
-        "search/main's winner, or the middle of what is feasible.",
+        description="Middle of the band: 6M, 1.3G, 5ms. By default that of search/main's winner, "
+        "or the middle of what is feasible.",
+    )
+    of: Literal["params", "macs", "latency", "size", "memory"] | None = Field(
+        None,
+        description="Quantity of the band. By default the one that has an upper limit, or "
+        "parameters.",
     )
     variants: bool = Field(
         False,
         description="Also try consistency with other rows, temperatures, class token and masks.",
     )
-    probe: Literal["linear", "knn", "finetune"] = Field(
-        "linear",
-        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours "
-        "on frozen features, or fine-tuning for --epochs.",
+    against: str | None = Field(
+        None,
+        description="Another run folder: its supernet of the same space rates the same networks, "
+        "to see whether two supernets agree.",
     )
-    probe_images: Count = Field(
-        5000, description="Number of labelled images that a probe learns from."
+    probe: Literal["finetune", "linear", "knn"] = Field(
+        "finetune",
+        description="Measure of accuracy: fine-tuning by the recipe of [finetune] or of "
+        "OUT/finetune/main; or cheaper, a linear classifier or the 20 nearest neighbours on "
+        "frozen features.",
     )
-    epochs: Count = Field(2, description="Number of epochs of the fine-tuning probe.")
+    probe_images: Count | None = Field(
+        None,
+        description="Number of labelled images that a probe learns from. By default 5,000 for "
+        "linear and knn, and all for fine-tuning.",
+    )
+    epochs: Count | None = Field(
+        None, description="Number of epochs of fine-tuning. By default that of the recipe."
+    )
     split: Literal["validation", "test"] = Field(
         "validation", description="Split that accuracy is measured on."
     )
     seeds: Annotated[int, Field(gt=0, le=100)] = Field(
-        2, description="Number of probes of each network, each with other images in another order."
+        2, description="Number of probes of each network, each with another seed."
     )
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = Field(
         5000, description="Number of resamples for intervals and p values."
@@ -381,7 +397,19 @@ class ComparisonSettings(Settings):
 class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
     """Whether ratings rank networks as accuracy does; the verdict is about `rating` (SPEC 4)."""
 
+    @property
+    def quantity(self) -> str:
+        """The quantity of the band: `of`, or the only one with an upper limit, or params."""
+        limited = [what for what in QUANTITIES if getattr(self, f"max_{what}") is not None]
+        return self.of or (limited[0] if len(limited) == 1 else "params")
+
     def _require_together(self) -> None:
-        """Raise ConfigError if a band's center is given without its width."""
-        if self.center is not None and self.band is None:
-            raise ConfigError("center is the middle of a band: give --band 5% as well.")
+        """Raise ConfigError unless a band's center and quantity go with its width."""
+        for name in ("center", "of"):
+            if getattr(self, name) is not None and self.band is None:
+                raise ConfigError(f"--{name} describes a band: give --band 5% as well.")
+        if self.center is not None:
+            try:
+                parse_limit(self.quantity, self.center)
+            except BudgetError as error:
+                raise ConfigError(f"--center: {error}") from None

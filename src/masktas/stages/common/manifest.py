@@ -395,9 +395,10 @@ class ValidationManifest(StageManifest):
         rating: the name of the rating that the verdict is about.
         num_networks: networks that were compared.
         verdict: the result in one sentence.
+        difference: how much networks differ, in one sentence; None without labels.
         tables: `title`, `header` and `rows` of each.
         probe: how accuracy was measured; None without labels.
-        probe_images: labelled images that the probe learns from.
+        probe_images: labelled images that the probe learns from; None without labels.
         split: the split that accuracy was measured on.
         taus: Kendall's tau with accuracy by rating; empty without labels.
     """
@@ -405,9 +406,10 @@ class ValidationManifest(StageManifest):
     rating: str
     num_networks: int
     verdict: str
+    difference: str | None
     tables: list[dict[str, Any]]
     probe: str | None
-    probe_images: int
+    probe_images: int | None
     split: str
     taus: dict[str, float | None]
 
@@ -415,7 +417,8 @@ class ValidationManifest(StageManifest):
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         settings, agreement = content["settings"]["settings"], content["agreement"] or {}
         return {
-            **{key: settings[key] for key in ("rating", "probe_images", "split")},
-            **{key: content[key] for key in ("num_networks", "verdict", "tables", "probe")},
+            **{key: settings[key] for key in ("rating", "split")},
+            **{key: content[key] for key in ("num_networks", "verdict", "difference", "tables")},
+            **{key: content[key] for key in ("probe", "probe_images")},
             "taus": {name: one["tau"]["value"] for name, one in agreement.items()},
         }

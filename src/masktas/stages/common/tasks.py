@@ -10,6 +10,7 @@ from torch import Tensor
 
 from masktas.config import (
     FinetuneSettings,
+    RuntimeSettings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
@@ -26,6 +27,7 @@ from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace
+from masktas.train.loop import LoopConfig
 from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -211,6 +213,22 @@ def classifier_task(
         ranks=setup.ranks,
     )
     return network, task
+
+
+def loop_config(
+    label: str, settings: TrainSettings, batches: Batches, runtime: RuntimeSettings
+) -> LoopConfig:
+    """Return length and options of a training loop; `label` names it in messages."""
+    return LoopConfig(
+        label=label,
+        epochs=settings.epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        batch_size=settings.batch_size,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        accumulate=runtime.accumulate,
+        clip_grad=settings.clip_grad,
+        tensorboard=runtime.tensorboard,
+    )
 
 
 def augment(settings: TrainSettings) -> Augment:

@@ -8,7 +8,7 @@ Shapes: n networks, m images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class RatingTable:
     variants: Ratings
     num_encoded: int
     macs: int
+
+    def with_cost_of(self, other: RatingTable) -> RatingTable:
+        """Return the same ratings, with the cost of others added."""
+        num_encoded, macs = self.num_encoded + other.num_encoded, self.macs + other.macs
+        return replace(self, num_encoded=num_encoded, macs=macs)
 
 
 def rating_passes(
