@@ -273,7 +273,7 @@ def test_what_uses_the_budget_agrees_with_enumeration(world, min_use, rng):
 def test_using_the_budget_never_breaks_it_where_cells_are_not_exact(world, min_use, rng, most):
     space, costs, every, budget = world
     fitting = within(every, budget)
-    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
         try:
             counted = BudgetedSpace(space, budget, costs, min_use=min_use)
         except BudgetError as error:
@@ -363,7 +363,7 @@ def test_draws_that_use_one_of_several_limits(most):
         max_latency=middle["latency"] * 1.1,
     )  # fmt: skip
     fitting = within(every, budget)
-    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
         counted = BudgetedSpace(space, budget, costs, min_use=0.7)
     used = {one: every[one] for one in every if counted.contains(one)}
     assert 20 < len(used) < len(fitting)
