@@ -125,7 +125,7 @@ def test_simple_shapes_come_first(kind):
     alike = candidates.uniforms()
     assert set(found["uniform"]) == set(alike)
     assert 5 < len(alike) <= 25
-    assert len(found["ramp"]) == 12
+    assert 6 <= len(found["ramp"]) <= 12
     assert len(first) == 50
     assert all(candidates.contains(one.architecture) for one in first)
     assert {one.patch_size for one in found["uniform"]} == {4, 8}

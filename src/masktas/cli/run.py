@@ -44,8 +44,8 @@ def run(
         Parameter(
             negative="",
             show_default=False,
-            help="Also fine-tune the winner from scratch, the largest uniform network within the "
-            "budget, and random ones of the winner's size.",
+            help="Also fine-tune the winner from scratch, the house shape, the largest and the "
+            "best uniform network, and random ones.",
         ),
     ] = False,
     teacher: Adopted = None,

@@ -294,8 +294,8 @@ class StrategySettings(Settings):
     top_k: Count = Field(1, description="Number of best networks to write, including the winner.")
     baselines: Annotated[int, Field(ge=0)] = Field(
         5,
-        description="Number of random networks of the winner's size to compare with; 0 also "
-        "leaves out random search.",
+        description="Number of random networks to compare with; 0 also leaves out the searches "
+        "at random and among uniform networks.",
     )
 
 

@@ -35,6 +35,7 @@ from masktas.stages.common.tasks import (
     teacher_task,
 )
 from masktas.stages.common.teachers import open_teacher
+from masktas.strategies import Uniforms
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import GRAD_NORM, train_step
@@ -254,7 +255,8 @@ class Trial:
         search = self._settings.search
         visible = num_visible(self._units.total, search.mask_ratio)
         networks = min(search.population * search.generations, self._candidates.size())
-        networks *= 2 if search.baselines else 1  # random search beside it
+        if search.baselines:  # a random search, and one among uniform networks
+            networks = 2 * networks + Uniforms(self._candidates).total
         rng = random.Random(0)
         drawn = [self._candidates.sample(rng) for _ in range(50)]
         macs = [

@@ -33,7 +33,7 @@ from masktas.stages.finetune import finetune
 from masktas.stages.report.stage import report, report_packages
 from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
-from masktas.stages.search.table import ResultTable
+from masktas.stages.search.table import ResultTable, genes
 from masktas.stages.supernet.stage import check as check_supernet
 from masktas.stages.supernet.stage import supernet
 from masktas.stages.teacher.stage import CheckedTeacher
@@ -64,8 +64,8 @@ def run(
             left out if they have no labels.
         out: the run folder.
         settings: of every stage.
-        baselines: fine-tune the winner from scratch, the largest uniform network that fits and
-            the random networks of the winner's size as well, all by the same recipe.
+        baselines: fine-tune the winner from scratch, the house shape, the largest and the best
+            uniform network, and random ones as well, all by the same recipe.
         console: where progress is shown.
         overwrite: start every stage afresh.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -276,19 +276,19 @@ def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
 def _networks(
     searched: Stage, settings: FinetuneSettings, baselines: bool
 ) -> list[tuple[str, Path, FinetuneSettings]]:
-    """List what is fine-tuned: name, architecture file, settings."""
+    """List what is fine-tuned, each network once: name, architecture file, settings."""
     folder = searched.folder
     networks = [("main", folder / "architecture.json", settings)]
-    if baselines:
-        found = searched.manifest()
-        scratch = settings.model_copy(update={"init": "scratch"})
-        networks.append(("scratch", folder / "architecture.json", scratch))
-        if found["uniform"]:
-            networks.append(("uniform", folder / "uniform.json", settings))
-        networks += [
-            (f"random-{number}", folder / f"random-{number}.json", settings)
-            for number in range(1, len(found["random"]) + 1)
-        ]
+    if not baselines:
+        return networks
+    result = SearchManifest.read(searched).result
+    scratch = settings.model_copy(update={"init": "scratch"})
+    networks.append(("scratch", folder / "architecture.json", scratch))
+    known = {genes(result.winner.architecture)}
+    for name, one in result.baselines.items():
+        if name != "random-search" and genes(one.architecture) not in known:
+            known.add(genes(one.architecture))
+            networks.append((name, folder / f"{name}.json", settings))
     return networks
 
 

@@ -19,6 +19,12 @@ NONE = "–"
 SAME = "same network"
 WIDE = 100  # characters of a line that has room for errors beside accuracies
 HEADS = {"macs": "MACs", "measured_latency": "latency", "latency": "predicted latency"}
+BASELINES = {  # by the name of their file
+    "house": "house shape",
+    "uniform": "largest uniform",
+    "best-uniform": "best uniform",
+    "random-search": "best of random search",
+}
 AHEAD, TOP1, TOP5 = "winner ahead by", "top-1 %", "top-5 %"
 
 
@@ -160,18 +166,34 @@ def _rows(
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False))
-    for name, key, one in (
-        ("best of random search", "random_search", result.random_search),
-        ("largest uniform", "uniform", result.uniform),
-    ):
-        if one:
-            same = one.architecture == winner.architecture
-            rows.append(Row(name, (one,), ahead=result.ahead.get(key), is_winner=same))
+    rows += [_row_of_baseline(names, search) for names in _alike(search)]
     if average_random and len(result.random) > 1:
-        rows.append(Row(f"mean of {len(result.random)} random", result.random))
+        name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
+        rows.append(Row(name, result.random, ahead=ahead))
     else:
         rows += [Row(f"random {place}", (one,)) for place, one in enumerate(result.random, start=1)]
     return rows
+
+
+def _alike(search: SearchManifest) -> list[list[str]]:
+    """List the names of the baselines, those of the same network together."""
+    found: dict[tuple[object, ...], list[str]] = {}
+    for name, one in search.result.baselines.items():
+        if name in BASELINES:
+            found.setdefault(genes(one.architecture), []).append(name)
+    return list(found.values())
+
+
+def _row_of_baseline(names: Sequence[str], search: SearchManifest) -> Row:
+    """Return the row of a network that is one baseline, or several at once."""
+    result = search.result
+    one = result.baselines[names[0]]
+    return Row(
+        " = ".join(BASELINES[name] for name in names),
+        (one,),
+        ahead=result.ahead.get(names[0].replace("-", "_")),
+        is_winner=genes(one.architecture) == genes(result.winner.architecture),
+    )
 
 
 def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneManifest, ...]:
@@ -186,11 +208,12 @@ def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneMa
 
 def _trained(one: FinetuneManifest, network: Evaluated, init: str) -> bool:
     """Say whether a fine-tuning is of this network; the head is another one."""
-    return one.init == init and _genes(one.architecture) == _genes(network.architecture)
+    return one.init == init and genes(one.architecture) == genes(network.architecture)
 
 
-def _genes(one: Architecture) -> tuple[object, ...]:
-    return one.embed_dim, one.num_heads, one.mlp_ratio
+def genes(one: Architecture) -> tuple[object, ...]:
+    """Return what makes two networks of a space the same, whatever their heads are."""
+    return one.patch_size, one.embed_dim, one.num_heads, one.mlp_ratio
 
 
 def _quantities(search: SearchManifest) -> tuple[str, ...]:
