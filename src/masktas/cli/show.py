@@ -35,6 +35,7 @@ from masktas.space import (
 )
 from masktas.stages.common.manifest import (
     FinetuneManifest,
+    RefineManifest,
     SearchManifest,
     StageManifest,
     TeacherManifest,
@@ -149,7 +150,12 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 def _run(run: Run) -> dict[str, Any]:
     stages = [run.teacher, run.supernet]
-    makers = {"search": run.search, "finetune": run.finetune, "validate": run.validated}
+    makers = {
+        "search": run.search,
+        "refine": run.refine,
+        "finetune": run.finetune,
+        "validate": run.validated,
+    }
     for kind, made in makers.items():
         folders = sorted({path.parent for path in (run.folder / kind).glob(f"*/{SETTINGS}")})
         stages += [made(folder.name) for folder in folders]
@@ -193,6 +199,10 @@ def _outcome(stage: Stage) -> dict[str, Any]:
         outcome |= {"rating": winner.rating, "error": winner.error}
         costs = {key: winner.amount(key) for key in ("params", "macs", "measured_latency")}
         outcome |= {key: value for key, value in costs.items() if value is not None}
+    elif stage.name == "refine":
+        refined = RefineManifest.read(stage).winner
+        outcome |= {"network": refined.name, **refined.losses}
+        outcome |= {key: refined.network.costs[key] for key in ("params", "macs")}
     elif stage.name == "finetune":
         tuned = FinetuneManifest.read(stage)
         outcome |= {"top1": tuned.top1, "top5": tuned.top5}
@@ -285,7 +295,10 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"adopted from {stage['adopted']}")
     if "licence" in stage:
         words.append(f"licence {stage['licence']}")
-    if "params" in stage:
+    if "network" in stage:
+        words.append(f"{stage['network']}, {format_quantity(stage['params'])} params")
+        words[-1] += f", feature loss {stage['feature_loss']:.4f}"
+    elif "params" in stage:
         words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
         if stage.get("error"):
             words[-1] += f" ± {stage['error']:.4f}"

@@ -54,6 +54,7 @@ def best_of(
         diversity: smallest number of genes in which two of them differ.
     """
     ranked = sorted(history, key=lambda one: -one.rating)
+    least = max(1, diversity)  # no network is chosen twice
     chosen: list[Evaluated] = []
 
     def take(wanted: Sequence[Evaluated], most: int) -> None:
@@ -61,7 +62,7 @@ def best_of(
             if len(chosen) >= most:
                 return
             others = (other.architecture for other in chosen)
-            if all(distance(one.architecture, other) >= diversity for other in others):
+            if all(distance(one.architecture, other) >= least for other in others):
                 chosen.append(one)
 
     groups: dict[tuple[str, int], list[Evaluated]] = {}
