@@ -11,6 +11,7 @@ from masktas.space import QUANTITIES, Architecture, format_amount
 from masktas.stages.common.manifest import (
     FinetuneManifest,
     RatingDifference,
+    RefineManifest,
     SearchManifest,
 )
 from masktas.strategies import Evaluated
@@ -97,6 +98,7 @@ class ResultTable:
         search: SearchManifest,
         finetuned: Sequence[FinetuneManifest] = (),
         *,
+        refined: RefineManifest | None = None,
         average_random: bool = True,
     ) -> ResultTable:
         """Build the table of a search.
@@ -104,6 +106,7 @@ class ResultTable:
         Args:
             search: the search.
             finetuned: fine-tunings of the run; those of the shown networks are found among them.
+            refined: the refinement of the search, whose winner is the first row.
             average_random: show the random networks as one row, not as one row each.
         """
         title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
@@ -114,7 +117,7 @@ class ResultTable:
             quantities=_quantities(search),
             rows=tuple(
                 replace(row, finetuned=_of_row(row, finetuned))
-                for row in _rows(search, finetuned, average_random=average_random)
+                for row in _rows(search, finetuned, refined, average_random=average_random)
             ),
             num_front=len(search.result.front),
         )
@@ -152,11 +155,18 @@ class ResultTable:
 
 
 def _rows(
-    search: SearchManifest, finetuned: Sequence[FinetuneManifest], *, average_random: bool
+    search: SearchManifest,
+    finetuned: Sequence[FinetuneManifest],
+    refined: RefineManifest | None,
+    *,
+    average_random: bool,
 ) -> list[Row]:
     result = search.result
-    winner = result.winner
+    winner = result.winner if refined is None else refined.winner.network
     rows = [Row("winner", (winner,))]
+    searched = winner.architecture == result.winner.architecture
+    if not searched:
+        rows.append(Row("winner of the search", (result.winner,)))
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False))
@@ -166,7 +176,8 @@ def _rows(
     ):
         if one:
             same = one.architecture == winner.architecture
-            rows.append(Row(name, (one,), ahead=result.ahead.get(key), is_winner=same))
+            ahead = result.ahead.get(key) if searched else None  # of the search's winner
+            rows.append(Row(name, (one,), ahead=ahead, is_winner=same))
     if average_random and len(result.random) > 1:
         rows.append(Row(f"mean of {len(result.random)} random", result.random))
     else:
