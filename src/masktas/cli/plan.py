@@ -31,13 +31,13 @@ from masktas.formats import format_bytes, format_flops, format_seconds, shown
 from masktas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from masktas.stages.common.estimates import StageEstimate
+    from masktas.stages.plan.estimates import StageEstimate
 
 HEADS = ("stage", "images seen", "images/s", "time", "memory", "operations")
 WIDTHS = (10, 15, 12, 12, 10, 13)
 
 if TYPE_CHECKING:
-    from masktas.stages.common.estimates import StageEstimate
+    from masktas.stages.plan.estimates import StageEstimate
 
 HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
 
@@ -87,8 +87,8 @@ def plan(
     )
     _check(data, num_images, devices, tflops, share, seconds)
     settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
-    from masktas.stages.common.estimates import Device
-    from masktas.stages.plan import plan as stage
+    from masktas.stages.plan.estimates import Device
+    from masktas.stages.plan.stage import plan as stage
 
     images_there = num_images if data is None else _count(data, settings)
     assert images_there is not None

@@ -24,7 +24,6 @@ from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import batch_size_for
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
-from masktas.stages.common.estimates import Device, StageEstimate, joined
 from masktas.stages.common.tasks import (
     Setup,
     augment,
@@ -36,6 +35,7 @@ from masktas.stages.common.tasks import (
     teacher_task,
 )
 from masktas.stages.common.teachers import open_teacher
+from masktas.stages.plan.estimates import Device, StageEstimate, joined
 from masktas.stages.refine.rounds import num_staying
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
