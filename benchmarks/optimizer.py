@@ -152,7 +152,10 @@ def measure(name: str, *, steps: int, device: torch.device, count: int) -> dict[
     """Return the milliseconds of every step by contender, the share sampled, and the size."""
     space = SearchSpace.load(name)
     shape = StudentShape(
-        decoder_dim=128, decoder_depth=2, teacher_dim=192 if "micro" in name else 768
+        decoder_dim=128,
+        decoder_depth=2,
+        teacher_dim=192 if "micro" in name else 768,
+        unit=space.unit,
     )
     supernet = Supernet(space, shape)
     supernet.init_weights(torch.Generator().manual_seed(0))

@@ -29,6 +29,7 @@ from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.student import MaskedStudent
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import EncoderTeacher
+from masktas.nn.units import units_of
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.tasks import Setup, augment, cohort_task, supernet_task
@@ -96,7 +97,9 @@ def main() -> int:
                          num_classes=0)  # fmt: skip
     teacher = EncoderTeacher(ViT(shape))
     space = SearchSpace.preset("micro")
-    shared: Supernet = supernet_task(SupernetSettings(), space, teacher, batches, setup)[0]
+    shared: Supernet = supernet_task(
+        SupernetSettings(), space, units_of((32, 32), 4), teacher, batches, setup
+    )[0]
     rng = random.Random(0)
     drawn = [space.sample(rng) for _ in range(arguments.members)]
 

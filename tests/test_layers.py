@@ -142,7 +142,8 @@ def test_the_walk_finds_what_it_should(module, source, allowed):
 
 LIGHT = [
     "masktas", "masktas.space", "masktas.strategies", "masktas.config", "masktas.artifacts",
-    "masktas.strategies.racing", "masktas.stages.validate.statistics",
+    "masktas.strategies.racing", "masktas.stages.validate.agreement",
+    "masktas.stages.validate.reliability",
     "masktas.stages.common.manifest", "masktas.stages.search.table",
 ]  # fmt: skip
 HEAVY = [

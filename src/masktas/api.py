@@ -25,6 +25,7 @@ from masktas.config import (
     Settings,
     SupernetSettings,
     TeacherSettings,
+    UsedBudgetSettings,
     ValidateSettings,
     resolve,
 )
@@ -44,7 +45,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DataSettings.model_fields, ("data",)),
     **dict.fromkeys(RuntimeSettings.model_fields, ("runtime",)),
     **dict.fromkeys(AdoptedTeacher.model_fields, ("supernet",)),
-    **dict.fromkeys(CostSettings.model_fields, ("search",)),
+    **dict.fromkeys((*CostSettings.model_fields, *UsedBudgetSettings.model_fields), ("search",)),
     "epochs": ("teacher", "supernet", "finetune"),
     "batch_size": ("teacher", "supernet", "refine", "finetune"),
     "space": ("supernet",),

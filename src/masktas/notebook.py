@@ -10,7 +10,7 @@ from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec, Teacher
+from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.evaluator import Evaluator
 from masktas.space import Architecture, Budget, BudgetedSpace
 from masktas.stages.common import load
@@ -61,8 +61,8 @@ def open_teacher(
         ArtifactError: if it is missing or damaged.
     """
     folder = Run(Path(run))
-    largest = load.load_supernet(folder).space.largest
-    seen = InputSpec.of(largest, images.mean, images.std)
+    supernet = load.load_supernet(folder)
+    seen = load.student_input(supernet.space, supernet.units, images)
     return load.load_teacher(folder, seen, Runtime.choose(device, "fp32").device, function)
 
 

@@ -86,6 +86,16 @@ def test_a_space_file_is_told_from_an_architecture(tmp_path: Path) -> None:
         assert (shown["kind"], shown["name"], shown["size"]) == ("space", "mine", 4)
 
 
+def test_a_space_tells_its_patch_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"embed_dim": [64], "depth": [2], "num_heads": [1], "mlp_ratio": [2, 4]}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**fields, "patch_size": [32, 16]}))
+    assert (describe(str(path))["patch_size"], describe(str(path))["size"]) == ([16, 32], 8)
+    assert describe("micro")["patch_size"] == 4
+    show(str(path))
+    assert "  patch_size   16, 32\n" in capsys.readouterr().out
+
+
 def test_an_architecture_tells_its_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

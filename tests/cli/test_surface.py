@@ -40,6 +40,7 @@ BUDGET = {
     "--max-size", "--min-size", "--max-memory", "--min-memory", "--num-classes",
     "--export-precision",
 }  # fmt: skip
+USED = BUDGET | {"--min-use"}
 LATENCY = {
     "--latency", "--latency-engine", "--latency-device", "--latency-threads", "--latency-batch",
     "--latency-precision", "--latency-command",
@@ -51,7 +52,8 @@ RATING = {
 }  # fmt: skip
 STRATEGY = {
     "--strategy", "--objectives", "--population", "--generations", "--patience", "--parents",
-    "--depth-probability", "--block-probability", "--diversity", "--racing", "--no-racing",
+    "--depth-probability", "--block-probability", "--diversity", "--simple-shapes",
+    "--no-simple-shapes", "--shape-probability", "--racing", "--no-racing",
     "--confidence", "--top-k", "--baselines",
 }  # fmt: skip
 TARGET = {
@@ -61,13 +63,13 @@ TARGET = {
 
 FLAGS = {
     "demo": COMMON,
-    "run": STAGE | BUDGET | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
+    "run": STAGE | USED | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
         "--batch-size", "--baselines", "--refine", "--no-refine"},
     "teacher": STAGE | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
         "--num-heads", "--mlp-ratio", "--init", "--init-partial", "--no-init-partial"},
     "supernet": STAGE | MASKED | ADOPTED | {"--config", "--space", "--beta", "--sampler",
         "--probes", "--probe-images"},
-    "search": STAGE | BUDGET | LATENCY | RATING | STRATEGY | {"--config", "--name"},
+    "search": STAGE | USED | LATENCY | RATING | STRATEGY | {"--config", "--name"},
     "refine": STAGE | (TRAIN - {"--epochs"}) | {"--config", "--name", "--mask-ratio", "--rounds",
         "--pixel-rounds", "--cohort", "--diversity", "--num-images", "--baselines",
         "--no-baselines"},
@@ -84,7 +86,7 @@ FLAGS = {
         "--temperature", "--rows", "--include-self", "--no-include-self", "--class-token",
         "--no-class-token", "--prefix-memory"},
     "report": {"--beside"},
-    "plan": MACHINE | IMAGES | BUDGET | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
+    "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
         "--refine", "--no-refine", "--config", "--quiet", "--json"},
     "latency build": TARGET | {"--out", "--held-out", "--seed", "--overwrite"},

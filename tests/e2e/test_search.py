@@ -52,8 +52,9 @@ MIXED = "mixed = len(set(one['num_heads'])) > 1 or len(set(one['mlp_ratio'])) > 
 ERRING = ADDITIVE + MIXED + "print(time * (3 if mixed else 1))\n"
 # What a model is built from is fast, whatever is measured after that is slow.
 BROKEN = ADDITIVE + "import os\nprint(time * (100 if os.path.exists(sys.argv[2]) else 1))\n"
-FILES = ("history.jsonl", "random.jsonl", "architecture.json", "weights.safetensors",
-         "uniform.json", "random-search.json", "front.json", "front.csv", "front.svg")  # fmt: skip
+FILES = ("history.jsonl", "random.jsonl", "uniforms.jsonl", "architecture.json", "weights.safetensors",
+         "house.json", "uniform.json", "best-uniform.json", "random-search.json",
+         "front.json", "front.csv", "front.svg")  # fmt: skip
 STRATEGIES = ("evolution", "random", "local", "nsga2", "exhaustive")
 
 
@@ -389,7 +390,7 @@ def test_what_was_rated_before_is_not_rated_again(
     after, fresh = search(*tighter, name="next"), search(*tighter, name="next", out=alone)
     assert first["reused"] == fresh["reused"] == 0
     assert after["rated"] >= fresh["rated"] > 0
-    for name in ("winner", "uniform", "random_search", "random"):
+    for name in ("winner", "house", "uniform", "best_uniform", "random_search", "random"):
         assert after[name] == fresh[name], name
     if not flags:
         assert after["reused"] > 0
@@ -432,32 +433,49 @@ def test_the_best_are_written_each_with_weights(
     assert made["num_heads"] == found["top"][1]["architecture"]["num_heads"]
 
 
-def test_random_search_has_the_same_chance_at_the_winners_size(
+def test_baselines_use_the_budget_as_candidates_do(
     run: Path, search: Callable[..., dict[str, Any]]
 ) -> None:
-    found = search("--min-params", "9K", "--population", 4, "--generations", 3)
-    size = found["winner"]["params"]
-    drawn = entries(run / "search/main/random.jsonl")
-    for one in [*drawn, *found["random"], found["random_search"]]:
-        assert abs(one["params"] - size) <= 0.02 * size
-        assert one["params"] <= 15_000
-    assert found["random_search"]["rating"] == max(one["rating"] for one in drawn)
+    found = search("--min-use", 0.9, "--population", 4, "--generations", 3)
     space = SearchSpace.load(run / "supernet/space.json")
-    alike = [one for one in BudgetedSpace(space, Budget()) if within(one, size)]
-    assert len(drawn) == min(found["rated"], len(alike))
-    assert found["ahead"].keys() == {"uniform", "random_search"}
+    within = BudgetedSpace(space, Budget(max_params=15_000))
+    least = 0.9 * within.cost_range("params")[1]
+    drawn = entries(run / "search/main/random.jsonl")
+    history = entries(run / "search/main/history.jsonl")
+    for one in [*history, *drawn, *found["random"], found["random_search"], found["winner"]]:
+        assert least <= one["params"] <= 15_000
+    assert found["random_search"]["rating"] == max(one["rating"] for one in drawn)
+    assert len(drawn) == found["rated"]
+    assert found["ahead"].keys() == {
+        "house", "uniform", "best_uniform", "random", "random_search",
+    }  # fmt: skip
+    origins = {one["origin"] for one in history if one["generation"] == 0}
+    assert "uniform" in origins
 
 
-def within(one: Architecture, size: int) -> bool:
-    params = package.params(one)
-    return 9_000 <= params <= 15_000 and abs(params - size) <= 0.02 * size
+def test_the_best_uniform_network_is_the_best_of_all(
+    run: Path, search: Callable[..., dict[str, Any]]
+) -> None:
+    found = search("--min-use", 0.5)
+    space = SearchSpace.load(run / "supernet/space.json")
+    candidates = BudgetedSpace(space, Budget(max_params=15_000), min_use=0.5)
+    rated = entries(run / "search/main/uniforms.jsonl")
+    asked = {Architecture.from_dict(one["architecture"]) for one in rated}
+    assert asked == set(candidates.uniforms())
+    assert found["best_uniform"]["rating"] == max(one["rating"] for one in rated)
+    largest = Architecture.from_dict(found["uniform"]["architecture"])
+    assert largest == candidates.largest_uniform()
+    house = Architecture.from_dict(found["house"]["architecture"])
+    assert (house.depth, set(house.mlp_ratio), set(house.num_heads)) == (3, {3}, {2})
 
 
 def test_no_baselines(run: Path, search: Callable[..., dict[str, Any]]) -> None:
     found = search("--baselines", 0)
     assert found["random"] == []
     assert found["random_search"] is None
-    assert found["ahead"].keys() == {"uniform"}
+    assert found["best_uniform"] is None
+    assert found["ahead"].keys() == {"house", "uniform"}
+    assert not (run / "search/main/uniforms.jsonl").exists()
     assert not (run / "search/main/random.jsonl").exists()
 
 

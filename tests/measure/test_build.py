@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -45,10 +46,10 @@ class Bench:
 
 
 def true_cost(one):
-    stem = 0.2 + one.embed_dim / 100
+    stem = 0.2 + one.embed_dim / 100 + 0.1 / one.patch_size
     attention = sum(0.05 * one.embed_dim / 12 + 0.11 * heads**1.3 for heads in one.num_heads)
     mlp = sum(0.03 + 0.004 * hidden for hidden in one.mlp_dim)
-    return stem + attention + mlp
+    return stem + (attention + mlp) * (0.5 + 1 / one.patch_size)
 
 
 def target_of(bench):
@@ -61,10 +62,14 @@ def spaces():
         SearchSpace("one-depth", (12, 18), (2,), (1, 2, 3), (1.5, 2, 4), **common),
         SearchSpace("one-of-all", (12,), (2, 5), (2,), (2,), **common),
         SearchSpace("alike", (12,), (1, 2), (1, 2), (2, 2.01, 3), **common),  # int(12 * 2.01) is 24
+        SearchSpace(
+            "two", (12, 18), (1, 4), (1, 2, 3), (1.5, 2), **common | {"patch_size": (1, 2)}
+        ),
+        SearchSpace("one-each", (12,), (2,), (2,), (2,), **common | {"patch_size": (1, 2)}),
     ]
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(6))
 def test_additive_costs_are_given_back(small_space, which):
     space = [small_space, *spaces()][which]
     model = build_model(space, target_of(Bench()), held_out=10)
@@ -74,8 +79,8 @@ def test_additive_costs_are_given_back(small_space, which):
         assert costs.milliseconds(one) == pytest.approx(true_cost(one), rel=1e-9)
         half_ticks = (2 * one.depth + 1) * 0.5 / TICKS
         assert model.predict(one) == pytest.approx(true_cost(one), abs=half_ticks)
-    for width in space.embed_dim:
-        assert model.stem[width] == pytest.approx(0.2 + width / 100)
+    for patch, width in itertools.product(space.patch_size, space.embed_dim):
+        assert model.stem[patch, width] == pytest.approx(0.2 + width / 100 + 0.1 / patch)
     assert min([*model.attention.values(), *model.mlp.values()]) >= 0
     tried = model.held_out
     assert tried["networks"] == len(tried["pairs"]) <= 10
@@ -87,9 +92,10 @@ def test_what_blocks_have_in_common_is_divided_as_products_are(small_space):
     model = build_model(small_space, target_of(Bench()), held_out=0)
     other = fit(small_space, {one: 10 + 3 * one.depth for one in fitted_networks(small_space)})
     tokens = small_space.largest.num_patches + 1
+    (patch,) = small_space.patch_size
     for width in small_space.embed_dim:
-        attention = sum(other.attention[width, heads] for heads in small_space.num_heads)
-        mlp = sum(ms for (d, _), ms in other.mlp.items() if d == width)
+        attention = sum(other.attention[patch, width, heads] for heads in small_space.num_heads)
+        mlp = sum(ms for (_, d, _), ms in other.mlp.items() if d == width)
         macs_of_heads = sum(
             4 * tokens * 4 * heads * width + 2 * tokens**2 * 4 * heads
             for heads in small_space.num_heads
@@ -149,6 +155,18 @@ def test_held_out_networks_are_others(small_space):
     assert len(set(drawn)) == 20
     assert not set(drawn) & set(fitted)
     assert drawn == held_out_networks(small_space, 20, 7) != held_out_networks(small_space, 20, 8)
+
+
+def test_every_patch_size_is_measured_with_few_networks_of_the_smallest_depth():
+    space = spaces()[3]
+    fitted = fitted_networks(space)
+    assert len(set(fitted)) == len(fitted) == 2 * 2 * (4 + 1)
+    one_patch = len(fitted_networks(space.replace(patch_size=(2,))))
+    assert one_patch == 2 * 2 * 4
+    for patch in space.patch_size:
+        depths = [one.depth for one in fitted if one.patch_size == patch]
+        assert (depths.count(1), depths.count(4)) == (2, 8)
+    assert {one.patch_size for one in held_out_networks(space, 20, 0)} == {1, 2}
 
 
 def test_a_space_may_hold_none_that_could_be_held_out():

@@ -24,7 +24,7 @@ TEACHER = Architecture(
     image_size=(8, 12), patch_size=2, num_classes=0,
 )  # fmt: skip
 STUDENT = TEACHER.replace(embed_dim=18, num_heads=(1, 3), head_dim=4, num_classes=5)
-SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
+SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20, unit=2)
 
 
 def literal_norm(token: list[float]) -> list[float]:

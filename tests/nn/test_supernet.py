@@ -12,7 +12,7 @@ from masktas.nn.supernet import Supernet, leading
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 
-SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
+SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20, unit=2)
 SEEDS = range(6)
 
 

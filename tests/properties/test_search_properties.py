@@ -41,10 +41,10 @@ def budgeted_spaces(draw):
         draw(choices(st.sampled_from([1, 1.1, 1.5, 2, 3.5]), 2)),
         head_dim=2,
         image_size=(8, 8),
-        patch_size=4,
+        patch_size=draw(st.sampled_from([(4,), (1, 2)])),
         num_classes=3,
     )
-    low, high = params(space.smallest), params(space.largest)
+    low, high = sorted((params(space.smallest), params(space.largest)))
     most = draw(st.none() | st.integers(low, high))
     return BudgetedSpace(space, Budget(max_params=most))
 
@@ -58,6 +58,8 @@ def evolutions(draw):
         "depth_probability": draw(st.floats(0, 1)),
         "block_probability": draw(st.floats(0, 1)),
         "diversity": draw(st.integers(0, 4)),
+        "simple_shapes": draw(st.booleans()),
+        "shape_probability": draw(st.sampled_from([0, 0.5, 1])),
     }
     return lambda: Evolution(space, **arguments)
 
@@ -180,11 +182,18 @@ def test_generations_keep_their_size_and_their_shares(search, seed):
         origins = [entry.origin for entry in group]
         assert number < search.generations
         assert len(origins) <= search.population
-        assert set(origins) <= {"random", "crossover", "mutation"}
+        assert set(origins) <= {"random", "uniform", "ramp", "crossover", "mutation", "shape"}
         assert origins.count("crossover") <= half
-        assert origins.count("mutation") <= half
-        if number == 0:
-            assert set(origins) == {"random"}
+        assert origins.count("mutation") + origins.count("shape") <= half
+        assert search.shape_probability or "shape" not in origins
+        if number:
+            assert not {"uniform", "ramp"} & set(origins)
+            continue
+        assert set(origins) <= {"random", "uniform", "ramp"}
+        assert search.simple_shapes or set(origins) == {"random"}
+        alike = search.candidates.uniforms() if search.simple_shapes else []
+        assert origins.count("uniform") == min(half, len(alike))
+        assert origins.count("ramp") <= search.population // 4
 
 
 @settings(max_examples=80, deadline=None)

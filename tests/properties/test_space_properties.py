@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import math
 import random
 from collections import Counter
-from unittest.mock import patch
+from unittest import mock
 
 import pytest
 from hypothesis import example, given, settings
@@ -39,9 +40,11 @@ def choices(values, most):
 
 @st.composite
 def spaces(draw):
-    """Draw a space of at most 800 architectures, some ratios giving MLPs of equal width."""
-    patch = draw(st.integers(1, 4))
-    grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    """Draw a space of at most 1,600 architectures, some ratios giving MLPs of equal width."""
+    patches = draw(st.sampled_from([(1,), (2,), (3,), (4,), (1, 2), (1, 3), (2, 3), (2, 4)]))
+    unit = math.lcm(*patches)
+    least = 1 if len(patches) == 1 else 4
+    grid = draw(st.tuples(*[st.integers(least, least + 2)] * 2))
     return SearchSpace(
         "drawn",
         draw(choices(st.integers(2, 12), 3)),
@@ -49,8 +52,8 @@ def spaces(draw):
         draw(choices(st.integers(1, 5), 2)),
         draw(choices(st.sampled_from([0.5, 1, 1.1, 1.25, 1.5, 2, 3.5, 4.0]), 3)),
         head_dim=draw(st.integers(1, 8)),
-        image_size=(grid[0] * patch, grid[1] * patch),
-        patch_size=patch,
+        image_size=(grid[0] * unit, grid[1] * unit),
+        patch_size=patches,
         in_channels=draw(st.sampled_from([1, 3])),
         num_classes=draw(st.sampled_from([None, 0, 7])),
     )
@@ -58,10 +61,10 @@ def spaces(draw):
 
 def enumerate_all(space):
     """Yield every architecture of a space, one after another."""
-    for width, depth in itertools.product(space.embed_dim, space.depth):
+    for patch, width, depth in itertools.product(space.patch_size, space.embed_dim, space.depth):
         for heads in itertools.product(space.num_heads, repeat=depth):
             for ratios in itertools.product(space.mlp_ratio, repeat=depth):
-                yield space.build(width, heads, ratios)
+                yield space.build(width, heads, ratios, patch_size=patch)
 
 
 @st.composite
@@ -123,10 +126,14 @@ def test_samples_are_of_the_space_and_survive_json(space, rng):
 @few
 @given(spaces())
 def test_smallest_and_largest_bound_every_cost(space):
-    for cost in (params, macs):
-        costs = [cost(one) for one in enumerate_all(space)]
-        assert min(costs) == cost(space.smallest)
-        assert max(costs) == cost(space.largest)
+    every = [macs(one) for one in enumerate_all(space)]
+    assert (min(every), max(every)) == (macs(space.smallest), macs(space.largest))
+    for patch in space.patch_size:
+        of_patch = space.replace(patch_size=(patch,))
+        for cost in (params, macs):
+            costs = [cost(one) for one in enumerate_all(of_patch)]
+            assert min(costs) == cost(of_patch.smallest)
+            assert max(costs) == cost(of_patch.largest)
 
 
 @few
@@ -176,7 +183,7 @@ def test_a_budgeted_space_agrees_with_enumeration(world, rng):
 def test_where_cells_are_not_exact_nothing_is_lost_and_no_draw_breaks_the_budget(world, rng, most):
     space, costs, every, budget = world
     fitting = within(every, budget)
-    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
         try:
             counted = BudgetedSpace(space, budget, costs)
         except BudgetError as error:
@@ -203,8 +210,9 @@ def test_largest_uniform_agrees_with_enumeration(world):
     fitting = within(every, budget)
     if not fitting:
         return
+    first = next((what for what in QUANTITIES if budget.limits(what)[1] is not None), "params")
     alike = {
-        one: (amounts["params"], amounts["macs"])
+        one: (amounts[first], amounts["params"], amounts["macs"])
         for one, amounts in fitting.items()
         if len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
     }
@@ -213,6 +221,85 @@ def test_largest_uniform_agrees_with_enumeration(world):
         assert alike[found] == max(alike.values())
     else:
         assert found is None
+
+
+def using(fitting, budget, min_use):
+    """Return those of a world that use enough of a limit, by the definition (SPEC 6.2)."""
+    upper = [what for what in QUANTITIES if budget.limits(what)[1] is not None]
+    if not (upper and fitting):
+        return fitting
+    most = {what: max(amounts[what] for amounts in fitting.values()) for what in upper}
+    return {
+        one: amounts
+        for one, amounts in fitting.items()
+        if any(amounts[what] >= min_use * most[what] * (1 - 1e-12) for what in upper)
+    }
+
+
+shares = st.sampled_from([0.3, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), shares, seeds)
+def test_what_uses_the_budget_agrees_with_enumeration(world, min_use, rng):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
+    if not fitting:
+        with pytest.raises(BudgetError):
+            BudgetedSpace(space, budget, costs, min_use=min_use)
+        return
+    used = using(fitting, budget, min_use)
+    counted = BudgetedSpace(space, budget, costs, min_use=min_use)
+    assert counted.exact
+    assert counted.size() == len(used) > 0
+    for what in QUANTITIES:
+        amounts = [amounts[what] for amounts in used.values()]
+        assert counted.cost_range(what) == (min(amounts), max(amounts))
+    assert {one for one in every if counted.contains(one)} == set(used)
+    assert {one for one in every if counted.allows(one)} == set(fitting)
+    assert sorted(map(repr, counted)) == sorted(map(repr, used))
+    for sample in (counted.sample, counted.sample_evenly):
+        assert {sample(rng) for _ in range(20)} <= set(used)
+    most = max(amounts["macs"] for amounts in used.values())
+    assert used[counted.costliest(rng)]["macs"] == most
+    alike = {one for one in every if len({*zip(one.num_heads, one.mlp_ratio, strict=True)}) == 1}
+    assert set(counted.uniforms()) == alike & set(used)
+    if alike & set(fitting):
+        assert counted.largest_uniform() in (alike & set(used) or alike & set(fitting))
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), shares, seeds, st.sampled_from([(0, 0), (40, 10**6), (10**6, 40)]))
+def test_using_the_budget_never_breaks_it_where_cells_are_not_exact(world, min_use, rng, most):
+    space, costs, every, budget = world
+    fitting = within(every, budget)
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+        try:
+            counted = BudgetedSpace(space, budget, costs, min_use=min_use)
+        except BudgetError as error:
+            unlucky = "1,000 draws" in str(error)
+            if fitting and not unlucky:
+                raise
+            return
+        found = {one for one in every if counted.contains(one)}
+        assert using(fitting, budget, min_use).keys() <= found <= set(fitting)
+        assert sorted(map(repr, counted)) == sorted(map(repr, found))
+        assert counted.size() >= len(found)
+        for what in QUANTITIES:
+            low, high = counted.cost_range(what)
+            assert all(low <= every[one][what] <= high for one in found)
+        for sample in (counted.sample, counted.sample_evenly, counted.costliest):
+            assert {sample(rng) for _ in range(5)} <= found
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(worlds(), shares, st.integers(0, 2**32))
+def test_draws_that_use_the_budget_are_those_of_the_space_that_do(world, min_use, seed):
+    space, costs, every, budget = world
+    used = using(within(every, budget), budget, min_use)
+    if used:
+        counted = BudgetedSpace(space, budget, costs, min_use=min_use)
+        assert_draws_are_those_of(counted, used, seed)
 
 
 def assert_draws_are_those_of(counted, fitting, seed):
@@ -240,7 +327,30 @@ def test_draws_within_a_budget_are_those_of_the_space_that_meet_it(world, seed):
 
 
 @pytest.mark.parametrize("most", [(10**6, 10**6), (0, 0), (10**6, 60)])
-def test_draws_within_limits_of_all_quantities(most):
+@pytest.mark.parametrize(("image_size", "patches"), [((4, 8), (4,)), ((8, 16), (1, 2))])
+def test_draws_within_limits_of_all_quantities(most, image_size, patches):
+    space = SearchSpace(
+        "mine", (5, 9), (1, 2, 3), (1, 2, 4), (1.2, 1.3, 2),
+        head_dim=2, image_size=image_size, patch_size=patches, in_channels=1, num_classes=3,
+    )  # fmt: skip
+    costs = Costs(latency=latency_model(space, random.Random(0)))
+    every = {one: costs.of(one) for one in enumerate_all(space)}
+    middle = costs.of(space.uniform(9, 2, 2, 2, patch_size=max(patches)))
+    budget = Budget(
+        max_params=int(middle["params"] * 1.1), min_macs=int(middle["macs"] * 0.7),
+        max_latency=middle["latency"] * 1.05, max_size=int(middle["size"] * 1.3),
+        min_memory=int(middle["memory"] * 0.9),
+    )  # fmt: skip
+    fitting = within(every, budget)
+    assert 20 < len(fitting) < len(every) / 2
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+        counted = BudgetedSpace(space, budget, costs)
+    assert counted.exact is (most[1] == 10**6)
+    assert_draws_are_those_of(counted, fitting, 5)
+
+
+@pytest.mark.parametrize("most", [(10**6, 10**6), (0, 0), (10**6, 60)])
+def test_draws_that_use_one_of_several_limits(most):
     space = SearchSpace(
         "mine", (5, 9), (1, 2, 3), (1, 2, 4), (1.2, 1.3, 2),
         head_dim=2, image_size=(4, 8), patch_size=4, in_channels=1, num_classes=3,
@@ -249,16 +359,17 @@ def test_draws_within_limits_of_all_quantities(most):
     every = {one: costs.of(one) for one in enumerate_all(space)}
     middle = costs.of(space.uniform(9, 2, 2, 2))
     budget = Budget(
-        max_params=int(middle["params"] * 1.1), min_macs=int(middle["macs"] * 0.7),
-        max_latency=middle["latency"] * 1.05, max_size=int(middle["size"] * 1.3),
-        min_memory=int(middle["memory"] * 0.9),
+        max_params=int(middle["params"] * 1.1), max_macs=int(middle["macs"] * 1.05),
+        max_latency=middle["latency"] * 1.1,
     )  # fmt: skip
     fitting = within(every, budget)
-    assert 20 < len(fitting) < len(every) / 2
-    with patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
-        counted = BudgetedSpace(space, budget, costs)
-    assert counted.exact is (most[1] == 10**6)
-    assert_draws_are_those_of(counted, fitting, 5)
+    with mock.patch.multiple(tables, MAX_ADDITIONS=most[0], MAX_PAIRS=most[1]):
+        counted = BudgetedSpace(space, budget, costs, min_use=0.7)
+    used = {one: every[one] for one in every if counted.contains(one)}
+    assert 20 < len(used) < len(fitting)
+    if most == (10**6, 10**6):
+        assert used == using(fitting, budget, 0.7)
+    assert_draws_are_those_of(counted, used, 5)
 
 
 # --- quantities
@@ -325,6 +436,7 @@ def test_crossing_takes_every_gene_from_one_of_the_parents(space, rng):
     space.require(child)
     assert child.depth == first.depth == len(child.mlp_ratio)
     assert child.embed_dim in (first.embed_dim, second.embed_dim)
+    assert child.patch_size in (first.patch_size, second.patch_size)
     for genes in ("num_heads", "mlp_ratio"):
         for mine, *theirs in zip(
             getattr(child, genes), getattr(first, genes), getattr(second, genes), strict=True

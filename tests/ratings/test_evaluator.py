@@ -76,7 +76,7 @@ def plain_batches(store: Store) -> Batches:
 
 @pytest.fixture(scope="module")
 def shared(randomize) -> Supernet:
-    supernet = Supernet(SPACE, StudentShape(32, 1, 20))
+    supernet = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
     randomize(supernet.student, 1)
     return supernet
 

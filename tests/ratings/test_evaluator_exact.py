@@ -28,7 +28,6 @@ from masktas.ratings.label_free import (
     Consistency,
     Feature,
     PatchSimilarity,
-    PretextHeads,
     Rating,
     Reconstruction,
     teacher_tokens,
@@ -75,7 +74,7 @@ def teacher(randomize):
 
 @pytest.fixture(scope="module")
 def shared(randomize, small_space):
-    supernet = Supernet(small_space, StudentShape(32, 1, 20))
+    supernet = Supernet(small_space, StudentShape(32, 1, 20, small_space.unit))
     randomize(supernet.student, 1)
     return supernet
 
@@ -112,14 +111,13 @@ def alone(
 ) -> dict[str, Tensor]:
     """Rate one network by itself: a whole subnet, nothing kept, nothing shared."""
     student = shared.subnet(architecture).eval()
-    heads = PretextHeads(student.decoder, student.projection)
     found: dict[str, list[Tensor]] = {name: [] for name in ratings}
     for batch in batches:
         visible = take(patchify(batch.images, 2), batch.ids_keep)
         tokens = student.encoder.forward_features(visible, batch.ids_keep)
         for name, rating in ratings.items():
             target = rating.target(batch, teacher_tokens(teacher, batch))
-            found[name].append(rating.measure(tokens, heads, target))
+            found[name].append(rating.measure(tokens, student, target))
     return {name: torch.cat(of_rating).double() for name, of_rating in found.items()}
 
 

@@ -1,24 +1,25 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from masktas.nn.mae import Decoder
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
-from masktas.nn.student import Projection, StudentShape, feature_loss, feature_losses
+from masktas.nn.student import MaskedStudent, StudentShape, feature_loss, feature_losses
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import EncoderTeacher, Teacher
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import (
+    FITTED,
+    Alignment,
     Consistency,
     Feature,
     PatchSimilarity,
-    PretextHeads,
     Rating,
     Reconstruction,
     consistency,
@@ -196,7 +197,7 @@ def teacher(randomize):
 
 @pytest.fixture(scope="module")
 def shared(randomize, small_space):
-    supernet = Supernet(small_space, StudentShape(32, 1, 20))
+    supernet = Supernet(small_space, StudentShape(32, 1, 20, small_space.unit))
     randomize(supernet.student, 1)
     return supernet
 
@@ -211,19 +212,19 @@ def masks_of(rows: int, visible: int, seed: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def rate(
-    rating: Rating, tokens: Tensor, heads: PretextHeads, batch: RatingBatch, teacher: Teacher
+    rating: Rating, tokens: Tensor, student: MaskedStudent, batch: RatingBatch, teacher: Teacher
 ) -> Tensor:
     with torch.no_grad():
         target = rating.target(batch, teacher_tokens(teacher, batch))
-        return rating.per_image(rating.measure(tokens, heads, target))
+        return rating.per_image(rating.measure(tokens, student, target))
 
 
-def encoded(shared, architecture, batch: RatingBatch) -> tuple[Tensor, PretextHeads]:
+def encoded(shared, architecture, batch: RatingBatch) -> tuple[Tensor, MaskedStudent]:
     student = shared.subnet(architecture)
     with torch.no_grad():
         visible = take(patchify(batch.images, 2), batch.ids_keep)
         tokens = student.encoder.forward_features(visible, batch.ids_keep)
-    return tokens, PretextHeads(student.decoder, student.projection)
+    return tokens, student
 
 
 @pytest.mark.parametrize("visible", [3, 6, 24])
@@ -244,13 +245,13 @@ def test_consistency_of_networks_equals_equation_13_in_loops(
     )
     first = 0 if class_token else 1
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, batch)
+        tokens, student = encoded(shared, architecture, batch)
         literal = [
             literal_consistency(t[first:], s[first:], relation)
             for t, s in zip(theirs, tokens, strict=True)
         ]
         rating = Consistency(relation, class_token=class_token)
-        rated = rate(rating, tokens, heads, batch, teacher)
+        rated = rate(rating, tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
 
 
@@ -260,18 +261,18 @@ def test_feature_and_reconstruction_equal_equations_11_and_10_in_loops(
     batch = RatingBatch(images, *masks_of(5, 6), 2)
     theirs = teacher(images, batch.ids_keep)
     for architecture in sample_architectures(2, 0):
-        tokens, heads = encoded(shared, architecture, batch)
+        tokens, student = encoded(shared, architecture, batch)
         with torch.no_grad():
-            projected = heads.projection(tokens[:, 1:])
-            predicted = heads.decoder(tokens, batch.ids_keep, batch.ids_masked)
+            projected = student.projection(tokens[:, 1:])
+            predicted = student.decoder(tokens, batch.ids_keep, batch.ids_masked)
         features = [-literal_feature(*pair) for pair in zip(projected, theirs, strict=True)]
-        rated = rate(Feature(), tokens, heads, batch, teacher)
+        rated = rate(Feature(), tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(features), atol=1e-5, rtol=1e-5)
         pixels = [
             -literal_pixels(one, image, masked.tolist(), 2)
             for one, image, masked in zip(predicted, images, batch.ids_masked, strict=True)
         ]
-        rated = rate(Reconstruction(), tokens, heads, batch, teacher)
+        rated = rate(Reconstruction(), tokens, student, batch, teacher)
         torch.testing.assert_close(rated, torch.tensor(pixels), atol=1e-5, rtol=1e-5)
 
 
@@ -318,7 +319,7 @@ def test_no_network_is_rated_above_the_teacher_itself(
     own = randomize(ViT(TEACHER), 4)
     teacher = EncoderTeacher(own)
     batch = RatingBatch(unpatchify(patches, 2, (4, 6)), keep, masked, 2)
-    none = PretextHeads(Decoder(TEACHER, decoder_dim=32, decoder_depth=1), Projection(20, 20))
+    none = MaskedStudent(TEACHER, StudentShape(32, 1, 20, unit=2))
     rating = Consistency(relation)
     visible = take(patches, keep)
 
@@ -341,3 +342,58 @@ def test_no_network_is_rated_above_the_teacher_itself(
             assert rated < best
             mean += rated / 5
         assert mean < best - 1e-6
+
+
+# --- ratings that do not depend on how sharp a map is (SPEC 6.7)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_fitted_temperature_is_the_best_of_each_image(
+    shared, teacher, images, sample_architectures, projected: bool
+):
+    batch = RatingBatch(images, *masks_of(5, 6), 2)
+    relation = PatchSimilarity(0.2, "unit", False)
+    theirs = relation.map(teacher(images, batch.ids_keep))
+    for architecture in sample_architectures(3, 0):
+        tokens, student = encoded(shared, architecture, batch)
+        with torch.no_grad():
+            rows = student.projection(tokens[:, 1:]) if projected else tokens[:, 1:]
+        literal = [
+            max(
+                literal_consistency_of_maps(one, row, PatchSimilarity(tau, "unit", False))
+                for tau in FITTED
+            )
+            for one, row in zip(theirs, rows, strict=True)
+        ]
+        rating = Consistency(relation, fitted=True, projected=projected)
+        rated = rate(rating, tokens, student, batch, teacher)
+        torch.testing.assert_close(rated, torch.tensor(literal), atol=1e-4, rtol=1e-4)
+
+
+def literal_consistency_of_maps(
+    teacher_map: Tensor, student: Tensor, own: PatchSimilarity
+) -> float:
+    """Equation (15) with a map of the teacher that has a temperature of its own."""
+    log_map = literal_log_map(student.tolist(), own)
+    rows = [
+        sum(p * log for p, log in zip(row.tolist(), logs, strict=True) if p > 0)
+        for row, logs in zip(teacher_map, log_map, strict=True)
+    ]
+    return sum(rows) / len(rows)
+
+
+def test_alignment_is_the_cosine_of_centred_products(shared, teacher, images, sample_architectures):
+    batch = RatingBatch(images, *masks_of(5, 6), 2)
+    theirs = teacher(images, batch.ids_keep).double().numpy()
+    for architecture in sample_architectures(3, 0):
+        tokens, student = encoded(shared, architecture, batch)
+        literal = []
+        for y, x in zip(theirs, tokens[:, 1:].double().numpy(), strict=True):
+            centre = np.eye(len(x)) - 1 / len(x)
+            k, l = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre  # noqa: E741
+            literal.append((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+        rated = rate(Alignment(), tokens, student, batch, teacher)
+        np.testing.assert_allclose(rated.numpy(), literal, atol=1e-5)
+        assert (rated <= 1 + 1e-6).all()
+        larger = torch.cat([tokens[:, :1], 7 * tokens[:, 1:]], dim=1)
+        torch.testing.assert_close(rate(Alignment(), larger, student, batch, teacher), rated)

@@ -10,9 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from masktas.nn.mae import Decoder
-from masktas.nn.student import Projection
-from masktas.ratings.label_free import PretextHeads
+from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.ratings.labelled import NEIGHBOURS, RIDGE, SHARPNESS, Accuracy, Knn
 from masktas.space import Architecture
 
@@ -114,13 +112,13 @@ def test_very_few_images_are_rated(kind: type, images: int) -> None:
 def test_they_look_at_the_mean_of_the_patches_whatever_the_batch(kind: type) -> None:
     tokens = torch.randn(30, 6, 12)
     one = Architecture(12, (1,), (2,), head_dim=4, image_size=(4, 4), patch_size=2, num_classes=0)
-    heads = PretextHeads(Decoder(one, decoder_dim=32, decoder_depth=1), Projection(12, 8))
+    student = MaskedStudent(one, StudentShape(32, 1, 8, unit=2))
     rating = kind(classes(3, 30))
-    answers = [rating.measure(part, heads, ()) for part in tokens.split(7)]
+    answers = [rating.measure(part, student, ()) for part in tokens.split(7)]
     torch.testing.assert_close(torch.cat(answers), tokens[:, 1:].mean(dim=1))
     other = tokens.clone()
     other[:, 0] += 100
-    assert torch.equal(rating.measure(other, heads, ()), rating.measure(tokens, heads, ()))
+    assert torch.equal(rating.measure(other, student, ()), rating.measure(tokens, student, ()))
 
 
 def test_neighbours_of_many_images_are_found_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

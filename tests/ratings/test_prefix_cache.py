@@ -22,7 +22,7 @@ TOKENS = 4 * (VISIBLE + 1)  # bytes of one image's tokens, for each number of th
 
 @pytest.fixture(scope="module")
 def shared(randomize, small_space):
-    supernet = Supernet(small_space, StudentShape(32, 1, 20))
+    supernet = Supernet(small_space, StudentShape(32, 1, 20, small_space.unit))
     randomize(supernet.student, 1)
     return supernet
 
@@ -103,7 +103,7 @@ def test_without_memory_every_block_is_computed(shared, family):
 
 
 def test_prefixes_made_anew_see_weights_that_have_changed(randomize, small_space, family):
-    shared = Supernet(small_space, StudentShape(32, 1, 20))
+    shared = Supernet(small_space, StudentShape(32, 1, 20, small_space.unit))
     randomize(shared.student, 1)
     before = Encoding(shared, 10**9).tokens(family[0])
     with torch.no_grad():

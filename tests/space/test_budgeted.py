@@ -74,11 +74,11 @@ def test_latency_is_what_the_model_predicts_to_a_tenth_of_a_microsecond_an_entry
         one = SPACES[name].sample(rng)
         found = costs.of(one)["latency"]
         assert found == round(found, 4) == costs.latency.predict(one)
-        model, width = costs.latency, one.embed_dim
+        model, stem = costs.latency, (one.patch_size, one.embed_dim)
         entries = [
-            model.stem[width],
-            *(model.attention[width, heads] for heads in one.num_heads),
-            *(model.mlp[width, hidden] for hidden in one.mlp_dim),
+            model.stem[stem],
+            *(model.attention[*stem, heads] for heads in one.num_heads),
+            *(model.mlp[*stem, hidden] for hidden in one.mlp_dim),
         ]
         assert abs(found - sum(entries)) <= (2 * one.depth + 1) * 0.5e-4 + 1e-9
         assert found == sum(map(ticks, entries)) / TICKS
@@ -219,6 +219,27 @@ def test_a_thousand_draws_from_a_hundredth_of_the_range(name, quantities):
     assert time.perf_counter() - began < 12  # about 0.3 alone; rejection would take minutes
     assert all(counted.contains(one) for one in drawn)
     assert len(set(drawn)) > 900
+
+
+@pytest.mark.parametrize("name", ["big", "uneven"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 5])
+def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
+    space, costs = SPACES[name], COSTS[name]
+    whole = BudgetedSpace(space, Budget(), costs)
+    limits = {}
+    for what in QUANTITIES:
+        low, high = whole.cost_range(what)
+        limits[f"max_{what}"] = type(high)(low + share * (high - low))
+    counted = BudgetedSpace(space, Budget(**limits), costs, min_use=0.95)
+    rng = random.Random(0)
+    drawn = [counted.sample(rng) for _ in range(30)]
+    assert all(counted.contains(one) for one in drawn)
+    ends = {what: whole.cost_range(what)[1] for what in QUANTITIES}
+    for one in drawn:
+        amounts = costs.of(one)
+        assert any(
+            amounts[what] >= 0.9 * min(limits[f"max_{what}"], ends[what]) for what in QUANTITIES
+        )
 
 
 @pytest.mark.parametrize("name", ["big", "uneven"])

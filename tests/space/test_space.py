@@ -40,12 +40,15 @@ num_classes = 5
 """
 
 
+TWO = SMALL.replace(image_size=(16, 16), patch_size=(2, 4))
+
+
 def enumerate_all(space):
     """Yield every architecture of a space, one after another."""
-    for width, depth in itertools.product(space.embed_dim, space.depth):
+    for patch, width, depth in itertools.product(space.patch_size, space.embed_dim, space.depth):
         for heads in itertools.product(space.num_heads, repeat=depth):
             for ratios in itertools.product(space.mlp_ratio, repeat=depth):
-                yield space.build(width, heads, ratios)
+                yield space.build(width, heads, ratios, patch_size=patch)
 
 
 # --- presets
@@ -81,7 +84,7 @@ def test_presets_of_the_paper(name, width, heads, ratios, depth):
         ratios,
         depth,
     )
-    assert (space.head_dim, space.image_size, space.patch_size) == (64, (224, 224), 16)
+    assert (space.head_dim, space.image_size, space.patch_size) == (64, (224, 224), (16,))
     assert (space.in_channels, space.num_classes) == (3, None)
 
 
@@ -109,6 +112,7 @@ def test_an_unknown_preset_lists_them_all():
         SMALL.replace(embed_dim=(8,), depth=(1, 3), num_heads=(1, 4), mlp_ratio=(0.5,)),
         SMALL.replace(depth=(1,), num_heads=(5,), mlp_ratio=(2,), embed_dim=(8,)),
         SearchSpace.preset("demo").replace(depth=(1, 2)),
+        TWO,
     ],
 )
 def test_size_is_the_number_of_different_architectures(space):
@@ -135,15 +139,62 @@ def test_the_name_is_the_files_unless_it_says_another(tmp_path):
     assert SearchSpace.load(path).name == "petals"
 
 
-@pytest.mark.parametrize("space", [SMALL, *PRESETS.values()], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [SMALL, TWO, *PRESETS.values()], ids=lambda space: space.name)
 def test_a_space_comes_back_from_json_equal(space):
     assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
 
 
 def test_what_is_left_out_has_the_papers_values():
     space = SearchSpace.from_dict({key: MINE[key] for key in list(MINE)[:4]})
-    assert (space.head_dim, space.image_size, space.patch_size) == (64, (224, 224), 16)
+    assert (space.head_dim, space.image_size, space.patch_size) == (64, (224, 224), (16,))
     assert (space.in_channels, space.num_classes) == (3, None)
+
+
+def test_patch_sizes_are_a_number_or_a_list_of_choices():
+    fields = {**MINE, "image_size": 16, "patch_size": [4, 2, 4]}
+    space = SearchSpace.from_dict(fields)
+    assert space == TWO.replace(name="space")
+    assert (space.patch_size, space.unit) == ((2, 4), 4)
+    assert space.to_dict()["patch_size"] == [2, 4]
+    assert SMALL.to_dict()["patch_size"] == 8
+    assert SearchSpace.from_dict({**MINE, "patch_size": [8]}) == SearchSpace.from_dict(MINE)
+    assert SMALL.patch_size == (8,)
+    assert SMALL.unit == 8
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "unit"),
+    [((28, 28), (2, 4), 4), ((24, 24), (4, 6), None), ((48, 96), (4, 6), 12), ((32, 32), (8,), 8),
+     ((8, 8), (8,), 8), ((224, 224), (16, 32), 32), ((24, 24), (2, 3), 6)],
+)  # fmt: skip
+def test_units_are_the_smallest_squares_that_all_patches_tile(image_size, patch_size, unit):
+    fields = {"image_size": image_size, "patch_size": patch_size}
+    if unit is None:
+        with pytest.raises(SpaceError, match="fewer than 16"):
+            SMALL.replace(**fields)
+        return
+    space = SMALL.replace(**fields)
+    assert space.unit == unit
+    squares = range(1, max(image_size) + 1)
+    assert unit == min(u for u in squares if all(u % size == 0 for size in patch_size))
+    assert all(side % unit == 0 for side in image_size)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "words"),
+    [
+        ((28, 28), (4, 7), "units of 28 x 28, and .* has 1 of .*: choose patch sizes from 1, 2, 4 "
+                           "or from 1, 7.$"),
+        ((32, 32), (4, 8, 16), "units of 16 x 16, .* has 4 of .*: choose patch sizes from 1, 2, 4, "
+                               "8.$"),
+        ((224, 224), (16, 28), "units of 112 x 112.* from 1, 2, 4, 8, 16, 32 or from 1, 2, 4, 7, 8"
+                               ", 14, 28, 56.$"),
+        ((6, 6), (2, 3), "has 1 of these, fewer than 16: choose one patch size.$"),
+    ],
+)  # fmt: skip
+def test_patch_sizes_with_too_few_units_are_refused_and_others_named(image_size, patch_size, words):
+    with pytest.raises(SpaceError, match=words):
+        SMALL.replace(image_size=image_size, patch_size=patch_size)
 
 
 def test_an_image_need_not_be_square():
@@ -190,6 +241,10 @@ def test_choices_are_sorted_and_without_repetition():
         ({"image_size": [16, 32, 64]}, "image_size is .*height, width"),
         ({"image_size": [16, 30]}, "16 x 30 .*8 x 8.*multiples of 8"),
         ({"patch_size": 5}, "16 x 32 .*5 x 5"),
+        ({"patch_size": []}, "patch_size has no choices"),
+        ({"patch_size": [8, 4.0]}, r"patch_size is 4\.0"),
+        ({"patch_size": [8, 5]}, "16 x 32 .*5 x 5"),
+        ({"patch_size": [4, 8]}, "4, 8 .*units of 8 x 8.*16 x 32 has 8.*from 1, 2, 4"),
         ({"num_classes": -1}, "num_classes is -1"),
         ({"num_classes": "10"}, "num_classes is '10'"),
         ({"num_classes": True}, "num_classes is True"),
@@ -242,6 +297,16 @@ def test_smallest_and_largest():
     assert SMALL.largest == SMALL.build(24, (3, 3), (2, 2))
 
 
+def test_smallest_has_the_coarsest_patches_and_largest_the_finest():
+    assert TWO.smallest == TWO.build(16, (1,), (1.5,), patch_size=4)
+    assert TWO.largest == TWO.build(24, (3, 3), (2, 2), patch_size=2)
+    assert TWO.middle == TWO.build(24, (2, 2), (2, 2), patch_size=2)
+    three = TWO.replace(image_size=(32, 32), patch_size=(2, 4, 8))
+    assert three.middle.patch_size == 4
+    assert TWO.build(16, (1,), (2,)) == TWO.build(16, (1,), (2,), patch_size=2)
+    assert TWO.uniform(16, 1, 2, 2) == TWO.uniform(16, 1, 2, 2, patch_size=2)
+
+
 def test_middle_is_the_middle_choice_everywhere_and_of_two_the_larger():
     assert SMALL.middle == SMALL.build(24, (2, 2), (2, 2))
     assert PRESETS["tiny"].middle == PRESETS["tiny"].build(216, (4,) * 13, (4,) * 13)
@@ -251,13 +316,14 @@ def test_middle_is_the_middle_choice_everywhere_and_of_two_the_larger():
         assert space.check(space.middle) is None
 
 
-def test_uniforms_are_all_those_whose_blocks_are_alike():
+@pytest.mark.parametrize("space", [SMALL, TWO])
+def test_uniforms_are_all_those_whose_blocks_are_alike(space):
     alike = {
         one
-        for one in enumerate_all(SMALL)
+        for one in enumerate_all(space)
         if len(set(one.num_heads)) == len(set(one.mlp_ratio)) == 1
     }
-    listed = list(SMALL.uniforms())
+    listed = list(space.uniforms())
     assert set(listed) == alike
     assert len(listed) == len(alike)
 
@@ -274,13 +340,16 @@ def test_sampling_depends_on_the_seed_alone():
     assert len(set(first)) > 5
 
 
-def test_each_dimension_is_drawn_uniformly_and_each_block_by_itself():
-    # SPEC 3: the probability of a is 1/|depths| * 1/|widths| * 1/(|heads| |ratios|)^depth.
-    space = SMALL.replace(depth=(1, 2, 3), num_heads=(1, 2))
+@pytest.mark.parametrize("space", [SMALL, TWO])
+def test_each_dimension_is_drawn_uniformly_and_each_block_by_itself(space):
+    # SPEC 3: the probability of a is 1/|depths| * 1/|widths| * 1/(|heads| |ratios|)^depth, and
+    # 1/|patch sizes|.
+    space = space.replace(depth=(1, 2, 3), num_heads=(1, 2))
     rng = random.Random(1)
     draws = 20_000
     seen = Counter(space.sample(rng) for _ in range(draws))
-    expected = {one: draws / (3 * 2 * 4**one.depth) for one in enumerate_all(space)}
+    shapes = len(space.patch_size) * 3 * 2
+    expected = {one: draws / (shapes * 4**one.depth) for one in enumerate_all(space)}
     assert set(seen) == set(expected)
     chi_square = sum((seen[one] - mean) ** 2 / mean for one, mean in expected.items())
     freedom = len(expected) - 1
@@ -296,7 +365,7 @@ def test_each_dimension_is_drawn_uniformly_and_each_block_by_itself():
         ({"mlp_ratio": (3, 2)}, "mlp_ratio 3 of block 0 is not one of 1.5, 2"),
         ({"head_dim": 16}, "head_dim is 16, in space mine it is 8"),
         ({"image_size": (32, 16)}, r"image_size is \(32, 16\), in space mine it is \(16, 32\)"),
-        ({"patch_size": 4}, "patch_size is 4, in space mine it is 8"),
+        ({"patch_size": 4}, "patch_size 4 is not one of 8"),
         ({"in_channels": 3}, "in_channels is 3, in space mine it is 1"),
     ],
 )

@@ -114,6 +114,52 @@ def test_each_gene_of_a_child_is_from_either_parent_evenly():
     assert share(one.num_heads[0] == 2 and one.mlp_ratio[0] == 4 for one in born) > 0.2
 
 
+TWO = SPACE.replace(patch_size=(4, 8))
+
+
+def test_the_patch_size_is_redrawn_with_the_depth_probability_and_after_everything_else():
+    of = TWO.build(128, (3,) * 5, (3,) * 5, patch_size=8)
+    chances = {"depth_probability": 0.4, "block_probability": 0.2}
+    rng = random.Random(1)
+    born = [mutate(of, TWO, rng, **chances) for _ in range(DRAWS)]
+    assert share(one.patch_size == 4 for one in born) == pytest.approx(0.4 / 2, abs=0.03)
+    alone = mutate(of, TWO, random.Random(1), depth_probability=0, block_probability=1)
+    assert alone.patch_size == 8
+    for seed in range(50):  # the other genes are those of a space with one patch size
+        one = mutate(of, TWO, random.Random(seed), **chances)
+        other = mutate(of.replace(patch_size=4), SPACE, random.Random(seed), **chances)
+        assert one.replace(patch_size=4) == other
+
+
+def test_a_child_has_the_patch_size_of_either_parent_and_other_genes_as_without():
+    first = TWO.build(96, (2,) * 5, (2,) * 5, patch_size=4)
+    second = TWO.build(160, (5,) * 5, (4,) * 5, patch_size=8)
+    rng = random.Random(2)
+    born = [crossover(first, second, TWO, rng) for _ in range(DRAWS)]
+    assert share(one.patch_size == 4 for one in born) == pytest.approx(0.5, abs=0.04)
+    assert share(one.patch_size == 4 and one.embed_dim == 160 for one in born) > 0.2
+    coarse = crossover(first.replace(patch_size=8), second, TWO, random.Random(3))
+    fine = crossover(first, second.replace(patch_size=4), TWO, random.Random(3))
+    assert coarse.patch_size == 8
+    assert coarse.replace(patch_size=4) == fine
+
+
+def test_the_next_patch_sizes_are_neighbours():
+    space = SPACE.replace(patch_size=(2, 4, 8))
+    of = parent(5)
+    around = list(neighbours(of, space))
+    assert [one for one in around if one.patch_size != 4] == [
+        of.replace(patch_size=2),
+        of.replace(patch_size=8),
+    ]
+    assert [one for one in around if one.patch_size == 4] == list(neighbours(of, SPACE))
+    assert distance(of, of.replace(patch_size=8)) == 1
+    assert distance(of.replace(embed_dim=96), of.replace(embed_dim=128, patch_size=2)) == 2
+    coarse = of.replace(patch_size=8)
+    assert coarse in set(neighbours(of.replace(patch_size=4), space))
+    assert all(of in set(neighbours(one, space)) for one in around)
+
+
 def test_parents_of_unequal_depth_are_refused():
     with pytest.raises(SpaceError, match=r"depth 4 and 5 cannot be crossed.*equal depth"):
         crossover(parent(4), parent(5), SPACE, random.Random(0))

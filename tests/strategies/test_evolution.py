@@ -14,7 +14,7 @@ import pytest
 
 from masktas.config import SearchSettings
 from masktas.space import Budget, BudgetedSpace, SearchSpace
-from masktas.strategies import Candidate, Evolution, Score
+from masktas.strategies import NSGA2, Candidate, Evolution, Score
 
 TINY = BudgetedSpace(SearchSpace.preset("tiny"), Budget(max_params=6_500_000))
 MICRO = BudgetedSpace(SearchSpace.preset("micro"), Budget(min_params=700_000, max_params=1_000_000))
@@ -74,6 +74,7 @@ def test_the_papers_values_are_the_defaults():
         "parents": 10,
         "depth_probability": 0.4,
         "block_probability": 0.2,
+        "diversity": 0,
     }
     evolution = Evolution(TINY)
     assert {name: getattr(evolution, name) for name in expected} == expected
@@ -106,6 +107,49 @@ def test_generations_are_random_first_and_then_halves(population, later):
     assert len(others) == 3
     for generation in others:
         assert origins(generation) == later
+
+
+WIDE = SearchSpace(
+    "wide", (64, 96, 128, 192, 256), (2, 3, 4, 6, 8, 12), (1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6),
+    head_dim=32, image_size=(32, 32), patch_size=(4, 8), num_classes=10,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Evolution, NSGA2])
+def test_simple_shapes_come_first(kind):
+    candidates = BudgetedSpace(WIDE, Budget(max_macs=15_000_000), min_use=0.95)
+    first = kind(candidates, simple_shapes=True).ask()
+    found = {name: [] for name in ("uniform", "ramp", "random")}
+    for candidate in first:
+        found[candidate.origin].append(candidate.architecture)
+    alike = candidates.uniforms()
+    assert set(found["uniform"]) == set(alike)
+    assert 5 < len(alike) <= 25
+    assert 6 <= len(found["ramp"]) <= 12
+    assert len(first) == 50
+    assert all(candidates.contains(one.architecture) for one in first)
+    assert {one.patch_size for one in found["uniform"]} == {4, 8}
+    more = BudgetedSpace(WIDE, Budget(max_macs=15_000_000))
+    origins_of_first = origins(kind(more, simple_shapes=True).ask())
+    assert origins_of_first == {"uniform": 25, "ramp": 12, "random": 13}
+
+
+def test_moves_of_whole_shapes_are_a_share_of_the_mutations():
+    candidates = BudgetedSpace(WIDE, Budget(max_macs=15_000_000), min_use=0.95)
+    evolution = Evolution(candidates, generations=6, shape_probability=0.5)
+    _, *others = by_generation(run(evolution, linear_rating(0)))
+    counts = [origins(generation) for generation in others]
+    assert all(count["shape"] + count["mutation"] == 25 for count in counts)
+    assert 30 < sum(count["shape"] for count in counts) < 95
+    every = Evolution(candidates, generations=2, shape_probability=1)
+    assert origins(by_generation(run(every, linear_rating(0)))[1])["shape"] == 25
+
+
+def test_exhausted_moves_cost_little():
+    small = budgeted(depth=(1, 2, 3), num_heads=(1, 2, 3))
+    evolution = Evolution(small, population=20, generations=500, shape_probability=1)
+    history = run(evolution, linear_rating(0))
+    assert len({one.architecture for one in history}) == len(history)
 
 
 def test_what_crossing_cannot_give_is_filled_at_random():

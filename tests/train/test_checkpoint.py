@@ -284,7 +284,7 @@ def autoencoder_trainer() -> Trainer:
 
 
 def supernet_trainer(space: SearchSpace) -> Trainer:
-    shared = Supernet(space, StudentShape(32, 1, 20))
+    shared = Supernet(space, StudentShape(32, 1, 20, space.unit))
     shared.init_weights(torch.Generator().manual_seed(0))
     optimizer = SlicedAdamW(shared.student, every_entry(shared.student), lr=1e-2, weight_decay=0.05)
     schedule = warmup_cosine(optimizer, total_steps=10, warmup_share=0.2)

@@ -36,7 +36,7 @@ TEACHER = Architecture(
     embed_dim=20, num_heads=(2,), mlp_ratio=(2,), head_dim=10,
     image_size=(8, 8), patch_size=2, num_classes=0,
 )  # fmt: skip
-SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
+SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20, unit=TEACHER.patch_size)
 MEMBERS = {
     "candidate-1": SPACE.uniform(24, 2, 3, 2),
     "candidate-2": SPACE.uniform(12, 3, 1, 1.5),

@@ -139,7 +139,7 @@ class Kept(MaskedDistillation):
 
 
 def distillation(kind: str, randomize, beta: float = 1.0, batch: int = 6) -> tuple[Kept, Supernet]:
-    shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
+    shared = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
     randomize(shared.student, 0)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     batches = Batches(
@@ -172,9 +172,9 @@ def test_gradients_are_those_of_the_mean_loss_through_slices(randomize, kind, pa
             for name, parameter in network.named_parameters()
         }
         predicted, projected = functional_call(
-            network, sliced, (inputs.patches, inputs.ids_keep, inputs.ids_masked)
+            network, sliced, (inputs.units, inputs.ids_keep, inputs.ids_masked)
         )
-        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         feature = feature_loss(projected, inputs.target)
         loss = pixel + beta * feature if beta else pixel  # then the projection is not trained
         per_network.append((loss, pixel, feature))

@@ -77,7 +77,7 @@ def autoencoding(randomize, runtime: Runtime = CPU) -> MaskedAutoencoding:
 def distillation(
     randomize, runtime: Runtime = CPU, kind: str = "uniform", beta: float = 1.0, seed: int = 0
 ) -> MaskedDistillation:
-    shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
+    shared = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
     randomize(shared.student, 0)
     return MaskedDistillation(
         shared, EncoderTeacher(randomize(ViT(TEACHER), 1)), masked(seed), RECIPE, runtime,
@@ -234,7 +234,9 @@ def test_what_is_said_about_a_step_names_its_networks(randomize):
     largest = SPACE.largest
     said = task.about(3).split("; ")
     assert len(said) == 4
-    assert said[0] == f"width 24, heads [3, 3, 3], MLP ratios {list(largest.mlp_ratio)}"
+    assert (
+        said[0] == f"patch size 2, width 24, heads [3, 3, 3], MLP ratios {list(largest.mlp_ratio)}"
+    )
     assert autoencoding(randomize).about(3) == classification(randomize).about(3) == ""
 
 
@@ -312,7 +314,7 @@ def test_inputs_of_a_distillation_hold_the_teachers_tokens(randomize):
     teacher = randomize(ViT(TEACHER), 1).eval()
     whole = task.inputs(2, slice(None))
     patches, keep, hidden = masked()(2, slice(None))
-    assert torch.equal(whole.patches, patches)
+    assert torch.equal(whole.units, patches)
     assert torch.equal(whole.ids_masked, hidden)
     visible = torch.stack([patches[row, keep[row]] for row in range(BATCH)])
     torch.testing.assert_close(whole.target, teacher.forward_features(visible, keep)[:, 1:])

@@ -177,16 +177,18 @@ def _rounds(count: int | None) -> Rounds | None:
 
 
 def lines_of(model: LatencyModel) -> list[str]:
-    """Return the lines that are printed for a model: its entries by width, and its error."""
+    """Return the lines that are printed for a model: its entries, and its error."""
     from masktas.measure.target import format_target
 
     lines = [format_target(model.target)]
-    lines.append(f"{'width':>7}{'stem':>9}   attention by heads, MLP by its width: ms of one block")
-    for width, stem in model.stem.items():
-        heads = [f"{h}: {ms:.3g}" for (d, h), ms in model.attention.items() if d == width]
-        mlps = [f"{m}: {ms:.3g}" for (d, m), ms in model.mlp.items() if d == width]
-        lines.append(f"{width:7}{stem:9.3g}   attention {'  '.join(heads)}")
-        lines.append(f"{'':16}   MLP       {'  '.join(mlps)}")
+    titles = f"{'patch':>7}{'width':>7}{'stem':>9}"
+    lines.append(f"{titles}   attention by heads, MLP by its width: ms of one block")
+    for key, stem in model.stem.items():
+        patch, width = key
+        heads = [f"{h}: {ms:.3g}" for (*of, h), ms in model.attention.items() if (*of,) == key]
+        mlps = [f"{m}: {ms:.3g}" for (*of, m), ms in model.mlp.items() if (*of,) == key]
+        lines.append(f"{patch:7}{width:7}{stem:9.3g}   attention {'  '.join(heads)}")
+        lines.append(f"{'':{len(titles)}}   MLP       {'  '.join(mlps)}")
     return [*lines, sentence_of(model)]
 
 

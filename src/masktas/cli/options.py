@@ -12,11 +12,11 @@ from cyclopts import Parameter
 from masktas.config import (
     AdoptedTeacher,
     AllSettings,
-    BudgetSettings,
     DataSettings,
     LatencySettings,
     RuntimeSettings,
     Settings,
+    UsedBudgetSettings,
     load,
     resolve,
     validate,
@@ -70,7 +70,7 @@ Refine = Annotated[
     ),
 ]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
-Limits = Annotated[BudgetSettings | None, Parameter(name="*", group="Budget")]
+Limits = Annotated[UsedBudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]
 Data = Annotated[DataSettings | None, Parameter(name="*", group="Images")]
 Machine = Annotated[RuntimeSettings | None, Parameter(name="*", group="Machine")]

@@ -46,8 +46,8 @@ def run(
         Parameter(
             negative="",
             show_default=False,
-            help="Also refine and fine-tune the search's baselines (uniform and random networks), "
-            "and fine-tune the winner from scratch.",
+            help="Also refine and fine-tune the house shape, the largest and the best uniform "
+            "network, and random ones, and fine-tune the winner from scratch.",
         ),
     ] = False,
     teacher: Adopted = None,

@@ -209,6 +209,7 @@ def _outcome(stage: Stage) -> dict[str, Any]:
     elif stage.name == "validate":
         compared = ValidationManifest.read(stage)
         outcome |= {"num_networks": compared.num_networks, "verdict": compared.verdict}
+        outcome |= {"difference": compared.difference} if compared.difference else {}
         names = [name for name in (compared.rating, "params") if name in compared.taus]
         outcome["tau"] = {name: compared.taus[name] for name in names}
     return outcome

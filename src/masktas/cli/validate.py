@@ -22,6 +22,7 @@ from masktas.cli.stages import Name, SameImages, check_first
 from masktas.config import (
     BudgetSettings,
     ComparisonSettings,
+    FinetuneSettings,
     LatencySettings,
     RatingSettings,
     ValidateSettings,
@@ -54,6 +55,7 @@ def validate(
     section = common.sections.get("validate")
     settings = resolve(ValidateSettings, section, compared, rating, budget, latency)
     check_first(settings, out)
+    recipe = common.sections.get("finetune")
     from masktas.stages.validate.stage import validate as stage
 
     manifest = stage(
@@ -61,6 +63,7 @@ def validate(
         out=out,
         name=name,
         settings=settings,
+        finetune_settings=None if recipe is None else resolve(FinetuneSettings, recipe),
         data_settings=common.data,
         runtime=common.runtime,
         console=Console(quiet=quiet),
@@ -71,5 +74,7 @@ def validate(
         print(json_module.dumps(manifest, indent=2))
         return
     print(shown(manifest["verdict"]))
+    if manifest["difference"]:
+        print(shown(manifest["difference"]))
     seconds = format_seconds(manifest["cost"]["seconds"])
     print(f"{shown(str(out))}/validate/{name} is ready ({seconds}).")

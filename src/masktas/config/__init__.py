@@ -1,6 +1,6 @@
 """Typed settings, one set for each stage. No torch here."""
 
-from masktas.config.fields import Settings
+from masktas.config.fields import FIT, Settings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
@@ -10,6 +10,7 @@ from masktas.config.searching import (
     RatingSettings,
     SearchSettings,
     StrategySettings,
+    UsedBudgetSettings,
     ValidateSettings,
 )
 from masktas.config.settings import (
@@ -26,6 +27,7 @@ from masktas.config.settings import (
 )
 
 __all__ = [
+    "FIT",
     "AdoptedTeacher",
     "AllSettings",
     "BudgetSettings",
@@ -44,6 +46,7 @@ __all__ = [
     "SupernetSettings",
     "TeacherSettings",
     "TrainSettings",
+    "UsedBudgetSettings",
     "ValidateSettings",
     "load",
     "resolve",

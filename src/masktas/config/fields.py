@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +11,8 @@ from masktas.errors import BudgetError, ConfigError
 from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.space.limits import parse_limit
 from masktas.stopping import parse_duration
+
+FIT = "fit"  # as a temperature: the network's own for each image
 
 
 class Settings(BaseModel):
@@ -67,6 +70,18 @@ def _bytes(value: object) -> str:
     return str(value)
 
 
+def _temperature(value: object) -> float | str:
+    """Read a temperature, or `fit`."""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if text != FIT and not 0 < number < math.inf:
+        raise ValueError(f"give a number above 0, or {FIT}")
+    return text if text == FIT else number
+
+
 def _epochs_of_rounds(value: object) -> str:
     """Read whole numbers above 0 between commas, or a list of them."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -86,6 +101,7 @@ def _not_bool(value: object) -> object:
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Temperature = Annotated[float | str, BeforeValidator(_temperature)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(gt=0)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 ImageSize = Annotated[int | str, BeforeValidator(_image_size)]

@@ -20,11 +20,20 @@ from masktas.config.fields import (
     Settings,
     Share,
     Size,
+    Temperature,
 )
-from masktas.errors import ConfigError
+from masktas.errors import BudgetError, ConfigError
 from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
+from masktas.space.limits import parse_limit
 
-LABEL_FREE = ("consistency", "reconstruction", "feature", "fusion")  # from few images, or masked
+LABEL_FREE = (  # from few images, or masked
+    "consistency",
+    "projected",
+    "alignment",
+    "reconstruction",
+    "feature",
+    "fusion",
+)
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
@@ -80,11 +89,20 @@ class BudgetSettings(Settings):
         """Whether the budget limits latency."""
         return self.max_latency is not None or self.min_latency is not None
 
-    def by_size(self, space: SearchSpace) -> BudgetedSpace:
+    @property
+    def limits_above(self) -> bool:
+        """Whether the budget has an upper limit."""
+        return any(name.startswith("max_") for name in self.limits)
+
+    def by_size(self, space: SearchSpace, *, min_use: float = 0.0) -> BudgetedSpace:
         """Return the architectures within all limits but those on latency: nothing is measured.
 
-        Their heads have `num_classes`. For the same space and limits as in the last call, the
+        Their heads have `num_classes`. For the same arguments and limits as in the last call, the
         result is that of the last call: it is slow to compute.
+
+        Args:
+            space: the space.
+            min_use: see `BudgetedSpace`.
 
         Raises:
             BudgetError: if there are none, with what would be possible.
@@ -93,12 +111,22 @@ class BudgetSettings(Settings):
             space = space.replace(num_classes=self.num_classes)
         limits = {name: text for name, text in self.limits.items() if "latency" not in name}
         budget = Budget.of(limits, space, Costs(self.export_precision))
-        return _budgeted(space, budget, self.export_precision)
+        return _budgeted(space, budget, self.export_precision, min_use)
 
 
-@lru_cache(maxsize=1)
-def _budgeted(space: SearchSpace, budget: Budget, precision: str) -> BudgetedSpace:
-    return BudgetedSpace(space, budget, Costs(precision))
+@lru_cache(maxsize=2)
+def _budgeted(space: SearchSpace, budget: Budget, precision: str, min_use: float) -> BudgetedSpace:
+    return BudgetedSpace(space, budget, Costs(precision), min_use=min_use)
+
+
+class UsedBudgetSettings(BudgetSettings):
+    """Limits on the cost of a network, and how much of them a candidate uses."""
+
+    min_use: Share = Field(
+        0.95,
+        description="Share of the largest amount within the budget that a candidate uses, of at "
+        "least one quantity with an upper limit; 0 also allows small networks.",
+    )
 
 
 class LatencySettings(Settings):
@@ -153,12 +181,20 @@ class RatingSettings(Settings):
     """How networks are rated without training them (SPEC 4)."""
 
     rating: Literal[
-        "consistency", "reconstruction", "feature", "fusion", "accuracy", "knn", "params", "macs"
+        "consistency",
+        "projected",
+        "alignment",
+        "reconstruction",
+        "feature",
+        "fusion",
+        "accuracy",
+        "knn",
+        "params",
+        "macs",
     ] = Field(
         "consistency",
-        description="Rating of a network: agreement with the teacher (13-16), pixel loss, "
-        "feature loss, fusion of the first two, accuracy with labels (linear or "
-        "nearest neighbours), or size alone.",
+        description="Rating of a network: by agreement with the teacher, by loss, with labels, or "
+        "by size alone (docs/search.md).",
     )
     num_images: Count = Field(
         2000, description="Number of search images that every candidate is rated on."
@@ -172,8 +208,9 @@ class RatingSettings(Settings):
         0.9, description="Share r of the patches that is masked; 0 shows all of them."
     )
     num_masks: Count = Field(1, description="Number of masks under which each image is rated.")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        0.05, description="Temperature tau of equation (16)."
+    temperature: Temperature = Field(
+        0.05,
+        description="Temperature tau of equation (16); fit chooses the network's for each image.",
     )
     rows: Literal["raw", "scaled", "unit"] = Field(
         "scaled",
@@ -217,8 +254,11 @@ class StrategySettings(Settings):
         "params,latency. By default those that the budget limits.",
     )
     population: Count = Field(50, description="Number of candidates in a generation, N_p.")
-    generations: Count = Field(
-        20, description="Number of generations, including the random first one."
+    generations: Count = Field(20, description="Number of generations, including the first one.")
+    simple_shapes: bool = Field(
+        True,
+        description="Begin evolution and nsga2 with uniform networks and ramps, not with random "
+        "networks only.",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         10,
@@ -233,6 +273,11 @@ class StrategySettings(Settings):
     )
     block_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.2, description="Probability that a mutation redraws a block's gene, P_m."
+    )
+    shape_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="Probability that a mutation moves the shape of the whole network (all heads, "
+        "all MLP ratios, depth against width, patch size) instead of redrawing genes.",
     )
     diversity: Annotated[int, Field(ge=0)] = Field(
         0, description="Smallest number of genes in which parents differ; the paper uses 0."
@@ -249,13 +294,21 @@ class StrategySettings(Settings):
     top_k: Count = Field(1, description="Number of best networks to write, including the winner.")
     baselines: Annotated[int, Field(ge=0)] = Field(
         5,
-        description="Number of random networks of the winner's size to compare with; 0 also "
-        "leaves out random search.",
+        description="Number of random networks to compare with; 0 also leaves out the searches "
+        "at random and among uniform networks.",
     )
 
 
-class SearchSettings(CostSettings, RatingSettings, StrategySettings):
+class SearchSettings(UsedBudgetSettings, CostSettings, RatingSettings, StrategySettings):
     """A search within a budget, rated without labels (SPEC 4)."""
+
+    def check(self, space: SearchSpace) -> BudgetedSpace:
+        """Refuse what cannot succeed, as `CostSettings.check`; candidates use the budget.
+
+        If latency has an upper limit, candidates may use it instead: it is not known yet.
+        """
+        self._require_together()
+        return self.by_size(space, min_use=0.0 if self.max_latency else self.min_use)
 
     def _require_together(self) -> None:
         """Raise ConfigError unless rating, strategy and racing can be combined."""
@@ -289,32 +342,47 @@ class ComparisonSettings(Settings):
     num_networks: Count = Field(30, description="Number of networks to compare.")
     band: Annotated[str, BeforeValidator(_band)] | None = Field(
         None,
-        description="Compare networks within this share of --center parameters: 5%. By "
-        "default sizes are spread evenly.",
+        description="Compare networks within this share of --center: 5%. By default numbers of "
+        "parameters are spread evenly.",
     )
-    center: Params | None = Field(
+    center: Annotated[str, BeforeValidator(str)] | None = Field(
         None,
-        description="Number of parameters in the middle of the band. By default that of "
-        "search/main's winner, or the middle of what is feasible.",
+        description="Middle of the band: 6M, 1.3G, 5ms. By default that of search/main's winner, "
+        "or the middle of what is feasible.",
+    )
+    of: Literal["params", "macs", "latency", "size", "memory"] | None = Field(
+        None,
+        description="Quantity of the band. By default the one that has an upper limit, or "
+        "parameters.",
     )
     variants: bool = Field(
         False,
         description="Also try consistency with other rows, temperatures, class token and masks.",
     )
-    probe: Literal["linear", "knn", "finetune"] = Field(
-        "linear",
-        description="Measure of accuracy: a linear classifier or the 20 nearest neighbours "
-        "on frozen features, or fine-tuning for --epochs.",
+    against: str | None = Field(
+        None,
+        description="Another run folder: its supernet of the same space rates the same networks, "
+        "to see whether two supernets agree.",
     )
-    probe_images: Count = Field(
-        5000, description="Number of labelled images that a probe learns from."
+    probe: Literal["finetune", "linear", "knn"] = Field(
+        "finetune",
+        description="Measure of accuracy: fine-tuning by the recipe of [finetune] or of "
+        "OUT/finetune/main; or cheaper, a linear classifier or the 20 nearest neighbours on "
+        "frozen features.",
     )
-    epochs: Count = Field(2, description="Number of epochs of the fine-tuning probe.")
+    probe_images: Count | None = Field(
+        None,
+        description="Number of labelled images that a probe learns from. By default 5,000 for "
+        "linear and knn, and all for fine-tuning.",
+    )
+    epochs: Count | None = Field(
+        None, description="Number of epochs of fine-tuning. By default that of the recipe."
+    )
     split: Literal["validation", "test"] = Field(
         "validation", description="Split that accuracy is measured on."
     )
     seeds: Annotated[int, Field(gt=0, le=100)] = Field(
-        2, description="Number of probes of each network, each with other images in another order."
+        2, description="Number of probes of each network, each with another seed."
     )
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = Field(
         5000, description="Number of resamples for intervals and p values."
@@ -329,7 +397,19 @@ class ComparisonSettings(Settings):
 class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
     """Whether ratings rank networks as accuracy does; the verdict is about `rating` (SPEC 4)."""
 
+    @property
+    def quantity(self) -> str:
+        """The quantity of the band: `of`, or the only one with an upper limit, or params."""
+        limited = [what for what in QUANTITIES if getattr(self, f"max_{what}") is not None]
+        return self.of or (limited[0] if len(limited) == 1 else "params")
+
     def _require_together(self) -> None:
-        """Raise ConfigError if a band's center is given without its width."""
-        if self.center is not None and self.band is None:
-            raise ConfigError("center is the middle of a band: give --band 5% as well.")
+        """Raise ConfigError unless a band's center and quantity go with its width."""
+        for name in ("center", "of"):
+            if getattr(self, name) is not None and self.band is None:
+                raise ConfigError(f"--{name} describes a band: give --band 5% as well.")
+        if self.center is not None:
+            try:
+                parse_limit(self.quantity, self.center)
+            except BudgetError as error:
+                raise ConfigError(f"--center: {error}") from None

@@ -6,6 +6,7 @@ caches, allocations and calls of the blocks around them, which a block alone wou
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -24,38 +25,41 @@ TRIES = 50  # draws for each held-out network: a small space may have none
 
 @dataclass(frozen=True, slots=True)
 class FittedCosts:
-    """Milliseconds by width, by width and heads, and by width and MLP width."""
+    """Milliseconds by patch size and width, for a block also by heads or by MLP width."""
 
-    stem: dict[int, float]
-    attention: dict[tuple[int, int], float]
-    mlp: dict[tuple[int, int], float]
+    stem: dict[tuple[int, int], float]
+    attention: dict[tuple[int, int, int], float]
+    mlp: dict[tuple[int, int, int], float]
 
     def milliseconds(self, one: Architecture) -> float:
         """Return the sum for an architecture, not rounded: for the error of the fit."""
-        width = one.embed_dim
+        patch, width = one.patch_size, one.embed_dim
         return (
-            self.stem[width]
-            + sum(self.attention[width, heads] for heads in one.num_heads)
-            + sum(self.mlp[width, hidden] for hidden in one.mlp_dim)
+            self.stem[patch, width]
+            + sum(self.attention[patch, width, heads] for heads in one.num_heads)
+            + sum(self.mlp[patch, width, hidden] for hidden in one.mlp_dim)
         )
 
 
 def fitted_networks(space: SearchSpace) -> list[Architecture]:
     """Return the networks to fit to: uniform ones of the smallest and the largest depth.
 
-    For each width, each number of heads with the middle MLP ratio, and each ratio with the middle
-    number of heads.
+    For each patch size and width, each number of heads with the middle MLP ratio, and each ratio
+    with the middle number of heads. If there are several patch sizes, only the middle block is
+    measured at the smallest depth, which suffices to know the stem: the number of networks, and so
+    the time, remains about that of one patch size.
     """
     low, high = space.depth[0], space.depth[-1]
     high = high if high > low else low + MORE_BLOCKS
     heads, ratio = space.middle.num_heads[0], space.middle.mlp_ratio[0]
     blocks = [(one, ratio) for one in space.num_heads]
     blocks += [(heads, one) for one in space.mlp_ratio if one != ratio]
+    stems = [(heads, ratio)] if len(space.patch_size) > 1 else blocks
     return [
-        space.uniform(width, depth, *block)
-        for width in space.embed_dim
+        space.uniform(width, depth, *block, patch_size=patch)
+        for patch, width in itertools.product(space.patch_size, space.embed_dim)
         for block in blocks
-        for depth in (low, high)
+        for depth in ((low, high) if block in stems else (high,))
     ]
 
 
@@ -80,18 +84,20 @@ def fit(space: SearchSpace, times: Mapping[Architecture, float]) -> FittedCosts:
     over all choices are in the ratio of their multiply-accumulates. Sums do not depend on this.
     """
     costs = FittedCosts({}, {}, {})
-    for width in space.embed_dim:
-        rows = [(one, ms) for one, ms in times.items() if one.embed_dim == width]
+    for key in itertools.product(space.patch_size, space.embed_dim):
+        patch, width = key
+        rows = [(one, ms) for one, ms in times.items() if (one.patch_size, one.embed_dim) == key]
         hidden = sorted({int(width * ratio) for ratio in space.mlp_ratio})
         counts = np.array([_counts(one, space.num_heads, hidden) for one, _ in rows], dtype=float)
         solved = _solve(counts, np.array([ms for _, ms in rows]))
         stem, attention, mlp = np.split(solved, [1, 1 + len(space.num_heads)])
-        moved = _common(space.largest.replace(embed_dim=width), space, attention, mlp, hidden)
-        costs.stem[width] = float(stem[0])
+        one = space.largest.replace(embed_dim=width, patch_size=patch)
+        moved = _common(one, space, attention, mlp, hidden)
+        costs.stem[key] = float(stem[0])
         pairs = zip(space.num_heads, attention + moved, strict=True)
-        costs.attention.update({(width, heads): float(ms) for heads, ms in pairs})
+        costs.attention.update({(*key, heads): float(ms) for heads, ms in pairs})
         costs.mlp.update(
-            {(width, size): float(ms) for size, ms in zip(hidden, mlp - moved, strict=True)}
+            {(*key, size): float(ms) for size, ms in zip(hidden, mlp - moved, strict=True)}
         )
     return costs
 

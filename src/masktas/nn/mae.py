@@ -46,8 +46,7 @@ class Decoder(nn.Module):
             for _ in range(decoder_depth)
         )
         self.norm = nn.LayerNorm(decoder_dim, eps=NORM_EPS)
-        pixels = architecture.patch_size**2 * architecture.in_channels
-        self.pred = nn.Linear(decoder_dim, pixels)
+        self.pred = nn.Linear(decoder_dim, architecture.patch_dim)
 
     def forward(
         self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
@@ -76,12 +75,12 @@ def decoder_macs(
 ) -> int:
     """Count multiply-accumulates of a decoder for one image with `visible` visible patches."""
     patches = architecture.num_patches
-    pixels = architecture.patch_size**2 * architecture.in_channels
     hidden = DECODER_MLP_RATIO * decoder_dim
     block = cost.attention_macs(patches + 1, decoder_dim, decoder_dim)
     block += cost.mlp_macs(patches + 1, decoder_dim, hidden)
     embedding = (visible + 1) * architecture.embed_dim * decoder_dim
-    return embedding + decoder_depth * block + (patches - visible) * decoder_dim * pixels
+    prediction = (patches - visible) * decoder_dim * architecture.patch_dim
+    return embedding + decoder_depth * block + prediction
 
 
 def require_decoder_dim(decoder_dim: int) -> None:

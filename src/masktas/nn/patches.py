@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from masktas.errors import ConfigError
-from masktas.space import Architecture
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -50,13 +49,12 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
     return math.floor(round(num_patches * (1 - mask_ratio), 6))
 
 
-def num_visible_checked(architecture: Architecture, mask_ratio: float, least: int) -> int:
-    """Return `num_visible` of a network's patches, or refuse a mask ratio that does not suit it.
+def num_visible_checked(total: int, mask_ratio: float, least: int) -> int:
+    """Return `num_visible` of `total` patches (units), or refuse an unsuitable mask ratio.
 
     Raises:
         ConfigError: if fewer than `least` patches stay visible, or all.
     """
-    total = architecture.num_patches
     visible = num_visible(total, mask_ratio)
     if not least <= visible < total:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """The student of masked distillation (SPEC 3): network, projection and feature loss.
 
-Shapes: B images of C channels, V visible patches, M masked, S numbers of a patch, D student
+Shapes: B images of C channels, N units (patches, if all students and the teacher have the same
+patch size), V visible, M masked, S = U*U*C numbers of a unit, k*k patches of a unit, D student
 width, D_t teacher width.
 """
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from masktas.nn.mae import Decoder
 from masktas.nn.patches import take
+from masktas.nn.units import units_of
 from masktas.nn.vit import ViT, init_linears
 from masktas.space import Architecture
 
@@ -27,7 +29,7 @@ class Projection(nn.Module):
         self.fc2 = nn.Linear(teacher_dim, teacher_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map `[B, V, D]` to `[B, V, D_t]`."""
+        """Map tokens `[B, n, D]` to `[B, n, D_t]`."""
         return self.fc2(F.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
 
 
@@ -38,18 +40,30 @@ def projection_macs(embed_dim: int, teacher_dim: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StudentShape:
-    """The sizes of a student beyond its architecture: decoder and teacher width."""
+    """The sizes of a student beyond its architecture.
+
+    Attributes:
+        decoder_dim, decoder_depth: of the decoder.
+        teacher_dim: `D_t`.
+        unit: `U`, side of a unit in pixels, see `masktas.nn.units`.
+    """
 
     decoder_dim: int
     decoder_depth: int
     teacher_dim: int
+    unit: int
 
 
 class MaskedStudent(nn.Module):
-    """A ViT with the parts used in training only: decoder `R` and projection `M` (8)."""
+    """A ViT with the parts used in training only: decoder `R` and projection `M` (8).
+
+    Its input and output are units; its tokens are of its own patches, unit by unit.
+    """
 
     def __init__(self, architecture: Architecture, shape: StudentShape) -> None:
         super().__init__()
+        self.units = units_of(architecture.image_size, shape.unit)
+        self.patch_size = architecture.patch_size
         # Masked training has no classifier; costs still include the one of the final network.
         self.encoder = ViT(architecture.replace(num_classes=0))
         self.decoder = Decoder(
@@ -59,23 +73,52 @@ class MaskedStudent(nn.Module):
 
     def forward(
         self,
-        patches: Tensor,
+        units: Tensor,
         ids_keep: Tensor,
         ids_masked: Tensor,
         *,
         pixels: bool = True,
         recompute: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the predicted masked patches `[B, M, S]` and teacher tokens `[B, V, D_t]` (8).
+        """Return predicted masked units and teacher tokens (8).
 
-        Without `pixels` the decoder is left out, and the first is empty.
+        Args:
+            units: `[B, N, S]`, the whole image.
+            ids_keep, ids_masked: `[B, V]` and `[B, M]`, indices of units.
+            pixels: whether units are predicted; the decoder is left out otherwise.
+            recompute: see `run_blocks`.
+
+        Returns:
+            `[B, M, S]`, empty without `pixels`, and `[B, V, D_t]`.
         """
-        visible = take(patches, ids_keep)
-        tokens = self.encoder.forward_features(visible, ids_keep, recompute=recompute)
+        tokens = self.encode(take(units, ids_keep), ids_keep, recompute=recompute)
         predicted = tokens.new_empty(0)
         if pixels:
-            predicted = self.decoder(tokens, ids_keep, ids_masked, recompute=recompute)
-        return predicted, self.projection(tokens[:, 1:])
+            predicted = self.reconstruct(tokens, ids_keep, ids_masked, recompute=recompute)
+        return predicted, self.project(tokens)
+
+    def encode(self, visible: Tensor, ids_keep: Tensor, *, recompute: bool = False) -> Tensor:
+        """Encode visible units `[B, V, S]` to tokens `[B, 1 + V k^2, D]`, the class token first."""
+        patches = self.units.cut(visible, self.patch_size)
+        ids = self.units.patch_ids(ids_keep, self.patch_size)
+        return self.encoder.forward_features(patches, ids, recompute=recompute)
+
+    def reconstruct(
+        self, tokens: Tensor, ids_keep: Tensor, ids_masked: Tensor, *, recompute: bool = False
+    ) -> Tensor:
+        """Predict masked units `[B, M, S]` from tokens `[B, 1 + V k^2, D]` (5, 8)."""
+        keep = self.units.patch_ids(ids_keep, self.patch_size)
+        masked = self.units.patch_ids(ids_masked, self.patch_size)
+        predicted = self.decoder(tokens, keep, masked, recompute=recompute)
+        return self.units.join(predicted, self.patch_size)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Predict the teacher's tokens `[B, V, D_t]` from tokens `[B, 1 + V k^2, D]` (8)."""
+        return self.units.means(self.projection(tokens[:, 1:]), self.patch_size)
+
+    def of_units(self, tokens: Tensor) -> Tensor:
+        """Return the mean token of each unit, `[B, V, D]`, from tokens `[B, 1 + V k^2, D]`."""
+        return self.units.means(tokens[:, 1:], self.patch_size)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Initialise all weights."""

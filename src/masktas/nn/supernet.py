@@ -3,21 +3,34 @@
 Subnet `a` is the plain network of `a` over the leading slice of every tensor of the same name
 (SPEC 1): the first `L` blocks, in each the leading rows and columns. Training, rating
 and extraction all go through `Supernet.slices`, so they cannot disagree.
+
+Students of several patch sizes share all but what reads, places and predicts patches (SPEC 6.1):
+the store has one `PatchParts` for each further patch size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from masktas.nn.patches import sincos_positions
 from masktas.nn.student import MaskedStudent, StudentShape
-from masktas.nn.vit import ViT
+from masktas.nn.units import Units
+from masktas.nn.vit import ViT, init_linears
 from masktas.space import Architecture, SearchSpace
 
 N = TypeVar("N", bound=nn.Module)
+# What a student has of its own for its patch size, and the same in `PatchParts`.
+OF_PATCHES = {
+    "encoder.patch_embed": "patch_embed",
+    "encoder.pos_embed": "pos_embed",
+    "decoder.positions": "positions",
+    "decoder.pred": "pred",
+}
 
 
 def leading(tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -27,41 +40,121 @@ def leading(tensor: Tensor, shape: torch.Size) -> Tensor:
     return tensor
 
 
+class PatchParts(nn.Module):
+    """The weights of students of one patch size that those of other patch sizes do not share.
+
+    Args:
+        architecture: the largest of that patch size.
+        shape: of its student.
+    """
+
+    positions: Tensor
+
+    def __init__(self, architecture: Architecture, shape: StudentShape) -> None:
+        super().__init__()
+        self.architecture = architecture
+        width, pixels = architecture.embed_dim, architecture.patch_dim
+        self.patch_embed = nn.Linear(pixels, width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, architecture.num_patches + 1, width))
+        positions = sincos_positions(shape.decoder_dim, architecture.grid)
+        self.register_buffer("positions", positions)
+        self.pred = nn.Linear(shape.decoder_dim, pixels)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Initialise as in `ViT` and `Decoder`."""
+        init_linears(self, generator)
+        self.pos_embed.zero_()
+        one = self.architecture
+        self.pos_embed[:, 1:] = sincos_positions(one.embed_dim, one.grid)
+
+
+class SharedStudent(MaskedStudent):
+    """The store of a supernet: the largest student, and parts for every further patch size."""
+
+    def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
+        largest = space.largest
+        super().__init__(largest, shape)
+        others = [size for size in space.patch_size if size != largest.patch_size]
+        self.patches = nn.ModuleDict(
+            {str(size): PatchParts(largest.replace(patch_size=size), shape) for size in others}
+        )
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Initialise all weights."""
+        super().init_weights(generator)
+        for parts in self.patches.values():
+            assert isinstance(parts, PatchParts)
+            parts.init_weights(generator)
+
+
 class Supernet:
     """Shared weights: those of the largest student of a space; all others are slices of them.
 
     Args:
         space: the architectures that share the weights.
-        shape: decoder and teacher width of the student.
+        shape: decoder, teacher width and units of the students.
 
     Attributes:
-        student: the largest student; its tensors are the store.
+        student: its tensors are the store.
     """
 
     def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
         self.space = space
         self.shape = shape
-        self.student = MaskedStudent(space.largest, shape)
+        self.student = SharedStudent(space, shape)
+
+    @property
+    def units(self) -> Units:
+        """What masks are made of."""
+        return self.student.units
 
     @property
     def store(self) -> dict[str, Tensor]:
-        """Every tensor of the largest student by name."""
+        """Every stored tensor by name."""
         return self.student.state_dict()
+
+    def store_of(self, patch_size: int) -> dict[str, Tensor]:
+        """Return the stored tensors that students of this patch size use, by their names there."""
+        store = self.store
+        if not self.student.patches:
+            return store
+        names = [name for name in store if not name.startswith("patches.")]
+        return {name: store[self.stored_name(name, patch_size)] for name in names}
+
+    def stored_name(self, name: str, patch_size: int) -> str:
+        """Return the name in the store of a tensor of a plain student of this patch size."""
+        if str(patch_size) in self.student.patches:
+            for own, part in OF_PATCHES.items():
+                if name == own or name.startswith(f"{own}."):
+                    return f"patches.{patch_size}.{part}{name.removeprefix(own)}"
+        return name
 
     def edges(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         """Return, for each parameter and dimension, the sizes its slices can have, ascending."""
         sizes: dict[str, list[set[int]]] = {}
-        for width in self.space.embed_dim:
-            for heads in self.space.num_heads:
-                for ratio in self.space.mlp_ratio:
-                    one = self.space.uniform(width, max(self.space.depth), heads, ratio)
-                    with torch.device("meta"):
-                        student = MaskedStudent(one, self.shape)
-                    for name, parameter in student.named_parameters():
-                        known = sizes.setdefault(name, [set() for _ in parameter.shape])
-                        for of_dim, size in zip(known, parameter.shape, strict=True):
-                            of_dim.add(size)
+        for one in self._corners():
+            with torch.device("meta"):
+                student = MaskedStudent(one, self.shape)
+            for name, parameter in student.named_parameters():
+                stored = self.stored_name(name, one.patch_size)
+                known = sizes.setdefault(stored, [set() for _ in parameter.shape])
+                for of_dim, size in zip(known, parameter.shape, strict=True):
+                    of_dim.add(size)
         return {name: tuple(tuple(sorted(d)) for d in dims) for name, dims in sizes.items()}
+
+    def _corners(self) -> Iterator[Architecture]:
+        """Yield networks among which every tensor has every size that its slices can have.
+
+        Heads and MLP ratios change different tensors, so they need not be combined.
+        """
+        space, deepest = self.space, max(self.space.depth)
+        choices = max(len(space.num_heads), len(space.mlp_ratio))
+        for patch_size, width in itertools.product(space.patch_size, space.embed_dim):
+            for at in range(choices):
+                heads = space.num_heads[min(at, len(space.num_heads) - 1)]
+                ratio = space.mlp_ratio[min(at, len(space.mlp_ratio) - 1)]
+                yield space.uniform(width, deepest, heads, ratio, patch_size=patch_size)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Initialise the whole store."""
@@ -84,14 +177,19 @@ class Supernet:
         self.space.require(architecture)
         with torch.device("meta"):
             student = MaskedStudent(architecture, self.shape)
-        return _filled(student, self.slices(student, self.store))
+        return _filled(student, self.slices(student, self.store_of(architecture.patch_size)))
 
     def encoder(self, architecture: Architecture) -> ViT:
         """Return the plain ViT of `architecture`, without a head, over views of the store."""
         self.space.require(architecture)
         with torch.device("meta"):
             encoder = ViT(architecture.replace(num_classes=0))
-        return _filled(encoder, self.slices(encoder, self.student.encoder.state_dict()))
+        of_encoder = {
+            name.removeprefix("encoder."): tensor
+            for name, tensor in self.store_of(architecture.patch_size).items()
+            if name.startswith("encoder.")
+        }
+        return _filled(encoder, self.slices(encoder, of_encoder))
 
     def extract(self, architecture: Architecture) -> ViT:
         """Return the ViT of `architecture` with a copy of its weights from the store.

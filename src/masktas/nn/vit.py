@@ -124,8 +124,7 @@ class ViT(nn.Module):
         super().__init__()
         self.architecture = architecture
         width = architecture.embed_dim
-        pixels = architecture.patch_size**2 * architecture.in_channels
-        self.patch_embed = nn.Linear(pixels, width)
+        self.patch_embed = nn.Linear(architecture.patch_dim, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, architecture.num_patches + 1, width))
         self.blocks = nn.ModuleList(

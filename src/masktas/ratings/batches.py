@@ -1,6 +1,6 @@
 """The images and masks that every candidate is rated on, their batch sizes, and what rating costs.
 
-Shapes: n images under k masks each are r = n k rows; V visible patches, M masked ones.
+Shapes: n images under k masks each are r = n k rows; V visible units, M masked ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
 from masktas.nn.patches import masking_noise, num_visible_checked, random_masking
 from masktas.nn.teachers.teacher import Teacher
+from masktas.nn.units import Units
 from masktas.ratings.prefix_cache import prefix_order
 from masktas.seeding import seed_for
 from masktas.space import Architecture, cost
@@ -38,15 +39,15 @@ class RatingBatch:
 
     Attributes:
         images: `[r, C, H, W]`.
-        ids_keep: `[r, V]`, indices of the visible patches.
+        ids_keep: `[r, V]`, indices of the visible units.
         ids_masked: `[r, M]`, indices of the others.
-        patch_size: side of a candidate's patch.
+        unit: side of a unit.
     """
 
     images: Tensor
     ids_keep: Tensor
     ids_masked: Tensor
-    patch_size: int
+    unit: int
 
 
 class RatingBatches:
@@ -58,6 +59,7 @@ class RatingBatches:
     Args:
         store: the images.
         largest: the largest architecture of the space.
+        units: what masks are made of.
         settings: number of images and masks, mask ratio and batch size.
         parts: the measured ratings; see `measured_parts`.
         seed: determines images, their order and masks.
@@ -79,6 +81,7 @@ class RatingBatches:
         self,
         store: ImageStore,
         largest: Architecture,
+        units: Units,
         settings: RatingSettings,
         parts: Sequence[str],
         *,
@@ -87,7 +90,7 @@ class RatingBatches:
         raced: bool,
         say: Callable[[str], None],
     ) -> None:
-        self._store, self._largest, self._parts = store, largest, parts
+        self._store, self._units, self._parts = store, units, parts
         self._seed, self._device = seed, device
         self.labelled = bool(parts) and set(parts) <= set(LABELLED)  # whole images, no masks
         if set(parts) & set(LABELLED) and not self.labelled:
@@ -108,9 +111,10 @@ class RatingBatches:
                 "raise --num-images, or give the search split more images."
             )
         self.num_masks = settings.num_masks if parts and not self.labelled else 1
-        self.num_visible = num_visible_for(largest, settings, parts)
+        self.num_visible = num_visible_for(units.total, settings, parts)
         self.ends = racing.rungs(self.num_images) if raced else [self.num_images]
-        size = settings.batch_size or batch_size_for(largest, self.num_visible, device.type)
+        visible = units.num_patches(self.num_visible, largest.patch_size)
+        size = settings.batch_size or batch_size_for(largest, visible, device.type)
         self.sizes = _batch_sizes(self.ends, max(1, size // self.num_masks))
         rng = np.random.default_rng(seed_for(seed, "rating"))
         self.chosen = rng.permutation(available)[: self.num_images]
@@ -130,7 +134,7 @@ class RatingBatches:
         )
         noise = masking_noise(
             self.num_images * masks,
-            self._largest.num_patches,
+            self._units.total,
             seed_for(self._seed, "rating", "mask"),
         )
         ids_keep, ids_masked = random_masking(noise.to(self._device), self.num_visible)
@@ -139,14 +143,19 @@ class RatingBatches:
             chunks = np.split(self.chosen[first:last], range(CROP_CHUNK, last - first, CROP_CHUNK))
             images = torch.cat([batches.plain(chunk) for chunk in chunks])
             images = images.repeat_interleave(masks, dim=0)
-            yield RatingBatch(images, ids_keep[rows], ids_masked[rows], self._largest.patch_size)
+            yield RatingBatch(images, ids_keep[rows], ids_masked[rows], self._units.size)
 
     def macs(self, architecture: Architecture) -> int:
         """Count the multiply-accumulates of rating on one image: encoding and similarities (16)."""
         if not self._parts:
             return 0
-        encoder = cost.encoder_macs(architecture, self.num_visible)
+        encoder = self.encoder_macs(architecture)
         return self.num_masks * (encoder + self.num_visible**2 * architecture.embed_dim)
+
+    def encoder_macs(self, architecture: Architecture) -> int:
+        """Count the multiply-accumulates of encoding the visible units of one image."""
+        visible = self._units.num_patches(self.num_visible, architecture.patch_size)
+        return cost.encoder_macs(architecture, visible)
 
     def macs_shared(self, rated: Sequence[tuple[Architecture, int]]) -> float:
         """Count the multiply-accumulates of rating networks that share their first blocks.
@@ -159,9 +168,9 @@ class RatingBatches:
         blocks = sum(architecture.depth * images for architecture, images in rated)
         prefixes: dict[Hashable, int] = {}
         for architecture, images in rated:
-            width, genes = prefix_order(architecture)
+            *stem, genes = prefix_order(architecture)
             for length in range(1, architecture.depth + 1):
-                prefix = (width, genes[:length])
+                prefix = (*stem, genes[:length])
                 prefixes[prefix] = max(images, prefixes.get(prefix, 0))
         return unshared * sum(prefixes.values()) / blocks if blocks else 0.0
 
@@ -179,8 +188,8 @@ def measured_parts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part not in BY_SIZE))
 
 
-def num_visible_for(largest: Architecture, settings: RatingSettings, parts: Sequence[str]) -> int:
-    """Return the number of visible patches V that candidates encode.
+def num_visible_for(total: int, settings: RatingSettings, parts: Sequence[str]) -> int:
+    """Return the number of visible units V, of `total`, that candidates encode.
 
     Raises:
         ConfigError: if they are too few to compare, or none is masked to reconstruct.
@@ -191,9 +200,9 @@ def num_visible_for(largest: Architecture, settings: RatingSettings, parts: Sequ
                 "mask_ratio 0 leaves nothing to reconstruct: choose --rating consistency, or a "
                 "mask_ratio above 0."
             )
-        return largest.num_patches
-    # a patch is compared with at least two others
-    return num_visible_checked(largest, settings.mask_ratio, least=3)
+        return total
+    # a unit is compared with at least two others
+    return num_visible_checked(total, settings.mask_ratio, least=3)
 
 
 def batch_size_for(largest: Architecture, num_visible: int, device: str) -> int:

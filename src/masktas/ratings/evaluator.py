@@ -1,6 +1,6 @@
 """Rate architectures of a supernet on held-out images, for search and validation.
 
-Shapes: n images under k masks each are r = n k rows, V visible patches, S numbers of a patch.
+Shapes: n images under k masks each are r = n k rows, V visible units, S numbers of a unit.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.config import RatingSettings
+from masktas.config import FIT, RatingSettings
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
 from masktas.formats import parse_bytes
 from masktas.nn.patches import visible_patches
+from masktas.nn.student import MaskedStudent
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.batches import BY_SIZE, FUSED, RatingBatches, measured_parts
 from masktas.ratings.fusion import Fusion
 from masktas.ratings.label_free import (
+    Alignment,
     Consistency,
     Feature,
-    PatchSimilarity,
-    PretextHeads,
     Rating,
     Reconstruction,
+    similarity_of,
     teacher_tokens,
 )
 from masktas.ratings.labelled import Accuracy, Knn
 from masktas.ratings.prefix_cache import PrefixCache, prefix_order
 from masktas.seeding import seed_for
-from masktas.space import Architecture, BudgetedSpace, cost
+from masktas.space import Architecture, BudgetedSpace
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 
@@ -52,12 +53,12 @@ class PreparedBatch:
     """What is computed once for a batch, on the device.
 
     Attributes:
-        patches: `[r, V, S]`, the visible ones.
+        visible: `[r, V, S]`, the visible units.
         ids_keep: `[r, V]`, their indices.
         targets: what each rating compares candidates with, by its name.
     """
 
-    patches: Tensor
+    visible: Tensor
     ids_keep: Tensor
     targets: dict[str, tuple[Tensor, ...]]
 
@@ -121,6 +122,7 @@ class Evaluator:
         self.batches = RatingBatches(
             store,
             supernet.space.largest,
+            supernet.units,
             settings,
             self._parts,
             seed=seed,
@@ -134,7 +136,7 @@ class Evaluator:
         self._known: dict[Architecture, dict[str, Numbers]] = {}
         self._ratings: dict[str, Rating] = {}
         self._prepared: list[PreparedBatch] = []
-        self._heads: dict[int, PretextHeads] = {}
+        self._students: dict[tuple[int, int], MaskedStudent] = {}
         self._fusion: Fusion | None = None
 
     def key(self, made_from: dict[str, str]) -> str:
@@ -227,12 +229,12 @@ class Evaluator:
                 for architecture, of_parts in zip(group, measured, strict=True):
                     self._supernet.space.require(architecture)
                     tokens = self.prefixes.encode(
-                        architecture, number, batch.patches, batch.ids_keep
+                        architecture, number, batch.visible, batch.ids_keep
                     )
-                    heads = self._heads_of(architecture)
+                    student = self._student(architecture)
                     for part, values in of_parts.items():
                         rating, target = self._ratings[part], batch.targets[part]
-                        values.append(rating.measure(tokens, heads, target))
+                        values.append(rating.measure(tokens, student, target))
         rows = [
             self._ratings[part].per_image(torch.cat(values)).double()
             for of_parts in measured
@@ -246,7 +248,7 @@ class Evaluator:
     def _share(self, group: Sequence[Architecture]) -> slice:
         """Return this rank's share of sorted candidates: neighbours, of about equal cost."""
         ranks = self._ranks
-        costs = np.cumsum([cost.encoder_macs(one, self.batches.num_visible) for one in group])
+        costs = np.cumsum([self.batches.encoder_macs(one) for one in group])
         edges = [costs[-1] * at / ranks.size for at in (ranks.rank, ranks.rank + 1)]
         first, last = (int(at) for at in np.searchsorted(costs, edges, side="right"))
         return slice(first, last)
@@ -259,18 +261,20 @@ class Evaluator:
         with self._runtime.autocast():
             for batch in self.batches:
                 tokens = teacher_tokens(self.teacher, batch)
-                patches = visible_patches(batch.images, batch.patch_size, batch.ids_keep)
+                visible = visible_patches(batch.images, batch.unit, batch.ids_keep)
                 targets = {
                     name: rating.target(batch, tokens) for name, rating in self._ratings.items()
                 }
-                prepared.append(PreparedBatch(patches, batch.ids_keep, targets))
+                prepared.append(PreparedBatch(visible, batch.ids_keep, targets))
         self._prepared = prepared
 
     def _make_ratings(self) -> dict[str, Rating]:
         settings = self.settings
-        similarity = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
+        similarity, fitted = similarity_of(settings), settings.temperature == FIT
         made: dict[str, Rating] = {
-            "consistency": Consistency(similarity, class_token=settings.class_token),
+            "consistency": Consistency(similarity, class_token=settings.class_token, fitted=fitted),
+            "projected": Consistency(similarity, fitted=fitted, projected=True),
+            "alignment": Alignment(),
             "reconstruction": Reconstruction(),
             "feature": Feature(),
             **self._more,
@@ -280,13 +284,12 @@ class Evaluator:
             made |= {"accuracy": Accuracy(labels), "knn": Knn(labels)}
         return {part: made[part] for part in self._parts}
 
-    def _heads_of(self, architecture: Architecture) -> PretextHeads:
-        """Return decoder and projection, which depend on the width only."""
-        width = architecture.embed_dim
-        if width not in self._heads:
-            student = self._supernet.subnet(architecture).eval()
-            self._heads[width] = PretextHeads(student.decoder, student.projection)
-        return self._heads[width]
+    def _student(self, architecture: Architecture) -> MaskedStudent:
+        """Return a student of the network's width and patch size: they share the heads."""
+        key = architecture.patch_size, architecture.embed_dim
+        if key not in self._students:
+            self._students[key] = self._supernet.subnet(architecture).eval()
+        return self._students[key]
 
     def _numbers(self, name: str, architectures: Sequence[Architecture], end: int) -> Numbers:
         """Compute a rating from its measured parts, `[k, end]`."""

@@ -1,16 +1,16 @@
 """Ratings without labels, computed from a candidate's tokens of held-out images.
 
 The paper's is `Consistency`: whether a candidate's patches are similar to one another where the
-teacher's are (SPEC 4; MaskTAS equations 13 to 16). The others are for comparison and fusion.
+teacher's are (SPEC 4; MaskTAS equations 13 to 16). SPEC 6.7 compares it with the others.
 
-Shapes: n images, V visible patches, M masked ones, N all, S numbers of a patch, D width of a
-candidate, D_t of the teacher.
+Shapes: n images, V visible units (patches, if all networks have the same), M masked ones, S numbers
+of a unit, k*k patches of a unit, D width of a candidate, D_t of the teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.nn.mae import Decoder, normalize_patches
+from masktas.config import RatingSettings
+from masktas.nn.mae import normalize_patches
 from masktas.nn.patches import patchify, take
-from masktas.nn.student import Projection, feature_losses
+from masktas.nn.student import MaskedStudent, feature_losses
 from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.batches import RatingBatch
 
 # Returns the teacher's tokens of a batch: False without, True with the class token first.
 TeacherTokens = Callable[[bool], Tensor]
+TEMPERATURE = 0.05
+FITTED = tuple(0.005 * 2**step for step in range(11))  # temperatures tried for each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class PatchSimilarity:
         include_self: whether the sum of (16) holds the pair `k = j`.
     """
 
-    temperature: float = 0.05
+    temperature: float = TEMPERATURE
     rows: str = "scaled"
     include_self: bool = False
 
@@ -67,17 +70,17 @@ class PatchSimilarity:
         return probabilities
 
 
+def similarity_of(settings: RatingSettings) -> PatchSimilarity:
+    """Return the similarity that settings ask for; of a fitted temperature, the teacher's."""
+    temperature = settings.temperature
+    if isinstance(temperature, str):
+        temperature = TEMPERATURE
+    return PatchSimilarity(temperature, settings.rows, settings.include_self)
+
+
 def consistency(teacher_map: Tensor, student_log_map: Tensor) -> Tensor:
     """`H` (15) of each image, averaged over its rows: `[n]`. Higher is better, 0 the ceiling."""
     return (teacher_map * student_log_map).sum(dim=-1).mean(dim=-1)
-
-
-@dataclass(frozen=True, slots=True)
-class PretextHeads:
-    """The parts that a supernet trains beside the encoder: decoder `R` and projection `M` (8)."""
-
-    decoder: Decoder
-    projection: Projection
 
 
 class Rating(Protocol):
@@ -87,12 +90,12 @@ class Rating(Protocol):
         """Return what candidates are compared with on a batch: computed once for all of them."""
         ...
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Measure a candidate on a batch: `[n, ...]`.
 
         Args:
-            tokens: `[n, 1 + V, D]`, the class token first.
-            heads: of the candidate's width.
+            tokens: `[n, 1 + V k^2, D]`, the class token first.
+            student: of the candidate's width and patch size, with its decoder and projection.
             target: what `target` returned for this batch.
         """
         ...
@@ -119,23 +122,72 @@ class Consistency:
     Args:
         similarity: how patches are compared.
         class_token: whether the class token is compared too; the teacher must have one.
+        fitted: whether each image is given the candidate's temperature, of `FITTED`, at which its
+            map agrees best: how sharp the map is then does not count (SPEC 6.7).
+        projected: compare the projected tokens `M(Z_s)`, which training ties to the teacher's,
+            instead of the candidate's own (SPEC 6.7); without class token.
     """
 
-    def __init__(self, similarity: PatchSimilarity, *, class_token: bool = False) -> None:
-        self.similarity, self.class_token = similarity, class_token
+    def __init__(
+        self,
+        similarity: PatchSimilarity,
+        *,
+        class_token: bool = False,
+        fitted: bool = False,
+        projected: bool = False,
+    ) -> None:
+        self.similarity, self.class_token = similarity, class_token and not projected
+        self.fitted, self.projected = fitted, projected
 
     def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
         """Return the teacher's map `[n, V, V]` (16)."""
         return (self.similarity.map(teacher(self.class_token)),)
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the candidate's map with the teacher's: `[n]`."""
-        rows = tokens if self.class_token else tokens[:, 1:]
-        return consistency(target[0], self.similarity.log_map(rows))
+        rows = student.project(tokens) if self.projected else student.of_units(tokens)
+        if self.class_token:
+            rows = torch.cat([tokens[:, :1], rows], dim=1)
+        if not self.fitted:
+            return consistency(target[0], self.similarity.log_map(rows))
+        tried = (replace(self.similarity, temperature=one) for one in FITTED)
+        agreements = [consistency(target[0], similarity.log_map(rows)) for similarity in tried]
+        return torch.stack(agreements).amax(dim=0)
 
     def per_image(self, measured: Tensor) -> Tensor:
         """Return them unchanged."""
         return measured
+
+
+class Alignment:
+    """Centred kernel alignment of a candidate's and the teacher's patch similarities, 0 to 1.
+
+    The cosine between both matrices of inner products of patches `[V, V]`, centred over patches
+    (Cortes et al. 2012; Kornblith et al. 2019, there called linear CKA). It is the same for tokens
+    that are scaled or rotated, so neither sharpness nor width counts.
+    """
+
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return the teacher's centred products, of norm 1: `[n, V, V]`."""
+        return (_centred_products(teacher(False)),)
+
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
+        """Compare the candidate's with the teacher's: `[n]`."""
+        return (target[0] * _centred_products(student.of_units(tokens))).sum(dim=(1, 2))
+
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return them unchanged."""
+        return measured
+
+
+def _centred_products(tokens: Tensor) -> Tensor:
+    """Return the inner products of centred tokens `[n, V, D]`, divided by their norm."""
+    z = tokens.float()
+    z = z - z.mean(dim=1, keepdim=True)
+    with torch.autocast(z.device.type, enabled=False):
+        products = z @ z.transpose(1, 2)
+    norm: Tensor = products.norm(dim=(1, 2), keepdim=True)
+    return products / norm.clamp_min(1e-12)
 
 
 class Reconstruction:
@@ -146,15 +198,15 @@ class Reconstruction:
     """
 
     def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
-        """Return the masked patches, each normalised, and the indices of patches."""
-        patches = patchify(batch.images, batch.patch_size)
-        masked = normalize_patches(take(patches, batch.ids_masked))  # [n, M, S]
+        """Return the masked units, each normalised, and the indices of units."""
+        units = patchify(batch.images, batch.unit)
+        masked = normalize_patches(take(units, batch.ids_masked))  # [n, M, S]
         return masked, batch.ids_keep, batch.ids_masked
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the predicted masked patches: `[n]`."""
         masked, ids_keep, ids_masked = target
-        predicted = heads.decoder(tokens, ids_keep, ids_masked)
+        predicted = student.reconstruct(tokens, ids_keep, ids_masked)
         loss: Tensor = (predicted.float() - masked).square().mean(dim=(1, 2))
         return -loss
 
@@ -170,9 +222,9 @@ class Feature:
         """Return the teacher's tokens `[n, V, D_t]`."""
         return (teacher(False),)
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Compare the projected tokens: `[n]`."""
-        return -feature_losses(heads.projection(tokens[:, 1:]), target[0])
+        return -feature_losses(student.project(tokens), target[0])
 
     def per_image(self, measured: Tensor) -> Tensor:
         """Return them unchanged."""

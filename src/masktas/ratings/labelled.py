@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masktas.nn.student import MaskedStudent
 from masktas.ratings.batches import RatingBatch
-from masktas.ratings.label_free import PretextHeads, TeacherTokens
+from masktas.ratings.label_free import TeacherTokens
 
 NEIGHBOURS = 20
 RIDGE = 1e-2  # of a feature's variance, which is 1
@@ -35,7 +36,7 @@ class Accuracy:
         """Return nothing: the teacher is not used."""
         return ()
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 
@@ -77,7 +78,7 @@ class Knn:
         """Return nothing: the teacher is not used."""
         return ()
 
-    def measure(self, tokens: Tensor, heads: PretextHeads, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 

@@ -4,7 +4,7 @@ Networks of equal width and equal first blocks have equal tokens after these. Th
 block are kept within a memory limit, and the next candidate starts from the longest prefix that is
 still in the cache. It performs the same operations on the same numbers as plain encoding.
 
-Shapes: n images, V visible patches, S numbers of a patch, T = V + 1 with the class token, D width.
+Shapes: n images, V visible units, S numbers of a unit, k*k patches of a unit, D width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from masktas.nn.vit import Block, ViT
 from masktas.space import Architecture
 
 Gene = tuple[int, float]  # heads and MLP ratio of a block
-Key = tuple[int, int, tuple[Gene, ...]]  # batch, width, the blocks so far
+Key = tuple[int, int, int, tuple[Gene, ...]]  # batch, patch size, width, the blocks so far
 
 
 def genes(architecture: Architecture) -> tuple[Gene, ...]:
@@ -28,9 +28,9 @@ def genes(architecture: Architecture) -> tuple[Gene, ...]:
     return tuple(zip(architecture.num_heads, architecture.mlp_ratio, strict=True))
 
 
-def prefix_order(architecture: Architecture) -> tuple[int, tuple[Gene, ...]]:
+def prefix_order(architecture: Architecture) -> tuple[int, int, tuple[Gene, ...]]:
     """Return a sort key that places networks with shared first blocks next to one another."""
-    return architecture.embed_dim, genes(architecture)
+    return architecture.patch_size, architecture.embed_dim, genes(architecture)
 
 
 class PrefixCache:
@@ -39,7 +39,7 @@ class PrefixCache:
     The weights must not change: for other weights make another cache.
 
     Args:
-        supernet: whose slices are used; it must stay on its device once encoding has start.
+        supernet: whose slices are used; it must stay on its device once encoding has started.
         max_bytes: of tokens that are kept; the least recently used are dropped first.
 
     Attributes:
@@ -50,7 +50,7 @@ class PrefixCache:
         self._supernet = supernet
         self._max_bytes, self._bytes = max_bytes, 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
-        self._stems: dict[int, ViT] = {}
+        self._stems: dict[tuple[int, int], ViT] = {}
         self._blocks: dict[tuple[int, int, Gene], nn.Module] = {}
         self.num_computed = self.num_blocks = 0
 
@@ -58,24 +58,27 @@ class PrefixCache:
     def encode(
         self, architecture: Architecture, batch: int, visible: Tensor, ids: Tensor
     ) -> Tensor:
-        """Return the same tokens as `ViT.forward_features` of that subnet, `[n, 1 + V, D]`.
+        """Return the same tokens as `MaskedStudent.encode` of that subnet, `[n, 1 + V k^2, D]`.
 
         Args:
             architecture: of the space.
-            batch: a number that identifies the patches.
+            batch: a number that identifies the images.
             visible: `[n, V, S]`.
             ids: `[n, V]`, their indices.
         """
         stem, blocks = self._stem(architecture), genes(architecture)
+        patch_size, width = architecture.patch_size, architecture.embed_dim
         prefixes: list[Key] = [
-            (batch, architecture.embed_dim, blocks[:length]) for length in range(len(blocks) + 1)
+            (batch, patch_size, width, blocks[:length]) for length in range(len(blocks) + 1)
         ]
         start = max((n for n, key in enumerate(prefixes) if key in self._kept), default=None)
         for key in prefixes:
             if key in self._kept:
                 self._kept.move_to_end(key)
         if start is None:
-            start, x = 0, stem.embed(visible, ids)
+            units = self._supernet.units
+            patches, places = units.cut(visible, patch_size), units.patch_ids(ids, patch_size)
+            start, x = 0, stem.embed(patches, places)
             self._keep(prefixes, 0, x)
         else:
             x = self._kept[prefixes[start]]
@@ -102,10 +105,10 @@ class PrefixCache:
         self._bytes += size
 
     def _stem(self, architecture: Architecture) -> ViT:
-        width = architecture.embed_dim
-        if width not in self._stems:
-            self._stems[width] = self._supernet.encoder(architecture)
-        return self._stems[width]
+        key = architecture.patch_size, architecture.embed_dim
+        if key not in self._stems:
+            self._stems[key] = self._supernet.encoder(architecture)
+        return self._stems[key]
 
     def _block(self, architecture: Architecture, index: int) -> nn.Module:
         """Return a block over views of the store; built once, because building takes longer."""

@@ -103,6 +103,11 @@ class Architecture:
         return self.grid[0] * self.grid[1]
 
     @property
+    def patch_dim(self) -> int:
+        """`P*P*C`, numbers of a patch."""
+        return self.patch_size**2 * self.in_channels
+
+    @property
     def mlp_dim(self) -> tuple[int, ...]:
         """Hidden width of each block's MLP, `int(D * m_l)`."""
         return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)

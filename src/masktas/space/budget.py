@@ -79,9 +79,19 @@ class Budget:
         """Return the minimum and the maximum of a quantity; None where there is no limit."""
         return getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
 
+    def with_limits(
+        self, what: str, least: float | None = None, most: float | None = None
+    ) -> Budget:
+        """Return the budget with the limits of one quantity replaced."""
+        return Budget(**{**self.to_dict(), f"min_{what}": least, f"max_{what}": most})  # type: ignore[arg-type]
+
     def limited(self) -> tuple[str, ...]:
         """Return the quantities that have a limit."""
         return tuple(what for what in QUANTITIES if self.limits(what) != (None, None))
+
+    def capped(self) -> tuple[str, ...]:
+        """Return the quantities that have an upper limit."""
+        return tuple(what for what in QUANTITIES if self.limits(what)[1] is not None)
 
     def allows(self, amounts: Mapping[str, float]) -> bool:
         """Return whether a network with these costs is within every limit.

@@ -13,25 +13,28 @@ from masktas.errors import BudgetError
 from masktas.space.architecture import Architecture
 from masktas.space.space import SearchSpace
 
-SCHEMA = 1
+SCHEMA = 2
 TICKS = 10_000  # in a millisecond: latencies are summed in whole tenths of a microsecond
-FIXED = ("head_dim", "image_size", "patch_size", "in_channels")
+FIXED = ("head_dim", "image_size", "in_channels")
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Milliseconds of one inference: `stem(D) + sum_l attention(D, h_l) + mlp(D, int(D m_l))`.
+    """Milliseconds of one inference: a stem, and an attention and an MLP half for each block.
+
+    `stem(P, D) + sum_l attention(P, D, h_l) + mlp(P, D, int(D m_l))`: the patch size decides how
+    many tokens every block computes.
 
     Every entry is rounded to a tenth of a microsecond before it is added, so that sums are exact in
     any order: the cells of a space and the prediction for one architecture agree.
 
     Attributes:
         target: what was measured on, and how: device, engine, threads, batch, precision...
-        fixed: fields that all networks of the space share: `head_dim`, `image_size`, `patch_size`,
-            `in_channels`.
-        stem: by `D`, everything outside the blocks: embedding, last norm, head, the call itself.
-        attention: by `(D, h)`, the attention half of a block.
-        mlp: by `(D, width of the MLP)`, the other half.
+        fixed: fields that all networks of the space share: `head_dim`, `image_size`, `in_channels`.
+        stem: by `(P, D)`, everything outside the blocks: embedding, last norm, head, the call
+            itself.
+        attention: by `(P, D, h)`, the attention half of a block.
+        mlp: by `(P, D, width of the MLP)`, the other half.
         held_out: errors on networks that the model was not fitted to.
 
     Raises:
@@ -40,9 +43,9 @@ class LatencyModel:
 
     target: Mapping[str, Any]
     fixed: Mapping[str, Any]
-    stem: Mapping[int, float]
-    attention: Mapping[tuple[int, int], float]
-    mlp: Mapping[tuple[int, int], float]
+    stem: Mapping[tuple[int, int], float]
+    attention: Mapping[tuple[int, int, int], float]
+    mlp: Mapping[tuple[int, int, int], float]
     held_out: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -58,19 +61,19 @@ class LatencyModel:
         """Return the milliseconds of one inference.
 
         Raises:
-            BudgetError: if the model has no entry for a width of the architecture.
+            BudgetError: if the model has no entry for a part of the architecture.
         """
-        width = architecture.embed_dim
+        patch, width = architecture.patch_size, architecture.embed_dim
         try:
             total = (
-                ticks(self.stem[width])
-                + sum(ticks(self.attention[width, heads]) for heads in architecture.num_heads)
-                + sum(ticks(self.mlp[width, hidden]) for hidden in architecture.mlp_dim)
+                ticks(self.stem[patch, width])
+                + sum(ticks(self.attention[patch, width, h]) for h in architecture.num_heads)
+                + sum(ticks(self.mlp[patch, width, hidden]) for hidden in architecture.mlp_dim)
             )
         except KeyError as error:
             raise BudgetError(
-                f"The latency model has not measured {error.args[0]} (width, or width with heads "
-                "or MLP width): build it for this space with `masktas latency build`."
+                f"The latency model has not measured {error.args[0]} (patch size and width, alone "
+                "or with heads or MLP width): build it for this space with `masktas latency build`."
             ) from None
         return total / TICKS
 
@@ -93,7 +96,7 @@ class LatencyModel:
             "schema": SCHEMA,
             "target": dict(self.target),
             "fixed": dict(self.fixed),
-            "stem": [[width, ms] for width, ms in self.stem.items()],
+            "stem": [[*key, ms] for key, ms in self.stem.items()],
             "attention": [[*key, ms] for key, ms in self.attention.items()],
             "mlp": [[*key, ms] for key, ms in self.mlp.items()],
             "held_out": dict(self.held_out),
@@ -108,9 +111,9 @@ class LatencyModel:
             return cls(
                 _table(fields["target"]),
                 _table(fields["fixed"]),
-                {int(width): float(ms) for width, ms in fields["stem"]},
-                {(int(d), int(h)): float(ms) for d, h, ms in fields["attention"]},
-                {(int(d), int(m)): float(ms) for d, m, ms in fields["mlp"]},
+                {(int(p), int(d)): float(ms) for p, d, ms in fields["stem"]},
+                {(int(p), int(d), int(h)): float(ms) for p, d, h, ms in fields["attention"]},
+                {(int(p), int(d), int(m)): float(ms) for p, d, m, ms in fields["mlp"]},
                 _table(fields["held_out"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from masktas.space.architecture import (
     require_patches,
     require_positive_integer,
 )
+from masktas.space.tiling import MIN_UNITS, common_unit, patch_sizes_together
 
 CHOICES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 MAX_CHOICES = 256  # of one dimension; published spaces have up to 8
@@ -28,19 +31,20 @@ MAX_CHOICES = 256  # of one dimension; published spaces have up to 8
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """Choices for width, depth, and each block's heads and MLP ratio (SPEC 1; MaskTAS 2.2).
+    """Choices for patch size, width, depth, and each block's heads and MLP ratio (SPEC 1, 6.1).
 
-    Blocks choose independently. Choices are sorted and deduplicated.
+    Blocks choose independently. Choices are sorted and deduplicated. The paper's spaces have one
+    patch size (MaskTAS 2.2).
 
     Attributes:
         name: of the space in manifests.
         embed_dim, depth, num_heads, mlp_ratio: the choices.
-        head_dim, image_size, patch_size, in_channels, num_classes: shared by all; see
-            `Architecture`.
+        patch_size: the choices; a single one may be given as a number.
+        head_dim, image_size, in_channels, num_classes: shared by all; see `Architecture`.
 
     Raises:
-        SpaceError: if a choice is empty or out of range, there are too many choices, or patches do
-            not tile the image.
+        SpaceError: if a choice is empty or out of range, there are too many choices, patches do not
+            tile the image, or there are several patch sizes and fewer than 16 units in an image.
     """
 
     name: str
@@ -50,12 +54,13 @@ class SearchSpace:
     mlp_ratio: tuple[float, ...]
     head_dim: int = 64
     image_size: tuple[int, int] = (224, 224)
-    patch_size: int = 16
+    patch_size: tuple[int, ...] = (16,)
     in_channels: int = 3
     num_classes: int | None = None
 
     def __post_init__(self) -> None:
-        for field in CHOICES:
+        object.__setattr__(self, "patch_size", _as_choices(self.patch_size))
+        for field in (*CHOICES, "patch_size"):
             choices = getattr(self, field)
             if not choices:
                 raise SpaceError(f"{field} has no choices: give at least one.")
@@ -70,9 +75,11 @@ class SearchSpace:
                     require_positive_integer(field, choice)
             ordered = tuple(sorted({plain_number(choice) for choice in choices}))
             object.__setattr__(self, field, ordered)
-        for field in ("head_dim", "patch_size", "in_channels"):
+        for field in ("head_dim", "in_channels"):
             require_positive_integer(field, getattr(self, field))
-        require_patches(self.image_size, self.patch_size)
+        for patch_size in self.patch_size:
+            require_patches(self.image_size, patch_size)
+        _require_units(self)
         require_num_classes(self.num_classes)
         if not isinstance(self.name, str):
             raise SpaceError(f"name is {self.name!r}: give a word.")
@@ -129,6 +136,8 @@ class SearchSpace:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+        if len(self.patch_size) == 1:
+            fields["patch_size"] = self.patch_size[0]
         if fields["num_classes"] is None:
             del fields["num_classes"]
         return fields
@@ -137,73 +146,107 @@ class SearchSpace:
         """Return the same space with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def unit(self) -> int:
+        """`U`, the smallest side in pixels of a square that patches of every size tile (SPEC 6.1).
+
+        Units tile the image, since all patches do.
+        """
+        return math.lcm(*self.patch_size)
+
     def size(self) -> int:
         """Return the number of architectures."""
         block = len(self.num_heads) * len(self.mlp_ratio)
-        return len(self.embed_dim) * sum(int(block**depth) for depth in self.depth)
+        shapes = len(self.patch_size) * len(self.embed_dim)
+        return shapes * sum(int(block**depth) for depth in self.depth)
 
     def build(
-        self, embed_dim: int, num_heads: tuple[int, ...], mlp_ratio: tuple[float, ...]
+        self,
+        embed_dim: int,
+        num_heads: tuple[int, ...],
+        mlp_ratio: tuple[float, ...],
+        *,
+        patch_size: int | None = None,
     ) -> Architecture:
-        """Return the architecture of this space with these genes."""
+        """Return the architecture of this space with these genes; the finest patches if None."""
         return Architecture(
             embed_dim=embed_dim,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             head_dim=self.head_dim,
             image_size=self.image_size,
-            patch_size=self.patch_size,
+            patch_size=self.patch_size[0] if patch_size is None else patch_size,
             in_channels=self.in_channels,
             num_classes=self.num_classes,
         )
 
     def sample(self, rng: random.Random) -> Architecture:
         """Draw one: every dimension uniform over its choices, blocks independent (SPEC 3)."""
+        # A single patch size is not drawn: the draws of the paper's spaces stay the same.
+        patch_size = rng.choice(self.patch_size) if len(self.patch_size) > 1 else None
         depth = rng.choice(self.depth)
         return self.build(
             rng.choice(self.embed_dim),
             tuple(rng.choice(self.num_heads) for _ in range(depth)),
             tuple(rng.choice(self.mlp_ratio) for _ in range(depth)),
+            patch_size=patch_size,
         )
 
-    def uniform(self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Architecture:
-        """Return the architecture whose blocks are all equal."""
-        return self.build(embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
+    def uniform(
+        self,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        *,
+        patch_size: int | None = None,
+    ) -> Architecture:
+        """Return the architecture whose blocks are all equal; with the finest patches if None."""
+        return self.build(
+            embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth, patch_size=patch_size
+        )
 
     def uniforms(self) -> Iterator[Architecture]:
-        """Yield every architecture whose blocks are all equal."""
-        for width in self.embed_dim:
-            for depth in self.depth:
-                for heads in self.num_heads:
-                    for ratio in self.mlp_ratio:
-                        yield self.uniform(width, depth, heads, ratio)
+        """Yield every architecture whose blocks are all equal, the finest patches first."""
+        for patch_size, width, depth, heads, ratio in itertools.product(
+            self.patch_size, self.embed_dim, self.depth, self.num_heads, self.mlp_ratio
+        ):
+            yield self.uniform(width, depth, heads, ratio, patch_size=patch_size)
 
     @property
     def smallest(self) -> Architecture:
-        """The architecture with the smallest choice everywhere."""
-        return self.uniform(*(getattr(self, field)[0] for field in CHOICES))
+        """The architecture of the fewest operations: smallest choices, coarsest patches."""
+        return self.uniform(
+            *(getattr(self, field)[0] for field in CHOICES), patch_size=self.patch_size[-1]
+        )
 
     @property
     def middle(self) -> Architecture:
-        """The architecture with the middle choice everywhere; of two the larger."""
+        """The architecture with the middle choice everywhere; of two the costlier."""
         choices = [getattr(self, field) for field in CHOICES]
-        return self.uniform(*(values[len(values) // 2] for values in choices))
+        return self.uniform(
+            *(values[len(values) // 2] for values in choices),
+            patch_size=self.patch_size[(len(self.patch_size) - 1) // 2],
+        )
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the largest choice everywhere: its weights contain all others'."""
+        """The architecture of the most operations: largest choices, finest patches.
+
+        Its weights contain those of all others of the same patch size.
+        """
         return self.uniform(*(getattr(self, field)[-1] for field in CHOICES))
 
     def check(self, architecture: Architecture) -> str | None:
         """Return why `architecture` is not of this space, or None if it is."""
-        for field in ("head_dim", "image_size", "patch_size", "in_channels"):
+        for field in ("head_dim", "image_size", "in_channels"):
             mine, its = getattr(self, field), getattr(architecture, field)
             if mine != its:
                 return f"{field} is {its}, in space {self.name} it is {mine}"
-        if architecture.embed_dim not in self.embed_dim:
-            return f"embed_dim {architecture.embed_dim} is not one of {_listed(self.embed_dim)}"
-        if architecture.depth not in self.depth:
-            return f"depth {architecture.depth} is not one of {_listed(self.depth)}"
+        for field in ("patch_size", "embed_dim", "depth"):
+            choices, its = getattr(self, field), getattr(architecture, field)
+            if its not in choices:
+                return f"{field} {its} is not one of {_listed(choices)}"
         for index, heads in enumerate(architecture.num_heads):
             if heads not in self.num_heads:
                 return f"num_heads {heads} of block {index} is not one of {_listed(self.num_heads)}"
@@ -222,6 +265,26 @@ class SearchSpace:
             )
 
 
+def _as_choices(value: Any) -> tuple[Any, ...]:
+    """Return choices as a tuple: of a list, or of a single value."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _require_units(space: SearchSpace) -> None:
+    """Raise SpaceError if an image has too few units for several patch sizes."""
+    (height, width), unit = space.image_size, space.unit
+    if common_unit(space.image_size, space.patch_size) is not None:
+        return
+    groups = [_listed(group) for group in patch_sizes_together(space.image_size)]
+    advice = f"patch sizes from {' or from '.join(groups)}" if groups else "one patch size"
+    units = (height // unit) * (width // unit)
+    raise SpaceError(
+        f"Patches of {_listed(space.patch_size)} pixels together tile units of {unit} x {unit}, "
+        f"and an image of {height} x {width} has {units} of these, fewer than {MIN_UNITS}: choose "
+        f"{advice}."
+    )
+
+
 def _listed(choices: tuple[float, ...]) -> str:
     return ", ".join(str(choice) for choice in choices)
 
@@ -234,11 +297,11 @@ PRESETS: dict[str, SearchSpace] = {
         SearchSpace("base", (528, 576, 624), (14, 15, 16), (9, 10), (3, 3.5, 4)),
         SearchSpace(
             "micro", (96, 128, 160), (4, 5, 6), (2, 3, 4, 5), (2, 3, 4),
-            head_dim=32, image_size=(32, 32), patch_size=4, num_classes=10,
+            head_dim=32, image_size=(32, 32), patch_size=(4,), num_classes=10,
         ),
         SearchSpace(
             "demo", (48, 64, 80), (3, 4, 5), (2, 3, 4), (2, 3, 4),
-            head_dim=16, image_size=(28, 28), patch_size=4, in_channels=1, num_classes=10,
+            head_dim=16, image_size=(28, 28), patch_size=(4,), in_channels=1, num_classes=10,
         ),
     )
 }  # fmt: skip

@@ -5,6 +5,7 @@ Every result is an architecture of the space.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ def mutate(
 ) -> Architecture:
     """Redraw the depth with `P_d`, then each block's genes with `P_m`, then the width with `P_d`.
 
-    A shallower child keeps the first blocks; a deeper one gets new blocks at its end, drawn at
-    random. `P_d` is `depth_probability`, `P_m` `block_probability`, applied to each gene.
+    If the space has several patch sizes, the patch size is redrawn last, with `P_d`. A shallower
+    child keeps the first blocks; a deeper one gets new blocks at its end, drawn at random. `P_d` is
+    `depth_probability`, `P_m` `block_probability`, applied to each gene.
     """
     depth = parent.depth
     if rng.random() < depth_probability:
@@ -44,7 +46,12 @@ def mutate(
     embed_dim = parent.embed_dim
     if rng.random() < depth_probability:
         embed_dim = rng.choice(space.embed_dim)
-    return space.build(embed_dim, tuple(int(heads) for heads in num_heads), mlp_ratio)
+    patch_size = parent.patch_size
+    if len(space.patch_size) > 1 and rng.random() < depth_probability:
+        patch_size = rng.choice(space.patch_size)
+    return space.build(
+        embed_dim, tuple(int(heads) for heads in num_heads), mlp_ratio, patch_size=patch_size
+    )
 
 
 def crossover(
@@ -64,10 +71,13 @@ def crossover(
     def either(pair: tuple[float, float]) -> float:
         return rng.choice(pair)
 
+    patch_sizes = first.patch_size, second.patch_size
+    differ = len(set(patch_sizes)) > 1  # equal ones are not drawn, as if there was no choice
     return space.build(
         rng.choice((first.embed_dim, second.embed_dim)),
         tuple(int(either(p)) for p in zip(first.num_heads, second.num_heads, strict=True)),
         tuple(either(p) for p in zip(first.mlp_ratio, second.mlp_ratio, strict=True)),
+        patch_size=rng.choice(patch_sizes) if differ else first.patch_size,
     )
 
 
@@ -75,37 +85,42 @@ def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield every architecture of the space that is one step away, each once.
 
     A step is another number of heads or another MLP ratio in one block, the next smaller or larger
-    width, or the next smaller or larger depth: a shallower one keeps the first blocks, a deeper
-    one gets any new block at its end (where depths are further apart, that block repeated).
+    width or patch size, or the next smaller or larger depth: a shallower one keeps the first
+    blocks, a deeper one gets any new block at its end (where depths are further apart, that block
+    repeated).
     """
     width, heads, ratios = one.embed_dim, one.num_heads, one.mlp_ratio
+    build = functools.partial(space.build, patch_size=one.patch_size)
     for block in range(one.depth):
         for other in space.num_heads:
             if other != heads[block]:
-                yield space.build(width, (*heads[:block], other, *heads[block + 1 :]), ratios)
+                yield build(width, (*heads[:block], other, *heads[block + 1 :]), ratios)
         for ratio in space.mlp_ratio:
             if ratio != ratios[block]:
-                yield space.build(width, heads, (*ratios[:block], ratio, *ratios[block + 1 :]))
+                yield build(width, heads, (*ratios[:block], ratio, *ratios[block + 1 :]))
     for next_width in _beside(space.embed_dim, width):
-        yield space.build(next_width, heads, ratios)
+        yield build(next_width, heads, ratios)
+    for patch_size in _beside(space.patch_size, one.patch_size):
+        yield build(width, heads, ratios, patch_size=patch_size)
     for depth in _beside(space.depth, one.depth):
         more = depth - one.depth
         if more < 0:
-            yield space.build(width, heads[:depth], ratios[:depth])
+            yield build(width, heads[:depth], ratios[:depth])
         else:
             for new_heads, new_ratio in itertools.product(space.num_heads, space.mlp_ratio):
-                yield space.build(width, heads + (new_heads,) * more, ratios + (new_ratio,) * more)
+                yield build(width, heads + (new_heads,) * more, ratios + (new_ratio,) * more)
 
 
 def distance(first: Architecture, second: Architecture) -> int:
-    """Count the genes by which two architectures differ: width, and heads and ratio of each block.
+    """Count the genes by which two architectures differ.
 
-    A block that only one of them has counts as two genes.
+    Genes are patch size, width, and heads and MLP ratio of each block. A block that only one of
+    them has counts as two genes.
     """
     return sum(
         mine != its
         for genes, others in (
-            ((first.embed_dim,), (second.embed_dim,)),
+            ((first.patch_size, first.embed_dim), (second.patch_size, second.embed_dim)),
             (first.num_heads, second.num_heads),
             (first.mlp_ratio, second.mlp_ratio),
         )

@@ -25,6 +25,7 @@ from masktas.formats import format_seconds, format_size
 from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
+from masktas.space.tiling import common_unit
 from masktas.stages.common import manifest as manifests
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
@@ -34,7 +35,7 @@ from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.stage import report, report_packages
 from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
-from masktas.stages.search.table import ResultTable
+from masktas.stages.search.table import ResultTable, genes
 from masktas.stages.supernet.stage import check as check_supernet
 from masktas.stages.supernet.stage import supernet
 from masktas.stages.teacher.stage import CheckedTeacher
@@ -67,8 +68,8 @@ def run(
         out: the run folder.
         settings: of every stage.
         refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
-        baselines: refine and fine-tune the baselines of the search as well, all by the same
-            recipe, and fine-tune the winner from scratch.
+        baselines: refine and fine-tune the house shape, the largest and the best uniform network,
+            and random ones as well, all by the same recipe; fine-tune the winner from scratch.
         console: where progress is shown.
         overwrite: start every stage afresh.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -157,7 +158,7 @@ class WholeRun:
         if not self._adopts:
             teacher = teacher_for(space, settings.teacher)
             checked = check_teacher(teacher, space.image_size, space.in_channels)
-            _require_same_patches(space, checked)
+            _require_units(space, checked)
         check_supernet(settings.supernet, space)
         if self._refines:
             check_refine(settings.refine, space, settings.supernet.mask_ratio)
@@ -295,40 +296,45 @@ def _can_report(console: Console, out: Path) -> bool:
     return True
 
 
-def _require_same_patches(space: SearchSpace, teacher: CheckedTeacher) -> None:
-    """Raise SpaceError unless the teacher to pre-train cuts the same patches as the students."""
+def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
+    """Raise SpaceError unless patches of the teacher to pre-train tile units of the students."""
     its = teacher.shape.patch_size
-    if its != space.patch_size:
+    if common_unit(space.image_size, (*space.patch_size, its)) is None:
         init = teacher.settings.init
         subject = "The teacher" if init is None else f"--init {init}"
         raise SpaceError(
             f"{subject} cuts patches of {its} pixels, but space {space.name} of "
-            f"{space.patch_size}: choose a space with the same patch_size."
+            f"{', '.join(map(str, space.patch_size))}: choose a space with the same patch_size."
         )
 
 
 def _baselines(
     found: Stage, settings: FinetuneSettings
 ) -> list[tuple[str, Path, FinetuneSettings]]:
-    """List the baselines that are fine-tuned: name, architecture file, settings.
+    """List the baselines that are fine-tuned, each network once: name, architecture, settings.
 
     Args:
         found: the refinement, or the search if there is none.
         settings: of the winner's fine-tuning.
     """
-    folder, content = found.folder, found.manifest()
+    folder = found.folder
     scratch = settings.model_copy(update={"init": "scratch"})
     networks = [("scratch", folder / ARCHITECTURE, scratch)]
     if found.name == "refine":
-        return networks + [
-            (name, folder / name / ARCHITECTURE, settings) for name in content["baselines"]
-        ]
-    if content["uniform"]:
-        networks.append(("uniform", folder / "uniform.json", settings))
-    numbers = range(1, len(content["random"]) + 1)
-    return networks + [
-        (f"random-{number}", folder / f"random-{number}.json", settings) for number in numbers
-    ]
+        refined = manifests.RefineManifest.read(found)
+        winner = refined.winner.network
+        others = {name: one.network for name, one in refined.baselines.items()}
+    else:
+        result = manifests.SearchManifest.read(found).result
+        winner = result.winner
+        others = {n: one for n, one in result.baselines.items() if n != "random-search"}
+    known = {genes(winner.architecture)}
+    for name, one in others.items():
+        if genes(one.architecture) not in known:
+            known.add(genes(one.architecture))
+            path = f"{name}/{ARCHITECTURE}" if found.name == "refine" else f"{name}.json"
+            networks.append((name, folder / path, settings))
+    return networks
 
 
 def demo(

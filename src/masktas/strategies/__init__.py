@@ -7,6 +7,7 @@ from masktas.strategies.nsga2 import NSGA2
 from masktas.strategies.pareto import front
 from masktas.strategies.random_search import RandomSearch
 from masktas.strategies.strategy import Candidate, Evaluated, Score, Strategy
+from masktas.strategies.uniforms import Uniforms
 
 __all__ = [
     "NSGA2",
@@ -18,5 +19,6 @@ __all__ = [
     "RandomSearch",
     "Score",
     "Strategy",
+    "Uniforms",
     "front",
 ]

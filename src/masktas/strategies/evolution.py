@@ -1,10 +1,12 @@
-"""The paper's evolutionary search (SPEC 4)."""
+"""The paper's evolutionary search (SPEC 4), with simple and whole-network shapes (SPEC 6.3)."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from masktas.space import Architecture, BudgetedSpace, crossover, mutate
+from masktas.space.shapes import shape_moves
 from masktas.space.vary import distance
 from masktas.strategies.strategy import Strategy, require_counts
 
@@ -20,6 +22,9 @@ class Evolution(Strategy):
             chosen greedily among the `population` best. 0, as in the paper, takes the best however
             similar: in time their children have all been rated, and generations are filled at
             random instead. 3 prevents most of that (docs/log.md).
+        simple_shapes: begin with uniform networks and ramps, not with random networks only.
+        shape_probability: of a mutation to move the shape of the whole network (`shape_moves`)
+            instead of redrawing genes. 0 in the paper.
     """
 
     def __init__(
@@ -32,6 +37,8 @@ class Evolution(Strategy):
         depth_probability: float = 0.4,
         block_probability: float = 0.2,
         diversity: int = 0,
+        simple_shapes: bool = False,
+        shape_probability: float = 0.0,
         patience: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -47,6 +54,8 @@ class Evolution(Strategy):
         self.depth_probability = depth_probability
         self.block_probability = block_probability
         self.diversity = diversity
+        self.simple_shapes = simple_shapes
+        self.shape_probability = shape_probability
 
     @property
     def keeps(self) -> int:
@@ -59,11 +68,34 @@ class Evolution(Strategy):
         if parents:
             half = self.population // 2
             self._collect(chosen, "crossover", half, lambda: self._cross(parents, rng))
-            self._collect(
-                chosen, "mutation", len(chosen) + half, lambda: self._mutate(parents, rng)
-            )
+            until = len(chosen) + half
+            self._collect_moved(chosen, parents, rng)
+            self._collect(chosen, "mutation", until, lambda: self._mutate(parents, rng))
+        elif self.simple_shapes:
+            self._collect_simple(chosen, rng)
         self._collect_random(chosen, rng)
         return chosen
+
+    def _collect_moved(
+        self, chosen: dict[Architecture, str], parents: list[Architecture], rng: random.Random
+    ) -> None:
+        """Add the mutations that move the shape of the whole network."""
+        if not self.shape_probability:
+            return
+        wanted = sum(rng.random() < self.shape_probability for _ in range(self.population // 2))
+        moves = self._moves(parents, rng)
+        self._collect(chosen, "shape", len(chosen) + wanted, lambda: next(moves, None))
+
+    def _moves(self, parents: list[Architecture], rng: random.Random) -> Iterator[Architecture]:
+        """Yield moves of the parents' shapes in random order, each once."""
+        moves = [shape_moves(one, self.candidates.space, rng) for one in parents]
+        while moves:
+            of_one = rng.choice(moves)
+            moved = next(of_one, None)
+            if moved is None:
+                moves.remove(of_one)
+            else:
+                yield moved
 
     def _parents(self) -> list[Architecture]:
         """Return the parents, best first: each differs from all before it in enough genes."""

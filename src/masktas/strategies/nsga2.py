@@ -27,6 +27,7 @@ class NSGA2(Strategy):
         candidates, population, generations, seed: see `Strategy`.
         objectives: names of the costs to minimise.
         costs: returns the costs of an architecture by name; `candidates.costs.of` if None.
+        simple_shapes: begin with uniform networks and ramps, not with random networks only.
         patience: see `Strategy`; it considers the best rating, not the front.
 
     Raises:
@@ -39,6 +40,7 @@ class NSGA2(Strategy):
         *,
         objectives: Sequence[str] = ("params",),
         costs: CostsOf | None = None,
+        simple_shapes: bool = False,
         population: int = 50,
         generations: int = 20,
         patience: int | None = None,
@@ -52,6 +54,7 @@ class NSGA2(Strategy):
             seed=seed,
         )
         self.objectives = tuple(objectives)
+        self.simple_shapes = simple_shapes
         self._costs = costs or candidates.costs.of
         _require_known(self.objectives, self._costs(candidates.space.smallest))
         self._points: list[tuple[float, ...]] = []  # one for each entry of the history
@@ -63,6 +66,8 @@ class NSGA2(Strategy):
             best = survivors(self._points, self.population)
             parents = [self.history[index].architecture for index in best]
             self._collect(chosen, "child", self.population, lambda: self._child(parents, rng))
+        elif self.simple_shapes:
+            self._collect_simple(chosen, rng)
         self._collect_random(chosen, rng)
         return chosen
 
@@ -123,6 +128,7 @@ def with_depth_of(first: Architecture, second: Architecture, space: SearchSpace)
         second.embed_dim,
         (second.num_heads + first.num_heads[second.depth :])[: first.depth],
         (second.mlp_ratio + first.mlp_ratio[second.depth :])[: first.depth],
+        patch_size=second.patch_size,
     )
 
 

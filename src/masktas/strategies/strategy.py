@@ -12,11 +12,12 @@ from typing import Any
 
 from masktas.errors import ConfigError, MasktasError
 from masktas.space import Architecture, BudgetedSpace
+from masktas.space.shapes import draw_ramp, spread
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An architecture to rate, and where it came from (random, crossover, mutation...)."""
+    """An architecture to rate, and where it came from (random, uniform, crossover...)."""
 
     architecture: Architecture
     generation: int
@@ -266,6 +267,17 @@ class Strategy(ABC):
             one = draw()
             if one is not None and one not in chosen and self._is_new(one):
                 chosen[one] = origin
+
+    def _collect_simple(self, chosen: dict[Architecture, str], rng: random.Random) -> None:
+        """Begin a first generation with simple shapes (SPEC 6.3).
+
+        Uniform networks up to half of the population, spread over patch size, width and depth; and
+        ramps, a quarter of the population.
+        """
+        uniforms = spread(self.candidates.uniforms(), self.population // 2)
+        chosen |= dict.fromkeys(uniforms, "uniform")
+        until = len(chosen) + self.population // 4
+        self._collect(chosen, "ramp", until, lambda: draw_ramp(self.candidates.space, rng))
 
     def _collect_random(self, chosen: dict[Architecture, str], rng: random.Random) -> None:
         """Fill a generation with random architectures."""

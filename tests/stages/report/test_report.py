@@ -190,9 +190,11 @@ def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:
 def write_validation(run: Path, name: str, *, probe: str | None) -> None:
     rows = [["consistency", "0.29\n[0.05, 0.51]", "0.41", "–", "–", "1.00"]]
     table = {"title": f"30 <{name}> networks", "header": list("abcdef"), "rows": rows}
-    settings = {"split": "test", "probe_images": 2000, "rating": "consistency"}
+    settings = {"split": "test", "rating": "consistency"}
     content = {
         "verdict": "consistency ranks 30 networks & more.",
+        "difference": probe and "Networks of this size differ by 2.1 points & more.",
+        "probe_images": probe and 2000,
         "tables": [table],
         "agreement": probe and {"consistency": {"tau": {"value": 0.29}}},
         "probe": probe,
@@ -214,6 +216,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     page = report(run).read_text()
     assert page.count(words) == 2
     assert "consistency ranks 30 networks &amp; more." in page
+    assert page.count("Networks of this size differ by 2.1 points &amp; more.") == 1
     assert "30 &lt;band&gt; networks" in page
     assert "<td>0.29\n[0.05, 0.51]</td>" in page
     assert page.count(base64.b64encode(b"a picture").decode()) == 1

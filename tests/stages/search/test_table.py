@@ -83,6 +83,23 @@ def test_what_is_limited_or_measured_has_a_column() -> None:
     assert ahead["best of random search"] == "same network"
 
 
+def test_baselines_that_are_the_same_network_share_a_row() -> None:
+    rated = rated_networks(6)
+    one = table(
+        house=rated[4],
+        best_uniform=rated[0],
+        random_search=rated[5],
+        ahead={name: {"difference": 0.1 * place, "error": None}
+               for place, name in enumerate(("house", "best_uniform", "random", "random_search"))},
+    )  # fmt: skip
+    assert column(one, "winner ahead by") == {
+        "winner": "", "house shape = largest uniform": "+0.0000", "best uniform": "same network",
+        "best of random search": "+0.3000", "mean of 3 random": "+0.2000",
+    }  # fmt: skip
+    coarser = {**rated[4], "architecture": rated[4]["architecture"] | {"patch_size": 14}}
+    assert "largest uniform" in column(table(house=coarser), "rating")
+
+
 @pytest.mark.parametrize(("count", "words"), [(1, "1 network is"), (2, "2 networks are")])
 def test_it_fits_80_columns(
     count: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

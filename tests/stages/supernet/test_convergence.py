@@ -54,7 +54,7 @@ def held_out() -> Batches:
 @pytest.fixture
 def make(randomize) -> Callable[..., tuple[ConvergenceProbes, Supernet, EncoderTeacher, list[str]]]:
     def build(count: int = 12, seed: int = 3, weights: int = 0, **changes: Any):
-        shared = Supernet(SPACE, StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20))
+        shared = Supernet(SPACE, StudentShape(32, 1, 20, SPACE.unit))
         randomize(shared.student, weights)
         teacher, said = EncoderTeacher(randomize(ViT(TEACHER), 1)), []
         options = {

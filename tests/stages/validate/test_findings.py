@@ -10,7 +10,9 @@ from PIL import Image
 
 from masktas.console import Console
 from masktas.stages.validate import findings
-from masktas.stages.validate.statistics import ceiling, compare, resamples, split_half
+from masktas.stages.validate.agreement import compare
+from masktas.stages.validate.rank_correlation import resamples
+from masktas.stages.validate.reliability import ceiling, split_half
 
 N = 40
 

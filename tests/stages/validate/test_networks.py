@@ -33,7 +33,7 @@ def test_a_budget_bounds_the_ranges():
 
 
 def test_a_band_holds_distinct_networks_of_about_one_size():
-    band = within(MICRO, 855_000, 945_000)
+    band = within(MICRO, "params", 855_000, 945_000)
     drawn = banded(band, 30, random.Random(0))
     assert len(set(drawn)) == 30
     assert all(855_000 <= params(one) <= 945_000 for one in drawn)
@@ -41,10 +41,10 @@ def test_a_band_holds_distinct_networks_of_about_one_size():
 
 def test_a_band_stays_within_the_budget_and_an_empty_one_is_refused():
     candidates = BudgetedSpace(MICRO.space, Budget(max_params=900_000, max_macs=60_000_000))
-    band = within(candidates, 855_000, 945_000)
+    band = within(candidates, "params", 855_000, 945_000)
     assert band.budget == Budget(min_params=855_000, max_params=900_000, max_macs=60_000_000)
     with pytest.raises(BudgetError):
-        within(candidates, 950_000, 990_000)
+        within(candidates, "params", 950_000, 990_000)
 
 
 def test_a_space_with_fewer_networks_gives_all_it_has():

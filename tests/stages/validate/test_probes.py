@@ -1,4 +1,4 @@
-"""Probes: which test images does a slice of the supernet get right?"""
+"""Probes of frozen features: which test images does a slice of the supernet get right?"""
 
 from __future__ import annotations
 
@@ -8,53 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import LabelError, MasktasError
 from masktas.nn.patches import patchify
-from masktas.nn.student import StudentShape
-from masktas.nn.supernet import Supernet
-from masktas.space import SearchSpace
-from masktas.stages.validate.probes import CropBatches, NetworkProbe, ProbeRecipe, linear, nearest
-from masktas.train.runtime import Runtime
+from masktas.stages.validate.probes import CropBatches, FeatureProbe, linear, nearest
+from probed import LEARNT, SPACE, TESTED, Store, context, labelled, untrained
 
-SPACE = SearchSpace("probed", (16, 24), (1, 2), (1, 2), (2, 3), head_dim=8, image_size=(8, 8),
-                    patch_size=4, num_classes=3)  # fmt: skip
-CPU = Runtime(torch.device("cpu"), bf16=False)
-LEARNT, TESTED = 90, 60
-
-
-class Store:
-    """Three colours, which a class is: images in memory with splits."""
-
-    image_size = (8, 8)
-    mean, std = [0.5] * 3, [0.25] * 3
-
-    def __init__(self, noise: int = 60) -> None:
-        rng = np.random.default_rng(0)
-        self.labels = [(np.arange(LEARNT + TESTED) % 3).tolist()]
-        colors = np.eye(3)[self.labels[0]][:, None, None, :] * 160
-        pixels = colors + rng.integers(0, noise, (LEARNT + TESTED, 8, 8, 3))
-        self.pool = InMemory(pixels.astype(np.uint8))
-
-    def images(self, *splits: str) -> Images:
-        rows = {"supernet": np.arange(LEARNT), "validation": np.arange(LEARNT, LEARNT + TESTED)}
-        return Images(self.pool, rows["+".join(splits)], "+".join(splits))
+CLASSIFY = {"linear": linear, "knn": nearest}
 
 
 @pytest.fixture(scope="module")
 def shared():
-    supernet = Supernet(SPACE, StudentShape(32, 1, 16))
-    supernet.init_weights(torch.Generator().manual_seed(0))
-    return supernet
+    return untrained()
 
 
 def probing(probe="linear", *, store=None, labels=None, images=50, seeds=2, batch=32, seed=0):
-    store = store or Store()
-    return NetworkProbe(ProbeRecipe(probe, images, 8, seeds, batch), store, labels or store.labels,
-                   classes=3, test="validation", seed=seed, runtime=CPU)  # fmt: skip
+    pool = labelled(store or Store(), labels=labels, images=images, seeds=seeds, seed=seed)
+    return FeatureProbe(context("unused"), pool, CLASSIFY[probe], batch)
 
 
-@pytest.mark.parametrize("probe", ["linear", "knn", "finetune"])
+@pytest.mark.parametrize("probe", ["linear", "knn"])
 def test_every_probe_learns_what_there_is_to_learn(probe, shared):
     right = probing(probe).correct(shared, SPACE.middle)
     assert right.shape == (2, TESTED)
@@ -62,7 +34,7 @@ def test_every_probe_learns_what_there_is_to_learn(probe, shared):
     assert right.mean() > 0.8
 
 
-@pytest.mark.parametrize("probe", ["linear", "knn", "finetune"])
+@pytest.mark.parametrize("probe", ["linear", "knn"])
 def test_the_same_seed_is_the_same_probe_and_nothing_of_the_supernet_changes(probe, shared):
     before = {name: tensor.clone() for name, tensor in shared.store.items()}
     store = Store(noise=255)
@@ -90,7 +62,7 @@ def test_one_pass_over_the_images_serves_all_seeds(shared):
     found = both.correct(shared, SPACE.middle)
     assert (found[0] == single.correct(shared, SPACE.middle)[0]).all()
     assert both.num_seen < 2 * 50 + TESTED
-    assert (both.num_test, both.num_learnt) == (TESTED, 50)
+    assert (both.images.num_test, both.images.num_learnt) == (TESTED, 50)
 
 
 def test_how_many_are_encoded_at_once_or_kept_changes_nothing(shared, monkeypatch):
@@ -102,7 +74,7 @@ def test_how_many_are_encoded_at_once_or_kept_changes_nothing(shared, monkeypatc
 
 def test_more_labelled_images_than_there_are_is_all_of_them(shared):
     one = probing(images=10**6)
-    assert one.num_learnt == LEARNT
+    assert one.images.num_learnt == LEARNT
     assert one.correct(shared, SPACE.middle).mean() > 0.8
 
 
@@ -114,14 +86,10 @@ def test_images_of_one_class_are_refused_in_a_sentence():
         probing(store=store, labels=[[2] * (LEARNT + TESTED)])
 
 
-@pytest.mark.parametrize("probe", ["linear", "finetune"])
+@pytest.mark.parametrize("probe", ["linear"])
 def test_a_supernet_that_is_not_finite_is_refused_in_a_sentence(probe):
-    broken = Supernet(SPACE, StudentShape(32, 1, 16))
-    broken.init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        broken.student.encoder.norm.bias.fill_(torch.nan)
     with pytest.raises(MasktasError, match="not finite"):
-        probing(probe).correct(broken, SPACE.middle)
+        probing(probe).correct(untrained(broken=True), SPACE.middle)
 
 
 def test_images_are_cut_once_where_they_fit_in_memory(monkeypatch):

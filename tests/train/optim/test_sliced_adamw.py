@@ -27,7 +27,7 @@ from masktas.train.optim.sliced_adamw import (
 from masktas.train.optim.slices import BETAS, EPS, SETTLED
 from worlds import every_entry
 
-SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20)
+SHAPE = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20, unit=2)
 STATE = ("step", "exp_avg", "exp_avg_sq")
 TEACHER = Architecture(
     embed_dim=20, num_heads=(2,), mlp_ratio=(2,), head_dim=10,

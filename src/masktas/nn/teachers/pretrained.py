@@ -15,6 +15,7 @@ from masktas.nn.mae import Decoder
 from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, adapter_between
 from masktas.nn.teachers.timm_vit import TimmTeacher
 from masktas.nn.vit import ViT
+from masktas.space.tiling import common_unit, patch_in
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -40,12 +41,21 @@ class PretrainedTeacher:
     normalised_pixels: bool = True
 
     def fitted(
-        self, student: InputSpec, *, layer: int | None = None, resize: bool = False
+        self,
+        student: InputSpec,
+        *,
+        patch_sizes: tuple[int, ...] = (),
+        layer: int | None = None,
+        resize: bool = False,
     ) -> PretrainedTeacher:
-        """Return the teacher cut to a layer and resized to the grid of the student.
+        """Return the teacher cut to a layer and resized to the image of the student.
+
+        It keeps its own patches where they and the students' tile the same units, and has the
+        student's grid otherwise.
 
         Args:
-            student: input of the student.
+            student: input of the student, of the finest patch size.
+            patch_sizes: of all students, if there are several.
             layer: the tokens after this block are the target, counted from 1, or from the end
                 if negative; None for the last. The final norm is applied to them.
             resize: resize positions to the student's grid even if patch sizes differ.
@@ -53,7 +63,7 @@ class PretrainedTeacher:
         Raises:
             ConfigError: if they do not fit together, naming what would.
         """
-        image_size = self._image_size(student, resize=resize)
+        image_size = self._image_size(student, {student.patch_size, *patch_sizes}, resize=resize)
         fitted = self
         if layer is not None:
             fitted = fitted._cut(layer)
@@ -65,7 +75,9 @@ class PretrainedTeacher:
         """Return the teacher with an adapter for the student's images."""
         return self.teacher.adapted(adapter_between(student, self.sight))
 
-    def _image_size(self, student: InputSpec, *, resize: bool) -> tuple[int, int]:
+    def _image_size(
+        self, student: InputSpec, patch_sizes: set[int], *, resize: bool
+    ) -> tuple[int, int]:
         """Return the image size of the teacher's input."""
         mine, patch = self.sight, self.sight.patch_size
         if student.in_channels not in (1, mine.in_channels):
@@ -75,6 +87,11 @@ class PretrainedTeacher:
             )
         rows, columns = student.grid
         if patch != student.patch_size and not resize and mine.grid != student.grid:
+            if common_unit(student.image_size, (*patch_sizes, patch)) is not None:
+                return student.image_size
+            seen = patch_in(student.image_size, mine.grid)
+            if seen and common_unit(student.image_size, (*patch_sizes, seen)) is not None:
+                return mine.image_size
             works = [side * student.patch_size for side in mine.grid]
             raise ConfigError(
                 f"{self.source} cuts {_pixels(mine.image_size)} pixels into patches of {patch}, a "

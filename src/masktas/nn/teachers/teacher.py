@@ -1,6 +1,7 @@
 """Teachers: the protocol, a ViT of this package as a teacher, and how a teacher's input is adapted.
 
-Shapes: B images of C channels, H x W pixels, V visible patches, D_t teacher width.
+Shapes: B images of C channels, H x W pixels, V visible units (`masktas.nn.units`; patches, if all
+students and the teacher have the same patch size), D_t teacher width.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masktas.nn.patches import visible_patches
+from masktas.nn.units import Units
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, cost
 
@@ -89,10 +91,10 @@ def adapter_between(student: InputSpec, teacher: InputSpec) -> InputAdapter | No
 
 
 class Teacher(Protocol):
-    """A frozen network that encodes the visible patches of images as tokens.
+    """A frozen network that encodes the visible units of images as tokens, one for each.
 
-    It takes the student's images, not patches cut from them: it may cut patches of another size,
-    as long as there are as many, and use another image size or normalisation.
+    It takes the student's images, not patches cut from them: it may use another image size or
+    normalisation, as long as its patches tile the units.
     """
 
     @property
@@ -111,7 +113,7 @@ class Teacher(Protocol):
         ...
 
     def macs(self, visible: int) -> int:
-        """Count the multiply-accumulates of encoding `visible` patches of one image."""
+        """Count the multiply-accumulates of encoding `visible` units of one image."""
         ...
 
     def to(self, device: torch.device) -> Teacher:
@@ -119,7 +121,7 @@ class Teacher(Protocol):
         ...
 
     def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode the patches `ids_keep [B, V]` of the student's images `[B, C, H, W]`.
+        """Encode the units `ids_keep [B, V]` of the student's images `[B, C, H, W]`.
 
         Returns:
             Tokens `[B, V, D_t]`, without a class token, without gradient.
@@ -133,6 +135,61 @@ class Teacher(Protocol):
             ConfigError: if the teacher has none.
         """
         ...
+
+
+class UnitTeacher:
+    """A teacher with several patches in a unit: a unit's token is the mean over them (SPEC 6.1).
+
+    Args:
+        teacher: encodes patches.
+        units: of the student's images.
+        patch_size: side of the teacher's patch, in pixels of these images.
+    """
+
+    def __init__(self, teacher: Teacher, units: Units, patch_size: int) -> None:
+        self.teacher, self.units, self.patch_size = teacher, units, patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """`D_t`."""
+        return self.teacher.embed_dim
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters of the teacher."""
+        return self.teacher.num_params
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the teacher has one."""
+        return self.teacher.has_class_token
+
+    def macs(self, visible: int) -> int:
+        """Count the multiply-accumulates of encoding all patches of `visible` units."""
+        return self.teacher.macs(self.units.num_patches(visible, self.patch_size))
+
+    def to(self, device: torch.device) -> UnitTeacher:
+        """Move to a device."""
+        self.teacher.to(device)
+        return self
+
+    def __call__(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible units; see `Teacher`."""
+        tokens = self.teacher(images, self.units.patch_ids(ids_keep, self.patch_size))
+        return self.units.means(tokens, self.patch_size)
+
+    def with_class_token(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode visible units, the class token first."""
+        ids = self.units.patch_ids(ids_keep, self.patch_size)
+        tokens = self.teacher.with_class_token(images, ids)
+        means = self.units.means(tokens[:, 1:], self.patch_size)
+        return torch.cat([tokens[:, :1], means], dim=1)
+
+
+def by_units(teacher: Teacher, units: Units, grid: tuple[int, int]) -> Teacher:
+    """Return a teacher of units from one that sees images as a grid of patches."""
+    k = grid[0] // units.grid[0]
+    return teacher if k == 1 else UnitTeacher(teacher, units, units.size // k)
 
 
 class EncoderTeacher:

@@ -1,9 +1,10 @@
 """Architectures within a budget as cells of equal cost: counted, drawn and bounded.
 
 Every cost is a sum over blocks (memory a maximum), and the cost of a block is the sum of its
-attention half and its MLP half (`cost`, `latency`). So the cost of a network of one width and depth
-depends on a pair of states only, one of its heads and one of its MLPs (`counting`); such a pair is
-a cell. Feasibility, counts and draws therefore need no trial and error, however narrow the budget.
+attention half and its MLP half (`cost`, `latency`). So the cost of a network of one patch size,
+width and depth depends on a pair of states only, one of its heads and one of its MLPs (`counting`);
+such a pair is a cell. Feasibility, counts and draws therefore need no trial and error, however
+narrow the budget.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from masktas.space import cost
 from masktas.space.architecture import Architecture
 from masktas.space.budget import Budget, tick_limits
 from masktas.space.exact.counting import State
-from masktas.space.exact.tables import SUMS, MemoryLevels, Tables
+from masktas.space.exact.tables import SUMS, MemoryLevels, Stem, Tables
 from masktas.space.latency import TICKS
 
 
@@ -39,11 +40,11 @@ class SortedStates:
 
 
 class Group:
-    """All networks of one width and depth.
+    """All networks of one patch size, width and depth.
 
     Args:
-        width, depth: of the networks.
-        stem: what everything outside the blocks adds to each sum.
+        stem, depth: of the networks.
+        fixed: what everything outside the blocks adds to each sum.
         limits: minimum and maximum of each sum, over blocks only.
         floor: the minimum level that heads or MLPs must reach.
         partners: states of the MLPs: all, and those that reach the floor.
@@ -51,14 +52,14 @@ class Group:
 
     def __init__(
         self,
-        width: int,
+        stem: Stem,
         depth: int,
-        stem: tuple[int, ...],
+        fixed: tuple[int, ...],
         limits: Sequence[tuple[float, float]],
         floor: float,
         partners: tuple[SortedStates, SortedStates],
     ) -> None:
-        self.width, self.depth, self.stem = width, depth, stem
+        self.stem, self.depth, self.fixed = stem, depth, fixed
         self._limits, self._floor = limits, floor
         self._all, self._reaching = partners
 
@@ -87,7 +88,7 @@ class Group:
 
 
 class Pair(NamedTuple):
-    """A cell: networks of one width and depth with these states of heads and MLPs."""
+    """A cell: networks of one group with these states of heads and MLPs."""
 
     group: Group
     heads: State
@@ -151,6 +152,11 @@ class Cells:
         """The number of networks."""
         return sum(row.ways for row in self.rows)
 
+    @property
+    def weight(self) -> int:
+        """The probability of `SearchSpace.sample` to be in a cell, in units of the whole space."""
+        return int(self._cumulative[-1])
+
     def draw(self, rng: random.Random) -> Architecture:
         """Draw from the distribution of `SearchSpace.sample`, conditioned on being in a cell."""
         at = bisect.bisect_right(self._cumulative, rng.randrange(self._cumulative[-1]))
@@ -164,9 +170,9 @@ class Cells:
     def draw_from(self, pair: Pair, rng: random.Random) -> Architecture:
         """Draw uniformly among the networks of a cell."""
         group = pair.group
-        heads, mlps = self._counts[group.width]
+        heads, mlps = self._counts[group.stem]
         return self._build(
-            group.width,
+            group.stem,
             heads.draw(group.depth, pair.heads, rng),
             mlps.draw(group.depth, pair.mlps, rng),
         )
@@ -180,22 +186,24 @@ class Cells:
     def networks(self) -> Iterator[Architecture]:
         """Yield every network, in a fixed order."""
         for group, heads, mlps in self.pairs():
-            of_heads, of_mlps = self._counts[group.width]
+            of_heads, of_mlps = self._counts[group.stem]
             for first in of_heads.sequences(group.depth, heads.level, heads.key):
                 for second in of_mlps.sequences(group.depth, mlps.level, mlps.key):
-                    yield self._build(group.width, first, second)
+                    yield self._build(group.stem, first, second)
 
-    def _build(self, width: int, heads: Sequence[int], mlps: Sequence[int]) -> Architecture:
+    def _build(self, stem: Stem, heads: Sequence[int], mlps: Sequence[int]) -> Architecture:
+        patch, width = stem
         return self._space.build(
             width,
             tuple(self._space.num_heads[choice] for choice in heads),
             tuple(self._space.mlp_ratio[choice] for choice in mlps),
+            patch_size=patch,
         )
 
     def amount(self, what: str, pair: Pair) -> tuple[int, int]:
         """Return the bounds of a cell's amounts of one of `sums`."""
         at = self.sums.index(what)
-        fixed = pair.group.stem[at]
+        fixed = pair.group.fixed[at]
         return (
             fixed + pair.heads.low[at] + pair.mlps.low[at],
             fixed + pair.heads.high[at] + pair.mlps.high[at],
@@ -230,7 +238,7 @@ class Cells:
             levels = [state.level for state in states]
             return max(heads.level, min(levels)), max(heads.level, max(levels))
         at = self.sums.index(what)
-        fixed = row.group.stem[at]
+        fixed = row.group.fixed[at]
         return (
             fixed + heads.low[at] + min(state.low[at] for state in states),
             fixed + heads.high[at] + max(state.high[at] for state in states),
@@ -240,24 +248,23 @@ class Cells:
 
     def _all_rows(self) -> Iterator[HeadsRow]:
         floor, ceiling = self._levels.limits
-        for width in self._space.embed_dim:
-            for depth in self._space.depth:
-                heads, mlps = (
-                    [state for state in half.states(depth) if state.level <= ceiling]
-                    for half in self._counts[width]
-                )
-                reaching = [state for state in mlps if state.level >= floor]
-                stem = tuple(self._tables.stem(what, width) for what in self.sums)
-                limits = [
-                    (least - fixed, most - fixed)
-                    for (least, most), fixed in zip(self._limits(depth), stem, strict=True)
-                ]
-                group = Group(
-                    width, depth, stem, limits, floor, (SortedStates(mlps), SortedStates(reaching))
-                )
-                for state in heads:
-                    if count := group.count(state):
-                        yield HeadsRow(group, state, state.ways * count)
+        for stem, depth in itertools.product(self._tables.stems, self._space.depth):
+            heads, mlps = (
+                [state for state in half.states(depth) if state.level <= ceiling]
+                for half in self._counts[stem]
+            )
+            reaching = [state for state in mlps if state.level >= floor]
+            fixed = tuple(self._tables.stem_amount(what, stem) for what in self.sums)
+            limits = [
+                (least - amount, most - amount)
+                for (least, most), amount in zip(self._limits(depth), fixed, strict=True)
+            ]
+            group = Group(
+                stem, depth, fixed, limits, floor, (SortedStates(mlps), SortedStates(reaching))
+            )
+            for state in heads:
+                if count := group.count(state):
+                    yield HeadsRow(group, state, state.ways * count)
 
     def _limits(self, depth: int) -> list[tuple[float, float]]:
         """Return the minimum and maximum of every sum; a limit on size limits parameters."""

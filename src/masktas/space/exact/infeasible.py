@@ -23,7 +23,7 @@ def infeasible_message(tables: Tables, budget: Budget, *, tries: int = 0) -> str
     """
     possible, whole = [], []
     for what in budget.limited():
-        others = _with_limits(budget, what)
+        others = budget.with_limits(what)
         found = _feasible_range(tables, others, what)
         if found is None:
             whole.append(f"{what} from {format_range(what, *tables.span(what))}")
@@ -58,20 +58,13 @@ def budget_text(budget: Budget) -> str:
     return str(budget).replace(", ", " and ")
 
 
-def _with_limits(
-    budget: Budget, what: str, least: float | None = None, most: float | None = None
-) -> Budget:
-    """Return the budget with the limits of one quantity replaced."""
-    return Budget(**{**budget.to_dict(), f"min_{what}": least, f"max_{what}": most})  # type: ignore[arg-type]
-
-
 def _gap_text(tables: Tables, budget: Budget, what: str, span: tuple[float, float]) -> str:
     """Return the nearest amounts around limits that lie within the range but exclude everything."""
     low, high = budget.limits(what)
     if low is None or high is None or low <= span[0] or high >= span[1]:
         return ""
-    below = Cells(tables, _with_limits(budget, what, most=low), what)
-    above = Cells(tables, _with_limits(budget, what, least=high), what)
+    below = Cells(tables, budget.with_limits(what, most=low), what)
+    above = Cells(tables, budget.with_limits(what, least=high), what)
     if not (below.exact and above.exact):
         return ""
     ends = _format_exact(what, below.span(what)[1]), _format_exact(what, above.span(what)[0])

@@ -1,7 +1,8 @@
-"""Costs of the choices of a space for every width: the tables that cells are built from."""
+"""Costs of the choices of a space by patch size and width: the tables cells are built from."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ SUMS = ("params", "macs", "latency")  # size follows from params and depth
 MAX_ADDITIONS = 2_000_000  # to count the choices of a space: tenths of a second
 MAX_PAIRS = 700_000  # of states that are visited one by one
 
-CountsByWidth = dict[int, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs
+Stem = tuple[int, int]  # patch size and width: what everything outside the blocks depends on
+Counts = dict[Stem, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +52,28 @@ class Tables:
     Args:
         space: the space.
         costs: of its networks.
+
+    Attributes:
+        stems: every patch size with every width, in a fixed order.
     """
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self.space = space
         self.costs = costs
         self.number_bytes = cost.number_bytes(costs.precision)
-        self._tokens = space.smallest.num_patches + 1
-        self._stems = {
-            width: space.uniform(width, 1, space.num_heads[0], space.mlp_ratio[0])
-            for width in space.embed_dim
+        self.stems = list(itertools.product(space.patch_size, space.embed_dim))
+        self._networks = {
+            (patch, width): space.uniform(
+                width, 1, space.num_heads[0], space.mlp_ratio[0], patch_size=patch
+            )
+            for patch, width in self.stems
         }
-        self._counts: dict[tuple[tuple[str, ...], MemoryLevels, int], CountsByWidth] = {}
+        self._counts: dict[tuple[tuple[str, ...], MemoryLevels, int], Counts] = {}
 
     def counts(
         self, sums: tuple[str, ...], levels: MemoryLevels, *, paired: bool = False
-    ) -> CountsByWidth:
-        """Return the counts of sequences of heads and of MLPs for every width.
+    ) -> Counts:
+        """Return the counts of sequences of heads and of MLPs for every stem.
 
         Args:
             sums: of `SUMS`; states with different sums are kept apart.
@@ -74,18 +81,18 @@ class Tables:
             paired: whether states will be visited pair by pair.
         """
         space = self.space
-        widths, depth = len(space.embed_dim), max(space.depth)
+        stems, depth = len(self.stems), max(space.depth)
         choices = len(space.num_heads) + len(space.mlp_ratio)
-        most = MAX_ADDITIONS // (widths * depth * choices)
+        most = MAX_ADDITIONS // (stems * depth * choices)
         if paired or levels.by_value or len(sums) > 1:
-            most = min(most, math.isqrt(MAX_PAIRS // (widths * len(space.depth))))
+            most = min(most, math.isqrt(MAX_PAIRS // (stems * len(space.depth))))
         if (sums, levels, most) not in self._counts:
             self._counts[sums, levels, most] = {
-                width: (
-                    ChoiceCounts(self._heads(sums, levels, width), depth, most),
-                    ChoiceCounts(self._mlps(sums, levels, width), depth, most),
+                stem: (
+                    ChoiceCounts(self._heads(sums, levels, stem), depth, most),
+                    ChoiceCounts(self._mlps(sums, levels, stem), depth, most),
                 )
-                for width in space.embed_dim
+                for stem in self.stems
             }
         return self._counts[sums, levels, most]
 
@@ -104,80 +111,88 @@ class Tables:
         return True
 
     def _spans(self, what: str) -> Iterator[tuple[int, int]]:
-        """Yield the smallest and largest amount of every width and depth."""
+        """Yield the smallest and largest amount of every stem and depth."""
         if what == "size":
             for (low, high), depth in zip(self._spans("params"), self._depths(), strict=True):
                 header = cost.header_bytes(depth)
                 yield low * self.number_bytes + header, high * self.number_bytes + header
             return
-        for width in self.space.embed_dim:
+        for stem in self.stems:
             if what == "memory":
                 levels = MemoryLevels(None, None, by_value=True)
-                heads = [choice.level for choice in self._heads((), levels, width)]
-                mlps = [choice.level for choice in self._mlps((), levels, width)]
+                heads = [choice.level for choice in self._heads((), levels, stem)]
+                mlps = [choice.level for choice in self._mlps((), levels, stem)]
                 yield max(min(heads), min(mlps)), max(heads + mlps)
                 continue
-            heads = [choice.amounts[0] for choice in self._heads((what,), _NO_LEVELS, width)]
-            mlps = [choice.amounts[0] for choice in self._mlps((what,), _NO_LEVELS, width)]
+            heads = [choice.amounts[0] for choice in self._heads((what,), _NO_LEVELS, stem)]
+            mlps = [choice.amounts[0] for choice in self._mlps((what,), _NO_LEVELS, stem)]
             for depth in self.space.depth:
-                stem = self.stem(what, width)
+                amount = self.stem_amount(what, stem)
                 yield (
-                    stem + depth * (min(heads) + min(mlps)),
-                    stem + depth * (max(heads) + max(mlps)),
+                    amount + depth * (min(heads) + min(mlps)),
+                    amount + depth * (max(heads) + max(mlps)),
                 )
 
     def _depths(self) -> list[int]:
-        return [depth for _ in self.space.embed_dim for depth in self.space.depth]
+        return [depth for _ in self.stems for depth in self.space.depth]
 
-    def stem(self, what: str, width: int) -> int:
+    def stem_amount(self, what: str, stem: Stem) -> int:
         """Return what everything outside the blocks adds to a sum."""
         if what == "latency":
-            return ticks(self.costs.latency_model().stem[width])
-        stem = self._stems[width]
-        return cost.stem_params(stem) if what == "params" else cost.stem_macs(stem)
+            return ticks(self.costs.latency_model().stem[stem])
+        one = self._networks[stem]
+        return cost.stem_params(one) if what == "params" else cost.stem_macs(one)
 
-    def _heads(self, sums: tuple[str, ...], levels: MemoryLevels, width: int) -> list[Choice]:
+    def _tokens(self, stem: Stem) -> int:
+        return self._networks[stem].num_patches + 1
+
+    def _heads(self, sums: tuple[str, ...], levels: MemoryLevels, stem: Stem) -> list[Choice]:
+        _, width = stem
+        tokens = self._tokens(stem)
         return [
             Choice(
-                tuple(self._attention(what, width, heads) for what in sums),
+                tuple(self._attention(what, stem, heads) for what in sums),
                 self._level(
                     levels,
-                    width,
-                    cost.attention_memory(self._tokens, width, self.space.head_dim * heads),
+                    stem,
+                    cost.attention_memory(tokens, width, self.space.head_dim * heads),
                 ),
             )
             for heads in self.space.num_heads
         ]
 
-    def _mlps(self, sums: tuple[str, ...], levels: MemoryLevels, width: int) -> list[Choice]:
+    def _mlps(self, sums: tuple[str, ...], levels: MemoryLevels, stem: Stem) -> list[Choice]:
+        _, width = stem
         return [
             Choice(
-                tuple(self._mlp(what, width, hidden) for what in sums),
-                self._level(levels, width, cost.mlp_memory(self._tokens, width, hidden)),
+                tuple(self._mlp(what, stem, hidden) for what in sums),
+                self._level(levels, stem, cost.mlp_memory(self._tokens(stem), width, hidden)),
             )
             for hidden in (int(width * ratio) for ratio in self.space.mlp_ratio)
         ]
 
-    def _level(self, levels: MemoryLevels, width: int, numbers: int) -> int:
+    def _level(self, levels: MemoryLevels, stem: Stem, numbers: int) -> int:
         """Return the level of a network with `numbers` live numbers at its costliest moment."""
-        stem = self._stems[width]
-        most = cost.held_memory(stem) + max(numbers, cost.counted_classes(stem))
+        one = self._networks[stem]
+        most = cost.held_memory(one) + max(numbers, cost.counted_classes(one))
         return levels.of(most * self.number_bytes)
 
-    def _attention(self, what: str, width: int, heads: int) -> int:
+    def _attention(self, what: str, stem: Stem, heads: int) -> int:
         if what == "latency":
-            return ticks(self.costs.latency_model().attention[width, heads])
+            return ticks(self.costs.latency_model().attention[*stem, heads])
+        _, width = stem
         inner = self.space.head_dim * heads
         if what == "params":
             return cost.attention_params(width, inner)
-        return cost.attention_macs(self._tokens, width, inner)
+        return cost.attention_macs(self._tokens(stem), width, inner)
 
-    def _mlp(self, what: str, width: int, hidden: int) -> int:
+    def _mlp(self, what: str, stem: Stem, hidden: int) -> int:
         if what == "latency":
-            return ticks(self.costs.latency_model().mlp[width, hidden])
+            return ticks(self.costs.latency_model().mlp[*stem, hidden])
+        _, width = stem
         if what == "params":
             return cost.mlp_params(width, hidden)
-        return cost.mlp_macs(self._tokens, width, hidden)
+        return cost.mlp_macs(self._tokens(stem), width, hidden)
 
 
 _NO_LEVELS = MemoryLevels(None, None, by_value=False)

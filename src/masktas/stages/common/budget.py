@@ -25,6 +25,7 @@ def costed(
     measure: Measure | None,
     seed: int,
     console: Console,
+    min_use: float = 0.0,
 ) -> tuple[BudgetedSpace, Target | None, dict[str, Path]]:
     """Apply the limits on latency too, measuring the target where no model of it exists.
 
@@ -36,6 +37,7 @@ def costed(
         measure: the user's own function from network to milliseconds.
         seed: of the measurements.
         console: where progress is shown.
+        min_use: see `BudgetedSpace`.
 
     Returns:
         The architectures within the budget; the target of latency measurements, None if there is
@@ -61,7 +63,8 @@ def costed(
         path = model_path(run.folder, space, target)
     model.require(space)
     costs = Costs(settings.export_precision, model)
-    limited = BudgetedSpace(space, Budget.of(settings.limits, space, costs), costs)
+    budget = Budget.of(settings.limits, space, costs)
+    limited = BudgetedSpace(space, budget, costs, min_use=min_use)
     return limited, target, {"latency": path}
 
 

@@ -133,10 +133,9 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     for number, value in enumerate(limits):
         label = None if number else "budget"
         axes.axvline(value, color=INK, linestyle=":", label=label)
-    uniform = [result.uniform] if result.uniform else []
     marks = [
-        ("random, winner's size", result.random, "x", INK, 36),
-        ("largest uniform", uniform, "s", "#4338ca", 44),
+        ("random", result.random, "x", INK, 36),
+        *((label, [one], sign, color, 44) for label, one, sign, color in _shapes(result)),
         ("winner", [result.winner], "*", ACCENT, 190),
     ]
     for label, networks, marker, color, size in marks:
@@ -154,6 +153,16 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     figure.colorbar(points, ax=axes, label="generation")
     _legend(figure)
     return _save(figure)
+
+
+def _shapes(result: SearchResult) -> list[tuple[str, Evaluated, str, str]]:
+    """List the baselines of simple shape: label, network, marker and colour of each."""
+    marks = (
+        ("house shape", result.house, "^", "#b45309"),
+        ("largest uniform", result.uniform, "s", "#4338ca"),
+        ("best uniform", result.best_uniform, "D", "#be185d"),
+    )
+    return [(label, one, sign, color) for label, one, sign, color in marks if one is not None]
 
 
 def front(result: SearchResult, cost: str) -> str:
@@ -182,7 +191,7 @@ def front(result: SearchResult, cost: str) -> str:
     )
     marks = [
         ("best of random search", result.random_search, "x", INK, 40),
-        ("largest uniform", result.uniform, "s", "#4338ca", 44),
+        *((label, one, sign, color, 44) for label, one, sign, color in _shapes(result)),
         ("winner", result.winner, "*", ACCENT, 190),
     ]
     for label, one, marker, color, size in marks:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run, read_json, write_json
+from masktas.data.store.image_store import ImageStore
 from masktas.errors import ArtifactError, ConfigError
+from masktas.formats import format_size
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
@@ -20,8 +22,11 @@ from masktas.nn.teachers.teacher import (
     InputSpec,
     Teacher,
     adapter_between,
+    by_units,
 )
+from masktas.nn.units import Units, units_of
 from masktas.space import Architecture, SearchSpace
+from masktas.space.tiling import MIN_UNITS, common_unit, patch_in
 from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network
 
@@ -63,6 +68,44 @@ def teacher_file(run: Run) -> Path:
     return run.teacher.folder / TEACHER if function else weights
 
 
+def units_for(run: Run, space: SearchSpace) -> Units:
+    """Return the units that the patches of a space and of the run's teacher tile (SPEC 6.1).
+
+    Raises:
+        ArtifactError: if there are none.
+    """
+    run.teacher.manifest()
+    facts = adopted_facts(run)
+    if facts is not None and facts["kind"] == "function":
+        return units_of(space.image_size, space.unit)
+    return units_with(space, teacher_input_spec(run).grid, str(run.teacher.folder))
+
+
+def units_with(space: SearchSpace, grid: tuple[int, int], teacher: str) -> Units:
+    """Return the units that the patches of a space and those of a teacher's grid tile.
+
+    Raises:
+        ArtifactError: if there are none; it names the teacher.
+    """
+    patch_size = patch_in(space.image_size, grid)
+    sizes = (*space.patch_size, patch_size or 0)
+    unit = common_unit(space.image_size, sizes) if patch_size else None
+    if unit is None:
+        raise ArtifactError(
+            f"{teacher} sees a grid of {grid[0]} x {grid[1]} patches, and the students "
+            f"{_pixels(space.image_size)} pixels in patches of {_listed(space.patch_size)}: these "
+            f"do not tile the same {MIN_UNITS} or more squares. Choose another space, or another "
+            "teacher (with --overwrite)."
+        )
+    return units_of(space.image_size, unit)
+
+
+def student_input(space: SearchSpace, units: Units, store: ImageStore) -> InputSpec:
+    """Return the images that students see, in units."""
+    mean, std = tuple(store.mean), tuple(store.std)
+    return InputSpec(space.image_size, units.size, space.in_channels, mean, std)
+
+
 def load_teacher(
     run: Run, student: InputSpec, device: torch.device, ask: Ask | None = None
 ) -> Teacher:
@@ -70,7 +113,7 @@ def load_teacher(
 
     Args:
         run: the run.
-        student: the student's images.
+        student: the student's images, in units (`student_input`).
         device: where the teacher runs.
         ask: the function, if the teacher is one.
 
@@ -85,7 +128,8 @@ def load_teacher(
     if ask is not None:
         return FunctionTeacher(ask, student, device)
     sight = teacher_input_spec(run)
-    if sight.grid != student.grid:
+    patch_size = patch_in(student.image_size, sight.grid)
+    if patch_size is None or student.patch_size % patch_size:
         raise ArtifactError(
             f"{run.teacher.folder} sees a grid of {sight.grid[0]} x {sight.grid[1]} patches and "
             f"the student one of {student.grid[0]} x {student.grid[1]}: choose another space, or "
@@ -99,7 +143,8 @@ def load_teacher(
         frozen: Teacher = load_timm(facts, checkpoint.load(path)[0], where=path, adapter=adapter)
     else:
         frozen = EncoderTeacher(load_network(run.teacher.folder), adapter)
-    return frozen.to(device)
+    units = units_of(student.image_size, student.patch_size)
+    return by_units(frozen.to(device), units, sight.grid)
 
 
 def _refuse_function(run: Run, facts: dict[str, Any] | None, ask: Ask | None) -> None:
@@ -185,12 +230,14 @@ def load_supernet(run: Run, space: SearchSpace | None = None) -> Supernet:
     """
     settings = run.supernet.manifest()["settings"]["settings"]
     folder = run.supernet.folder
+    space = space or SearchSpace.load(folder / SPACE)
     shape = StudentShape(
         decoder_dim=settings["decoder_dim"],
         decoder_depth=settings["decoder_depth"],
         teacher_dim=_teacher_dim(run),
+        unit=units_for(run, space).size,
     )
-    supernet = Supernet(space or SearchSpace.load(folder / SPACE), shape)
+    supernet = Supernet(space, shape)
     path = folder / WEIGHTS
     checkpoint.load_strict(supernet.student, checkpoint.load(path)[0], where=str(path))
     return supernet
@@ -203,25 +250,28 @@ def _teacher_dim(run: Run) -> int:
     return Architecture.load(run.teacher.folder / ARCHITECTURE).embed_dim
 
 
-def require_same_patches(run: Run, space: SearchSpace) -> None:
-    """Raise ArtifactError unless a teacher pre-trained here cuts the same patches as the space.
+def require_same_images(run: Run, space: SearchSpace) -> None:
+    """Raise ArtifactError unless a teacher pre-trained here sees the images of the space.
 
-    An adopted teacher needs the same number of patches only, see `load_teacher`.
+    An adopted teacher adapts them, see `load_teacher`.
     """
     if adopted_facts(run) is not None:
         return
     run.teacher.manifest()
     teacher = Architecture.load(run.teacher.folder / ARCHITECTURE)
-    mine = (space.image_size, space.patch_size, space.in_channels)
-    its = (teacher.image_size, teacher.patch_size, teacher.in_channels)
+    mine = (space.image_size, space.in_channels)
+    its = (teacher.image_size, teacher.in_channels)
     if mine != its:
         raise ArtifactError(
-            f"Space {space.name} sees {_patches(*mine)}, but the teacher {_patches(*its)}: train "
-            f"a teacher with --image-size {mine[0][0]} --patch-size {mine[1]} --in-channels "
-            f"{mine[2]}, or choose another space."
+            f"Space {space.name} sees {_pixels(mine[0])} pixels of {mine[1]} channels, but the "
+            f"teacher {_pixels(its[0])} of {its[1]}: train a teacher with --image-size "
+            f"{format_size(mine[0])} --in-channels {mine[1]}, or choose another space."
         )
 
 
-def _patches(image_size: tuple[int, int], patch_size: int, in_channels: int) -> str:
-    height, width = image_size
-    return f"{height} x {width} pixels of {in_channels} channels in patches of {patch_size}"
+def _pixels(image_size: tuple[int, int]) -> str:
+    return f"{image_size[0]} x {image_size[1]}"
+
+
+def _listed(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sizes))

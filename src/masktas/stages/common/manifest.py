@@ -212,16 +212,21 @@ class SearchResult:
     Attributes:
         top: the best, the winner first.
         front: networks that no other beats in rating and costs at once.
+        house: the network of the house shape that meets the budget, if there is one.
         uniform: the largest network within the budget with all blocks alike, if there is one.
-        random: random networks of the winner's size.
-        random_search: the best of as many random networks of the winner's size as the search has
-            rated; None without baselines.
-        ahead: by how much the winner is rated higher than `uniform` and `random_search`.
+        best_uniform: the best of these by the rating of the search; None without baselines.
+        random: random candidates.
+        random_search: the best of as many random candidates as the search has rated; None without
+            baselines.
+        ahead: by how much the winner is rated higher than each of them, by the name of the field;
+            than the mean of `random`.
     """
 
     top: tuple[Evaluated, ...]
     front: tuple[Evaluated, ...]
+    house: Evaluated | None
     uniform: Evaluated | None
+    best_uniform: Evaluated | None
     random: tuple[Evaluated, ...]
     random_search: Evaluated | None
     ahead: dict[str, RatingDifference]
@@ -231,13 +236,27 @@ class SearchResult:
         """The best network."""
         return self.top[0]
 
+    @property
+    def baselines(self) -> dict[str, Evaluated]:
+        """The baselines, by the name of their file."""
+        single = {
+            "house": self.house,
+            "uniform": self.uniform,
+            "best-uniform": self.best_uniform,
+            "random-search": self.random_search,
+        }
+        named = {name: one for name, one in single.items() if one is not None}
+        return named | {f"random-{place}": one for place, one in enumerate(self.random, start=1)}
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {
             "winner": self.winner.to_dict(),
             "top": [one.to_dict() for one in self.top],
             "front": [one.to_dict() for one in self.front],
+            "house": self.house and self.house.to_dict(),
             "uniform": self.uniform and self.uniform.to_dict(),
+            "best_uniform": self.best_uniform and self.best_uniform.to_dict(),
             "random": [one.to_dict() for one in self.random],
             "random_search": self.random_search and self.random_search.to_dict(),
             "ahead": {name: asdict(one) for name, one in self.ahead.items()},
@@ -256,7 +275,9 @@ class SearchResult:
         return cls(
             top=several("top"),
             front=several("front"),
+            house=single("house"),
             uniform=single("uniform"),
+            best_uniform=single("best_uniform"),
             random=several("random"),
             random_search=single("random_search"),
             ahead={name: RatingDifference(**one) for name, one in content["ahead"].items()},
@@ -395,9 +416,10 @@ class ValidationManifest(StageManifest):
         rating: the name of the rating that the verdict is about.
         num_networks: networks that were compared.
         verdict: the result in one sentence.
+        difference: how much networks differ, in one sentence; None without labels.
         tables: `title`, `header` and `rows` of each.
         probe: how accuracy was measured; None without labels.
-        probe_images: labelled images that the probe learns from.
+        probe_images: labelled images that the probe learns from; None without labels.
         split: the split that accuracy was measured on.
         taus: Kendall's tau with accuracy by rating; empty without labels.
     """
@@ -405,9 +427,10 @@ class ValidationManifest(StageManifest):
     rating: str
     num_networks: int
     verdict: str
+    difference: str | None
     tables: list[dict[str, Any]]
     probe: str | None
-    probe_images: int
+    probe_images: int | None
     split: str
     taus: dict[str, float | None]
 
@@ -415,7 +438,8 @@ class ValidationManifest(StageManifest):
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         settings, agreement = content["settings"]["settings"], content["agreement"] or {}
         return {
-            **{key: settings[key] for key in ("rating", "probe_images", "split")},
-            **{key: content[key] for key in ("num_networks", "verdict", "tables", "probe")},
+            **{key: settings[key] for key in ("rating", "split")},
+            **{key: content[key] for key in ("num_networks", "verdict", "difference", "tables")},
+            **{key: content[key] for key in ("probe", "probe_images")},
             "taus": {name: one["tau"]["value"] for name, one in agreement.items()},
         }

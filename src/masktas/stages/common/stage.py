@@ -17,7 +17,7 @@ from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
-from masktas.data.store.image_store import ImageStore, open_store
+from masktas.data.store.image_store import Images, ImageStore, open_store
 from masktas.errors import ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, shown
 from masktas.stages.common.images import (
@@ -31,11 +31,11 @@ from masktas.stages.common.images import (
     changes_since,
     changes_since_stage,
 )
-from masktas.stages.common.tasks import Setup, augment
+from masktas.stages.common.tasks import Setup, augment, loop_config
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import Checkpoints
 from masktas.train.log import Ledger
-from masktas.train.loop import Environment, LoopConfig, Training
+from masktas.train.loop import Environment, Training
 from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -89,17 +89,9 @@ class ClaimedStage:
             folder: of metrics and checkpoints; the stage's own if None.
             about: which training of the stage it is, where there are several.
         """
-        context, runtime = self._context, self._context.settings
-        loop = LoopConfig(
-            label=f"{self._stage.name} {about}".rstrip(),
-            epochs=settings.epochs,
-            steps_per_epoch=batches.steps_per_epoch,
-            batch_size=settings.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            accumulate=runtime.accumulate,
-            clip_grad=settings.clip_grad,
-            tensorboard=runtime.tensorboard,
-        )
+        context = self._context
+        label = f"{self._stage.name} {about}".rstrip()
+        loop = loop_config(label, settings, batches, context.settings)
         context.ranks.rows(loop.batch_size, loop.accumulate)  # refused before anything else
         processes = "process" if context.ranks.size == 1 else "processes"
         context.console.say(
@@ -382,8 +374,19 @@ class Context:
 
         `seed` draws order and crops, by default that of the stage.
         """
+        return self.batches_of(store.images(*splits), store, settings=settings, seed=seed)
+
+    def batches_of(
+        self,
+        images: Images,
+        store: ImageStore,
+        *,
+        settings: TrainSettings | None = None,
+        seed: int | None = None,
+    ) -> Batches:
+        """Return batches of some images of a store; their seed is that of the stage by default."""
         return Batches(
-            store.images(*splits),
+            images,
             image_size=store.image_size,
             mean=store.mean,
             std=store.std,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from masktas.config import (
     FinetuneSettings,
+    RuntimeSettings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
@@ -22,9 +23,11 @@ from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
+from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace
+from masktas.train.loop import LoopConfig
 from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -59,7 +62,7 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
         return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
     shape = {
-        "patch_size": space.patch_size,
+        "patch_size": space.largest.patch_size,
         "embed_dim": heads * space.head_dim,
         "num_heads": heads,
         "depth": max(space.depth),
@@ -106,7 +109,7 @@ def teacher_task(
         model.init_weights(setup.generator("teacher"))
     task = MaskedAutoencoding(
         model.to(setup.runtime.device),
-        _masked(batches, shape, settings.mask_ratio, setup),
+        _masked(batches, units_of(shape.image_size, shape.patch_size), settings.mask_ratio, setup),
         recipe(settings, batches),
         setup.runtime,
         setup.ranks,
@@ -117,6 +120,7 @@ def teacher_task(
 def supernet_task(
     settings: SupernetSettings,
     space: SearchSpace,
+    units: Units,
     teacher: Teacher,
     batches: Batches,
     setup: Setup,
@@ -125,13 +129,14 @@ def supernet_task(
     device = setup.runtime.device
     teacher.to(device)
     supernet = Supernet(
-        space, StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim)
+        space,
+        StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim, units.size),
     )
     supernet.init_weights(setup.generator("supernet"))
     task = MaskedDistillation(
         supernet.to(device),
         teacher,
-        _masked(batches, space.largest, settings.mask_ratio, setup),
+        _masked(batches, units, settings.mask_ratio, setup),
         recipe(settings, batches),
         setup.runtime,
         beta=settings.beta,
@@ -166,12 +171,12 @@ def cohort_task(
     """
     device = setup.runtime.device
     teacher.to(device)
-    any_of_them = next(iter(students.values())).encoder.architecture
+    units = next(iter(students.values())).units
     return CohortDistillation(
         {name: student.to(device) for name, student in students.items()},
         shape,
         teacher,
-        _masked(batches, any_of_them, mask_ratio, setup),
+        _masked(batches, units, mask_ratio, setup),
         recipe(settings, batches),
         setup.runtime,
         pixels=pixels,
@@ -210,6 +215,22 @@ def classifier_task(
     return network, task
 
 
+def loop_config(
+    label: str, settings: TrainSettings, batches: Batches, runtime: RuntimeSettings
+) -> LoopConfig:
+    """Return length and options of a training loop; `label` names it in messages."""
+    return LoopConfig(
+        label=label,
+        epochs=settings.epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        batch_size=settings.batch_size,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        accumulate=runtime.accumulate,
+        clip_grad=settings.clip_grad,
+        tensorboard=runtime.tensorboard,
+    )
+
+
 def augment(settings: TrainSettings) -> Augment:
     """Return how training batches are augmented."""
     return Augment(settings.crop_scale, settings.flip, settings.color)
@@ -225,8 +246,5 @@ def recipe(settings: TrainSettings, batches: Batches) -> OptimRecipe:
     )
 
 
-def _masked(
-    batches: Batches, shape: Architecture, mask_ratio: float, setup: Setup
-) -> MaskedBatches:
-    visible = num_visible(shape.num_patches, mask_ratio)
-    return MaskedBatches(batches, shape.patch_size, visible, setup.seed)
+def _masked(batches: Batches, units: Units, mask_ratio: float, setup: Setup) -> MaskedBatches:
+    return MaskedBatches(batches, units.size, num_visible(units.total, mask_ratio), setup.seed)

@@ -215,7 +215,12 @@ def _adopt_released(
     )
     # only size and layer are fitted: the normalisation of the student's images is not known yet
     student = InputSpec.of(space.largest, [0.5], [0.5])
-    fitted = released.fitted(student, layer=settings.teacher_layer, resize=settings.teacher_resize)
+    fitted = released.fitted(
+        student,
+        patch_sizes=space.patch_size,
+        layer=settings.teacher_layer,
+        resize=settings.teacher_resize,
+    )
     context.console.say(
         f"Teacher: {settings.teacher}, {fitted.teacher.embed_dim} wide, {fitted.teacher.depth} "
         f"blocks; licence of its weights: {fitted.licence}"
@@ -269,14 +274,15 @@ def _adopt_function(
     ask: Ask,
 ) -> None:
     one = space.largest
-    teacher = FunctionTeacher(ask, InputSpec.of(one, [0.5], [0.5]), context.runtime.device)
+    student = InputSpec(one.image_size, space.unit, one.in_channels, (0.5,), (0.5,))
+    teacher = FunctionTeacher(ask, student, context.runtime.device)
     facts = {
         "kind": "function",
         "source": name_of(ask),
         "licence": UNKNOWN,
         "embed_dim": teacher.embed_dim,
         "image_size": list(one.image_size),
-        "patch_size": one.patch_size,
+        "patch_size": space.unit,
         "in_channels": one.in_channels,
         "mean": [],
         "std": [],

@@ -20,10 +20,11 @@ from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
-from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher
+from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher, by_units
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import batch_size_for
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
+from masktas.stages.common.load import units_with
 from masktas.stages.common.tasks import (
     Setup,
     augment,
@@ -37,11 +38,13 @@ from masktas.stages.common.tasks import (
 from masktas.stages.common.teachers import open_teacher
 from masktas.stages.plan.estimates import Device, StageEstimate, joined
 from masktas.stages.refine.rounds import num_staying
+from masktas.strategies import Uniforms
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import GRAD_NORM, train_step
 from masktas.train.task import Task
 
+NUM_UNIFORM = 3  # uniform baselines of a search
 SAMPLED_STEPS = 200  # to average over architectures
 MEMORY_IMAGES = 4  # activations are measured on this many images, and grow with the batch
 NOISE_MEAN, NOISE_STD = 0.5, 0.25
@@ -121,8 +124,8 @@ def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[tupl
     ]
 
 
-def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
-    """Return the teacher that the supernet would adopt, if any."""
+def _adopted(space: SearchSpace, settings: AllSettings) -> tuple[Teacher, tuple[int, int]] | None:
+    """Return the teacher that the supernet would adopt, if any, and its grid of patches."""
     adopted = settings.supernet
     if adopted.teacher is None:
         return None
@@ -131,8 +134,13 @@ def _adopted(space: SearchSpace, settings: AllSettings) -> Teacher | None:
     )
     channels = space.in_channels
     student = InputSpec.of(space.largest, [NOISE_MEAN] * channels, [NOISE_STD] * channels)
-    fitted = found.fitted(student, layer=adopted.teacher_layer, resize=adopted.teacher_resize)
-    return fitted.for_student(student)
+    fitted = found.fitted(
+        student,
+        patch_sizes=space.patch_size,
+        layer=adopted.teacher_layer,
+        resize=adopted.teacher_resize,
+    )
+    return fitted.for_student(student), fitted.sight.grid
 
 
 class Trial:
@@ -146,7 +154,8 @@ class Trial:
         candidates: the space within the budget.
         settings: of every stage.
         setup: seed, device and ranks.
-        adopted: the teacher that the supernet adopts; None if one is pre-trained.
+        adopted: the teacher that the supernet adopts and its grid of patches; None if one is
+            pre-trained.
     """
 
     def __init__(
@@ -159,12 +168,14 @@ class Trial:
         candidates: BudgetedSpace,
         settings: AllSettings,
         setup: Setup,
-        adopted: Teacher | None,
+        adopted: tuple[Teacher, tuple[int, int]] | None,
     ) -> None:
         self.stage, self.images, self._round = stage, images, round_
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
-        self._adopted = adopted
+        self._adopted = None if adopted is None else adopted[0]
+        self._grid = self._teacher.grid if adopted is None else adopted[1]
+        self._units = units_with(space, self._grid, "The teacher")
         self._candidates = candidates
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
@@ -204,8 +215,10 @@ class Trial:
         whole, shape = self._settings.refine, self._settings.supernet
         frozen, rng = self._frozen(), random.Random(0)
         count = num_staying(whole.cohort, self._round - 1)
-        count += whole.baselines * (1 + self._settings.search.baselines)
-        sizes = StudentShape(shape.decoder_dim, shape.decoder_depth, frozen.embed_dim)
+        count += whole.baselines * (NUM_UNIFORM + self._settings.search.baselines)
+        sizes = StudentShape(
+            shape.decoder_dim, shape.decoder_depth, frozen.embed_dim, self._units.size
+        )
         students = {
             str(number): MaskedStudent(self._candidates.sample(rng), sizes)
             for number in range(count)
@@ -238,15 +251,21 @@ class Trial:
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
-        visible = num_visible(self._space.largest.num_patches, search.mask_ratio)
+        visible = num_visible(self._units.total, search.mask_ratio)
         networks = min(search.population * search.generations, self._candidates.size())
-        networks *= 2 if search.baselines else 1  # random search beside it
+        if search.baselines:  # a random search, and one among uniform networks
+            networks = 2 * networks + Uniforms(self._candidates).total
         rng = random.Random(0)
         drawn = [self._candidates.sample(rng) for _ in range(50)]
-        macs = [cost.encoder_macs(one, visible) + visible**2 * one.embed_dim for one in drawn]
+        macs = [
+            cost.encoder_macs(one, self._units.num_patches(visible, one.patch_size))
+            + visible**2 * one.embed_dim
+            for one in drawn
+        ]
         flops = 2.0 * sum(macs) / len(macs)
         device_type = self._setup.runtime.device.type
-        at_once = search.batch_size or batch_size_for(self._space.largest, visible, device_type)
+        finest = self._units.num_patches(visible, self._space.largest.patch_size)
+        at_once = search.batch_size or batch_size_for(self._space.largest, finest, device_type)
         batch = min(at_once, self.images)
         images = networks * self.images
         if device:
@@ -254,7 +273,7 @@ class Trial:
         else:
             pace = self._rating_pace(drawn, batch, visible, seconds) * devices
         largest = max(drawn, key=cost.params)
-        tokens = batch * (visible + 1)
+        tokens = batch * (finest + 1)
         memory = 4.0 * cost.params(self._space.largest)
         memory += 4.0 * tokens * (3 * max(largest.mlp_dim) + 4 * largest.embed_dim)
         return StageEstimate("search", images, flops * images, pace, images / pace, memory, 0.0)
@@ -269,7 +288,8 @@ class Trial:
             return self._cohort(settings, batches)
         if self.stage == "supernet":
             frozen = self._frozen()
-            return supernet_task(all_settings.supernet, self._space, frozen, batches, setup)[1]
+            supernet = all_settings.supernet
+            return supernet_task(supernet, self._space, self._units, frozen, batches, setup)[1]
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
@@ -278,7 +298,8 @@ class Trial:
 
     def _frozen(self) -> Teacher:
         """Return the supernet's teacher: the adopted one, or an untrained one of the same shape."""
-        return self._adopted or EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
+        frozen = self._adopted or EncoderTeacher(ViT(self._teacher.replace(num_classes=0)))
+        return by_units(frozen, self._units, self._grid)
 
     def _noise(self, settings: TrainSettings, batch_size: int) -> Batches:
         (height, width), channels = self._space.image_size, self._space.in_channels
@@ -325,17 +346,16 @@ class Trial:
         """Measure how many images per second candidates encode."""
         runtime, space = self._setup.runtime, self._space
         shape = self._settings.supernet
-        pixels = space.patch_size**2 * space.in_channels
-        patches = torch.randn(batch, visible, pixels, device=runtime.device)
+        pixels = self._units.size**2 * space.in_channels
+        seen = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
-        supernet = supernet_task(shape, space, self._frozen(), self._noise(shape, 1), self._setup)[
-            0
-        ]
+        noise = self._noise(shape, 1)
+        supernet, _ = supernet_task(shape, space, self._units, self._frozen(), noise, self._setup)
         times, until = [], time.monotonic() + seconds
         for one in networks:
             began = time.perf_counter()
             with runtime.autocast():
-                tokens = supernet.encoder(one).eval().forward_features(patches, ids)
+                tokens = supernet.subnet(one).eval().encode(seen, ids)
             tokens.sum().item()
             times.append(time.perf_counter() - began)
             if time.monotonic() > until:

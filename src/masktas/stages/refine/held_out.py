@@ -14,6 +14,7 @@ from masktas.nn.mae import pixel_losses
 from masktas.nn.patches import masking_noise, random_masking
 from masktas.nn.student import MaskedStudent, StudentShape, feature_losses
 from masktas.nn.teachers.teacher import Teacher
+from masktas.nn.units import Units
 from masktas.seeding import seed_for
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
@@ -30,8 +31,8 @@ class HeldOutLosses:
     Args:
         teacher: frozen; encodes each image once for all students.
         batches: of the split.
-        patch_size, num_patches: of the images.
-        visible: V, visible patches of an image.
+        units: what masks are made of.
+        visible: V, visible units of an image.
         count: largest number of images.
         seed: draws images and masks.
         runtime: device and precision.
@@ -43,21 +44,20 @@ class HeldOutLosses:
         teacher: Teacher,
         batches: Batches,
         *,
-        patch_size: int,
-        num_patches: int,
+        units: Units,
         visible: int,
         count: int,
         seed: int,
         runtime: Runtime,
         ranks: Ranks,
     ) -> None:
-        self._distiller = Distiller(teacher, patch_size, runtime)
+        self._distiller = Distiller(teacher, units.size, runtime)
         self._batches, self._visible = batches, visible
         self._device, self._ranks = runtime.device, ranks
         rng = np.random.default_rng(seed_for(seed, "refine", "images"))
         chosen = np.sort(rng.permutation(len(batches.images))[:count])
         self.num_images = len(chosen)
-        noise = masking_noise(self.num_images, num_patches, seed_for(seed, "refine", "mask"))
+        noise = masking_noise(self.num_images, units.total, seed_for(seed, "refine", "mask"))
         rows = np.split(np.arange(self.num_images), range(AT_ONCE, self.num_images, AT_ONCE))
         self._parts = [(part, chosen[part], noise[part]) for part in rows]
 
@@ -76,7 +76,7 @@ class HeldOutLosses:
                 of_student[0, rows] = feature_losses(projected, inputs.target).double().cpu()
                 if pixels:
                     of_student[1, rows] = (
-                        pixel_losses(predicted, inputs.patches, inputs.ids_masked).double().cpu()
+                        pixel_losses(predicted, inputs.units, inputs.ids_masked).double().cpu()
                     )
         rated: Any = self._ranks.sum(table).numpy()
         return {

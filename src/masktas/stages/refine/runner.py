@@ -67,13 +67,12 @@ class RoundRunner:
         self._data, self._cohort = data, members
         self._num_rounds = len(settings.epochs)
         self._competing = sum(one.competes for one in members)
-        largest = data.supernet.space.largest
+        units = data.supernet.units
         self._held_out = HeldOutLosses(
             data.teacher.to(context.runtime.device),
             context.batches(data.store, "search"),
-            patch_size=largest.patch_size,
-            num_patches=largest.num_patches,
-            visible=num_visible(largest.num_patches, data.mask_ratio),
+            units=units,
+            visible=num_visible(units.total, data.mask_ratio),
             count=settings.num_images,
             seed=context.seed,
             runtime=context.runtime,

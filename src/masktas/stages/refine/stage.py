@@ -17,10 +17,15 @@ from masktas.nn.patches import num_visible_checked
 from masktas.nn.student import MaskedStudent
 from masktas.nn.supernet import with_head
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec
+from masktas.nn.units import units_of
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.load import (
+    load_supernet,
+    load_teacher,
+    student_input,
+    teacher_file,
+)
 from masktas.stages.common.manifest import RefinedNetwork
 from masktas.stages.common.stage import Context
 from masktas.stages.refine.held_out import FEATURE_LOSS, PIXEL_LOSS
@@ -41,7 +46,7 @@ def check(settings: RefineSettings, space: SearchSpace, mask_ratio: float) -> fl
         ConfigError: if too few patches stay visible, or all.
     """
     ratio = settings.mask_ratio or mask_ratio
-    num_visible_checked(space.largest, ratio, least=1)
+    num_visible_checked(units_of(space.image_size, space.unit).total, ratio, least=1)
     return ratio
 
 
@@ -137,9 +142,11 @@ def _open(
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     store = context.open_images(images, allowed=("supernet", "search"))
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    supernet = load_supernet(context.run, space)
+    num_visible_checked(supernet.units.total, mask_ratio, least=1)
+    seen = student_input(space, supernet.units, store)
     return RefinementData(
-        load_supernet(context.run, space),
+        supernet,
         load_teacher(context.run, seen, context.runtime.device, teacher),
         store,
         mask_ratio,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,11 @@ from masktas.errors import BudgetError
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
 from masktas.ratings.evaluator import Evaluator
-from masktas.seeding import seed_for
-from masktas.space import Architecture, Budget, BudgetedSpace, format_amount, params
+from masktas.space import Architecture, Budget, BudgetedSpace, format_amount
 from masktas.stages.common.manifest import RatingDifference
 from masktas.stages.common.stage import Context
 from masktas.strategies import Evaluated, Strategy, front, racing
 
-SAME_SIZE = 0.02  # relative difference of a baseline's number of parameters to the winner's
 CHUNK_SIZE = 5  # networks measured in turns at once, until enough meet the budget
 MAX_MEASURED = 50
 TURNS = "latency.turns.jsonl"  # the measurements
@@ -169,10 +166,14 @@ class ResultBuilder:
         ]
         return self.measure(evaluated)
 
-    def ahead(self, winner: Evaluated, other: Evaluated) -> RatingDifference:
-        """Return the mean paired difference of two ratings over images, and its standard error."""
-        first, second = self._evaluator.rate([winner.architecture, other.architecture])
-        difference = racing.full(first - second)
+    def ahead(self, winner: Evaluated, others: Sequence[Evaluated]) -> RatingDifference:
+        """Return how much higher the winner is rated than others on average, image by image.
+
+        Returns:
+            The mean difference over images, and its standard error.
+        """
+        rows = self._evaluator.rate([one.architecture for one in (winner, *others)])
+        difference = racing.full(rows[0] - rows[1:].mean(0))
         return RatingDifference(difference.rating, difference.error)
 
     def measure(self, evaluated: Sequence[Evaluated]) -> list[Evaluated]:
@@ -200,30 +201,6 @@ class ResultBuilder:
             f"Dropped: rating {evaluated.rating:.4f}, {format_amount('latency', predicted)} "
             f"predicted but {format_amount('latency', measured)} measured."
         )
-
-
-def same_size(candidates: BudgetedSpace, winner: Architecture) -> BudgetedSpace:
-    """Return the candidates whose parameters are within 2 % of the winner's."""
-    size, limits = params(winner), candidates.budget
-    band = replace(
-        limits,
-        min_params=max(round(size * (1 - SAME_SIZE)), limits.min_params or 0),
-        max_params=min(round(size * (1 + SAME_SIZE)), limits.max_params or 2 * size),
-    )
-    return BudgetedSpace(candidates.space, band, candidates.costs)
-
-
-def draw_baselines(
-    candidates: BudgetedSpace, winner: Architecture, count: int, seed: int
-) -> list[Architecture]:
-    """Draw distinct random architectures other than the winner."""
-    rng = random.Random(seed_for(seed, "baselines"))
-    drawn: list[Architecture] = []
-    for _ in range(20 * count):
-        one = candidates.sample(rng)
-        if len(drawn) < count and one != winner and one not in drawn:
-            drawn.append(one)
-    return drawn
 
 
 def write_front(folder: Path, evaluated: Sequence[Evaluated], objectives: Sequence[str]) -> None:

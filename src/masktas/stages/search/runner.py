@@ -47,7 +47,8 @@ def strategy_for(
         return LocalSearch(candidates, **bounds)
     if settings.strategy == "nsga2":
         costs = candidates.costs.of
-        return NSGA2(candidates, objectives=objectives, costs=costs, **bounds)
+        simple = settings.simple_shapes
+        return NSGA2(candidates, objectives=objectives, costs=costs, simple_shapes=simple, **bounds)
     if settings.strategy == "exhaustive":
         return Exhaustive(candidates, population=settings.population)
     return Evolution(
@@ -56,6 +57,8 @@ def strategy_for(
         depth_probability=settings.depth_probability,
         block_probability=settings.block_probability,
         diversity=settings.diversity,
+        simple_shapes=settings.simple_shapes,
+        shape_probability=settings.shape_probability,
         **bounds,
     )
 

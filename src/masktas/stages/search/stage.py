@@ -18,22 +18,26 @@ from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec
+from masktas.nn.units import units_of
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
+from masktas.stages.common.load import (
+    load_supernet,
+    load_teacher,
+    student_input,
+    teacher_file,
+)
 from masktas.stages.common.manifest import SearchResult
 from masktas.stages.common.stage import Context
+from masktas.stages.search.baselines import find_result
 from masktas.stages.search.results import (
     LatencyCheck,
     ResultBuilder,
-    draw_baselines,
     objectives_for,
-    same_size,
     write_front,
 )
 from masktas.stages.search.runner import (
@@ -42,10 +46,8 @@ from masktas.stages.search.runner import (
     name_of,
     strategy_for,
 )
-from masktas.strategies import Evaluated, RandomSearch, Strategy
+from masktas.strategies import Evaluated, Strategy
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
-
-RANDOM_HISTORY = "random.jsonl"  # of the baseline
 
 
 def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
@@ -60,7 +62,8 @@ def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
     """
     candidates = settings.check(space)
     if settings.is_masked:
-        num_visible_checked(space.largest, settings.mask_ratio, least=3)
+        units = units_of(space.image_size, space.unit)
+        num_visible_checked(units.total, settings.mask_ratio, least=3)
     return candidates
 
 
@@ -94,8 +97,9 @@ def search(
             on another device, such as a phone.
 
     Returns:
-        The manifest, with `winner`, `top`, `front`, `uniform`, `random` and `random_search` (each
-        architecture with rating, standard error and costs), and `ahead`.
+        The manifest, with `winner`, `top`, `front` and the baselines `house`, `uniform`,
+        `best_uniform`, `random` and `random_search` (each architecture with rating, standard error
+        and costs), and `ahead`.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -117,6 +121,7 @@ def search(
         measure=measure,
         seed=context.seed,
         console=context.console,
+        min_use=settings.min_use,
     )
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
@@ -141,7 +146,9 @@ def search(
         runner.run(strategy, stage.folder / HISTORY, "search")
         latency = LatencyCheck(context, target, stage.folder)
         builder = ResultBuilder(context, opened.evaluator, candidates, latency)
-        found = _find(context, stage.folder, settings, strategy, runner, builder, objectives)
+        found = find_result(
+            stage.folder, settings, strategy, runner, builder, objectives, context.seed
+        )
 
         def write() -> dict[str, Any]:
             _write(stage.folder, opened.supernet, found, objectives)
@@ -174,7 +181,7 @@ def _open(
     images.source()
     supernet = load_supernet(context.run, space)
     store = context.open_images(images, allowed=("search",))
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    seen = student_input(space, supernet.units, store)
     evaluator = Evaluator(
         supernet,
         load_teacher(context.run, seen, context.runtime.device, teacher),
@@ -207,44 +214,6 @@ def _summary(
     }
 
 
-def _find(
-    context: Context,
-    folder: Path,
-    settings: SearchSettings,
-    strategy: Strategy,
-    runner: SearchRunner,
-    builder: ResultBuilder,
-    objectives: tuple[str, ...],
-) -> SearchResult:
-    """Pick winners and front, and rate the baselines."""
-    candidates = strategy.candidates
-    top = builder.best(strategy, settings.top_k)
-    winner = top[0]
-    same_sized = same_size(candidates, winner.architecture)
-    random_search = None
-    if settings.baselines:
-        random = RandomSearch(
-            same_sized,
-            population=settings.population,
-            generations=-(-len(strategy.history) // settings.population),
-            seed=seed_for(context.seed, "baselines", "search"),
-        )
-        runner.run(random, folder / RANDOM_HISTORY, "random search")
-        random_search = next(iter(builder.kept(random, 1)), None)
-    uniform = candidates.largest_uniform()
-    drawn = draw_baselines(same_sized, winner.architecture, settings.baselines, context.seed)
-    beside = builder.rate([*drawn, *([uniform] if uniform else [])])
-    others = {"uniform": beside[-1] if uniform else None, "random_search": random_search}
-    return SearchResult(
-        top=tuple(top),
-        front=tuple(builder.front(strategy, objectives)),
-        uniform=others["uniform"],
-        random=tuple(beside[: len(drawn)]),
-        random_search=random_search,
-        ahead={name: builder.ahead(winner, one) for name, one in others.items() if one},
-    )
-
-
 def _write(
     folder: Path, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
 ) -> None:
@@ -252,10 +221,7 @@ def _write(
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
         save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.rating)
-    named = {f"random-{number}": one for number, one in enumerate(found.random, start=1)}
-    named |= {"uniform": found.uniform} if found.uniform else {}
-    named |= {"random-search": found.random_search} if found.random_search else {}
-    for name, one in named.items():
+    for name, one in found.baselines.items():
         save_architecture(folder / f"{name}.json", one.architecture, rating=one.rating)
     write_front(folder, found.front, objectives)
 

@@ -20,6 +20,12 @@ NONE = "–"
 SAME = "same network"
 WIDE = 100  # characters of a line that has room for errors beside accuracies
 HEADS = {"macs": "MACs", "measured_latency": "latency", "latency": "predicted latency"}
+BASELINES = {  # by the name of their file
+    "house": "house shape",
+    "uniform": "largest uniform",
+    "best-uniform": "best uniform",
+    "random-search": "best of random search",
+}
 AHEAD, TOP1, TOP5 = "winner ahead by", "top-1 %", "top-5 %"
 
 
@@ -164,25 +170,45 @@ def _rows(
     result = search.result
     winner = result.winner if refined is None else refined.winner.network
     rows = [Row("winner", (winner,))]
-    searched = winner.architecture == result.winner.architecture
-    if not searched:
+    if winner.architecture != result.winner.architecture:
         rows.append(Row("winner of the search", (result.winner,)))
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False))
-    for name, key, one in (
-        ("best of random search", "random_search", result.random_search),
-        ("largest uniform", "uniform", result.uniform),
-    ):
-        if one:
-            same = one.architecture == winner.architecture
-            ahead = result.ahead.get(key) if searched else None  # of the search's winner
-            rows.append(Row(name, (one,), ahead=ahead, is_winner=same))
+    rows += [_row_of_baseline(names, search, winner.architecture) for names in _alike(search)]
     if average_random and len(result.random) > 1:
-        rows.append(Row(f"mean of {len(result.random)} random", result.random))
+        searched = winner.architecture == result.winner.architecture
+        name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
+        ahead = ahead if searched else None
+        rows.append(Row(name, result.random, ahead=ahead))
     else:
         rows += [Row(f"random {place}", (one,)) for place, one in enumerate(result.random, start=1)]
     return rows
+
+
+def _alike(search: SearchManifest) -> list[list[str]]:
+    """List the names of the baselines, those of the same network together."""
+    found: dict[tuple[object, ...], list[str]] = {}
+    for name, one in search.result.baselines.items():
+        if name in BASELINES:
+            found.setdefault(genes(one.architecture), []).append(name)
+    return list(found.values())
+
+
+def _row_of_baseline(names: Sequence[str], search: SearchManifest, winner: Architecture) -> Row:
+    """Return the row of a network that is one baseline, or several at once.
+
+    The difference of ratings is known of the winner of the search only.
+    """
+    result = search.result
+    searched = winner == result.winner.architecture
+    one = result.baselines[names[0]]
+    return Row(
+        " = ".join(BASELINES[name] for name in names),
+        (one,),
+        ahead=result.ahead.get(names[0].replace("-", "_")) if searched else None,
+        is_winner=genes(one.architecture) == genes(winner),
+    )
 
 
 def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneManifest, ...]:
@@ -197,11 +223,12 @@ def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneMa
 
 def _trained(one: FinetuneManifest, network: Evaluated, init: str) -> bool:
     """Say whether a fine-tuning is of this network; the head is another one."""
-    return one.init == init and _genes(one.architecture) == _genes(network.architecture)
+    return one.init == init and genes(one.architecture) == genes(network.architecture)
 
 
-def _genes(one: Architecture) -> tuple[object, ...]:
-    return one.embed_dim, one.num_heads, one.mlp_ratio
+def genes(one: Architecture) -> tuple[object, ...]:
+    """Return what makes two networks of a space the same, whatever their heads are."""
+    return one.patch_size, one.embed_dim, one.num_heads, one.mlp_ratio
 
 
 def _quantities(search: SearchManifest) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ class ConvergenceProbes:
         supernet: in training.
         teacher: frozen.
         batches: held-out images.
-        visible: V, visible patches of an image.
+        visible: V, visible units of an image.
         count: largest number of images.
         relation: how the rating compares patches.
         seed: draws networks and masks.
@@ -107,25 +107,23 @@ class ConvergenceProbes:
         student = self._supernet.subnet(architecture).eval()
         measured = []
         for images, ids_keep, ids_masked in self._inputs():
-            patches = patchify(images, architecture.patch_size)
-            visible = take(patches, ids_keep)
+            units = patchify(images, student.units.size)
             with self._runtime.autocast():
                 target = self._teacher(images, ids_keep)
-                tokens = student.encoder.forward_features(visible, ids_keep)
-                predicted = student.decoder(tokens, ids_keep, ids_masked)
-                projected = student.projection(tokens[:, 1:])
+                tokens = student.encode(take(units, ids_keep), ids_keep)
+                predicted = student.reconstruct(tokens, ids_keep, ids_masked)
+                projected = student.project(tokens)
             features = [feature_loss(*pair) for pair in zip(projected, target, strict=True)]
-            rating = consistency(self._relation.map(target), self._relation.log_map(tokens[:, 1:]))
-            pixels = pixel_losses(predicted, patches, ids_masked)
+            relation = self._relation.log_map(student.of_units(tokens))
+            rating = consistency(self._relation.map(target), relation)
+            pixels = pixel_losses(predicted, units, ids_masked)
             measured.append(torch.stack([pixels, torch.stack(features), rating]).double())
         return torch.cat(measured, dim=1).cpu()
 
     def _inputs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield `images [B, C, H, W]`, `ids_keep [B, V]`, `ids_masked [B, M]`, always the same."""
-        space = self._supernet.space
-        noise = masking_noise(
-            self._count, space.largest.num_patches, seed_for(self._seed, "probes", "mask")
-        )
+        total = self._supernet.units.total
+        noise = masking_noise(self._count, total, seed_for(self._seed, "probes", "mask"))
         for rows in np.split(np.arange(self._count), range(AT_ONCE, self._count, AT_ONCE)):
             images = self._batches.plain(rows)
             yield images, *random_masking(noise[rows].to(images.device), self._visible)

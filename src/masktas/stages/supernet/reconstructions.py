@@ -14,6 +14,7 @@ from masktas.artifacts import write_atomic
 from masktas.data.batches import Batches
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
 from masktas.nn.student import MaskedStudent
+from masktas.nn.units import Units
 from masktas.seeding import seed_for
 from masktas.stages.common.load import ReconstructingTeacher
 
@@ -40,34 +41,38 @@ def draw_reconstructions(
     Returns:
         What the rows show.
     """
-    one = student.encoder.architecture
-    patch_size, grid = one.patch_size, one.grid
+    units = student.units
     images = batches.plain(np.arange(min(count, len(batches.images))))
-    patches = patchify(images, patch_size)
-    noise = masking_noise(len(images), patches.shape[1], seed_for(seed, "picture"))
+    cut = patchify(images, units.size)
+    noise = masking_noise(len(images), units.total, seed_for(seed, "picture"))
     ids_keep, ids_masked = random_masking(noise.to(images.device), visible)
-    masked = _fill(patches, ids_masked, torch.zeros_like(take(patches, ids_masked)))
-    predicted, _ = student(patches, ids_keep, ids_masked)
-    completed = _fill(patches, ids_masked, _denormalize(predicted, take(patches, ids_masked)))
-    rows = {
-        "original": _bytes(images, batches.mean, batches.std),
-        "masked": _bytes(unpatchify(masked, patch_size, grid), batches.mean, batches.std),
-    }
+    masked = _fill(cut, ids_masked, torch.zeros_like(take(cut, ids_masked)))
+    predicted, _ = student(cut, ids_keep, ids_masked)
+    completed = _fill(cut, ids_masked, _denormalize(predicted, take(cut, ids_masked)))
+
+    def shown(of_units: Tensor) -> list[np.ndarray]:
+        return _bytes(unpatchify(of_units, units.size, units.grid), batches.mean, batches.std)
+
+    rows = {"original": _bytes(images, batches.mean, batches.std), "masked": shown(masked)}
     if teacher is not None:
-        rows["teacher"] = _reconstructed(teacher, images, ids_keep, ids_masked)
-    rows["student (largest)"] = _bytes(
-        unpatchify(completed, patch_size, grid), batches.mean, batches.std
-    )
+        rows["teacher"] = _reconstructed(teacher, images, units, ids_keep, ids_masked)
+    rows["student (largest)"] = shown(completed)
     sheet = _sheet(list(rows.values()))
     write_atomic(path, lambda temporary: sheet.save(temporary, format="png"))
     return list(rows)
 
 
 def _reconstructed(
-    teacher: ReconstructingTeacher, images: Tensor, ids_keep: Tensor, ids_masked: Tensor
+    teacher: ReconstructingTeacher,
+    images: Tensor,
+    units: Units,
+    ids_keep: Tensor,
+    ids_masked: Tensor,
 ) -> list[np.ndarray]:
     """Complete images as a teacher does, in its own resolution."""
     sight = teacher.sight
+    own = Units(sight.image_size[0] // units.grid[0], units.grid)
+    ids_keep, ids_masked = (own.patch_ids(ids, sight.patch_size) for ids in (ids_keep, ids_masked))
     seen = images if teacher.adapter is None else teacher.adapter(images)
     patches = patchify(seen, sight.patch_size)
     predicted = teacher.model(patches, ids_keep, ids_masked)

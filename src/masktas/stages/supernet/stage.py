@@ -11,19 +11,22 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.mae import require_decoder_dim
-from masktas.nn.patches import num_visible_checked
+from masktas.nn.patches import num_visible, num_visible_checked
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
 from masktas.nn.teachers.teacher import InputSpec, Teacher
+from masktas.nn.units import Units, units_of
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     load_reconstruction,
     load_teacher,
-    require_same_patches,
+    require_same_images,
     save_supernet,
+    student_input,
     teacher_file,
+    units_for,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import supernet_task
@@ -32,14 +35,14 @@ from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
 
 
-def check(settings: SupernetSettings, space: SearchSpace) -> int:
-    """Refuse a supernet that cannot be trained; return how many patches stay visible.
+def check(settings: SupernetSettings, space: SearchSpace) -> None:
+    """Refuse a supernet that cannot be trained.
 
     Raises:
         ConfigError: if decoder or masking ratio do not fit.
     """
     require_decoder_dim(settings.decoder_dim)
-    return num_visible_checked(space.largest, settings.mask_ratio, least=1)
+    num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
 
 
 def supernet(
@@ -83,7 +86,7 @@ def supernet(
     )
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
-    visible = check(settings, space)
+    check(settings, space)
     if settings.teacher is not None or teacher is not None:
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
@@ -96,11 +99,7 @@ def supernet(
         store=inputs.store,
         more={"space": space.to_dict()},
     ) as stage:
-        return (
-            _train(context, stage, settings, space, inputs, visible)
-            if stage.todo
-            else stage.manifest()
-        )
+        return _train(context, stage, settings, space, inputs) if stage.todo else stage.manifest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,14 @@ class DistillationData:
     Attributes:
         store: the images.
         batches: of the split that it is trained on.
+        units: what masks are made of.
         seen: what the student sees.
         teacher: frozen.
     """
 
     store: ImageStore
     batches: Batches
+    units: Units
     seen: InputSpec
     teacher: Teacher
 
@@ -130,12 +131,14 @@ def _open(
     """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
-    require_same_patches(context.run, space)
+    require_same_images(context.run, space)
+    units = units_for(context.run, space)
+    num_visible_checked(units.total, settings.mask_ratio, least=1)
     store = context.open_images(images, allowed=("supernet", "validation"))
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    seen = student_input(space, units, store)
     teacher = load_teacher(context.run, seen, context.runtime.device, ask)
     batches = context.batches(store, "supernet", settings=settings)
-    return DistillationData(store, batches, seen, teacher)
+    return DistillationData(store, batches, units, seen, teacher)
 
 
 def _train(
@@ -144,9 +147,11 @@ def _train(
     settings: SupernetSettings,
     space: SearchSpace,
     inputs: DistillationData,
-    visible: int,
 ) -> dict[str, Any]:
-    shared, task = supernet_task(settings, space, inputs.teacher, inputs.batches, context.setup)
+    shared, task = supernet_task(
+        settings, space, inputs.units, inputs.teacher, inputs.batches, context.setup
+    )
+    visible = num_visible(inputs.units.total, settings.mask_ratio)
     held_out = context.batches(inputs.store, "validation")
     probes = _probes(context, settings, shared, inputs.teacher, held_out, visible)
     watched = probe_epochs(settings.epochs, settings.probes)

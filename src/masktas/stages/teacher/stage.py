@@ -65,7 +65,7 @@ def check(
         settings = init.settings
     shape = teacher_architecture(settings, image_size, in_channels)
     require_decoder_dim(settings.decoder_dim)
-    num_visible_checked(shape, settings.mask_ratio, least=1)
+    num_visible_checked(shape.num_patches, settings.mask_ratio, least=1)
     return CheckedTeacher(settings, shape, init)
 
 

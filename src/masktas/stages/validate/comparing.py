@@ -18,10 +18,18 @@ from masktas.config import ValidateSettings
 from masktas.console import Console
 from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
-from masktas.space import Architecture, format_quantity, macs, params
+from masktas.space import Architecture, format_amount, macs, params
 from masktas.stages.common.stage import Context
-from masktas.stages.validate import findings, statistics
-from masktas.stages.validate.statistics import Agreement, Ceiling, Reliability
+from masktas.stages.validate import findings, worth
+from masktas.stages.validate.agreement import (
+    Agreement,
+    SupernetAgreement,
+    compare,
+    compare_supernets,
+)
+from masktas.stages.validate.gain import spread
+from masktas.stages.validate.rank_correlation import resamples
+from masktas.stages.validate.reliability import Ceiling, Reliability, ceiling, split_half
 
 Floats = NDArray[np.float64]
 Ratings = dict[str, Floats]
@@ -36,12 +44,18 @@ class ValidationData:
         ratings: `[n, m]` by name, over search images.
         variants: the same for ratings with other settings.
         correct: `[S, n, t]`, 1 where a seed's probe is right about an image; None without labels.
+        what: quantity that the networks' size is stated in.
+        amounts: of it, of each network.
+        by_other: `[n, m]` by name, ratings by another run's supernet; empty without one.
     """
 
     networks: list[Architecture]
     ratings: Ratings
     variants: Ratings
     correct: Floats | None
+    what: str
+    amounts: list[float]
+    by_other: Ratings
 
     @property
     def params(self) -> Floats:
@@ -142,12 +156,19 @@ def report_findings(
         The findings for the manifest.
     """
     seed = seed_for(context.seed, "validate", "statistics")
-    counts = statistics.resamples(len(data.networks), settings.bootstrap, seed)
+    counts = resamples(len(data.networks), settings.bootstrap, seed)
     reliabilities = _reliabilities(data, counts, seed)
     if data.correct is None:
         content = _unlabelled(context, data, reliabilities)
     else:
         content = _compared(context, data, reliabilities, counts, settings, seed, folder)
+    if data.by_other:
+        agreements = _supernets(data, counts)
+        title = f"Agreement with the supernet of {settings.against}"
+        table = Table(title, worth.HEADER_SUPERNETS, worth.table_supernets(agreements))
+        table.show(context.console)
+        content["tables"].append(table.to_dict())
+        content["against"] = {name: one.to_dict() for name, one in agreements.items()}
     content["reliability"] = {name: one.to_dict() for name, one in reliabilities.items()}
     write_json(folder / "validation.json", {**content, "networks": data.to_dicts()})
     findings.write_csv(folder / "validation.csv", data.columns())
@@ -161,9 +182,9 @@ def _reliabilities(data: ValidationData, counts: Floats, seed: int) -> dict[str,
         # The fused rating of one image is a linear approximation around the mean over all images,
         # not exact for halves of the images. So the ratings that were fused are ranked instead.
         fused = [data.ratings[part] for part in FUSED if name == "fusion"]
-        reliabilities[name] = statistics.split_half(fused or values, counts, seed=seed)
+        reliabilities[name] = split_half(fused or values, counts, seed=seed)
     for name, values in data.variants.items():  # without intervals: there are dozens
-        reliabilities[name] = statistics.split_half(values, counts[:1], seed=seed)
+        reliabilities[name] = split_half(values, counts[:1], seed=seed)
     return reliabilities
 
 
@@ -179,6 +200,17 @@ def _unlabelled(
         "tables": [table.to_dict()],
         "agreement": None,
         "ceiling": None,
+        "spread": None,
+        "difference": None,
+    }
+
+
+def _supernets(data: ValidationData, counts: Floats) -> dict[str, SupernetAgreement]:
+    """Compare the ratings by this run's supernet with those by the other."""
+    accuracy = None if data.correct is None else data.correct.mean(axis=(0, 2))
+    return {
+        name: compare_supernets(data.ratings[name].mean(axis=1), its.mean(axis=1), accuracy, counts)
+        for name, its in data.by_other.items()
     }
 
 
@@ -194,15 +226,19 @@ def _compared(
     """Print tables, draw the scatter plot and return verdict and statistics as JSON types."""
     assert data.correct is not None
     accuracy = data.correct.mean(axis=2)
-    agreements = statistics.compare(
+    agreements = compare(
         data.scores, accuracy.mean(axis=0), data.params, counts, of_size=findings.OF_SIZE
     )
     usual = {name: agreements[name] for name in data.usual}
     variants = {name: agreements[name] for name in data.variants}
-    ceiling = statistics.ceiling(data.correct, counts, seed=seed)
+    itself = ceiling(data.correct, counts, seed=seed)
     mean = accuracy.mean(axis=0)
     title = f"{_title(data)}, accuracy {mean.min():.1%} to {mean.max():.1%}"
-    tables = [_table(title, usual, reliabilities, ceiling)]
+    differs = spread(data.usual, data.correct, counts, seed=seed)
+    tables = [
+        _table(title, usual, reliabilities, itself),
+        Table(worth.title_gain(differs), worth.HEADER_GAIN, worth.table_gain(differs)),
+    ]
     if variants:
         tables.append(_table_of_variants(variants, reliabilities, findings.compared(agreements)))
     for table in tables:
@@ -216,7 +252,14 @@ def _compared(
         "verdict": verdict,
         "tables": [table.to_dict() for table in tables],
         "agreement": {name: one.to_dict() for name, one in agreements.items()},
-        "ceiling": ceiling.to_dict(),
+        "ceiling": itself.to_dict(),
+        "spread": differs.to_dict(),
+        "difference": worth.difference(
+            differs,
+            lead=settings.rating,
+            banded=settings.band is not None,
+            seeds=len(data.correct),
+        ),
     }
 
 
@@ -246,11 +289,9 @@ def _table_of_variants(
 
 
 def _title(data: ValidationData) -> str:
-    low, high = min(data.params), max(data.params)
-    return (
-        f"{len(data.networks)} networks of {format_quantity(low)} to {format_quantity(high)} "
-        "parameters"
-    )
+    low, high = (format_amount(data.what, end(data.amounts)) for end in (min, max))
+    name = {"params": "parameters", "macs": "MACs"}.get(data.what, data.what)
+    return f"{len(data.networks)} networks of {low} to {high} {name}"
 
 
 def _warn_few_resamples(

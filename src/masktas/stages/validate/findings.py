@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
-from masktas.stages.validate.statistics import TOP, Agreement, Ceiling, Interval, Reliability
+from masktas.stages.validate.agreement import TOP, Agreement
+from masktas.stages.validate.rank_correlation import Interval
+from masktas.stages.validate.reliability import Ceiling, Reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +73,7 @@ def table(
     rows = []
     for name in ranked(agreements):
         one = agreements[name]
-        lost = "\n".join(_points(one.regret[k]) for k in TOP)
+        lost = "\n".join(format_points(one.regret[k]) for k in TOP)
         if brief:
             lost = "/".join(format_number(one.regret[k].value, "{:.1f}", 100) for k in TOP)
         halves = reliabilities[name].corrected.value if name in reliabilities else None
@@ -90,7 +92,7 @@ def table(
     return rows
 
 
-def _points(lost: Interval) -> str:
+def format_points(lost: Interval) -> str:
     """Write a share as percent points: 1.2 [0.0, 3.1]."""
     times = [None if one is None else 100 * one for one in (lost.value, lost.low, lost.high)]
     return format_interval(Interval(*times), "{:.1f}")

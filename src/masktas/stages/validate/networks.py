@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from masktas.errors import BudgetError
-from masktas.space import Architecture, BudgetedSpace, format_quantity
+from masktas.space import Architecture, BudgetedSpace
+from masktas.space.limits import format_amount
 
 TRIES = 20  # draws for each wanted network before giving up
 
@@ -26,7 +28,7 @@ def stratified(candidates: BudgetedSpace, count: int, rng: random.Random) -> lis
     for least, beyond in pairwise(edges):
         if least < beyond:
             try:
-                stratum = within(candidates, least, beyond - 1)
+                stratum = within(candidates, "params", least, beyond - 1)
             except BudgetError:
                 continue
             _extend(drawn, stratum, len(drawn) + 1, rng)
@@ -41,20 +43,21 @@ def banded(candidates: BudgetedSpace, count: int, rng: random.Random) -> list[Ar
     return drawn
 
 
-def within(candidates: BudgetedSpace, least: int, most: int) -> BudgetedSpace:
-    """Return the candidates with `least` to `most` parameters.
+def within(candidates: BudgetedSpace, what: str, least: float, most: float) -> BudgetedSpace:
+    """Return the candidates with an amount of a quantity from `least` to `most`.
 
     Raises:
         BudgetError: if there are none.
     """
-    limits = candidates.budget
-    least, most = max(least, limits.min_params or 0), min(most, limits.max_params or most)
+    low, high = candidates.budget.limits(what)
+    least, most = max(least, low or 0), min(most, high or most)
     if least > most:
         raise BudgetError(
-            f"No network of {candidates.space.name} has {format_quantity(least)} parameters or more"
-            f" and {format_quantity(most)} or fewer: choose another --center or --band."
+            f"No network of {candidates.space.name} has {format_amount(what, least)} {what} or "
+            f"more and {format_amount(what, most)} or fewer: choose another --center or --band."
         )
-    tighter = replace(limits, min_params=least, max_params=most)
+    ends: dict[str, Any] = {f"min_{what}": least, f"max_{what}": most}
+    tighter = replace(candidates.budget, **ends)
     return BudgetedSpace(candidates.space, tighter, candidates.costs)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from masktas.artifacts import append_lines, read_lines
-from masktas.errors import ArtifactError, MasktasError
+from masktas.errors import ArtifactError, MasktasError, Stopped
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, params
 from masktas.stages.common.stage import Context
-from masktas.stages.validate.probes import NetworkProbe
+from masktas.stages.validate.probes import Probe
 from masktas.train.log import Ledger
 
 
 def probe(
     context: Context,
     ledger: Ledger,
-    probing: NetworkProbe,
+    probing: Probe,
     shared: Supernet,
     networks: list[Architecture],
     journal: Path,
@@ -42,30 +43,62 @@ def probe(
         Stopped: if the user asked for it; probed networks are in the journal.
         ArtifactError: if the journal is damaged, or of other networks or images.
     """
-    ranks = context.ranks
-    found = _read(journal, networks, (probing.recipe.seeds, probing.num_test))
+    ranks, shape = context.ranks, (probing.images.seeds, probing.images.num_test)
+    found = _read(journal, networks, shape)
     ranks.any()  # a barrier: all read before the first one writes
-    total, longest = len(networks), 0.0
+    total, longest, parts = len(networks), 0.0, probing.num_parts
     if found:
         context.console.say(f"Resuming after {len(found)} networks.")
-    with context.console.bar("validate", total, len(found)) as bar, context.stopping.listening():
+    with (
+        context.console.bar("validate", total * parts, len(found) * parts) as bar,
+        context.stopping.listening(),
+    ):
         while len(found) < total:
-            if ranks.any(context.stopping.asked(2 * longest))[0]:
+            reserve = 0.0 if probing.is_resumable else 2 * longest
+            if ranks.any(context.stopping.asked(reserve))[0]:
                 raise context.stopping.error(f"Stopped after {len(found)} of {total} networks")
             began, start = time.monotonic(), len(found)
             asked = networks[start : start + ranks.size]
-            right = np.zeros((len(asked), probing.recipe.seeds, probing.num_test), dtype=np.uint8)
-            for at in ranks.mine(range(len(asked))):
-                right[at] = probing.correct(shared, asked[at])
-            found += list(ranks.sum(torch.from_numpy(right)).numpy().astype(bool))
+
+            def show(done: int, start: int = start, running: int = len(asked)) -> None:
+                ledger.write(start)
+                bar.update(start * parts + running * done, f"network {start + 1} of {total}")
+
+            found += _probed(context, probing, shared, asked, show)
             if ranks.is_first:
                 append_lines(
                     journal, [_line(at, networks[at], found[at]) for at in range(start, len(found))]
                 )
                 ledger.write(len(found))
-            bar.update(len(found), f"accuracy {found[-1].mean():.2%}")
+            for one in ranks.mine(asked):
+                probing.forget(one)
+            bar.update(len(found) * parts, f"accuracy {found[-1].mean():.2%}")
             longest = max(longest, time.monotonic() - began)
     return np.stack(found, axis=1).astype(np.float64)
+
+
+def _probed(
+    context: Context,
+    probing: Probe,
+    shared: Supernet,
+    asked: list[Architecture],
+    show: Callable[[int], None],
+) -> list[NDArray[np.bool_]]:
+    """Probe one network with each process; return `[S, t]` for each network.
+
+    Raises:
+        Stopped: in all processes, if one of them was stopped.
+    """
+    ranks, stopped = context.ranks, None
+    right = np.zeros((len(asked), probing.images.seeds, probing.images.num_test), dtype=np.uint8)
+    for at in ranks.mine(range(len(asked))):
+        try:
+            right[at] = probing.correct(shared, asked[at], show)
+        except Stopped as error:
+            stopped = error
+    if ranks.any(stopped is not None)[0]:
+        raise stopped or context.stopping.error("Stopped with another process")
+    return list(ranks.sum(torch.from_numpy(right)).numpy().astype(bool))
 
 
 def _line(at: int, one: Architecture, right: NDArray[np.bool_]) -> str:

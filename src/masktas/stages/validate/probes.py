@@ -1,161 +1,157 @@
-"""Probes with labels: the accuracy of a supernet's subnets on test images.
+"""Probes of frozen features: the accuracy of a supernet's subnets on test images, cheaply.
 
-Three probes, from cheap to expensive: nearest neighbours of frozen features, a linear classifier
-on frozen features, and a short fine-tuning. Shapes: n test images, m labelled images, S seeds,
+A linear classifier, or the nearest neighbours. Shapes: n test images, m labelled images, S seeds,
 D width.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.config import FinetuneSettings
-from masktas.data.batches import Augment, Batches
-from masktas.data.store.image_store import Images, ImageStore
-from masktas.errors import LabelError, MasktasError, require_extra
+from masktas.data.batches import Batches
+from masktas.errors import MasktasError, require_extra
 from masktas.nn.patches import patchify
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
-from masktas.seeding import seed_for
 from masktas.space import Architecture
-from masktas.stages.common.images import labels_of
-from masktas.stages.common.tasks import Setup, augment, classifier_task
-from masktas.train.ranks import ALONE
-from masktas.train.runtime import Runtime
-from masktas.train.step import train_step
+from masktas.stages.common.stage import Context
+from masktas.stages.validate.labelled_images import LabelledImages
 
 NEIGHBOURS = 20
 RIDGE = 1e-3  # L2 penalty of the linear probe, relative to its mean loss
 ITERATIONS = 1000
 KEPT = 2**30  # bytes of cropped images that are kept in memory for the next networks
+FEW_LABELS = 5000  # images that a probe of frozen features learns from, by default
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeRecipe:
-    """Settings of a probe.
+class Probe(Protocol):
+    """Measures the accuracy of a subnet on test images.
 
     Attributes:
-        probe: `linear`, `knn` or `finetune`.
-        images: labelled images that the probe is trained on.
-        epochs: of fine-tuning.
-        seeds: number of repetitions, each with other images in another order.
+        images: labelled images.
+        num_parts: parts of the work on one network that are shown as progress.
+        is_resumable: whether an interrupted network is resumed where it was.
+    """
+
+    images: LabelledImages
+    num_parts: int
+    is_resumable: bool
+
+    @property
+    def num_seen(self) -> int:
+        """Images that a network classifies or encodes for its features, over all seeds."""
+        ...
+
+    @property
+    def num_trained(self) -> int:
+        """Images that a network is trained on, counted as often as they are seen."""
+        ...
+
+    def about(self, shared: Supernet, networks: Sequence[Architecture]) -> str:
+        """Return a sentence: how accuracy is measured, and how long that takes."""
+        ...
+
+    def correct(
+        self,
+        shared: Supernet,
+        architecture: Architecture,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Bools:
+        """Return for every seed which test images a subnet classifies right, `[S, n]`.
+
+        Args:
+            shared: the supernet.
+            architecture: of the subnet.
+            progress: called with the number of finished parts.
+        """
+        ...
+
+    def forget(self, architecture: Architecture) -> None:
+        """Remove what was kept to resume a network."""
+        ...
+
+
+class FeatureProbe:
+    """`Probe` of frozen features, the mean of the patches after the last norm.
+
+    Args:
+        context: of the stage.
+        images: labelled images.
+        classify: `linear` or `nearest`.
         batch_size: of encoding.
     """
 
-    probe: str
-    images: int
-    epochs: int
-    seeds: int
-    batch_size: int
-
-
-class NetworkProbe:
-    """Probes the subnets of a supernet, all with the same images.
-
-    Args:
-        recipe: settings of the probe.
-        store: the images, opened for `supernet` and for the split `test`.
-        labels: of every image, see `read_labels`.
-        classes: number of classes.
-        test: the split whose images are classified.
-        seed: of the random draws.
-        runtime: device and precision.
-    """
+    num_parts = 1
+    is_resumable = False
+    num_trained = 0
 
     def __init__(
-        self,
-        recipe: ProbeRecipe,
-        store: ImageStore,
-        labels: list[list[int]],
-        *,
-        classes: int,
-        test: str,
-        seed: int,
-        runtime: Runtime,
+        self, context: Context, images: LabelledImages, classify: Classify, batch_size: int
     ) -> None:
-        self.recipe, self.classes = recipe, classes
-        self._store, self._seed, self._runtime = store, seed, runtime
-        self._learnt, self._tested = store.images("supernet"), store.images(test)
-        self._target = labels_of(labels, self._learnt).numpy()
-        self._truth = labels_of(labels, self._tested).numpy()
-        self._drawn = [self._draw(number) for number in range(recipe.seeds)]
-
-    @property
-    def num_test(self) -> int:
-        """Test images, n."""
-        return len(self._tested)
-
-    @property
-    def num_learnt(self) -> int:
-        """Labelled images of one probe, m."""
-        return len(self._drawn[0])
+        self.images = images
+        self._context, self._classify, self._batch_size = context, classify, batch_size
 
     @property
     def num_seen(self) -> int:
         """Images that a network encodes for its features, over all seeds."""
-        return len(self._union) + self.num_test
+        return len(self.images.union) + self.images.num_test
 
-    def correct(self, shared: Supernet, architecture: Architecture) -> Bools:
-        """Return for every seed which test images a subnet classifies right, `[S, n]`."""
-        if self.recipe.probe == "finetune":
-            seeds = range(self.recipe.seeds)
-            predicted = [self._finetuned(shared, architecture, number) for number in seeds]
-        else:
-            predicted = self._probed(shared.encoder(architecture).eval())
-        return np.asarray(np.stack(predicted) == self._truth)
+    def about(self, _: Supernet, networks: Sequence[Architecture]) -> str:
+        """Return a sentence about the classifier."""
+        return (
+            f"Accuracy of {len(networks)} networks: a {self._classify.__name__} classifier of "
+            f"frozen features of {self.images.num_learnt:,} images, {self.images.seeds} seeds."
+        )
 
-    def _draw(self, number: int) -> Numbers:
-        """Draw the labelled images of a seed, ascending."""
-        rng = np.random.default_rng(seed_for(self._seed, "probe", number))
-        order = rng.permutation(len(self._learnt))
-        drawn = np.sort(order[: self.recipe.images])
-        if len(np.unique(self._target[drawn])) < 2:
-            raise LabelError(
-                f"The {len(drawn)} labelled images that the probe learns from are of one class: "
-                "choose more --probe-images, or another --seed."
-            )
-        return drawn
+    def correct(
+        self,
+        shared: Supernet,
+        architecture: Architecture,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Bools:
+        """Return for every seed which test images are classified right, `[S, n]`."""
+        encoder, images = shared.encoder(architecture).eval(), self.images
+        known, asked = (self._features(encoder, pool) for pool in self._pools)
+        predicted = []
+        for drawn in images.drawn:
+            rows = np.searchsorted(images.union, drawn)
+            predicted.append(self._classify(known[rows], images.target[drawn], asked))
+        progress(1)
+        return np.asarray(np.stack(predicted) == images.truth)
 
-    @cached_property
-    def _union(self) -> Numbers:
-        return np.unique(np.concatenate(self._drawn))
+    def forget(self, _: Architecture) -> None:
+        """Nothing is kept."""
 
     @cached_property
     def _pools(self) -> tuple[CropBatches, CropBatches]:
         """The labelled images of all seeds, and the test images, cropped."""
-        learnt = CropBatches(self._batches(self._learnt), self._union, self.recipe.batch_size)
-        tested = np.arange(self.num_test)
-        return learnt, CropBatches(self._batches(self._tested), tested, self.recipe.batch_size)
-
-    def _probed(self, encoder: ViT) -> list[Numbers]:
-        """Classify the test images from frozen features, encoded once for all seeds."""
-        known, asked = (self._features(encoder, pool) for pool in self._pools)
-        classify = nearest if self.recipe.probe == "knn" else linear
-        found = []
-        for drawn in self._drawn:
-            rows = np.searchsorted(self._union, drawn)
-            found.append(classify(known[rows], self._target[drawn], asked))
-        return found
+        images = self.images
+        pools = ((images.learnt, images.union), (images.tested, np.arange(images.num_test)))
+        learnt, tested = (
+            CropBatches(self._context.batches_of(some, images.store), numbers, self._batch_size)
+            for some, numbers in pools
+        )
+        return learnt, tested
 
     @torch.no_grad()
     def _features(self, encoder: ViT, pool: CropBatches) -> Floats:
         """Return the mean of each image's patches after the last norm, `[., D]`."""
         parts = []
         for images in pool:
-            with self._runtime.autocast():
+            with self._context.runtime.autocast():
                 tokens = encoder.forward_features(patchify(images, encoder.architecture.patch_size))
             parts.append(tokens[:, 1:].float().mean(dim=1))
         features: Floats = torch.cat(parts).cpu().numpy()
@@ -165,55 +161,6 @@ class NetworkProbe:
                 "lower --lr."
             )
         return features
-
-    def _finetuned(self, shared: Supernet, architecture: Architecture, number: int) -> Numbers:
-        """Train a copy of the subnet with labels and classify the test images."""
-        drawn, seed = self._drawn[number], seed_for(self._seed, "probe", number)
-        settings = FinetuneSettings(
-            epochs=self.recipe.epochs, batch_size=min(256, len(drawn)), drop_path=0.0
-        )
-        some = Images(self._learnt.stored, self._learnt.rows[drawn], self._learnt.split)
-        batches = self._batches(some, settings, seed)
-        network, task = classifier_task(
-            settings,
-            architecture.replace(num_classes=self.classes, pool=settings.pool),
-            shared.extract(architecture),
-            batches,
-            torch.from_numpy(self._target[drawn]),
-            Setup(seed, self._runtime, ALONE),
-        )
-        for step in range(settings.epochs * batches.steps_per_epoch):
-            train_step(task, step, ALONE, clip_grad=1.0)
-        return self._classified(network.eval())
-
-    @torch.no_grad()
-    def _classified(self, network: ViT) -> Numbers:
-        parts = []
-        for images in self._pools[1]:
-            with self._runtime.autocast():
-                parts.append(network(images).float())
-        logits = torch.cat(parts)
-        if not bool(logits.isfinite().all()):
-            raise MasktasError(
-                "Fine-tuning gave numbers that are not finite: choose --probe linear, or train "
-                "the supernet again with a lower --lr."
-            )
-        found: Numbers = logits.argmax(dim=1).cpu().numpy()
-        return found
-
-    def _batches(
-        self, images: Images, settings: FinetuneSettings | None = None, seed: int = 0
-    ) -> Batches:
-        return Batches(
-            images,
-            image_size=self._store.image_size,
-            mean=self._store.mean,
-            std=self._store.std,
-            batch_size=settings.batch_size if settings else 1,
-            seed=seed,
-            device=self._runtime.device,
-            augment=augment(settings) if settings else Augment(),
-        )
 
 
 class CropBatches:

@@ -8,7 +8,7 @@ Shapes: n networks, m images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from masktas.stages.common.stage import Context
 from masktas.stages.validate import variants
 
 Ratings = dict[str, NDArray[np.float64]]
-MASKED = ("consistency", "reconstruction", "feature", "fusion")
+UNMASKED = ("consistency", "projected", "alignment", "feature")
+MASKED = (*UNMASKED, "reconstruction", "fusion")
 CHUNK_SIZE = 5  # networks that each rank rates between two updates of the progress bar
 
 
@@ -49,6 +50,11 @@ class RatingTable:
     variants: Ratings
     num_encoded: int
     macs: int
+
+    def with_cost_of(self, other: RatingTable) -> RatingTable:
+        """Return the same ratings, with the cost of others added."""
+        num_encoded, macs = self.num_encoded + other.num_encoded, self.macs + other.macs
+        return replace(self, num_encoded=num_encoded, macs=macs)
 
 
 def rating_passes(
@@ -79,7 +85,7 @@ def rating_passes(
             f"--rating {settings.rating} needs labels, but these images have none: choose another "
             "rating."
         )
-    num_visible_for(supernet.space.largest, settings, measured_parts((settings.rating,)))
+    num_visible_for(supernet.units.total, settings, measured_parts((settings.rating,)))
 
     def evaluator(
         given: ValidateSettings,
@@ -105,7 +111,7 @@ def rating_passes(
     more = None
     if settings.variants:
         more = variants.similarities(settings, class_token=teacher.has_class_token)
-    names: Sequence[str] = MASKED if settings.mask_ratio else ("consistency", "feature")
+    names: Sequence[str] = MASKED if settings.mask_ratio else UNMASKED
     passes = [(evaluator(settings, names, more), "")]
     # a search split with fewer images than asked for is reported once
     num_images = passes[0][0].batches.num_images
@@ -113,7 +119,7 @@ def rating_passes(
     if labels is not None:
         passes.append((evaluator(settings, LABELLED, labels=labels), ""))
     if settings.variants:
-        for suffix, changed in variants.other_masks(settings, supernet.space.largest).items():
+        for suffix, changed in variants.other_masks(settings, supernet.units.total).items():
             names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
             passes.append((evaluator(changed, names), f" {suffix}"))
     return passes

@@ -12,35 +12,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from masktas.artifacts import SPACE
-from masktas.config import DataSettings, RuntimeSettings, ValidateSettings
+from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings, ValidateSettings
 from masktas.console import Console
 from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
-from masktas.nn.teachers.teacher import InputSpec
 from masktas.ratings.batches import batch_size_for
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
-from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost, params
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
 from masktas.space.limits import parse_limit
 from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import load_supernet, load_teacher, teacher_file
-from masktas.stages.common.stage import Context
+from masktas.stages.common.load import (
+    load_supernet,
+    load_teacher,
+    student_input,
+    teacher_file,
+)
+from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.findings import matplotlib
+from masktas.stages.validate.finetune_probe import FinetuneProbe
+from masktas.stages.validate.labelled_images import LabelledImages
 from masktas.stages.validate.networks import banded, stratified, within
 from masktas.stages.validate.probe_journal import probe
-from masktas.stages.validate.probes import NetworkProbe, ProbeRecipe, sklearn
-from masktas.stages.validate.ratings import RatingTable, rate_networks, rating_passes
+from masktas.stages.validate.probes import (
+    FEW_LABELS,
+    FeatureProbe,
+    Probe,
+    linear,
+    nearest,
+    sklearn,
+)
+from masktas.stages.validate.ratings import Ratings, RatingTable, rate_networks, rating_passes
 from masktas.train.networks import WEIGHTS
 
 NETWORKS = "networks.jsonl"
+CHECKPOINTS = "probes"  # of networks that are being fine-tuned
+Floats = NDArray[np.float64]
 NO_LABELS = "These images have no labels, so only the reliability of each rating is measured, not "
 NO_LABELS += "its agreement with accuracy: give DATA with labels (one folder per class, or a "
 NO_LABELS += "column `label`), and another --name or --overwrite."
@@ -52,6 +70,7 @@ def validate(
     out: str | Path,
     name: str = "main",
     settings: ValidateSettings | None = None,
+    finetune_settings: FinetuneSettings | None = None,
     data_settings: DataSettings | None = None,
     runtime: RuntimeSettings | None = None,
     console: Console | None = None,
@@ -68,6 +87,8 @@ def validate(
         out: the run folder, with a finished `supernet/`; `validate/NAME/` is written in it.
         name: of this comparison; a run can hold several.
         settings, data_settings, runtime: see `masktas.config`.
+        finetune_settings: recipe that accuracy is measured by, with `probe="finetune"`; if None,
+            that of the finished `finetune/main`, or the defaults.
         console: where progress, table and verdict are shown.
         overwrite: delete earlier results and start again.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -95,34 +116,35 @@ def validate(
         context.run,
         settings.check(trained),
         settings,
-        latency=False,
+        latency=settings.quantity == "latency",
         measure=None,
         seed=context.seed,
         console=context.console,
     )
+    recipe = _recipe(context, settings, finetune_settings)
     networks, in_band, center = _networks(context, settings, candidates)
-    opened = _open(context, settings, candidates, in_band, images, teacher)
-    probing = opened.probe
-    claim = {"center": center, "labelled": probing is not None}
+    folder = context.run.validated(name)
+    opened = _open(context, settings, recipe, in_band, images, teacher, folder.folder)
+    claim = {
+        "center": center,
+        "labelled": opened.probe is not None,
+        "finetune": recipe.model_dump(mode="json") if recipe else None,
+    }
     with context.stage(
-        context.run.validated(name),
+        folder,
         settings,
-        parents=_parents(context) | models,
+        parents=_parents(context) | models | opened.parents,
         images=images,
         store=opened.store,
         more=claim,
     ) as stage:
         if not stage.todo:
             return stage.manifest()
-        if probing is None:
-            context.console.warn(NO_LABELS)
-        opened.supernet.to(context.runtime.device)
-        rated = rate_networks(context, opened.passes, networks)
-        journal = stage.folder / NETWORKS
-        correct = None
-        if probing is not None:
-            correct = probe(context, stage.ledger, probing, opened.supernet, networks, journal)
-        found = ValidationData(networks, rated.usual, rated.variants, correct)
+        rated, its, correct = _measure(context, stage, opened, networks)
+        amounts = [candidates.costs.amount(settings.quantity, one) for one in networks]
+        found = ValidationData(
+            networks, rated.usual, rated.variants, correct, settings.quantity, amounts, its
+        )
 
         def write() -> dict[str, Any]:
             findings = report_findings(context, found, settings, stage.folder)
@@ -130,13 +152,33 @@ def validate(
                 "space": candidates.space.to_dict(),
                 "budget": candidates.budget.to_dict(),
                 "center": center,
+                "of": settings.quantity,
                 "num_networks": len(networks),
-                "probe": settings.probe if probing else None,
-                "test_split_read": probing is not None and settings.split == "test",
+                "probe": settings.probe if opened.probe else None,
+                "probe_images": opened.probe.images.num_learnt if opened.probe else None,
+                "test_split_read": opened.probe is not None and settings.split == "test",
                 **findings,
             }
 
-        return stage.finish(opened.store, _cost(networks, rated, probing), write)
+        return stage.finish(opened.store, _cost(networks, rated, opened.probe), write)
+
+
+def _recipe(
+    context: Context, settings: ValidateSettings, given: FinetuneSettings | None
+) -> FinetuneSettings | None:
+    """Return the recipe of fine-tuning: as given, as `finetune/main` recorded it, or the default.
+
+    None if accuracy is not measured by fine-tuning.
+    """
+    if settings.probe != "finetune":
+        return None
+    main = context.run.finetune("main")
+    if given is None and main.finished:
+        given = FinetuneSettings.model_validate(main.manifest()["settings"]["settings"])
+    recipe = given or FinetuneSettings()
+    if settings.epochs is not None:
+        recipe = recipe.model_copy(update={"epochs": settings.epochs})
+    return recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,24 +190,60 @@ class OpenedValidation:
         store: the images.
         passes: an evaluator for each pass over the images, see `rating_passes`.
         probe: measures accuracy; None without labels.
+        other: another run's supernet that rates the same networks, if one does.
     """
 
     supernet: Supernet
     store: ImageStore
     passes: list[tuple[Evaluator, str]]
-    probe: NetworkProbe | None
+    probe: Probe | None
+    other: OtherSupernet | None
+
+    @property
+    def parents(self) -> dict[str, Path]:
+        """The files of the other supernet, by name."""
+        return {} if self.other is None else self.other.parents
+
+
+def _measure(
+    context: Context,
+    stage: ClaimedStage,
+    opened: OpenedValidation,
+    networks: list[Architecture],
+) -> tuple[RatingTable, Ratings, Floats | None]:
+    """Rate and probe all networks: ratings, those by the other supernet, `[S, n, t]` if labelled.
+
+    `[S, n, t]` is 1 where a network is right about a test image.
+    """
+    device, probing, other = context.runtime.device, opened.probe, opened.other
+    opened.supernet.to(device)
+    if probing is None:
+        context.console.warn(NO_LABELS)
+    else:
+        context.console.say(probing.about(opened.supernet, networks))
+    rated, its = rate_networks(context, opened.passes, networks), {}
+    if other is not None:
+        other.supernet.to(device)
+        more = rate_networks(context, other.passes, networks)
+        rated, its = rated.with_cost_of(more), more.usual
+    if probing is None:
+        return rated, its, None
+    journal = stage.folder / NETWORKS
+    correct = probe(context, stage.ledger, probing, opened.supernet, networks, journal)
+    return rated, its, correct
 
 
 def _open(
     context: Context,
     settings: ValidateSettings,
-    candidates: BudgetedSpace,
+    recipe: FinetuneSettings | None,
     in_band: BudgetedSpace,
     images: ImageInput,
     teacher: Ask | None,
+    folder: Path,
 ) -> OpenedValidation:
     """Load supernet and teacher, open the images and read their labels."""
-    space = candidates.space
+    space = in_band.space
     supernet = load_supernet(context.run, space)
     labels, classes = _labels(images.source())
     if labels:
@@ -173,14 +251,44 @@ def _open(
         matplotlib("figure")
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
-    seen = InputSpec.of(space.largest, store.mean, store.std)
+    seen = student_input(space, supernet.units, store)
     frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
-    of_search = _of_search(labels, store)
-    return OpenedValidation(
-        supernet,
+    passes = rating_passes(
+        context, supernet, frozen, store, settings, in_band, _of_search(labels, store)
+    )
+    probing: Probe | None = None
+    if labels and recipe:
+        labelled = _labelled(context, settings, store, labels, ("supernet", "search"))
+        probing = FinetuneProbe(
+            context, labelled, recipe, classes=classes, folder=folder / CHECKPOINTS
+        )
+    elif labels:
+        labelled = _labelled(context, settings, store, labels, ("supernet",))
+        size = settings.batch_size or batch_size_for(
+            space.largest, space.largest.num_patches, context.runtime.device.type
+        )
+        classify = nearest if settings.probe == "knn" else linear
+        probing = FeatureProbe(context, labelled, classify, size)
+    other = open_other(context, settings, in_band, store, teacher)
+    return OpenedValidation(supernet, store, passes, probing, other)
+
+
+def _labelled(
+    context: Context,
+    settings: ValidateSettings,
+    store: ImageStore,
+    labels: list[list[int]],
+    learnt: tuple[str, ...],
+) -> LabelledImages:
+    few = None if settings.probe == "finetune" else FEW_LABELS
+    return LabelledImages(
         store,
-        rating_passes(context, supernet, frozen, store, settings, in_band, of_search),
-        _probing(context, settings, supernet, store, labels, classes) if labels else None,
+        labels,
+        learnt=learnt,
+        tested=settings.split,
+        count=settings.probe_images or few,
+        seeds=settings.seeds,
+        seed=context.seed,
     )
 
 
@@ -193,32 +301,37 @@ def _parents(context: Context) -> dict[str, Path]:
 
 def _networks(
     context: Context, settings: ValidateSettings, candidates: BudgetedSpace
-) -> tuple[list[Architecture], BudgetedSpace, int | None]:
+) -> tuple[list[Architecture], BudgetedSpace, float | None]:
     """Choose the networks; also return the space they are drawn from and the center of the band."""
     rng = random.Random(seed_for(context.seed, "validate", "networks"))
-    count = settings.num_networks
+    count, what = settings.num_networks, settings.quantity
     center = None
     if settings.share is None:
         networks = stratified(candidates, count, rng)
     else:
         center = _center(context, settings, candidates)
-        least, most = (round(center * (1 + side * settings.share)) for side in (-1, 1))
-        candidates = within(candidates, max(1, least), most)
+        least, most = (center * (1 + side * settings.share) for side in (-1, 1))
+        if what != "latency":
+            least, most = max(1, round(least)), round(most)
+        candidates = within(candidates, what, least, most)
         networks = banded(candidates, count, rng)
     if len(networks) < count:
         context.console.say(f"Only {len(networks)} networks within {candidates.budget} were found.")
     return networks, candidates, center
 
 
-def _center(context: Context, settings: ValidateSettings, candidates: BudgetedSpace) -> int:
-    if settings.center is not None:
-        limit = parse_limit("params", settings.center)
-        return round(limit.resolve(candidates.space, candidates.costs))
+def _center(context: Context, settings: ValidateSettings, candidates: BudgetedSpace) -> float:
+    """Return the middle of the band: as given, that of the winner, or of what is feasible."""
+    what, costs = settings.quantity, candidates.costs
     searched = context.run.search("main")
-    if searched.finished:
+    if settings.center is not None:
+        center = parse_limit(what, settings.center).resolve(candidates.space, costs)
+    elif searched.finished:
         winner = Architecture.from_dict(searched.manifest()["winner"]["architecture"])
-        return params(winner.replace(num_classes=candidates.space.num_classes))
-    return round(sum(candidates.cost_range("params")) / 2)
+        center = costs.amount(what, winner.replace(num_classes=candidates.space.num_classes))
+    else:
+        center = sum(candidates.cost_range(what)) / 2
+    return center if what == "latency" else round(center)
 
 
 def _labels(source: Source) -> tuple[list[list[int]] | None, int]:
@@ -237,45 +350,15 @@ def _of_search(labels: list[list[int]] | None, store: ImageStore) -> Callable[[]
     return lambda: labels_of(labels, store.images("search"))
 
 
-def _probing(
-    context: Context,
-    settings: ValidateSettings,
-    shared: Supernet,
-    store: ImageStore,
-    labels: list[list[int]],
-    classes: int,
-) -> NetworkProbe:
-    largest, device = shared.space.largest, context.runtime.device.type
-    recipe = ProbeRecipe(
-        settings.probe,
-        settings.probe_images,
-        settings.epochs,
-        settings.seeds,
-        settings.batch_size or batch_size_for(largest, largest.num_patches, device),
-    )
-    return NetworkProbe(
-        recipe,
-        store,
-        labels,
-        classes=classes,
-        test=settings.split,
-        seed=context.seed,
-        runtime=context.runtime,
-    )
-
-
 def _cost(
-    networks: list[Architecture], rated: RatingTable, probing: NetworkProbe | None
+    networks: list[Architecture], rated: RatingTable, probing: Probe | None
 ) -> dict[str, Any]:
     """Count images, and the products of encoders (and of classifiers in training) over them."""
     images, products = rated.num_encoded, rated.macs
     if probing is not None:
-        recipe = probing.recipe
-        trained = recipe.probe == "finetune"
-        learnt = recipe.epochs * recipe.seeds * probing.num_learnt if trained else 0
-        seen = recipe.seeds * probing.num_test if trained else probing.num_seen
-        images += len(networks) * (learnt + seen)
+        trained, seen = probing.num_trained, probing.num_seen
+        images += len(networks) * (trained + seen)
         for one in networks:
-            products += learnt * cost.training_macs(one, one.num_patches, 0)
+            products += trained * cost.training_macs(one, one.num_patches, 0)
             products += seen * cost.encoder_macs(one, one.num_patches)
     return {"images": images, "flops": 2 * products}

@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 from typing import TypeVar
 
-from masktas.config import RatingSettings
+from masktas.config import FIT, RatingSettings
 from masktas.errors import ConfigError
 from masktas.ratings.batches import num_visible_for
-from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating
-from masktas.space import Architecture
+from masktas.ratings.label_free import Consistency, PatchSimilarity, Rating, similarity_of
 
 S = TypeVar("S", bound=RatingSettings)
 ROWS = ("raw", "scaled", "unit")
@@ -29,7 +28,7 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
         settings: of the usual consistency, which is left out.
         class_token: whether the teacher has one.
     """
-    usual = PatchSimilarity(settings.temperature, settings.rows, settings.include_self)
+    usual = similarity_of(settings)
     tried = {
         f"consistency {rows} {temperature:g}{' self' if include_self else ''}": PatchSimilarity(
             temperature, rows, include_self
@@ -41,6 +40,9 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
         for name, similarity in tried.items()
         if similarity != usual
     }
+    if settings.temperature != FIT:
+        made["consistency fit"] = Consistency(usual, fitted=True)
+        made["projected fit"] = Consistency(usual, fitted=True, projected=True)
     if settings.class_token:
         made["consistency patches"] = Consistency(usual)
     elif class_token:
@@ -48,14 +50,14 @@ def similarities(settings: RatingSettings, *, class_token: bool) -> dict[str, Ra
     return made
 
 
-def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
+def other_masks(settings: S, total: int) -> dict[str, S]:
     """Return settings with other masks, by the name of the change; each needs another pass.
 
     Mask ratios that leave too few visible patches are left out.
 
     Args:
         settings: the usual ones.
-        largest: the largest architecture of the space.
+        total: number of units of an image.
     """
     changes: dict[str, dict[str, float]] = {
         f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in RATIOS if ratio != settings.mask_ratio
@@ -65,12 +67,12 @@ def other_masks(settings: S, largest: Architecture) -> dict[str, S]:
     if "mask 0" in changes:
         changes["mask 0"]["num_masks"] = 1
     made = {name: settings.model_copy(update=change) for name, change in changes.items()}
-    return {name: changed for name, changed in made.items() if _possible(changed, largest)}
+    return {name: changed for name, changed in made.items() if _possible(changed, total)}
 
 
-def _possible(settings: RatingSettings, largest: Architecture) -> bool:
+def _possible(settings: RatingSettings, total: int) -> bool:
     try:
-        num_visible_for(largest, settings, ("consistency",))
+        num_visible_for(total, settings, ("consistency",))
     except ConfigError:
         return False
     return True

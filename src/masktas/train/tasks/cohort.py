@@ -50,7 +50,7 @@ class CohortDistillation:
         self.schedule = recipe.schedule(self.optimizer)
         self.pixels = pixels
         self._batches = batches
-        self._distiller = Distiller(teacher, batches.patch_size, runtime)
+        self._distiller = Distiller(teacher, batches.unit, runtime)
         students_macs = [
             student_macs(one.encoder.architecture, shape, batches.visible, pixels=pixels)
             for one in students.values()
@@ -62,7 +62,7 @@ class CohortDistillation:
         return list(self.module.values())
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
-        """Mask the images and encode the visible patches by the teacher (7)."""
+        """Mask the images and encode the visible units by the teacher (7)."""
         return self._distiller.inputs(*self._batches.images(step, rows))
 
     def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class CohortDistillation:
         feature = feature_loss(projected, inputs.target)
         if not self.pixels:
             return {"feature_loss": feature}
-        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         return {"loss": pixel + feature, "pixel_loss": pixel, "feature_loss": feature}
 
     def update(self, _: nn.Module) -> None:

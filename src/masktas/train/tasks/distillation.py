@@ -10,15 +10,16 @@ from masktas.nn.mae import decoder_macs
 from masktas.nn.patches import patchify
 from masktas.nn.student import StudentShape, projection_macs
 from masktas.nn.teachers.teacher import Teacher
+from masktas.nn.units import units_of
 from masktas.space import Architecture, cost
 from masktas.train.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class DistilledInputs:
-    """Masked patches `[B, N, S]`, indices of visible ones `[B, V]`, and the teacher's tokens."""
+    """Units `[B, N, S]`, indices of visible and masked ones, and the teacher's tokens of them."""
 
-    patches: Tensor
+    units: Tensor
     ids_keep: Tensor
     ids_masked: Tensor
     target: Tensor
@@ -30,31 +31,31 @@ class Distiller:
 
     Attributes:
         teacher: frozen.
-        patch_size: side of a patch of the students.
+        unit: side of a unit.
         runtime: device and precision.
     """
 
     teacher: Teacher
-    patch_size: int
+    unit: int
     runtime: Runtime
 
     def inputs(self, images: Tensor, ids_keep: Tensor, ids_masked: Tensor) -> DistilledInputs:
-        """Encode the visible patches of images `[B, C, H, W]` by the teacher (7)."""
+        """Encode the visible units of images `[B, C, H, W]` by the teacher (7)."""
         with self.runtime.autocast():
             target = self.teacher(images, ids_keep)
-        patches = patchify(images, self.patch_size)
-        return DistilledInputs(patches, ids_keep, ids_masked, target)
+        units = patchify(images, self.unit)
+        return DistilledInputs(units, ids_keep, ids_masked, target)
 
     def outputs(
         self, student: nn.Module, inputs: DistilledInputs, *, pixels: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Return a student's predicted masked patches `[B, M, S]` and teacher tokens (8).
+        """Return a student's predicted masked units `[B, M, S]` and teacher tokens (8).
 
         Without `pixels` the decoder is left out, and the first is empty.
         """
         with self.runtime.autocast():
             predicted, projected = student(
-                inputs.patches,
+                inputs.units,
                 inputs.ids_keep,
                 inputs.ids_masked,
                 pixels=pixels,
@@ -77,11 +78,12 @@ def student_macs(
     Args:
         one: of the student.
         shape: of its decoder and projection.
-        visible: number of visible patches.
+        visible: number of visible units.
         pixels: whether pixels are predicted.
         features: whether the projection is trained; it is only evaluated otherwise.
         backward: whether the student is trained; it is only evaluated otherwise.
     """
+    visible = units_of(one.image_size, shape.unit).num_patches(visible, one.patch_size)
     decoder = decoder_macs(
         one, visible, decoder_dim=shape.decoder_dim, decoder_depth=shape.decoder_depth
     )

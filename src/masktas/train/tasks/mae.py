@@ -21,35 +21,33 @@ Masked = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class MaskedBatches:
-    """The images of a step as patches, masked at random.
+    """The images of a step as units (`masktas.nn.units`), masked at random.
 
     Attributes:
         batches: the images.
-        patch_size: side of a patch.
-        visible: V, number of visible patches per image.
+        unit: side of a unit; of a patch, if there are no others.
+        visible: V, number of visible units per image.
         seed: of the masks.
     """
 
     batches: Batches
-    patch_size: int
+    unit: int
     visible: int
     seed: int
 
     def images(self, step: int, rows: slice) -> Masked:
         """Return images `[B, C, H, W]`, `ids_keep [B, V]` and `ids_masked [B, M]` of these rows."""
         pixels, _ = self.batches.train(step, rows)
-        num_patches = pixels[0, 0].numel() // self.patch_size**2
+        num_units = pixels[0, 0].numel() // self.unit**2
         # drawn for the whole batch, so the masks do not depend on how rows are shared out
-        noise = masking_noise(
-            self.batches.batch_size, num_patches, seed_for(self.seed, "mask", step)
-        )
+        noise = masking_noise(self.batches.batch_size, num_units, seed_for(self.seed, "mask", step))
         ids_keep, ids_masked = random_masking(to_device(noise[rows], pixels.device), self.visible)
         return pixels, ids_keep, ids_masked
 
     def __call__(self, step: int, rows: slice) -> Masked:
-        """Return them as patches `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]`."""
+        """Return them as units `[B, N, S]`, `ids_keep [B, V]` and `ids_masked [B, M]`."""
         pixels, ids_keep, ids_masked = self.images(step, rows)
-        return patchify(pixels, self.patch_size), ids_keep, ids_masked
+        return patchify(pixels, self.unit), ids_keep, ids_masked
 
 
 class MaskedAutoencoding:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from masktas.nn.mae import pixel_loss
-from masktas.nn.student import feature_loss
+from masktas.nn.student import MaskedStudent, feature_loss
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
@@ -76,7 +76,7 @@ class MaskedDistillation:
         self.beta = beta
         self._supernet, self._teacher, self._draw, self._seed = supernet, teacher, draw, seed
         self._batches = batches
-        self._distiller = Distiller(teacher, batches.patch_size, runtime)
+        self._distiller = Distiller(teacher, batches.unit, runtime)
 
     def sampled(self, step: int) -> list[Architecture]:
         """Return the architectures of a step (line 6), the same in every process."""
@@ -87,20 +87,26 @@ class MaskedDistillation:
         return [self._supernet.subnet(one).train() for one in self.sampled(step)]
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
-        """Mask the images (line 5) and encode the visible patches by the teacher (7)."""
+        """Mask the images (line 5) and encode the visible units by the teacher (7)."""
         return self._distiller.inputs(*self._batches.images(step, rows))
 
     def losses(self, network: nn.Module, inputs: DistilledInputs) -> dict[str, Tensor]:
         """Return the loss (9) and its parts (10, 11)."""
         predicted, projected = self._distiller.outputs(network, inputs)
-        pixel = pixel_loss(predicted, inputs.patches, inputs.ids_masked)
+        pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
         feature = feature_loss(projected, inputs.target)
         loss = pixel + self.beta * feature if self.beta else pixel  # (9)
         return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
 
     def update(self, network: nn.Module) -> None:
         """Update the sampled slices; all other weights stay frozen (line 9)."""
-        self.optimizer.step_slices(dict(network.named_parameters()))
+        assert isinstance(network, MaskedStudent)
+        self.optimizer.step_slices(
+            {
+                self._supernet.stored_name(name, network.patch_size): parameter
+                for name, parameter in network.named_parameters()
+            }
+        )
 
     def macs(self, step: int) -> int:
         """Count multiply-accumulates per image: teacher forward, students forward and backward."""
@@ -113,6 +119,7 @@ class MaskedDistillation:
     def about(self, step: int) -> str:
         """Name the architectures of a step."""
         return "; ".join(
-            f"width {one.embed_dim}, heads {list(one.num_heads)}, MLP ratios {list(one.mlp_ratio)}"
+            f"patch size {one.patch_size}, width {one.embed_dim}, heads {list(one.num_heads)}, "
+            f"MLP ratios {list(one.mlp_ratio)}"
             for one in self.sampled(step)
         )
