@@ -31,8 +31,8 @@ from masktas.config import (
 )
 from masktas.errors import ConfigError
 from masktas.stages import finetune as finetune_stage
-from masktas.stages import plan as plan_stage
 from masktas.stages import run as run_stage
+from masktas.stages.plan import stage as plan_stage
 from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
 from masktas.stages.supernet import stage as supernet_stage

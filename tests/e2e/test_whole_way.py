@@ -67,6 +67,10 @@ def test_run_leaves_what_the_design_promises(finished: Path) -> None:
         "search/main/history.jsonl",
         "search/main/architecture.json",
         "search/main/weights.safetensors",
+        "refine/main/rounds.jsonl",
+        "refine/main/weights.safetensors",
+        "refine/main/uniform/weights.safetensors",
+        "refine/main/random-2/weights.safetensors",
         "finetune/main/weights.safetensors",
         "finetune/scratch/manifest.json",
         "finetune/uniform/manifest.json",
@@ -149,7 +153,7 @@ def test_the_same_command_again_does_nothing_and_says_so(
         "run", world.images, "--out", finished, "--config", world.recipe, "--baselines"
     )
     assert code == 0
-    assert said.count("is finished: nothing to do") == 8
+    assert said.count("is finished: nothing to do") == 9
     assert before == {
         path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")
     }
@@ -226,11 +230,13 @@ def test_report_stands_alone(finished: Path) -> None:
         "<td>mean of 2 random</td>",
         "data:image/png;base64",
         "block by block",
+        "<h2>Refinement</h2>",
+        "held-out feature loss",
         "top-1",
         "Cost of the run",
     ):
         assert words in page, words
-    assert page.count("<svg") >= 6
+    assert page.count("<svg") >= 7
 
 
 def test_show_tells_the_state_of_a_run(

@@ -62,6 +62,13 @@ Epochs = Annotated[
 BatchSize = Annotated[
     int | None, Parameter(help="Number of images in a step of every training stage.")
 ]
+Refine = Annotated[
+    bool,
+    Parameter(
+        show_default=False,
+        help="Refine the best networks of the search (default).",
+    ),
+]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Limits = Annotated[UsedBudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]

@@ -19,6 +19,7 @@ from masktas.cli.options import (
     Limits,
     Machine,
     Quiet,
+    Refine,
     Space,
     settings_of_all,
     without_none,
@@ -30,13 +31,13 @@ from masktas.formats import format_bytes, format_flops, format_seconds, shown
 from masktas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from masktas.stages.plan import StageEstimate
+    from masktas.stages.plan.estimates import StageEstimate
 
 HEADS = ("stage", "images seen", "images/s", "time", "memory", "operations")
 WIDTHS = (10, 15, 12, 12, 10, 13)
 
 if TYPE_CHECKING:
-    from masktas.stages.plan import StageEstimate
+    from masktas.stages.plan.estimates import StageEstimate
 
 HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
 
@@ -49,6 +50,7 @@ def plan(
     *,
     num_images: Annotated[int | None, Parameter(help="Number of images, instead of DATA.")] = None,
     space: Space = None,
+    refine: Refine = True,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     devices: Annotated[int, Parameter(help="Number of devices that share each batch.")] = 1,
@@ -85,14 +87,15 @@ def plan(
     )
     _check(data, num_images, devices, tflops, share, seconds)
     settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
-    from masktas.stages.plan import Device
-    from masktas.stages.plan import plan as stage
+    from masktas.stages.plan.estimates import Device
+    from masktas.stages.plan.stage import plan as stage
 
     images_there = num_images if data is None else _count(data, settings)
     assert images_there is not None
     found = stage(
         images_there,
         settings,
+        refine=refine,
         devices=devices,
         device=Device(tflops * 1e12, share) if tflops else None,
         seconds=seconds,

@@ -22,6 +22,7 @@ from masktas.cli.options import (
     Out,
     Overwrite,
     Quiet,
+    Refine,
     Space,
     settings_of_all,
     without_none,
@@ -39,13 +40,14 @@ def run(
     space: Space = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    refine: Refine = True,
     baselines: Annotated[
         bool,
         Parameter(
             negative="",
             show_default=False,
-            help="Also fine-tune the winner from scratch, the house shape, the largest and the "
-            "best uniform network, and random ones.",
+            help="Also refine and fine-tune the house shape, the largest and the best uniform "
+            "network, and random ones, and fine-tune the winner from scratch.",
         ),
     ] = False,
     teacher: Adopted = None,
@@ -76,6 +78,7 @@ def run(
         data,
         out=out,
         settings=settings,
+        refine=refine,
         baselines=baselines,
         console=Console(quiet=quiet),
         overwrite=overwrite,

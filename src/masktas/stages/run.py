@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import Run, Stage
+from masktas.artifacts import ARCHITECTURE, Run, Stage
 from masktas.config import (
     AllSettings,
     DataSettings,
     FinetuneSettings,
+    RefineSettings,
     RuntimeSettings,
     SearchSettings,
     SupernetSettings,
@@ -26,10 +26,12 @@ from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
+from masktas.stages.common import manifest as manifests
 from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.manifest import FinetuneManifest, SearchManifest, StageManifest
 from masktas.stages.common.tasks import teacher_for
 from masktas.stages.finetune import finetune
+from masktas.stages.refine.stage import check as check_refine
+from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.stage import report, report_packages
 from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search
@@ -48,6 +50,7 @@ def run(
     *,
     out: str | Path,
     settings: AllSettings | None = None,
+    refine: bool = True,
     baselines: bool = False,
     console: Console | None = None,
     overwrite: bool = False,
@@ -64,8 +67,9 @@ def run(
             left out if they have no labels.
         out: the run folder.
         settings: of every stage.
-        baselines: fine-tune the winner from scratch, the house shape, the largest and the best
-            uniform network, and random ones as well, all by the same recipe.
+        refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
+        baselines: refine and fine-tune the house shape, the largest and the best uniform network,
+            and random ones as well, all by the same recipe; fine-tune the winner from scratch.
         console: where progress is shown.
         overwrite: start every stage afresh.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -74,7 +78,8 @@ def run(
             none if the supernet's settings name one to adopt.
 
     Returns:
-        The manifests of the stages by name: `teacher`, `supernet`, `search`, `finetune/NAME`.
+        The manifests of the stages by name: `teacher`, `supernet`, `search`, `refine`,
+        `finetune/NAME`.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -85,13 +90,15 @@ def run(
         Path(out),
         settings or AllSettings(),
         console,
+        refine=refine,
+        baselines=baselines,
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
         teacher=teacher,
     )
     whole.check()
     reports = _can_report(console, Path(out))
-    made = whole.make(baselines=baselines)
+    made = whole.make()
     page = ranks.first(lambda: str(report(out))) if reports else None
     summarize(made, console)
     if page:
@@ -107,6 +114,7 @@ class WholeRun:
         out: the run folder.
         settings: of every stage.
         console: where progress is shown.
+        refine, baselines: see `run`.
         overwrite: start every stage afresh.
         accept_changed_images: see `run`.
         teacher: a function as the teacher.
@@ -119,12 +127,15 @@ class WholeRun:
         settings: AllSettings,
         console: Console,
         *,
+        refine: bool,
+        baselines: bool,
         overwrite: bool,
         accept_changed_images: bool,
         teacher: Ask | None,
     ) -> None:
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
+        self._refines, self._baselines = refine, baselines
         self._accept_changed_images = accept_changed_images
         self._run = Run(out)
         self._stopping = Stopping(settings.runtime.max_time)
@@ -149,15 +160,20 @@ class WholeRun:
             checked = check_teacher(teacher, space.image_size, space.in_channels)
             _require_units(space, checked)
         check_supernet(settings.supernet, space)
+        if self._refines:
+            check_refine(settings.refine, space, settings.supernet.mask_ratio)
 
-    def make(self, *, baselines: bool) -> dict[str, Any]:
+    def make(self) -> dict[str, Any]:
         """Make every stage that is not finished; return the manifests by name."""
-        stages: tuple[tuple[str, str, Callable[[], dict[str, Any]]], ...] = (
+        rounds = len(self._settings.refine.epochs)
+        stages: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
             ("teacher", self._about_teacher(), self._make_teacher),
             ("supernet", self._about_supernet(), self._make_supernet),
             ("search", f": {_flags(self._settings.search.limits)}", self._make_search),
-            ("finetune", "", partial(self._make_finetunes, baselines=baselines)),
-        )
+            ("refine", f": the best networks by themselves, {rounds} rounds", self._make_refine),
+            ("finetune", "", self._make_finetunes),
+        ]
+        stages = [one for one in stages if one[0] != "refine" or self._refines]
         made: dict[str, Any] = {}
         for number, (name, about, make) in enumerate(stages, start=1):
             self._console.say(f"{number}/{len(stages)} {name}{about}")
@@ -214,10 +230,29 @@ class WholeRun:
         )
         return {"search": manifest}
 
-    def _make_finetunes(self, *, baselines: bool) -> dict[str, Any]:
+    def _make_refine(self) -> dict[str, Any]:
+        settings = self._settings.refine
+        if self._baselines:
+            settings = settings.model_copy(update={"baselines": True})
+        manifest = refine_stage(
+            self._images.given,
+            out=self._out,
+            settings=settings,
+            runtime=self._runtime("refinement"),
+            console=self._console,
+            overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
+            teacher=self._ask,
+        )
+        return {"refine": manifest}
+
+    def _make_finetunes(self) -> dict[str, Any]:
         """Fine-tune the winner and, if wanted, its baselines; nothing where there are no labels."""
         made: dict[str, Any] = {}
-        networks = _networks(self._run.search(), self._settings.finetune, baselines)
+        found = self._run.refine() if self._refines else self._run.search()
+        networks = [("main", found.folder / ARCHITECTURE, self._settings.finetune)]
+        if self._baselines:
+            networks += _baselines(found, self._settings.finetune)
         try:
             for name, architecture, settings in networks:
                 self._console.say(f"finetune/{name}")
@@ -234,7 +269,7 @@ class WholeRun:
                 )
         except LabelError as error:
             self._console.warn(
-                f"{error} Fine-tuning is left out; the searched network is in {self._out}/search."
+                f"{error} Fine-tuning is left out; the network that was found is in {found.folder}."
             )
         return made
 
@@ -273,22 +308,32 @@ def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
         )
 
 
-def _networks(
-    searched: Stage, settings: FinetuneSettings, baselines: bool
+def _baselines(
+    found: Stage, settings: FinetuneSettings
 ) -> list[tuple[str, Path, FinetuneSettings]]:
-    """List what is fine-tuned, each network once: name, architecture file, settings."""
-    folder = searched.folder
-    networks = [("main", folder / "architecture.json", settings)]
-    if not baselines:
-        return networks
-    result = SearchManifest.read(searched).result
+    """List the baselines that are fine-tuned, each network once: name, architecture, settings.
+
+    Args:
+        found: the refinement, or the search if there is none.
+        settings: of the winner's fine-tuning.
+    """
+    folder = found.folder
     scratch = settings.model_copy(update={"init": "scratch"})
-    networks.append(("scratch", folder / "architecture.json", scratch))
-    known = {genes(result.winner.architecture)}
-    for name, one in result.baselines.items():
-        if name != "random-search" and genes(one.architecture) not in known:
+    networks = [("scratch", folder / ARCHITECTURE, scratch)]
+    if found.name == "refine":
+        refined = manifests.RefineManifest.read(found)
+        winner = refined.winner.network
+        others = {name: one.network for name, one in refined.baselines.items()}
+    else:
+        result = manifests.SearchManifest.read(found).result
+        winner = result.winner
+        others = {n: one for n, one in result.baselines.items() if n != "random-search"}
+    known = {genes(winner.architecture)}
+    for name, one in others.items():
+        if genes(one.architecture) not in known:
             known.add(genes(one.architecture))
-            networks.append((name, folder / f"{name}.json", settings))
+            path = f"{name}/{ARCHITECTURE}" if found.name == "refine" else f"{name}.json"
+            networks.append((name, folder / path, settings))
     return networks
 
 
@@ -318,6 +363,7 @@ def demo(
         teacher=TeacherSettings.model_validate(masked),
         supernet=SupernetSettings.model_validate(masked | {"space": "demo", "probes": 3}),
         search=SearchSettings(max_params="200K", population=30, generations=10, mask_ratio=0.6),
+        refine=RefineSettings.model_validate(quick | {"rounds": "1,1,2", "cohort": 8, "lr": 6e-3}),
         finetune=FinetuneSettings.model_validate(
             quick | {"epochs": 4, "lr": 16e-3, "drop_path": 0.0, "label_smoothing": 0.0}
         ),
@@ -345,9 +391,10 @@ def summarize(made: dict[str, Any], console: Console) -> None:
         made: the manifests of the run by name, see `run`.
         console: where the table is printed.
     """
-    finetuned = [FinetuneManifest.of(one) for name, one in made.items() if "/" in name]
-    search = SearchManifest.of(made["search"])
-    ResultTable.of(search, finetuned, average_random=False).print(console)
+    finetuned = [manifests.FinetuneManifest.of(one) for name, one in made.items() if "/" in name]
+    search = manifests.SearchManifest.of(made["search"])
+    refined = manifests.RefineManifest.of(made["refine"]) if "refine" in made else None
+    ResultTable.of(search, finetuned, refined=refined, average_random=False).print(console)
     stages = [name for name in made if "/" not in name]
     times = [f"{name} {_seconds(made[name])}" for name in stages]
     times.append(f"finetune {format_seconds(sum(one.cost.seconds for one in finetuned))}")
@@ -355,4 +402,4 @@ def summarize(made: dict[str, Any], console: Console) -> None:
 
 
 def _seconds(manifest: dict[str, Any]) -> str:
-    return format_seconds(StageManifest.of(manifest).cost.seconds)
+    return format_seconds(manifests.StageManifest.of(manifest).cost.seconds)

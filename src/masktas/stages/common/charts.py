@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from masktas.errors import require_extra
 from masktas.space import Architecture
-from masktas.stages.common.manifest import SearchManifest, SearchResult
+from masktas.stages.common.manifest import RefineManifest, SearchManifest, SearchResult
 from masktas.strategies import Evaluated
 
 if TYPE_CHECKING:
@@ -244,6 +244,36 @@ def best_so_far(history: list[dict[str, Any]]) -> list[float]:
     """
     complete = [entry["rating"] if entry["complete"] else -math.inf for entry in history]
     return list(itertools.accumulate(complete, max))
+
+
+def rounds(refined: RefineManifest) -> str:
+    """Draw the held-out feature loss of each network by round of a refinement."""
+    figure, axes = _figure()
+    names = [one["name"] for one in refined.rounds[0]["members"]]
+    for name in sorted(names, key=lambda name: name == refined.winner.name):  # the winner on top
+        losses = [
+            (record["round"], one["feature_loss"])
+            for record in refined.rounds
+            for one in record["members"]
+            if one["name"] == name
+        ]
+        won, baseline = name == refined.winner.name, not name.startswith("candidate-")
+        axes.plot(
+            [number for number, _ in losses],
+            [loss for _, loss in losses],
+            color=ACCENT if won else "#4338ca" if baseline else FAINT,
+            linewidth=2.2 if won else 1.0,
+            marker="o",
+            markersize=3,
+            label=f"winner ({name})" if won else None,
+        )
+    axes.plot([], [], color="#4338ca", label="baselines")
+    axes.plot([], [], color=FAINT, label="candidates")
+    axes.set_xticks(range(1, len(refined.rounds) + 1))
+    axes.set_xlabel("round")
+    axes.set_ylabel("held-out feature loss")
+    _legend(figure)
+    return _save(figure)
 
 
 def blocks(one: Architecture) -> str:

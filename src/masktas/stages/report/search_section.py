@@ -10,8 +10,10 @@ from masktas.artifacts import HISTORY, Stage, read_lines
 from masktas.errors import require_extra
 from masktas.space import Architecture
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import FinetuneManifest, SearchManifest
+from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
+from masktas.stages.refine.table import HEADER, cells
 from masktas.stages.search.table import ResultTable
+from masktas.strategies import Evaluated
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,12 +31,40 @@ RATINGS = {
 
 
 @dataclass(frozen=True, slots=True)
+class RefinementSection:
+    """What the template shows of the refinement of a search.
+
+    Attributes:
+        manifest: of the refinement.
+        header, cells: table of the networks of the last round.
+        losses: chart of the held-out losses by round.
+    """
+
+    manifest: RefineManifest
+    header: tuple[str, ...]
+    cells: list[list[str]]
+    losses: Markup
+
+    @classmethod
+    def of(cls, manifest: RefineManifest) -> RefinementSection:
+        """Build the section of a finished refinement."""
+        return cls(manifest, HEADER, cells(manifest), svg(charts.rounds(manifest)))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of networks in each round."""
+        return [len(one["members"]) for one in self.manifest.rounds]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchSection:
     """What the template shows of one search.
 
     Attributes:
         name: of the search.
         manifest: of the search.
+        winner: of the refinement, or of the search if there is none.
+        refinement: None if the search was not refined.
         table: the winner beside its baselines.
         rating: what the rating is, in words.
         target: what latency was measured on, in words; None without a latency model.
@@ -44,6 +74,8 @@ class SearchSection:
 
     name: str
     manifest: SearchManifest
+    winner: Evaluated
+    refinement: RefinementSection | None
     table: ResultTable
     rating: str
     target: str | None
@@ -55,30 +87,38 @@ class SearchSection:
     @property
     def architecture(self) -> Architecture:
         """The winner's."""
-        return self.manifest.result.winner.architecture
+        return self.winner.architecture
 
 
-def search_section(stage: Stage, finetuned: Sequence[FinetuneManifest]) -> SearchSection:
+def search_section(
+    stage: Stage, finetuned: Sequence[FinetuneManifest], refinement: Stage
+) -> SearchSection:
     """Build the section of a finished search.
 
     Args:
         stage: the search.
         finetuned: the fine-tunings of its run.
+        refinement: of the search; it may be unfinished.
     """
     manifest = SearchManifest.read(stage)
     history = read_lines(stage.folder / HISTORY)
     result = manifest.result
+    refined = RefineManifest.read(refinement) if refinement.finished else None
     front = charts.front(result, manifest.objectives[0]) if result.front else None
     return SearchSection(
         name=stage.folder.name,
         manifest=manifest,
-        table=ResultTable.of(manifest, finetuned),
+        winner=result.winner if refined is None else refined.winner.network,
+        table=ResultTable.of(manifest, finetuned, refined=refined),
+        refinement=None if refined is None else RefinementSection.of(refined),
         rating=RATINGS[manifest.rating],
         target=_target(manifest.latency_target),
         scatter=svg(charts.candidates(history, manifest)),
         progress=svg(charts.progress(history)),
         front=None if front is None else svg(front),
-        blocks=svg(charts.blocks(result.winner.architecture)),
+        blocks=svg(
+            charts.blocks((refined.winner.network if refined else result.winner).architecture)
+        ),
     )
 
 

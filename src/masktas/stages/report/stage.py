@@ -77,7 +77,10 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     supernet = SupernetManifest.read(folder.supernet) if folder.supernet.finished else None
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
-        searches=[search_section(stage, finetuned) for stage in folder.named("search")],
+        searches=[
+            search_section(stage, finetuned, folder.refine(stage.folder.name))
+            for stage in folder.named("search")
+        ],
         validations=[_validation(stage) for stage in folder.named("validate")],
         readers=_readers(folder),
         curves=_curves(stages),
@@ -107,9 +110,10 @@ def _validation(stage: Stage) -> dict[str, Any]:
 
 def _readers(run: Run) -> dict[str, list[str]]:
     """Return what has read, or would read, the images of each split."""
+    refined = ["refinement"] if run.named("refine") else []
     readers = {
-        "supernet": ["teacher", "supernet", "fine-tuning"],
-        "search": ["search", "fine-tuning"],
+        "supernet": ["teacher", "supernet", *refined, "fine-tuning"],
+        "search": ["search", *refined, "fine-tuning"],
         "validation": ["probes", "pictures", "validation during fine-tuning"],
         "test": ["final test of fine-tuning"],
     }

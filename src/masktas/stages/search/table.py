@@ -11,6 +11,7 @@ from masktas.space import QUANTITIES, Architecture, format_amount
 from masktas.stages.common.manifest import (
     FinetuneManifest,
     RatingDifference,
+    RefineManifest,
     SearchManifest,
 )
 from masktas.strategies import Evaluated
@@ -103,6 +104,7 @@ class ResultTable:
         search: SearchManifest,
         finetuned: Sequence[FinetuneManifest] = (),
         *,
+        refined: RefineManifest | None = None,
         average_random: bool = True,
     ) -> ResultTable:
         """Build the table of a search.
@@ -110,6 +112,7 @@ class ResultTable:
         Args:
             search: the search.
             finetuned: fine-tunings of the run; those of the shown networks are found among them.
+            refined: the refinement of the search, whose winner is the first row.
             average_random: show the random networks as one row, not as one row each.
         """
         title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
@@ -120,7 +123,7 @@ class ResultTable:
             quantities=_quantities(search),
             rows=tuple(
                 replace(row, finetuned=_of_row(row, finetuned))
-                for row in _rows(search, finetuned, average_random=average_random)
+                for row in _rows(search, finetuned, refined, average_random=average_random)
             ),
             num_front=len(search.result.front),
         )
@@ -158,17 +161,25 @@ class ResultTable:
 
 
 def _rows(
-    search: SearchManifest, finetuned: Sequence[FinetuneManifest], *, average_random: bool
+    search: SearchManifest,
+    finetuned: Sequence[FinetuneManifest],
+    refined: RefineManifest | None,
+    *,
+    average_random: bool,
 ) -> list[Row]:
     result = search.result
-    winner = result.winner
+    winner = result.winner if refined is None else refined.winner.network
     rows = [Row("winner", (winner,))]
+    if winner.architecture != result.winner.architecture:
+        rows.append(Row("winner of the search", (result.winner,)))
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False))
-    rows += [_row_of_baseline(names, search) for names in _alike(search)]
+    rows += [_row_of_baseline(names, search, winner.architecture) for names in _alike(search)]
     if average_random and len(result.random) > 1:
+        searched = winner.architecture == result.winner.architecture
         name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
+        ahead = ahead if searched else None
         rows.append(Row(name, result.random, ahead=ahead))
     else:
         rows += [Row(f"random {place}", (one,)) for place, one in enumerate(result.random, start=1)]
@@ -184,15 +195,19 @@ def _alike(search: SearchManifest) -> list[list[str]]:
     return list(found.values())
 
 
-def _row_of_baseline(names: Sequence[str], search: SearchManifest) -> Row:
-    """Return the row of a network that is one baseline, or several at once."""
+def _row_of_baseline(names: Sequence[str], search: SearchManifest, winner: Architecture) -> Row:
+    """Return the row of a network that is one baseline, or several at once.
+
+    The difference of ratings is known of the winner of the search only.
+    """
     result = search.result
+    searched = winner == result.winner.architecture
     one = result.baselines[names[0]]
     return Row(
         " = ".join(BASELINES[name] for name in names),
         (one,),
-        ahead=result.ahead.get(names[0].replace("-", "_")),
-        is_winner=genes(one.architecture) == genes(result.winner.architecture),
+        ahead=result.ahead.get(names[0].replace("-", "_")) if searched else None,
+        is_winner=genes(one.architecture) == genes(winner),
     )
 
 

@@ -16,7 +16,7 @@ def warmup_cosine(
     warmup = min(round(total_steps * warmup_share), total_steps - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, total_steps - warmup),
+        t_initial=max(2, total_steps - warmup),  # timm warns of 1, which gives the same rates
         warmup_t=warmup,
         warmup_lr_init=1e-6,
         warmup_prefix=True,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
+from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher, by_units
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import batch_size_for
@@ -29,82 +29,44 @@ from masktas.stages.common.tasks import (
     Setup,
     augment,
     classifier_task,
+    cohort_task,
     supernet_task,
     teacher_architecture,
     teacher_for,
     teacher_task,
 )
 from masktas.stages.common.teachers import open_teacher
+from masktas.stages.plan.estimates import Device, StageEstimate, joined
+from masktas.stages.refine.rounds import num_staying
 from masktas.strategies import Uniforms
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import GRAD_NORM, train_step
 from masktas.train.task import Task
 
+NUM_UNIFORM = 3  # uniform baselines of a search
 SAMPLED_STEPS = 200  # to average over architectures
 MEMORY_IMAGES = 4  # activations are measured on this many images, and grow with the batch
 NOISE_MEAN, NOISE_STD = 0.5, 0.25
 STATE_BYTES = 16  # of a parameter: itself, gradient and two moments, float32
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """Figures of another machine.
-
-    Attributes:
-        flops: of matrix products per second, at best.
-        share: of `flops` that training reaches.
-    """
-
-    flops: float
-    share: float
-
-    def pace(self, flops: float) -> float:
-        """Return images per second, where one image takes this many operations."""
-        return self.flops * self.share / flops
-
-
-@dataclass(frozen=True, slots=True)
-class StageEstimate:
-    """Estimated cost of a stage.
-
-    Attributes:
-        stage: its name.
-        images: seen over all epochs or candidates.
-        flops: of matrix products, over all images.
-        images_per_second: of all devices together.
-        seconds: of the whole stage.
-        memory_bytes: on each device.
-        gradient_bytes: exchanged in every step if there are several devices.
-    """
-
-    stage: str
-    images: int
-    flops: float
-    images_per_second: float
-    seconds: float
-    memory_bytes: float
-    gradient_bytes: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
 def plan(
     num_images: int,
     settings: AllSettings,
     *,
+    refine: bool = True,
     devices: int = 1,
     device: Device | None = None,
     seconds: float = 60.0,
     console: Console | None = None,
 ) -> list[StageEstimate]:
-    """Estimate a whole run: teacher, supernet, search, fine-tuning of one network.
+    """Estimate a whole run: teacher, supernet, search, refinement, fine-tuning of one network.
 
     Args:
         num_images: how many images there are.
         settings: of every stage, as for `run`.
+        refine: whether the run refines.
         devices: how many devices share each batch.
         device: figures of one of them; None measures this machine.
         seconds: to spend on measuring.
@@ -132,28 +94,33 @@ def plan(
             setup=setup,
             adopted=teacher,
         )
-        for part in _parts(num_images, settings)
+        for part in _parts(num_images, settings, refine=refine)
     ]
     estimates = []
     with console.bar("measuring", len(trials) if device is None else 0) as bar:
         for number, trial in enumerate(trials, start=1):
             estimates.append(trial.estimate(devices, device, seconds / len(trials)))
             bar.update(number, trial.stage)
-    return estimates
+    return joined(estimates)
 
 
-def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
-    """Return each stage's name and how many images it reads; no teacher where one is adopted."""
+def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[tuple[str, int, int]]:
+    """Return stage, number of images that it reads, and number of a refinement's round or 0.
+
+    There is no teacher where one is adopted.
+    """
     data = settings.data
     held_out = data.search_share + data.validation_share + data.test_share
     searched = min(settings.search.num_images, round(num_images * data.search_share))
     trained = round(num_images * (1 - held_out))
-    pretrained = [] if settings.supernet.teacher else [("teacher", trained)]
+    pretrained = [] if settings.supernet.teacher else [("teacher", trained, 0)]
+    rounds = range(1, len(settings.refine.epochs) + 1) if refine else ()
     return [
         *pretrained,
-        ("supernet", trained),
-        ("search", searched),
-        ("finetune", trained + round(num_images * data.search_share)),
+        ("supernet", trained, 0),
+        ("search", searched, 0),
+        *(("refine", trained, number) for number in rounds),
+        ("finetune", trained + round(num_images * data.search_share), 0),
     ]
 
 
@@ -182,6 +149,7 @@ class Trial:
     Args:
         stage: its name.
         images: how many it reads.
+        round_: number of a refinement's round, counted from 1.
         space: of the students.
         candidates: the space within the budget.
         settings: of every stage.
@@ -194,6 +162,7 @@ class Trial:
         self,
         stage: str,
         images: int,
+        round_: int,
         *,
         space: SearchSpace,
         candidates: BudgetedSpace,
@@ -201,7 +170,7 @@ class Trial:
         setup: Setup,
         adopted: tuple[Teacher, tuple[int, int]] | None,
     ) -> None:
-        self.stage, self.images = stage, images
+        self.stage, self.images, self._round = stage, images, round_
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = None if adopted is None else adopted[0]
@@ -217,7 +186,11 @@ class Trial:
 
     def _training(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a stage that trains."""
-        settings: TrainSettings = getattr(self._settings, self.stage)
+        settings: TrainSettings = (
+            self._settings.refine.of_round(self._round)
+            if self.stage == "refine"
+            else getattr(self._settings, self.stage)
+        )
         steps = settings.epochs * (self.images // settings.batch_size)
         share = settings.batch_size / devices / self._settings.runtime.accumulate
         self._require_batches(settings, devices)
@@ -230,10 +203,35 @@ class Trial:
             pace = self._pace(settings, max(1, int(share)), seconds) * devices
         images = steps * settings.batch_size
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
-        frozen = self._frozen().num_params if self.stage == "supernet" else 0
+        asks = self.stage in ("supernet", "refine")
+        frozen = self._frozen().num_params if asks else 0
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
         return StageEstimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
+        )
+
+    def _cohort(self, settings: TrainSettings, batches: Batches) -> Task[Any]:
+        """Build the task of a round, of random networks within the budget."""
+        whole, shape = self._settings.refine, self._settings.supernet
+        frozen, rng = self._frozen(), random.Random(0)
+        count = num_staying(whole.cohort, self._round - 1)
+        count += whole.baselines * (NUM_UNIFORM + self._settings.search.baselines)
+        sizes = StudentShape(
+            shape.decoder_dim, shape.decoder_depth, frozen.embed_dim, self._units.size
+        )
+        students = {
+            str(number): MaskedStudent(self._candidates.sample(rng), sizes)
+            for number in range(count)
+        }
+        return cohort_task(
+            settings,
+            students,
+            sizes,
+            frozen,
+            batches,
+            self._setup,
+            mask_ratio=whole.mask_ratio or shape.mask_ratio,
+            pixels=whole.trains_pixels(self._round),
         )
 
     def _require_batches(self, settings: TrainSettings, devices: int) -> None:
@@ -286,6 +284,8 @@ class Trial:
         batches = self._noise(settings, batch_size)
         if self.stage == "teacher":
             return teacher_task(all_settings.teacher, self._teacher, batches, setup)[1]
+        if self.stage == "refine":
+            return self._cohort(settings, batches)
         if self.stage == "supernet":
             frozen = self._frozen()
             supernet = all_settings.supernet
@@ -376,5 +376,6 @@ class Trial:
 
         inputs = task.inputs(0, slice(0, MEMORY_IMAGES))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            task.losses(task.module, inputs)  # of a supernet: the largest network
+            # the largest network of a supernet, and one of a cohort: they take turns
+            task.losses(task.networks(0)[0] if task.members else task.module, inputs)
         return sum(kept.values()) / MEMORY_IMAGES

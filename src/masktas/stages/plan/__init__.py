@@ -1,0 +1,1 @@
+"""settings -> hours and memory of every stage"""
