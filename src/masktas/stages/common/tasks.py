@@ -58,9 +58,7 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
     if settings.init is not None:
         return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
-    if "num_heads" in settings.model_fields_set:
-        heads = settings.num_heads
-    elif "embed_dim" in settings.model_fields_set:
+    if "embed_dim" in settings.model_fields_set:
         width = settings.embed_dim
         most = max(1, width // space.head_dim)
         heads = next(count for count in range(most, 0, -1) if width % count == 0)

@@ -14,7 +14,7 @@ from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
 
 SAMPLED = 32  # images of a shard whose sizes are read
-PATCHES = (16, 8, 4, 2)  # sides to choose from, in pixels
+PATCHES = (16, 8, 4)  # sides to choose from, in pixels
 LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
 SMALL = 112  # shorter sides up to this get the widths of the space micro
 
@@ -40,26 +40,27 @@ def sampled_sizes(source: Source) -> list[tuple[int, int]]:
     return sizes
 
 
-def space_for(image_size: tuple[int, int], in_channels: int) -> SearchSpace:
+def space_for(image_size: tuple[int, int], in_channels: int, patch_size: int) -> SearchSpace:
     """Return a space for images of a size, whose teacher suits them.
 
-    It is `micro` for small images and the default space for others, with patches that divide the
-    image into enough of them.
+    Raises:
+        SpaceError: if the patches do not divide the image.
     """
     small = min(image_size) <= SMALL
     space = SearchSpace.preset("micro") if small else SearchSpace.load(SupernetSettings().space)
+    return space.replace(image_size=image_size, patch_size=patch_size, in_channels=in_channels)
+
+
+def patch_for(image_size: tuple[int, int], settings: TeacherSettings) -> int:
+    """Return the patch size: as set, or the largest that gives enough patches, or the smallest."""
+    if "patch_size" in settings.model_fields_set:
+        return settings.patch_size
     height, width = image_size
-    fitting = [
-        side
-        for side in PATCHES
-        if not (height % side or width % side)
-        and (height // side) * (width // side) >= LEAST_PATCHES
-    ]
-    if not fitting:  # `check` refuses patches that do not divide the image, unless one is given
-        return space
-    return space.replace(
-        image_size=image_size, patch_size=fitting[0], in_channels=in_channels, num_classes=None
-    )
+    for side in PATCHES:
+        patches = (height // side) * (width // side)
+        if not (height % side or width % side) and patches >= LEAST_PATCHES:
+            return side
+    return PATCHES[-1]
 
 
 def sized(
@@ -89,14 +90,16 @@ def sized(
     channels = given.in_channels or 3
     default = SearchSpace.load(SupernetSettings().space)
     alike = len(set(sizes)) == 1 and min(sizes[0]) < min(default.image_size)
+    alike = alike and not any(side % patch_for(sizes[0], settings) for side in sizes[0])
     if space is not None:
         source = f"space {space.name}"
     elif given.image_size is not None:
         source = f"--image-size {given.image_size}"
-        space = space_for(ImageInput.of(data, given).image_size, channels)
+        size = ImageInput.of(data, given).image_size
+        space = space_for(size, channels, patch_for(size, settings))
     elif alike and settings.init is None:
         source = "the images"
-        space = space_for(sizes[0], channels)
+        space = space_for(sizes[0], channels, patch_for(sizes[0], settings))
     else:
         source, space = f"the default space {default.name}", default
     shape = {"image_size": format_size(space.image_size), "in_channels": space.in_channels}
