@@ -80,16 +80,23 @@ DOCUMENTED = {
     "finetune": (set(SPLITS), {"supernet", "search"}, {"validation", "test"}),
     "validate": (
         {"supernet", "search", "validation"},
+        {"supernet", "search"},
+        {"search", "validation"},
+    ),
+    "validate --probe linear": (
+        {"supernet", "search", "validation"},
         set(),
         {"supernet", "search", "validation"},  # a linear probe learns from frozen features
     ),
 }
+VALIDATED = ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10, "--mask-ratio", 0.75)
 FLAGS: dict[str, tuple[object, ...]] = {
     "teacher": (*TEACHER, *GIVEN, *SHORT),
     "supernet": SHORT,
     "search": ("--generations", 2),
     "finetune": SHORT,
-    "validate": ("--num-networks", 3, "--seeds", 1, "--bootstrap", 10, "--mask-ratio", 0.75),
+    "validate": ("--name", "tuned", *VALIDATED),
+    "validate --probe linear": VALIDATED,
 }
 
 
@@ -100,7 +107,7 @@ def test_every_stage_keeps_to_its_splits(
     for stage, (allowed, trained, measured) in DOCUMENTED.items():
         record.__init__()  # type: ignore[misc]
         data = (world.images,) if stage == "teacher" else ()
-        code, _, said = masktas(stage, *data, *common, *FLAGS[stage])
+        code, _, said = masktas(*stage.split(), *data, *common, *FLAGS[stage])
         assert code == 0, said
         assert record.allowed == allowed, stage
         assert record.opened == allowed, stage

@@ -22,7 +22,10 @@ from worlds import World, count_lines, manifest, started, until
 pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 SHAPE = ("--patch-size", 4, "--image-size", 16, "--embed-dim", 32, "--depth", 2, "--num-heads", 2)
-FEW = ("--num-networks", 5, "--mask-ratio", 0.75, "--bootstrap", 50, "--probe-images", 40)
+FEW = (
+    "--num-networks", 5, "--mask-ratio", 0.75, "--bootstrap", 50, "--probe-images", 40,
+    "--probe", "linear",
+)  # fmt: skip
 SIZES = {"params", "macs"}
 RESULTS = ("networks.jsonl", "validation.json", "validation.csv", "scatter.svg", "scatter.png")
 
@@ -62,13 +65,18 @@ def test_it_leaves_table_picture_and_manifest(validated: Path, world: World) -> 
     assert ratings == set(found["reliability"])
     for name, one in found["agreement"].items():
         assert (one["gain"]["value"] is None) == (name in SIZES)
-    (table,) = made["tables"]
+    table, gains = made["tables"]
     assert {row[0] for row in table["rows"]} >= ratings | SIZES | {"ceiling"}
     assert made["verdict"].startswith("consistency ranks 5 networks")
     assert 0 <= found["ceiling"]["rho"]["value"] <= 1
     assert made["probe"] == "linear"
     assert not made["test_split_read"]
     assert made["cost"]["images"] > 0
+    assert {row[0] for row in gains["rows"]} == ratings | SIZES | {"perfect"}
+    assert gains["header"][-1].endswith("best of 1,000")
+    assert found["spread"]["sd"]["value"] is None or found["spread"]["sd"]["value"] >= 0
+    assert set(found["spread"]["gains"]["consistency"]["best_of"]) == {"16", "1000"}
+    assert "hese networks" in made["difference"]
     assert len(found["networks"]) == made["num_networks"] == 5
 
 
@@ -100,6 +108,7 @@ def test_the_same_command_again_does_nothing(validated: Path, world: World, mask
     assert code == 0
     assert "is finished: nothing to do" in said
     assert manifest(validated)["verdict"] in out
+    assert manifest(validated)["difference"] in out
     code, _, said = masktas(*tokens, "--probe", "knn")
     assert code == 2
     assert "settings.probe: 'linear' there, 'knn' now" in said
@@ -169,7 +178,7 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     assert "choose 1160 or more" in " ".join(said.split())  # of resamples, for 29 ratings
     found = json.loads((base / "validate/band/validation.json").read_text())["networks"]
     assert all(10_200 <= one["params"] <= 13_800 for one in found)
-    usual, variants = (made["tables"][at]["rows"] for at in (0, 1))
+    usual, variants = (made["tables"][at]["rows"] for at in (0, -1))
     names = {row[0] for row in variants}
     assert names < set(found[0]["ratings"])
     assert not names & {row[0] for row in usual}
@@ -192,13 +201,154 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
 def test_by_fine_tuning(base: Path, world: World, masktas: Call) -> None:
     code, _, said = masktas(
         "validate", "--out", base, "--name", "tuned", "--config", world.recipe, "--quiet",
-        *FEW[4:], "--num-networks", 2, "--probe", "finetune", "--epochs", 1, "--seeds", 1,
-        "--mask-ratio", 0,
+        *FEW[4:8], "--num-networks", 2, "--epochs", 1, "--seeds", 1, "--mask-ratio", 0,
     )  # fmt: skip
     assert code == 0, said
+    assert manifest(base / "validate/tuned")["probe"] == "finetune"
     made = manifest(base / "validate/tuned")
     assert "Nothing can be said" in made["verdict"]
     assert "reconstruction" not in made["agreement"]
+
+
+def journalled(folder: Path) -> list[list[float]]:
+    """The accuracies of each network by seed, as the journal has them."""
+    return [line["accuracy"] for line in read_lines(folder / "networks.jsonl")]
+
+
+def test_the_truth_is_what_fine_tuning_reaches(
+    base: Path, world: World, masktas: Call, tmp_path: Path
+) -> None:
+    """With its defaults, and by seed: the network that `masktas finetune` would train."""
+    run = Path(shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("validate")))
+    recipe = tmp_path / "recipe.toml"
+    text = world.recipe.read_text().replace("[finetune]\nepochs = 4", "[finetune]\nepochs = 3")
+    recipe.write_text(text + "drop_path = 0.3\nflip = false\n")
+    tokens = ("validate", "--out", run, "--num-networks", 2, "--mask-ratio", 0.75, "--bootstrap", 9)
+    code, _, said = masktas(*tokens, "--config", recipe, "--name", "given")
+    assert code == 0, said
+    assert "2 networks: fine-tuned from inherited weights" in said
+    assert "3 epochs in batches of 16, learning rate 0.01 for 256 images, 2 seeds" in said
+    assert "this takes about" in said
+    lines = read_lines(run / "validate/given/networks.jsonl")
+    path = tmp_path / "architecture.json"
+    path.write_text(json.dumps(lines[1]["architecture"]))
+    for seed, accuracy in enumerate(lines[1]["accuracy"]):
+        name = "main" if seed == 0 else "second"
+        assert masktas("finetune", "--out", run, "--config", recipe, "--quiet", "--name", name,
+                       "--architecture", path, "--seed", seed)[0] == 0  # fmt: skip
+        assert manifest(run / "finetune" / name)["validation"]["top1"] == accuracy
+    # without a configuration the recipe is the one that finetune/main recorded
+    code, _, said = masktas(*tokens, "--name", "recorded")
+    assert code == 0, said
+    assert "3 epochs in batches of 16" in said
+    assert journalled(run / "validate/recorded") == journalled(run / "validate/given")
+    assert not (run / "validate/recorded/probes").exists()
+    # a recipe is part of what was validated
+    code, _, said = masktas(*tokens, "--name", "recorded", "--config", world.recipe)
+    assert code == 2
+    assert "finetune.epochs: 3 there, 4 now" in said
+    code, _, said = masktas(*tokens, "--name", "shorter", "--epochs", 1, "--seeds", 1)
+    assert code == 0, said
+    assert "1 epochs in batches of 16" in said
+
+
+def test_fine_tuning_killed_and_resumed_is_the_same(
+    base: Path, world: World, masktas: Call, tmp_path: Path
+) -> None:
+    tokens = ("--config", world.recipe, "--num-networks", 2, "--mask-ratio", 0.75, "--bootstrap", 9)
+    whole = base / "validate/whole"
+    assert masktas("validate", "--out", base, "--name", "whole", *tokens, "--quiet")[0] == 0
+    run = Path(shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("validate")))
+    folder = run / "validate/main"
+    with started("validate", "--out", run, *tokens, "--quiet") as process:
+        until(lambda: any(folder.glob("probes/*/seed-1/checkpoints/step-00000001*")), process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert count_lines(folder / "networks.jsonl") < 2, "killed too late"
+    with started("validate", "--out", run, *tokens, "--quiet") as process:
+        until(lambda: count_lines(folder / "ledger.jsonl") >= 2, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() in (0, 143)
+    assert masktas("validate", "--out", run, *tokens, "--quiet")[0] == 0
+    for name in ("networks.jsonl", "validation.json"):
+        assert file_digest(folder / name) == file_digest(whole / name), name
+
+
+def test_a_band_of_any_quantity(base: Path, world: World, masktas: Call) -> None:
+    common = (
+        "validate", "--out", base, "--config", world.recipe, "--json", *FEW, "--band", "20%",
+    )  # fmt: skip
+    code, out, said = masktas(*common, "--name", "macs", "--of", "macs", "--center", "250K")
+    assert code == 0, said
+    made = json.loads(out)
+    assert (made["of"], made["center"]) == ("macs", 250_000)
+    found = json.loads((base / "validate/macs/validation.json").read_text())["networks"]
+    assert all(200_000 <= one["macs"] <= 300_000 for one in found)
+    assert made["tables"][0]["title"].splitlines()[0].startswith("5 networks of 2")
+    assert "MACs" in made["tables"][0]["title"]
+    assert "etworks of this size" in made["difference"]
+    # the quantity that has an upper limit, and the middle of what is feasible
+    code, out, said = masktas(*common, "--name", "size", "--max-size", "60KB")
+    assert code == 0, said
+    made = json.loads(out)
+    assert made["of"] == "size"
+    assert made["center"] < 60_000
+    assert made["budget"]["max_size"] <= 60_000
+    assert made["budget"]["min_size"] == round(0.8 * made["center"])
+
+
+def test_two_supernets_of_one_space_are_compared(
+    base: Path, world: World, masktas: Call, tmp_path: Path
+) -> None:
+    common = ("validate", "--out", base, "--config", world.recipe, "--json", *FEW)
+    twin = Path(shutil.copytree(base, tmp_path / "twin", ignore=shutil.ignore_patterns("validate")))
+    code, out, said = masktas(*common, "--name", "twin", "--against", twin)
+    assert code == 0, said
+    made = json.loads(out)
+    ratings = {"consistency", "reconstruction", "feature", "fusion"}
+    assert set(made["against"]) == ratings
+    assert all(one["between"]["value"] == 1 for one in made["against"].values())
+    for name, one in made["against"].items():
+        tau = made["agreement"][name]["tau"]
+        assert one["own"] == one["other"] == one["mean"] == tau
+    assert made["tables"][-1]["title"] == f"Agreement with the supernet of {twin}"
+    assert made["parents"].keys() >= {"against supernet", "against teacher"}
+    # another seed of the supernet
+    other = tmp_path / "other"
+    shutil.copytree(base / "teacher", other / "teacher")
+    assert masktas("supernet", "--out", other, "--config", world.recipe, "--epochs", 1, "--seed", 5,
+                   "--quiet")[0] == 0  # fmt: skip
+    code, out, said = masktas(*common, "--name", "other", "--against", other)
+    assert code == 0, said
+    made = json.loads(out)
+    assert made["against"]["feature"]["between"]["value"] < 1
+    assert made["against"]["feature"]["own"] == made["agreement"]["feature"]["tau"]
+    assert "the supernet of" in made["tables"][-1]["title"]
+
+
+def test_a_supernet_that_cannot_be_compared_is_refused(
+    base: Path, world: World, masktas: Call, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(base / "teacher", other / "teacher")
+    space = tmp_path / "space.json"
+    space.write_text(json.dumps(json.loads(world.space.read_text()) | {"depth": [2]}))
+    supernet = ("supernet", "--out", other, "--config", world.recipe, "--epochs", 1, "--quiet")
+    assert masktas(*supernet, "--space", space)[0] == 0
+    tokens = ("validate", "--out", base, "--config", world.recipe, *FEW, "--name", "no")
+    code, _, said = masktas(*tokens, "--against", other)
+    assert code == 2
+    assert "choose a run with the same space" in " ".join(said.split())
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    next(images.rglob("*.png")).unlink()
+    assert masktas("teacher", images, *SHAPE, "--epochs", 1, "--out", tmp_path / "fewer",
+                   "--config", world.recipe, "--quiet")[0] == 0  # fmt: skip
+    assert masktas("supernet", "--out", tmp_path / "fewer", "--config", world.recipe, "--epochs", 1,
+                   "--quiet")[0] == 0  # fmt: skip
+    code, _, said = masktas(*tokens, "--against", tmp_path / "fewer")
+    assert code == 2
+    assert "choose a run with the same images" in " ".join(said.split())
 
 
 def test_images_without_labels_still_tell_how_reliable_ratings_are(
@@ -233,6 +383,10 @@ def test_images_without_labels_still_tell_how_reliable_ratings_are(
     ("flags", "words"),
     [
         (("--center", "12K"), "give --band 5% as well"),
+        (("--of", "macs"), "give --band 5% as well"),
+        (("--band", "5%", "--of", "macs", "--center", "5ms"), "not a budget for macs"),
+        (("--band", "5%", "--of", "flops"), "--of"),
+        (("--against", "nowhere"), "nowhere/supernet: the supernet stage is missing"),
         (("--band", "150%"), "give a share such as 5% or 0.05"),
         (("--band", "wide"), "give a share such as 5% or 0.05"),
         (("--band", "1%", "--center", "6M"), "No network of space small-world"),

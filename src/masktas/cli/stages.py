@@ -69,6 +69,7 @@ def teacher(
 ) -> None:
     """Pre-train the teacher."""
     common = StageSettings.read(config, images, machine)
+    space = common.sections.get("supernet", {}).get("space")
     from masktas.stages.teacher.stage import teacher as stage
 
     manifest = stage(
@@ -77,6 +78,7 @@ def teacher(
         settings=resolve(TeacherSettings, common.sections.get("teacher"), options),
         data_settings=common.data,
         runtime=common.runtime,
+        space=None if space is None else SearchSpace.load(space),
         console=Console(quiet=quiet),
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,

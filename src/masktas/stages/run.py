@@ -194,8 +194,9 @@ class WholeRun:
         manifest = pretrain(
             self._data,
             out=self._out,
-            settings=teacher_for(self._space, self._settings.teacher),
+            settings=self._settings.teacher,
             data_settings=self._data_settings,
+            space=self._space,
             runtime=self._runtime("teacher"),
             console=self._console,
             overwrite=self._overwrite,

@@ -61,6 +61,10 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
     if settings.init is not None:
         return settings
     heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
+    if "embed_dim" in settings.model_fields_set:
+        width = settings.embed_dim
+        most = max(1, width // space.head_dim)
+        heads = next(count for count in range(most, 0, -1) if width % count == 0)
     shape = {
         "patch_size": space.largest.patch_size,
         "embed_dim": heads * space.head_dim,

@@ -10,18 +10,21 @@ from masktas.config import DataSettings, RuntimeSettings, TeacherSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
+from masktas.formats import format_size
 from masktas.nn.mae import require_decoder_dim
 from masktas.nn.patches import num_visible_checked
-from masktas.space import Architecture
+from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.images import Data
 from masktas.stages.common.load import DECODER
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
+from masktas.stages.teacher.sizing import open_given, sampled_sizes, sized
 from masktas.train import checkpoint
 from masktas.train.networks import save_network
 
 FEW_IMAGES = 20_000
+SMALLER = 2  # images smaller than the training size by more than this factor are worth a warning
 LONG_EPOCHS = 400  # as in the preset small-data
 
 
@@ -76,6 +79,7 @@ def teacher(
     settings: TeacherSettings | None = None,
     data_settings: DataSettings | None = None,
     runtime: RuntimeSettings | None = None,
+    space: SearchSpace | None = None,
     console: Console | None = None,
     overwrite: bool = False,
     accept_changed_images: bool = False,
@@ -86,6 +90,8 @@ def teacher(
         data: where the images are (docs/data.md), or a Python data set of them.
         out: the run folder; `teacher/` is written in it.
         settings, data_settings, runtime: see `masktas.config`.
+        space: of the students; image size, channels and the teacher's shape follow from it where
+            they are not set. Without a space they follow from the images.
         console: where progress is shown.
         overwrite: start afresh.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -104,9 +110,13 @@ def teacher(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
-    images = context.images_given(data, data_settings, image_size=(224, 224), in_channels=3)
-    checked = check(settings or TeacherSettings(), images.image_size, images.in_channels)
-    images.source(download=context.settings.download)  # refused before a folder is made
+    given = settings or TeacherSettings()
+    source = open_given(data, data_settings, download=context.settings.download)
+    sizes = sampled_sizes(source)
+    filled, images, origin = sized(data, given, data_settings, space, sizes)
+    checked = check(filled, images.image_size, images.in_channels)
+    context.console.say(_about(checked, origin))
+    _warn_of_small(context, images.image_size, sizes)
     store = context.open_images(images, allowed=("supernet",))
     batches = context.batches(store, "supernet", settings=checked.settings)
     with context.stage(
@@ -137,6 +147,31 @@ def _train(
         return checked.about()
 
     return stage.finish(store, cost, write)
+
+
+def _about(checked: CheckedTeacher, origin: str) -> str:
+    """Return a line: what the teacher sees, its shape, and what they are taken from."""
+    shape = checked.shape
+    height, width = shape.image_size
+    return (
+        f"Teacher: {height} x {width} pixels of {shape.in_channels} channels in patches of "
+        f"{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks (from {origin}, where "
+        "not set)."
+    )
+
+
+def _warn_of_small(
+    context: Context, image_size: tuple[int, int], sizes: list[tuple[int, int]]
+) -> None:
+    """Warn, before images are decoded, if most are enlarged by more than a factor of 2."""
+    small = [one for one in sizes if SMALLER * min(one) < min(image_size)]
+    if 2 * len(small) > len(sizes):
+        height, width = small[0]
+        context.console.warn(
+            f"Images of {height} x {width} pixels are enlarged to {image_size[0]} x "
+            f"{image_size[1]}, which costs time and adds nothing: train at their own size, with "
+            f"--image-size {format_size(small[0])} and a space for it."
+        )
 
 
 def _warn_of_few(

@@ -1,0 +1,107 @@
+"""What images a teacher is pre-trained on, and its shape: from the space, or from the images."""
+
+from __future__ import annotations
+
+import itertools
+
+from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
+from masktas.data.decode.image import dimensions
+from masktas.data.sources import Source
+from masktas.errors import MasktasError
+from masktas.formats import format_size
+from masktas.space import SearchSpace
+from masktas.stages.common.images import Data, ImageInput
+from masktas.stages.common.tasks import teacher_for
+
+SAMPLED = 32  # images of a shard whose sizes are read
+PATCHES = (16, 8, 4)  # sides to choose from, in pixels
+LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
+SMALL = 112  # shorter sides up to this get the widths of the space micro
+
+
+def open_given(data: Data, settings: DataSettings | None, *, download: bool) -> Source:
+    """Open the user's images, before their size and channels are known."""
+    return ImageInput.of(data, settings or DataSettings()).source(download=download)
+
+
+def sampled_sizes(source: Source) -> list[tuple[int, int]]:
+    """Return (height, width) of some images, read from their headers; unreadable ones are skipped.
+
+    They are the first ones of the first and of the last shard.
+    """
+    sizes = []
+    for shard in sorted({0, source.num_shards - 1}):
+        try:
+            for item in itertools.islice(source.stream(shard), SAMPLED):
+                if item.content is not None:
+                    sizes.append(dimensions(item.content))
+        except MasktasError:  # opening the store reports it
+            continue
+    return sizes
+
+
+def space_for(image_size: tuple[int, int], in_channels: int, patch_size: int) -> SearchSpace:
+    """Return a space for images of a size, whose teacher suits them.
+
+    Raises:
+        SpaceError: if the patches do not divide the image.
+    """
+    small = min(image_size) <= SMALL
+    space = SearchSpace.preset("micro") if small else SearchSpace.load(SupernetSettings().space)
+    return space.replace(image_size=image_size, patch_size=patch_size, in_channels=in_channels)
+
+
+def patch_for(image_size: tuple[int, int], settings: TeacherSettings) -> int:
+    """Return the patch size: as set, or the largest that gives enough patches, or the smallest."""
+    if "patch_size" in settings.model_fields_set:
+        return settings.patch_size
+    height, width = image_size
+    for side in PATCHES:
+        patches = (height // side) * (width // side)
+        if not (height % side or width % side) and patches >= LEAST_PATCHES:
+            return side
+    return PATCHES[-1]
+
+
+def sized(
+    data: Data,
+    settings: TeacherSettings,
+    data_settings: DataSettings | None,
+    space: SearchSpace | None,
+    sizes: list[tuple[int, int]],
+) -> tuple[TeacherSettings, ImageInput, str]:
+    """Return the settings of a teacher and its images, with what the user has not set filled in.
+
+    Size, channels and the teacher's shape follow from the space. Without one they follow from the
+    size that is set, or from the images if all are alike and smaller than those of the default
+    space; else from the default space.
+
+    Args:
+        data: where the images are.
+        settings: of the teacher.
+        data_settings: image size and channels, as far as they are set.
+        space: of the students; None if it is not known yet.
+        sizes: of some images, see `sampled_sizes`.
+
+    Returns:
+        Both, and a word on what the sizes are taken from.
+    """
+    given = data_settings or DataSettings()
+    channels = given.in_channels or 3
+    default = SearchSpace.load(SupernetSettings().space)
+    alike = len(set(sizes)) == 1 and min(sizes[0]) < min(default.image_size)
+    alike = alike and not any(side % patch_for(sizes[0], settings) for side in sizes[0])
+    if space is not None:
+        source = f"space {space.name}"
+    elif given.image_size is not None:
+        source = f"--image-size {given.image_size}"
+        size = ImageInput.of(data, given).image_size
+        space = space_for(size, channels, patch_for(size, settings))
+    elif alike and settings.init is None:
+        source = "the images"
+        space = space_for(sizes[0], channels, patch_for(sizes[0], settings))
+    else:
+        source, space = f"the default space {default.name}", default
+    shape = {"image_size": format_size(space.image_size), "in_channels": space.in_channels}
+    images = ImageInput.of(data, resolve(DataSettings, shape, given))
+    return teacher_for(space, settings), images, source
