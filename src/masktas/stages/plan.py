@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from masktas.config import AllSettings, TrainSettings
+from masktas.config import AllSettings, SupernetSettings, TrainSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
@@ -28,6 +28,7 @@ from masktas.stages.common.tasks import (
     Setup,
     augment,
     classifier_task,
+    supernet_for,
     supernet_task,
     teacher_architecture,
     teacher_for,
@@ -118,7 +119,11 @@ def plan(
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
     )
-    settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
+    shapes = {
+        "teacher": teacher_for(space, settings.teacher),
+        "supernet": _sampled(settings),
+    }
+    settings = settings.model_copy(update=shapes)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     candidates = settings.search.check(space)
     teacher = _adopted(space, settings)
@@ -139,6 +144,17 @@ def plan(
             estimates.append(trial.estimate(devices, device, seconds / len(trials)))
             bar.update(number, trial.stage)
     return estimates
+
+
+def _sampled(settings: AllSettings) -> SupernetSettings:
+    """Return the supernet's settings of a run; its sampler is `uniform` if only latency is limited.
+
+    Nothing is measured for a plan, so it is not known which networks are near such a limit.
+    """
+    supernet = supernet_for(settings.supernet, settings.search)
+    if supernet.sampler == "focus" and all("latency" in name for name in supernet.limits):
+        return supernet.model_copy(update={"sampler": "uniform"})
+    return supernet
 
 
 def _parts(num_images: int, settings: AllSettings) -> list[tuple[str, int]]:
@@ -274,7 +290,9 @@ class Trial:
             return teacher_task(all_settings.teacher, self._teacher, batches, setup)[1]
         if self.stage == "supernet":
             frozen = self._frozen()
-            return supernet_task(all_settings.supernet, self._space, frozen, batches, setup)[1]
+            supernet = all_settings.supernet
+            within = supernet.by_size(self._space)
+            return supernet_task(supernet, self._space, frozen, batches, setup, within)[1]
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
@@ -333,9 +351,9 @@ class Trial:
         pixels = space.largest.patch_size**2 * space.in_channels
         patches = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
-        supernet = supernet_task(shape, space, self._frozen(), self._noise(shape, 1), self._setup)[
-            0
-        ]
+        any_sampler = shape.model_copy(update={"sampler": "uniform"})
+        noise = self._noise(shape, 1)
+        supernet = supernet_task(any_sampler, space, self._frozen(), noise, self._setup)[0]
         times, until = [], time.monotonic() + seconds
         for one in networks:
             began = time.perf_counter()

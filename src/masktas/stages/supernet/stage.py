@@ -16,7 +16,8 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
 from masktas.nn.teachers.teacher import InputSpec, Teacher
 from masktas.ratings.label_free import PatchSimilarity
-from masktas.space import SearchSpace
+from masktas.space import BudgetedSpace, SearchSpace
+from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     load_reconstruction,
@@ -36,8 +37,10 @@ def check(settings: SupernetSettings, space: SearchSpace) -> int:
     """Refuse a supernet that cannot be trained; return how many patches stay visible.
 
     Raises:
-        ConfigError: if decoder or masking ratio do not fit.
+        ConfigError: if decoder, masking ratio or budget do not fit.
+        BudgetError: if no architecture meets the budget of the sampler `focus`.
     """
+    settings.check(space)
     require_decoder_dim(settings.decoder_dim)
     return num_visible_checked(space.largest, settings.mask_ratio, least=1)
 
@@ -88,16 +91,25 @@ def supernet(
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
     inputs = _open(context, images, settings, space, teacher)
+    candidates, _, models = costed(
+        context.run,
+        settings.check(space),
+        settings,
+        latency=False,
+        measure=None,
+        seed=context.seed,
+        console=context.console,
+    )
     with context.stage(
         context.run.supernet,
         settings,
-        parents={"teacher": teacher_file(context.run)},
+        parents={"teacher": teacher_file(context.run)} | models,
         images=images,
         store=inputs.store,
         more={"space": space.to_dict()},
     ) as stage:
         return (
-            _train(context, stage, settings, space, inputs, visible)
+            _train(context, stage, settings, space, inputs, visible, candidates)
             if stage.todo
             else stage.manifest()
         )
@@ -145,8 +157,11 @@ def _train(
     space: SearchSpace,
     inputs: DistillationData,
     visible: int,
+    candidates: BudgetedSpace,
 ) -> dict[str, Any]:
-    shared, task = supernet_task(settings, space, inputs.teacher, inputs.batches, context.setup)
+    shared, task = supernet_task(
+        settings, space, inputs.teacher, inputs.batches, context.setup, candidates
+    )
     held_out = context.batches(inputs.store, "validation")
     probes = _probes(context, settings, shared, inputs.teacher, held_out, visible)
     watched = probe_epochs(settings.epochs, settings.probes)
