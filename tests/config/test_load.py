@@ -309,3 +309,25 @@ def test_settings_that_do_not_go_together_are_refused():
 def test_a_budget_turned_round_is_refused():
     with pytest.raises(BudgetError, match="--min-params 7M is above --max-params 6M"):
         SearchSettings(min_params="7M", max_params="6M").by_size(SearchSpace.preset("tiny"))
+
+
+# --- the supernet's budget
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"sampler": "focus"}, "--sampler focus trains networks near the budget, and there is no"),
+        ({"sampler": "focus", "min_params": "2M"}, "give an upper limit such as --max-macs"),
+        ({"max_macs": "15M"}, "--max-macs is a limit of a search, and --sampler uniform trains"),
+    ],
+)
+def test_a_budget_goes_with_the_sampler_that_uses_it(said, words):
+    with pytest.raises(ConfigError, match=words):
+        resolve(SupernetSettings, said).check(SearchSpace.preset("micro"))
+
+
+def test_a_focus_on_nothing_is_refused():
+    settings = SupernetSettings(sampler="focus", max_params="10K")
+    with pytest.raises(BudgetError, match="at most 10K params"):
+        settings.check(SearchSpace.preset("micro"))

@@ -28,7 +28,7 @@ from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT, stochastic_depth
 from masktas.seeding import seed_for
-from masktas.space import PRESETS, Architecture, SearchSpace, params
+from masktas.space import PRESETS, Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.stopping import Stopping
 from masktas.train.checkpoint import TrainingState
 from masktas.train.log import Ledger
@@ -39,7 +39,7 @@ from masktas.train.step import train_step
 from masktas.train.task import OptimRecipe, Task
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
-from masktas.train.tasks.supernet import MaskedDistillation, sampler
+from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
 
 BATCH = 6
 CPU = Runtime(torch.device("cpu"), bf16=False)
@@ -212,6 +212,50 @@ def test_budget_draws_all_sizes_alike_and_uniform_does_not():
     uniform = spread(sampler("uniform", space), space)
     assert chi_square(uniform) > 500
     assert uniform[-1] < 50
+
+
+MIXED = SPACE.replace(patch_size=(1, 2), image_size=(8, 8))
+
+
+def test_focus_stays_near_the_limits_and_trains_uniform_networks_in_half_of_the_steps() -> None:
+    budget = Budget(max_macs=3 * macs(MIXED.middle) // 2, max_params=10**9)
+    near = focus_space(BudgetedSpace(MIXED, budget))
+    draw, rng = sampler("focus", MIXED, near), random.Random(0)
+    drawn = [draw(rng) for _ in range(1000)]
+    assert {len(step) for step in drawn} == {1}
+    networks = [step[0] for step in drawn]
+    largest = params(MIXED.largest)
+    for one in networks:
+        assert MIXED.check(one) is None
+        assert macs(one) <= 1.15 * budget.max_macs
+        # Parameters are hardly limited: enough of them is 0.6 / 1.15 of what is reached.
+        assert macs(one) >= 0.59 * budget.max_macs or params(one) >= 0.45 * largest
+    alike = [one for one in networks if len({*one.num_heads}) == len({*one.mlp_ratio}) == 1]
+    assert 450 < len(alike) < 800
+    assert {one.patch_size for one in networks} == {1, 2}
+    assert set(near.uniforms()) <= set(alike)
+
+
+def test_focus_on_one_limit_is_between_its_ends() -> None:
+    most = params(SPACE.middle)
+    draw = sampler("focus", SPACE, focus_space(BudgetedSpace(SPACE, Budget(max_params=most))))
+    sizes = [params(draw(random.Random(seed))[0]) for seed in range(500)]
+    assert 0.57 * most <= min(sizes) < 0.75 * most
+    assert most < max(sizes) <= 1.15 * most
+
+
+def test_a_sandwich_is_of_one_patch_size_and_the_largest_contains_the_others() -> None:
+    draw = sampler("sandwich", MIXED)
+    drawn = [draw(random.Random(seed)) for seed in range(200)]
+    for step in drawn:
+        assert len(step) == 4
+        assert len({one.patch_size for one in step}) == 1
+        assert step[0] == MIXED.largest.replace(patch_size=step[0].patch_size)
+        assert step[1] == MIXED.smallest.replace(patch_size=step[0].patch_size)
+    assert 60 < sum(step[0].patch_size == 1 for step in drawn) < 140
+    rng, same = random.Random(3), random.Random(3)
+    expected = [SPACE.largest, SPACE.smallest, SPACE.sample(same), SPACE.sample(same)]
+    assert sampler("sandwich", SPACE)(rng) == expected
 
 
 @pytest.mark.parametrize("kind", ["uniform", "sandwich", "budget"])

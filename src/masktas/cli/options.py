@@ -26,7 +26,8 @@ Out = Annotated[Path, Parameter(help="Run folder; it is created if it is missing
 Config = Annotated[
     Path | None,
     Parameter(
-        help="TOML file with a section for each stage, or the preset small-data; flags override it."
+        help="TOML file with a section for each stage, or a preset: paper or small-data; flags "
+        "override it."
     ),
 ]
 Overwrite = Annotated[

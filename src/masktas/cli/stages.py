@@ -23,11 +23,13 @@ from masktas.cli.options import (
     given,
 )
 from masktas.config import (
+    BudgetSettings,
     CostSettings,
     FinetuneSettings,
     RatingSettings,
     RefineSettings,
     SearchSettings,
+    SharingSettings,
     StrategySettings,
     SupernetSettings,
     TeacherSettings,
@@ -96,18 +98,24 @@ def supernet(
     accept_changed_images: AcceptChangedImages = False,
     quiet: Quiet = False,
     json: Json = False,
-    options: Annotated[SupernetSettings | None, Parameter(name="*", group="Supernet")] = None,
+    budget: Annotated[BudgetSettings | None, Parameter(name="*", group="Budget")] = None,
+    latency: Latency = None,
+    options: Annotated[SharingSettings | None, Parameter(name="*", group="Supernet")] = None,
     images: Data = None,
     machine: Machine = None,
 ) -> None:
     """Train the supernet."""
     common = StageSettings.read(config, images, machine)
+    settings = resolve(
+        SupernetSettings, common.sections.get("supernet"), given(budget, latency, options)
+    )
+    settings.check(SearchSpace.load(settings.space))  # before torch is loaded
     from masktas.stages.supernet.stage import supernet as stage
 
     manifest = stage(
         data,
         out=out,
-        settings=resolve(SupernetSettings, common.sections.get("supernet"), options),
+        settings=settings,
         data_settings=common.data,
         runtime=common.runtime,
         console=Console(quiet=quiet),

@@ -23,7 +23,8 @@ from masktas.config.fields import (
     Settings,
     Share,
 )
-from masktas.config.searching import SearchSettings, ValidateSettings
+from masktas.config.searching import CostSettings, SearchSettings, ValidateSettings
+from masktas.errors import ConfigError
 
 
 class DataSettings(Settings):
@@ -227,8 +228,8 @@ class AdoptedTeacher(Settings):
     )
 
 
-class SupernetSettings(MaskedSettings, AdoptedTeacher):
-    """Weight sharing by masked distillation (SPEC 3, Algorithm 1)."""
+class SharingSettings(MaskedSettings, AdoptedTeacher):
+    """Weight sharing by masked distillation (SPEC 3, Algorithm 1), whatever the budget."""
 
     space: str = Field(
         "small",
@@ -238,11 +239,11 @@ class SupernetSettings(MaskedSettings, AdoptedTeacher):
     beta: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
     )
-    sampler: Literal["uniform", "sandwich", "budget"] = Field(
+    sampler: Literal["uniform", "sandwich", "budget", "focus"] = Field(
         "uniform",
         description="Networks that a step trains: one with every choice drawn uniformly (as "
-        "in the paper); the largest, the smallest and two of those; or one, "
-        "with all sizes equally likely.",
+        "in the paper); the largest, the smallest and two of those; one, "
+        "with all sizes equally likely; or one near the limits of the budget.",
     )
     probes: Annotated[int, Field(ge=0)] = Field(
         10,
@@ -302,6 +303,24 @@ class RefineSettings(StepSettings):
         """Return the settings of a round's training, counted from 1."""
         shared = {name: getattr(self, name) for name in StepSettings.model_fields}
         return TrainSettings(epochs=self.epochs[number - 1], **shared)
+
+
+class SupernetSettings(CostSettings, SharingSettings):
+    """Weight sharing, and the budget that the sampler `focus` trains near to (SPEC 6.4)."""
+
+    def _require_together(self) -> None:
+        """Raise ConfigError unless there is an upper limit for `focus`, and for `focus` only."""
+        focused = self.sampler == "focus"
+        if focused and not self.limits_above:
+            raise ConfigError(
+                "--sampler focus trains networks near the budget, and there is none: give an "
+                "upper limit such as --max-macs, or another --sampler."
+            )
+        if self.limits and not focused:
+            raise ConfigError(
+                f"--{next(iter(self.limits)).replace('_', '-')} is a limit of a search, and "
+                f"--sampler {self.sampler} trains all sizes: leave it out, or give --sampler focus."
+            )
 
 
 class FinetuneSettings(TrainSettings):

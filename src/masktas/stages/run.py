@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import ARCHITECTURE, Run, Stage
+from masktas.artifacts import ARCHITECTURE, SETTINGS, Run, Stage, read_json
 from masktas.config import (
     AllSettings,
     DataSettings,
@@ -18,6 +18,7 @@ from masktas.config import (
     TeacherSettings,
     resolve,
 )
+from masktas.config.searching import LIMITS
 from masktas.console import Console
 from masktas.data.demo import demo_packages, write_demo_images
 from masktas.errors import ConfigError, LabelError, SpaceError
@@ -28,7 +29,7 @@ from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common import manifest as manifests
 from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.tasks import teacher_for
+from masktas.stages.common.tasks import supernet_for, teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.refine.stage import refine as refine_stage
@@ -133,6 +134,8 @@ class WholeRun:
         accept_changed_images: bool,
         teacher: Ask | None,
     ) -> None:
+        focused = supernet_for(settings.supernet, settings.search)
+        settings = settings.model_copy(update={"supernet": focused})
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
         self._refines, self._baselines = refine, baselines
@@ -162,6 +165,8 @@ class WholeRun:
         check_supernet(settings.supernet, space)
         if self._refines:
             check_refine(settings.refine, space, settings.supernet.mask_ratio)
+        if not self._overwrite:
+            _require_same_focus(self._run, settings.supernet)
 
     def make(self) -> dict[str, Any]:
         """Make every stage that is not finished; return the manifests by name."""
@@ -295,6 +300,23 @@ def _can_report(console: Console, out: Path) -> bool:
         console.warn(f"{error} The run writes no report; later, `masktas report {out}` does.")
         return False
     return True
+
+
+def _require_same_focus(run: Run, settings: SupernetSettings) -> None:
+    """Raise ConfigError if the run has a supernet that was trained near another budget."""
+    claim = run.supernet.folder / SETTINGS
+    if not claim.exists():
+        return
+    before = read_json(claim).get("settings", {})
+    if before.get("sampler") != "focus" or settings.sampler != "focus":
+        return
+    limits = {name: before[name] for name in LIMITS if before.get(name) is not None}
+    if limits != settings.limits:
+        raise ConfigError(
+            f"{run.supernet.folder} was trained near the budget {_flags(limits)}, not near "
+            f"{_flags(settings.limits)}: search it by `masktas search --out {run.folder} "
+            f"{_flags(settings.limits)}`, or give another --out."
+        )
 
 
 def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from masktas.config import (
+    CostSettings,
     FinetuneSettings,
     RuntimeSettings,
+    SearchSettings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
@@ -26,7 +28,7 @@ from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
-from masktas.space import Architecture, SearchSpace
+from masktas.space import Architecture, BudgetedSpace, SearchSpace
 from masktas.train.loop import LoopConfig
 from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
@@ -35,7 +37,7 @@ from masktas.train.task import OptimRecipe
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.cohort import CohortDistillation
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
-from masktas.train.tasks.supernet import MaskedDistillation, sampler
+from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
 
 TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
@@ -72,6 +74,21 @@ def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSetting
         "depth": max(space.depth),
     }
     return resolve(TeacherSettings, shape, settings)
+
+
+def supernet_for(settings: SupernetSettings, search: SearchSettings) -> SupernetSettings:
+    """Return the supernet's settings with a sampler that suits the search (SPEC 6.4).
+
+    If the search has an upper limit and no sampler is set, it is `focus`; and `focus` without
+    limits of its own has those of the search.
+    """
+    budget = {name: getattr(search, name) for name in CostSettings.model_fields}
+    said = {name: value for name, value in budget.items() if name in search.model_fields_set}
+    if "sampler" not in settings.model_fields_set and search.limits_above and not settings.limits:
+        return resolve(SupernetSettings, settings, said | {"sampler": "focus"})
+    if settings.sampler == "focus" and not settings.limits:
+        return resolve(SupernetSettings, settings, said)
+    return settings
 
 
 def teacher_architecture(
@@ -128,8 +145,12 @@ def supernet_task(
     teacher: Teacher,
     batches: Batches,
     setup: Setup,
+    candidates: BudgetedSpace | None = None,
 ) -> tuple[Supernet, MaskedDistillation]:
-    """Return a supernet in its initial state, and its training; moves the teacher to the device."""
+    """Return a supernet in its initial state, and its training; moves the teacher to the device.
+
+    `candidates` are the networks within the budget, which the sampler `focus` needs.
+    """
     device = setup.runtime.device
     teacher.to(device)
     supernet = Supernet(
@@ -137,6 +158,7 @@ def supernet_task(
         StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim, units.size),
     )
     supernet.init_weights(setup.generator("supernet"))
+    near = focus_space(candidates) if candidates and settings.sampler == "focus" else None
     task = MaskedDistillation(
         supernet.to(device),
         teacher,
@@ -144,7 +166,7 @@ def supernet_task(
         recipe(settings, batches),
         setup.runtime,
         beta=settings.beta,
-        draw=sampler(settings.sampler, space),
+        draw=sampler(settings.sampler, space, near),
         seed=setup.seed,
     )
     return supernet, task

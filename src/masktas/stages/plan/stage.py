@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from masktas.config import AllSettings, TrainSettings
+from masktas.config import AllSettings, SupernetSettings, TrainSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
@@ -30,6 +30,7 @@ from masktas.stages.common.tasks import (
     augment,
     classifier_task,
     cohort_task,
+    supernet_for,
     supernet_task,
     teacher_architecture,
     teacher_for,
@@ -81,7 +82,11 @@ def plan(
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
     )
-    settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
+    shapes = {
+        "teacher": teacher_for(space, settings.teacher),
+        "supernet": _sampled(settings),
+    }
+    settings = settings.model_copy(update=shapes)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     candidates = settings.search.check(space)
     teacher = _adopted(space, settings)
@@ -102,6 +107,17 @@ def plan(
             estimates.append(trial.estimate(devices, device, seconds / len(trials)))
             bar.update(number, trial.stage)
     return joined(estimates)
+
+
+def _sampled(settings: AllSettings) -> SupernetSettings:
+    """Return the supernet's settings of a run; its sampler is `uniform` if only latency is limited.
+
+    Nothing is measured for a plan, so it is not known which networks are near such a limit.
+    """
+    supernet = supernet_for(settings.supernet, settings.search)
+    if supernet.sampler == "focus" and all("latency" in name for name in supernet.limits):
+        return supernet.model_copy(update={"sampler": "uniform"})
+    return supernet
 
 
 def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[tuple[str, int, int]]:
@@ -289,7 +305,8 @@ class Trial:
         if self.stage == "supernet":
             frozen = self._frozen()
             supernet = all_settings.supernet
-            return supernet_task(supernet, self._space, self._units, frozen, batches, setup)[1]
+            within, units = supernet.by_size(self._space), self._units
+            return supernet_task(supernet, self._space, units, frozen, batches, setup, within)[1]
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
@@ -349,8 +366,11 @@ class Trial:
         pixels = self._units.size**2 * space.in_channels
         seen = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
+        any_sampler = shape.model_copy(update={"sampler": "uniform"})
         noise = self._noise(shape, 1)
-        supernet, _ = supernet_task(shape, space, self._units, self._frozen(), noise, self._setup)
+        supernet, _ = supernet_task(
+            any_sampler, space, self._units, self._frozen(), noise, self._setup
+        )
         times, until = [], time.monotonic() + seconds
         for one in networks:
             began = time.perf_counter()

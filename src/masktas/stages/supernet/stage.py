@@ -17,7 +17,8 @@ from masktas.nn.teachers.function import Ask
 from masktas.nn.teachers.teacher import InputSpec, Teacher
 from masktas.nn.units import Units, units_of
 from masktas.ratings.label_free import PatchSimilarity
-from masktas.space import SearchSpace
+from masktas.space import BudgetedSpace, SearchSpace
+from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     load_reconstruction,
@@ -39,8 +40,10 @@ def check(settings: SupernetSettings, space: SearchSpace) -> None:
     """Refuse a supernet that cannot be trained.
 
     Raises:
-        ConfigError: if decoder or masking ratio do not fit.
+        ConfigError: if decoder, masking ratio or budget do not fit.
+        BudgetError: if no architecture meets the budget of the sampler `focus`.
     """
+    settings.check(space)
     require_decoder_dim(settings.decoder_dim)
     num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
 
@@ -91,15 +94,26 @@ def supernet(
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
     inputs = _open(context, images, settings, space, teacher)
+    candidates, _, models = costed(
+        context.run,
+        settings.check(space),
+        settings,
+        latency=False,
+        measure=None,
+        seed=context.seed,
+        console=context.console,
+    )
     with context.stage(
         context.run.supernet,
         settings,
-        parents={"teacher": teacher_file(context.run)},
+        parents={"teacher": teacher_file(context.run)} | models,
         images=images,
         store=inputs.store,
         more={"space": space.to_dict()},
     ) as stage:
-        return _train(context, stage, settings, space, inputs) if stage.todo else stage.manifest()
+        if not stage.todo:
+            return stage.manifest()
+        return _train(context, stage, settings, space, inputs, candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +161,10 @@ def _train(
     settings: SupernetSettings,
     space: SearchSpace,
     inputs: DistillationData,
+    candidates: BudgetedSpace,
 ) -> dict[str, Any]:
     shared, task = supernet_task(
-        settings, space, inputs.units, inputs.teacher, inputs.batches, context.setup
+        settings, space, inputs.units, inputs.teacher, inputs.batches, context.setup, candidates
     )
     visible = num_visible(inputs.units.total, settings.mask_ratio)
     held_out = context.batches(inputs.store, "validation")

@@ -21,23 +21,69 @@ from masktas.train.tasks.mae import MaskedBatches
 
 Sampler = Callable[[random.Random], list[Architecture]]
 SANDWICHED = 2  # random architectures between largest and smallest
+FOCUS_BELOW, FOCUS_ABOVE = 0.6, 1.15  # times the upper limits of the budget
+UNIFORM_SHARE = 0.5  # of the steps of `focus`
 
 
-def sampler(kind: str, space: SearchSpace) -> Sampler:
+def sampler(kind: str, space: SearchSpace, near: BudgetedSpace | None = None) -> Sampler:
     """Return a function that samples the architectures of a step; the first contains the others.
 
     Args:
         kind: `uniform` (the paper): one, each choice uniform by itself; `sandwich`: the largest,
-            the smallest and two random ones; `budget`: one, uniform over sizes.
+            the smallest and two random ones, all of one patch size; `budget`: one, uniform over
+            sizes; `focus`: one near the limits of a budget (SPEC 6.4).
         space: to sample from.
+        near: the architectures near these limits (`focus_space`), for `focus` only.
     """
+    if kind == "focus":
+        assert near is not None
+        return _focus(near)
     if kind == "sandwich":
-        ends = [space.largest, space.smallest]
-        return lambda rng: ends + [space.sample(rng) for _ in range(SANDWICHED)]
+        return _sandwich(space)
     if kind == "budget":
         sized = BudgetedSpace(space, Budget())
         return lambda rng: [sized.sample_evenly(rng)]
     return lambda rng: [space.sample(rng)]
+
+
+def _sandwich(space: SearchSpace) -> Sampler:
+    parts = [space.replace(patch_size=(size,)) for size in space.patch_size]
+
+    def draw(rng: random.Random) -> list[Architecture]:
+        # Networks of different patch sizes share no patch embedding: none contains the others.
+        part = rng.choice(parts) if len(parts) > 1 else parts[0]
+        return [part.largest, part.smallest, *(part.sample(rng) for _ in range(SANDWICHED))]
+
+    return draw
+
+
+def focus_space(candidates: BudgetedSpace) -> BudgetedSpace:
+    """Return the architectures from 0.6 to 1.15 times the upper limits of a budget (SPEC 6.4).
+
+    They are below 1.15 times every upper limit, and have at least 0.6 times one of these (of the
+    largest amount that the space reaches within them). Lower limits do not count.
+    """
+    budget = candidates.budget
+    above = {f"max_{what}": budget.limits(what)[1] for what in budget.capped()}
+    limits = {
+        name: most * FOCUS_ABOVE if name == "max_latency" else int(most * FOCUS_ABOVE)
+        for name, most in above.items()
+        if most is not None
+    }
+    widened = Budget(**limits)  # type: ignore[arg-type]
+    use = FOCUS_BELOW / FOCUS_ABOVE
+    return BudgetedSpace(candidates.space, widened, candidates.costs, min_use=use)
+
+
+def _focus(near: BudgetedSpace) -> Sampler:
+    """Draw uniform networks in half of the steps, and any in the others."""
+    uniforms = near.uniforms()
+
+    def draw(rng: random.Random) -> list[Architecture]:
+        alike = rng.random() < UNIFORM_SHARE and bool(uniforms)
+        return [rng.choice(uniforms) if alike else near.sample(rng)]
+
+    return draw
 
 
 class MaskedDistillation:
