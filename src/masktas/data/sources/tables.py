@@ -156,6 +156,8 @@ class ParquetSource:
     def stream(self, shard: int) -> Iterator[Item]:
         """Yield the images in order, without reading labels."""
         mine = self._shards[shard]
+        with self._cursor_turn:
+            self._cursor = None  # and what pyarrow holds for it
         yield from self._rows(mine.file, mine.numbers, mine.first)
 
     def _damaged(self, number: int, what: str) -> DataError:
@@ -183,8 +185,9 @@ class ParquetSource:
                     1, row_groups=groups, columns=self._leaf(number), use_threads=False
                 ):
                     found += 1
-                    yield batch.column(0)[0]
-                    del batch  # freed before the next row is read
+                    cells = [batch.column(0)[0]]
+                    del batch  # nothing of a row is kept here once it is taken
+                    yield cells.pop()
             except (OSError, ValueError, _pyarrow().ArrowException) as error:
                 raise self._damaged(number, reason(error)) from None
         if found != claimed:
