@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from masktas.documents import read_regular
 from masktas.errors import ArtifactError, ConfigError
@@ -106,14 +106,47 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+class MissingKeyError(ArtifactError, KeyError):
+    """A key that a file of a run folder does not hold."""
+
+    __str__ = ArtifactError.__str__  # the sentence, without the quotes of a KeyError
+
+
+class Record(dict[str, Any]):
+    """An object of a JSON file of a run folder: a missing key is an error that names the file.
+
+    Attributes:
+        path: the file; None for a copy.
+    """
+
+    path: Path | None = None
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise MissingKeyError(
+            f"{self.path or 'a file of the run'}: damaged, {key!r} is missing. Run the stage that "
+            "wrote it again with --overwrite."
+        )
+
+
+def _parse(text: str, path: Path) -> Any:
+    """Parse JSON of a file; objects become `Record`s."""
+
+    def record(pairs: list[tuple[str, Any]]) -> Record:
+        made = Record(pairs)
+        made.path = path
+        return made
+
+    return json.loads(text, object_pairs_hook=record)
+
+
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON; objects are `Record`s.
 
     Raises:
         ArtifactError: if it is not there or damaged.
     """
     try:
-        return json.loads(read_regular(path).decode("utf-8-sig"))
+        return _parse(read_regular(path).decode("utf-8-sig"), path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -151,7 +184,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = _parse(line, path)
         except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):

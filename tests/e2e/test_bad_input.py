@@ -120,3 +120,16 @@ def test_a_space_of_other_patches_than_the_teachers_is_refused(
     code, _, said = masktas("supernet", "--out", tmp_path / "a", "--space", "micro")
     assert code == 2
     assert "give --image-size 32" in said
+
+
+def test_a_learning_rate_beyond_all_numbers_is_no_traceback(
+    world: World, tmp_path: Path, masktas: Call
+) -> None:
+    code, _, said = masktas(
+        "teacher", world.images, "--image-size", 16, "--patch-size", 4, "--embed-dim", 32,
+        "--depth", 2, "--num-heads", 2, "--epochs", 2, "--batch-size", 32, "--lr", "1e300",
+        "--tensorboard", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 2
+    assert "--lr" in said
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

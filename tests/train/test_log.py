@@ -235,3 +235,14 @@ def test_of_several_processes_one_keeps_the_ledger(tmp_path: Path):
     silent.write(3)
     assert not list(tmp_path.iterdir())
     assert 0 <= silent.seconds < 1
+
+
+def test_numbers_that_tensorboard_cannot_hold_are_left_out_there(tmp_path: Path):
+    warned: list[str] = []
+    metrics = Metrics(tmp_path, tensorboard=True, warn=warned.append)
+    metrics.cut(0)
+    line = {"step": 1, "lr": 1e300, "loss": float("nan"), "norm": -1e39, "small": 1e-300}
+    metrics.write(line, {})
+    assert warned == []
+    assert events_of(tmp_path) == {"small": [(1, 0.0)]}
+    assert lines_of(tmp_path)[0]["lr"] == 1e300

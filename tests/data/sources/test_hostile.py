@@ -13,6 +13,7 @@ import socket
 import tarfile
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pyarrow
@@ -212,14 +213,23 @@ def test_missing_protocol_package_is_named(monkeypatch):
 
 def test_no_network_is_one_sentence(monkeypatch):
     import datasets
+    import huggingface_hub
+
+    asked = []
+
+    def no_card(name, file, **_):  # as without a network, but without its waits
+        asked.append((name, file))
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it on the Hub")
 
     def unreachable(*_):
         raise ConnectionError("Couldn't reach 'a/b' on the Hub\nand more\nlines")
 
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_card)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"hf:a/b: the hub cannot be reached") as caught:
         open_source("hf:a/b")
     assert "\n" not in str(caught.value)
+    assert asked == [("a/b", "README.md")]  # not a second time: each takes as long
 
 
 def test_configuration_of_a_hub_data_set_is_passed_on(monkeypatch):
@@ -260,6 +270,25 @@ def test_zip_bomb_is_not_unpacked(tmp_path, noise):
     assert good.content == noise(1)
     assert bomb.content is None
     assert "too many for one image" in bomb.problem
+
+
+@pytest.mark.parametrize("claimed", [1000, 2**25 - 1])
+def test_bzip2_member_is_not_unpacked_beyond_what_it_claims(tmp_path, noise, claimed):
+    """4 KB of bzip2, which zipfile unpacks at once, can become gigabytes."""
+    members = [("1.png", bytes(2**25)), ("2.png", noise(2))]
+    path = zip_of(tmp_path / "a.zip", members, zipfile.ZIP_BZIP2)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = claimed.to_bytes(4, "little")
+    path.write_bytes(content)
+    source = open_source(path)
+    tracemalloc.start()
+    bomb, image = items_of(source)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bomb.problem == "damaged (its checksum or size is wrong)"
+    assert image.content == noise(2)
+    assert peak < 1.5 * claimed + 2**22
 
 
 def test_encrypted_member_is_an_item_with_its_problem(tmp_path, noise):
@@ -494,6 +523,56 @@ def test_row_groups_that_fit_are_read_once(tmp_path, monkeypatch, noise, write_t
         read = [source.read(0, row) for row in range(3)]
         assert read == items_of(source)
     assert len(opened) == 3  # once to read by row, and twice to stream
+
+
+def test_row_group_too_large_for_the_cache_is_read_on(tmp_path, monkeypatch, noise, write_table):
+    source = open_source(write_table(tmp_path / "a.parquet", [noise(row) for row in range(40)]))
+    monkeypatch.setattr(tables, "CACHE_BYTES", 5 * len(noise(0)))
+    opened, converted = [], []
+    monkeypatch.setattr(source, "_open", lambda number, real=source._open: (
+        opened.append(number) or real(number)
+    ))  # fmt: skip
+    monkeypatch.setattr(source, "_item", lambda file, row, cell, real=source._item: (
+        converted.append(row) or real(file, row, cell)
+    ))  # fmt: skip
+    wanted = [3, 4, 5, 17, 38, 39]
+    assert [source.read(0, row).content for row in wanted] == [noise(row) for row in wanted]
+    assert len(opened) == 2  # once to see that it is too large
+    assert converted[-len(wanted) :] == wanted
+    assert source.read(0, 7).content == noise(7)
+    assert len(opened) == 3
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda row: source.read(0, row).content, range(40)))
+    assert read == [noise(row) for row in range(40)]
+
+
+def test_row_group_that_cannot_be_read_on_is_read_again(tmp_path, monkeypatch, noise, write_table):
+    source = open_source(write_table(tmp_path / "a.parquet", [noise(row) for row in range(9)]))
+    monkeypatch.setattr(tables, "CACHE_BYTES", 5 * len(noise(0)))
+    assert source.read(0, 2).content == noise(2)
+    with monkeypatch.context() as broken:
+        broken.setattr(tables.Cursor, "cell", lambda cursor, row: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            source.read(0, 4)
+    assert source.read(0, 4).content == noise(4)
+
+
+def test_rows_of_a_data_set_are_copied_one_at_a_time(tmp_path):
+    import datasets
+
+    size, rows = 2**20, 16
+    table = datasets.Dataset.from_dict({"image": [bytes([row]) * size for row in range(rows)]})
+    table = table.cast_column("image", datasets.Value("binary"))
+    table.save_to_disk(str(tmp_path / "saved"))
+    del table
+    source = open_source(tmp_path / "saved")
+    tracemalloc.start()
+    for row, item in enumerate(source.stream(0)):
+        assert item.content == bytes([row]) * size
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert row == rows - 1
+    assert peak < 5 * size
 
 
 def test_archive_that_is_almost_nothing_is_not_read_to_its_end(tmp_path, monkeypatch, noise):

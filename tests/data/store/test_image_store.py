@@ -743,6 +743,13 @@ def test_limit_of_a_source_without_an_end_is_spread_over_shards(tmp_path, number
     np.testing.assert_array_equal(numbers(store.images(*SPLITS)), positions(store.images(*SPLITS)))
 
 
+@pytest.mark.parametrize("limit", [10**30, 10**400])
+def test_limit_beyond_any_index_takes_everything(tmp_path, numbered, memory_source, limit):
+    source = memory_source([numbered(number) for number in range(600)], counted=False)
+    store = opened(source, tmp_path, limit=limit)
+    assert numbers(store.images(*SPLITS)).tolist() == [*range(600)]
+
+
 def test_non_square_images_are_stored_as_they_are_asked_for(tmp_path, noise, memory_source):
     contents = [noise(number, size=(40, 20)) for number in range(100)]
     store = opened(memory_source(contents), tmp_path, image_size=(8, 16))

@@ -178,6 +178,15 @@ def test_report_tells_what_it_took(run: Path) -> None:
         assert words in page, words
 
 
+def test_report_counts_all_files_that_could_not_be_read(run: Path) -> None:
+    path = run / "teacher/manifest.json"
+    content = json.loads(path.read_text())
+    listed = [{"name": f"{number}.jpg", "reason": "truncated"} for number in range(100)]
+    content["images"] |= {"num_skipped": 150, "skipped": listed}
+    path.write_text(json.dumps(content))
+    assert "150 files could not be read" in report(run).read_text()
+
+
 def test_the_chart_shows_the_cost_that_the_budget_limits(run: Path) -> None:
     assert "multiply-accumulates</text>" not in report(run).read_text()
     manifest = run / "search/main/manifest.json"

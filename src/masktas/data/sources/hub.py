@@ -69,7 +69,7 @@ class HubSource(IndexedSource):
             only = rows.select_columns([column])
             if isinstance(rows.features[column], datasets.Image):
                 only = only.cast_column(column, datasets.Image(decode=False))
-            self._parts.append((name, only, column))
+            self._parts.append((name, only.with_format("arrow"), column))
             self._labels.append(rows)
         super().__init__(location, [len(rows) for rows in self._labels], ROWS_PER_SHARD)
         if not self._shards:
@@ -89,12 +89,14 @@ class HubSource(IndexedSource):
         """Return one row."""
         part, rows = self._shards[shard]
         row = rows[index]
-        return self._item(part, row, self._cells(part, slice(row, row + 1))[0])
+        return self._item(part, row, next(self._cells(part, slice(row, row + 1))))
 
-    def _cells(self, part: int, rows: slice) -> list[Any]:
+    def _cells(self, part: int, rows: slice) -> Iterator[Any]:
+        """Yield the cells of some rows, which are copied from the file one at a time."""
         split, images, column = self._parts[part]
         try:
-            return list(images[rows][column])
+            for cell in images[rows][column]:
+                yield cell.as_py()
         except Exception as error:  # of pyarrow or the file system
             raise DataError(f"{self.location}: {split} cannot be read ({reason(error)}).") from None
 

@@ -55,6 +55,36 @@ class Groups:
     rows: int
 
 
+class Cursor:
+    """A row group that is read on from the row read last, because it is too large for the cache.
+
+    Args:
+        key: of the row group.
+        cells: its cells, from the first one on.
+
+    Attributes:
+        next: index of the row that is read next.
+    """
+
+    def __init__(self, key: tuple[int, int], cells: Iterator[Any]) -> None:
+        self.key = key
+        self.next = 0
+        self._cells = cells
+
+    def reaches(self, key: tuple[int, int], row: int) -> bool:
+        """Return whether a row is still to come."""
+        return self.key == key and self.next <= row
+
+    def cell(self, row: int) -> Any:
+        """Return the cell of a row that is still to come; those before it are not converted."""
+        cell = None
+        while self.next <= row:
+            cell = None  # freed before the next one is read
+            cell = next(self._cells)
+            self.next += 1
+        return cell
+
+
 class ParquetSource:
     """Rows of parquet files: images as `{bytes, path}` or plain bytes, and labels on request.
 
@@ -84,6 +114,8 @@ class ParquetSource:
         # bytes and items of row groups
         self._cache: OrderedDict[tuple[int, int], tuple[int, list[Item]]] = OrderedDict()
         self._too_large: set[tuple[int, int]] = set()  # row groups that are not cached
+        self._cursor: Cursor | None = None  # in the one of them that was read last
+        self._cursor_turn = threading.Lock()
         self._metadata: list[Any] = []
         self._columns: list[str] = []
         self._shards: list[Groups] = []
@@ -124,34 +156,40 @@ class ParquetSource:
     def stream(self, shard: int) -> Iterator[Item]:
         """Yield the images in order, without reading labels."""
         mine = self._shards[shard]
-        with self._open(mine.file) as file:
-            yield from self._rows(file, mine.file, mine.numbers, mine.first)
+        with self._cursor_turn:
+            self._cursor = None  # and what pyarrow holds for it
+        yield from self._rows(mine.file, mine.numbers, mine.first)
 
     def _damaged(self, number: int, what: str) -> DataError:
         return DataError(f"{shown(self._files[number][0])}: damaged ({what}).")
 
-    def _rows(
-        self, file: Any, number: int, groups: list[int], first: int, *, skip: int = 0
-    ) -> Iterator[Item]:
-        """Yield the rows of some row groups, the first of which is row `first` of the file.
+    def _rows(self, number: int, groups: list[int], first: int) -> Iterator[Item]:
+        """Yield the rows of some row groups, the first of which is row `first` of the file."""
+        for row, cell in enumerate(self._cells(number, groups), start=first):
+            item = self._item(number, row, cell)
+            del cell  # freed before the next row is read
+            yield item
+            del item
 
-        Without the first `skip` of them.
+    def _cells(self, number: int, groups: list[int]) -> Iterator[Any]:
+        """Yield the cells of some row groups, as pyarrow's scalars.
 
         They are read one at a time, because pyarrow copies a value that is stored once, in a
         dictionary, for each row that refers to it. What the footer claims is not relied on.
         """
         claimed = sum(self._metadata[number].row_group(group).num_rows for group in groups)
         found = 0
-        try:
-            for batch in file.iter_batches(
-                1, row_groups=groups, columns=self._leaf(number), use_threads=False
-            ):
-                found += 1
-                if found > skip:
-                    yield self._item(number, first + found - 1, batch.column(0)[0])
-                del batch  # freed before the next row is read
-        except (OSError, ValueError, _pyarrow().ArrowException) as error:
-            raise self._damaged(number, reason(error)) from None
+        with self._open(number) as file:
+            try:
+                for batch in file.iter_batches(
+                    1, row_groups=groups, columns=self._leaf(number), use_threads=False
+                ):
+                    found += 1
+                    cells = [batch.column(0)[0]]
+                    del batch  # nothing of a row is kept here once it is taken
+                    yield cells.pop()
+            except (OSError, ValueError, _pyarrow().ArrowException) as error:
+                raise self._damaged(number, reason(error)) from None
         if found != claimed:
             raise self._damaged(number, f"{found} rows instead of {claimed}")
 
@@ -176,7 +214,11 @@ class ParquetSource:
         return Item(name, bytes(content), is_test)
 
     def read(self, shard: int, index: int) -> Item:
-        """Return one row. The row groups read last are cached, up to `CACHE_BYTES`."""
+        """Return one row.
+
+        The row groups read last are cached, up to `CACHE_BYTES`. A larger one is read from the row
+        after the one read last, or from its first row again if the wanted one lies before that.
+        """
         mine = self._shards[shard]
         row = range(mine.rows)[index]
         first = mine.first
@@ -193,27 +235,34 @@ class ParquetSource:
         with self._turn:
             if key in self._cache:
                 return self._cache[key][1][row]
-        kept: list[Item] = []
-        num_bytes, wanted = 0, None
-        with self._open(number) as file:
-            if key in self._too_large:
-                return next(self._rows(file, number, [group], first, skip=row))
-            for at, item in enumerate(self._rows(file, number, [group], first)):
-                wanted = item if at == row else wanted
-                num_bytes += item.num_bytes + ITEM_BYTES
-                if num_bytes > CACHE_BYTES // 2:
-                    self._too_large.add(key)
-                    kept.clear()
-                    if wanted is not None:
-                        return wanted
-                else:
-                    kept.append(item)
-        assert wanted is not None  # `_rows` has yielded all rows
+        if key not in self._too_large:
+            if rows := self._cached(key, first):
+                return rows[row]
+            self._too_large.add(key)
+        with self._cursor_turn:
+            cursor, self._cursor = self._cursor, None  # not kept if reading fails
+            if cursor is None or not cursor.reaches(key, row):
+                del cursor  # closes its file
+                cursor = Cursor(key, self._cells(number, [group]))
+            item = self._item(number, first + row, cursor.cell(row))
+            self._cursor = cursor
+        return item
+
+    def _cached(self, key: tuple[int, int], first: int) -> list[Item]:
+        """Read a row group, cache and return it; return an empty list if it is too large."""
+        number, group = key
+        rows: list[Item] = []
+        num_bytes = 0
+        for item in self._rows(number, [group], first):
+            num_bytes += item.num_bytes + ITEM_BYTES
+            if num_bytes > CACHE_BYTES // 2:
+                return []
+            rows.append(item)
         with self._turn:
-            self._cache[key] = num_bytes, kept
+            self._cache[key] = num_bytes, rows
             while sum(one for one, _ in self._cache.values()) > CACHE_BYTES:
                 self._cache.popitem(last=False)
-        return wanted
+        return rows
 
     def labels(self, shard: int) -> list[Any]:
         """Read the label column; with class names if the metadata of the file has them."""

@@ -135,7 +135,7 @@ def select(source: Source, limit: int | None) -> tuple[list[Sequence[int]], list
     """
     sizes = source.sizes()
     if sizes is None:
-        first = ALL if limit is None else range(math.ceil(limit / source.num_shards))
+        first = ALL if limit is None else ALL[: -(-limit // source.num_shards)]
         return [first] * source.num_shards, None
     total = sum(sizes)
     if limit is None or limit >= total:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.artifacts import not_through_links, read_json, write_json
+from masktas.errors import ArtifactError
 
 MAX_LISTED = 100  # skipped images in the record of a part
 POLL_SECONDS = 0.1  # between checks of the parts that other processes have locked
@@ -86,22 +87,31 @@ class Part:
 
     @staticmethod
     def load(path: Path) -> Part:
-        """Read the record."""
+        """Read the record.
+
+        Raises:
+            ArtifactError: if it is damaged.
+        """
         content = read_json(path)
-        index = np.array(content["index"], dtype=np.int64)
-        digests = np.frombuffer(bytes.fromhex(content["digests"]), dtype=np.uint8)
-        is_test = np.zeros(len(index), dtype=bool)
-        is_test[content["is_test"]] = True
-        return Part(
-            index,
-            digests.reshape(len(index), 16),
-            is_test,
-            content["cached"],
-            content["tried"],
-            content["skipped"],
-            content.get("num_skipped", len(content["skipped"])),
-            content["checksums"],
-        )
+        try:
+            index = np.array(content["index"], dtype=np.int64)
+            digests = np.frombuffer(bytes.fromhex(content["digests"]), dtype=np.uint8)
+            is_test = np.zeros(len(index), dtype=bool)
+            is_test[content["is_test"]] = True
+            return Part(
+                index,
+                digests.reshape(len(index), 16),
+                is_test,
+                content["cached"],
+                content["tried"],
+                content["skipped"],
+                content.get("num_skipped", len(content["skipped"])),
+                content["checksums"],
+            )
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ArtifactError(
+                f"{path}: damaged. Delete {path.parents[1]}: the images are decoded again."
+            ) from None
 
 
 class PixelFile:

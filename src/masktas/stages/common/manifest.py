@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from masktas.artifacts import MANIFEST, Stage
+from masktas.artifacts import MANIFEST, Record, Stage
 from masktas.errors import ArtifactError, MasktasError
 from masktas.space import Architecture, Budget
 from masktas.strategies import Evaluated
@@ -104,17 +104,25 @@ class StageManifest:
         Raises:
             ArtifactError: if the stage is not finished, or its manifest is damaged.
         """
-        content = stage.manifest()
-        try:
-            return cls.of(content)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, MasktasError) as error:
-            raise ArtifactError(
-                f"{stage.folder / MANIFEST}: damaged ({error}). --overwrite makes the stage again."
-            ) from None
+        return cls.of(stage.manifest())
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
-        """Read a manifest's content; a damaged one raises KeyError, TypeError or ValueError."""
+        """Read a manifest's content.
+
+        Raises:
+            ArtifactError: if it is damaged.
+        """
+        try:
+            return cls._of(content)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, MasktasError) as error:
+            where = content.path if isinstance(content, Record) else MANIFEST
+            raise ArtifactError(
+                f"{where}: damaged ({error}). --overwrite makes the stage again."
+            ) from None
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any]) -> Self:
         return cls(
             cost=StageCost.of(content["cost"]),
             images=ImageSummary.of(content["images"]),
@@ -248,6 +256,12 @@ class SearchResult:
         named = {name: one for name, one in single.items() if one is not None}
         return named | {f"random-{place}": one for place, one in enumerate(self.random, start=1)}
 
+    def require_costs(self, names: Iterable[str]) -> None:
+        """Raise KeyError unless every network has these costs."""
+        for network in (*self.top, *self.front, *self.baselines.values()):
+            for name in names:
+                network.costs[name]
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {
@@ -310,11 +324,13 @@ class SearchManifest(StageManifest):
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        budget, result = Budget(**content["budget"]), SearchResult.of(content)
+        result.require_costs({"params", "macs", *content["objectives"], *budget.limited()})
         return {
             "rating": content["settings"]["settings"]["rating"],
-            "budget": Budget(**content["budget"]),
+            "budget": budget,
             "objectives": tuple(content["objectives"]),
-            "result": SearchResult.of(content),
+            "result": result,
             **{key: content[key] for key in ("feasible", "rated", "reused", "latency_target")},
         }
 

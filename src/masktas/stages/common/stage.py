@@ -316,9 +316,9 @@ class Context:
         self, before: Stage, data: Data | None, settings: DataSettings | None
     ) -> ImageInput:
         """Return the images that an earlier stage read, with the user's settings over its own."""
-        recorded = dict(before.manifest()["settings"]["images"])
+        then = before.manifest()["settings"]["images"]
         before.require_fresh()
-        location = recorded.pop("location")
+        location, recorded = then["location"], {key: then[key] for key in DataSettings.model_fields}
         resolved = resolve(DataSettings, recorded, settings)
         for share in ("search_share", "validation_share", "test_share"):
             if getattr(resolved, share) != recorded[share]:
@@ -332,7 +332,7 @@ class Context:
                 f"The images of {before.folder} were a Python object ({location}): give it again."
             )
         images = ImageInput(location, resolved) if data is None else ImageInput.of(data, resolved)
-        now, then = images.to_dict(), before.manifest()["settings"]["images"]
+        now = images.to_dict()
         same = all(now[key] == then[key] for key in SELECTION)
         return replace(images, before=before) if same else images
 

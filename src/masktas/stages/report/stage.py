@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from masktas.artifacts import METRICS, Run, Stage, read_lines, write_text
+from masktas.artifacts import MANIFEST, METRICS, Run, Stage, read_lines, write_text
 from masktas.errors import ArtifactError, require_extra
 from masktas.formats import format_flops, format_seconds
 from masktas.space import format_quantity
@@ -141,6 +141,11 @@ def _probes(
         )
     if not runs or supernet is None:
         return None
+    if missing := [name for name in PROBED if name not in supernet.probe_params]:
+        raise ArtifactError(
+            f"{run.supernet.folder / MANIFEST}: damaged, the probe {missing[0]!r} is missing. Run "
+            "the stage again with --overwrite."
+        )
     return {
         "chart": svg(charts.probes(runs)),
         "sizes": [(name, supernet.probe_params[name]) for name in PROBED],
