@@ -19,6 +19,7 @@ from masktas.space import (
     Costs,
     LatencyModel,
     SearchSpace,
+    macs,
     parse_limit,
 )
 from masktas.space.budget import tick_limits
@@ -35,6 +36,7 @@ UNEVEN = SearchSpace(
     (1, 1.3, 1.7, 2.1, 2.9, 3.5, 4, 4.3),
 )  # fmt: skip
 SPACES = {**PRESETS, "big": BIG, "uneven": UNEVEN}
+WIDE = ("wide", "wide-micro")  # their latencies have too many different sums to be exact
 COSTS = {name: Costs(latency=latency_model(s, random.Random(1))) for name, s in SPACES.items()}
 
 
@@ -144,25 +146,31 @@ def test_without_limits_it_is_the_whole_space_in_every_quantity(name):
     space, costs = SPACES[name], COSTS[name]
     whole = BudgetedSpace(space, Budget(), costs)
     assert whole.size() == space.size()
-    low, high = costs.of(space.smallest), costs.of(space.largest)
     for what in ("params", "macs", "size", "memory"):
-        assert whole.cost_range(what) == (low[what], high[what])
+        small, large = (
+            [costs.amount(what, one.replace(patch_size=patch)) for patch in space.patch_size]
+            for one in (space.smallest, space.largest)
+        )
+        assert whole.cost_range(what) == (min(small), max(large))
     some = [costs.of(space.sample(random.Random(seed)))["latency"] for seed in range(50)]
     least, most = whole.cost_range("latency")
     assert least <= min(some)
     assert max(some) <= most
-    assert costs.of(whole.costliest(random.Random(0)))["macs"] == high["macs"]
+    assert macs(whole.costliest(random.Random(0))) == macs(space.largest)
     with pytest.raises(BudgetError, match="'flops' is not a cost"):
         whole.cost_range("flops")
 
 
-@pytest.mark.parametrize("quantities", [("size",), ("memory",), ("latency", "params"), QUANTITIES])
+@pytest.mark.parametrize(
+    "quantities",
+    [("size",), ("memory",), ("params", "macs"), ("latency", "params"), QUANTITIES],
+)
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_presets_are_exact_under_every_mix(name, quantities):
     space, costs = SPACES[name], COSTS[name]
     limits = {f"max_{what}": costs.amount(what, space.middle) for what in quantities}
     counted = BudgetedSpace(space, Budget(**limits), costs)
-    assert counted.exact
+    assert counted.exact is not (name in WIDE and "latency" in quantities)
     assert 0 < counted.size() < space.size()
     for what in QUANTITIES:
         low, high = counted.cost_range(what)
@@ -317,6 +325,8 @@ def test_what_cells_that_are_not_exact_cannot_rule_out_is_drawn_for_and_refused(
 @pytest.mark.parametrize("name", PRESETS)
 def test_who_asks_for_what_a_refusal_names_is_not_refused(name):
     for budget in impossible(name):
+        if name in WIDE and "latency" in budget.limited():
+            continue  # the message names outer bounds
         with pytest.raises(BudgetError) as caught:
             BudgetedSpace(SPACES[name], budget, COSTS[name])
         for what, words, low, high in ranges(str(caught.value)):

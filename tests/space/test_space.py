@@ -62,6 +62,8 @@ def enumerate_all(space):
         ("base", 10_108_977_168_384),
         ("micro", 9_766_656),
         ("demo", 199_017),
+        ("wide", 2 * 7 * sum(60**depth for depth in (6, 9, 12, 16))),
+        ("wide-micro", 2 * 7 * sum(48**depth for depth in range(2, 13))),
     ],
 )
 def test_presets_have_exact_sizes(name, size):
@@ -88,6 +90,19 @@ def test_presets_of_the_paper(name, width, heads, ratios, depth):
     assert (space.in_channels, space.num_classes) == (3, None)
 
 
+def test_wide_presets_have_two_patch_sizes():
+    micro, wide = SearchSpace.preset("wide-micro"), SearchSpace.preset("wide")
+    assert (micro.patch_size, micro.image_size, micro.num_classes) == ((4, 8), (32, 32), 10)
+    assert (micro.embed_dim, micro.depth) == ((64, 96, 128, 160, 192, 224, 256), (*range(2, 13),))
+    assert (micro.num_heads, micro.mlp_ratio) == ((*range(1, 9),), (*range(1, 7),))
+    assert (wide.patch_size, wide.image_size, wide.num_classes) == ((16, 32), (224, 224), None)
+    assert (wide.head_dim, wide.unit) == (64, 32)
+    assert (micro.head_dim, micro.unit) == (32, 8)
+    for width in (192, 384, 768):  # ViT-Ti, ViT-S and ViT-B
+        for patch_size in (16, 32):
+            assert not wide.check(wide.uniform(width, 12, width // 64, 4, patch_size=patch_size))
+
+
 def test_every_preset_is_listed_under_its_name_and_can_be_loaded():
     for name, space in PRESETS.items():
         assert space.name == name
@@ -100,7 +115,8 @@ def test_a_preset_misspelt_is_suggested():
 
 
 def test_an_unknown_preset_lists_them_all():
-    with pytest.raises(SpaceError, match=r"Presets are tiny, small, base, micro, demo; a file"):
+    names = "tiny, small, base, wide, micro, wide-micro, demo"
+    with pytest.raises(SpaceError, match=f"Presets are {names}; a file"):
         SearchSpace.load("huge")
 
 

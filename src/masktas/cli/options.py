@@ -55,7 +55,10 @@ Quiet = Annotated[
 Json = Annotated[bool, Parameter(negative="", show_default=False, help="Print the result as JSON.")]
 Space = Annotated[
     str | None,
-    Parameter(help="Search space: tiny, small, base, micro, demo, or a .toml or .json file."),
+    Parameter(
+        help="Search space: tiny, small, base, wide, micro, wide-micro, demo, or a .toml or .json "
+        "file."
+    ),
 ]
 Epochs = Annotated[
     int | None, Parameter(help="Number of epochs of teacher, supernet and fine-tuning.")

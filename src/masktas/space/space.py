@@ -86,7 +86,12 @@ class SearchSpace:
 
     @classmethod
     def preset(cls, name: str) -> SearchSpace:
-        """Return a space by name: tiny, small, base (SPEC 1), micro (32 px) or demo (28 px)."""
+        """Return a space by name.
+
+        Those of the paper are tiny, small and base (SPEC 1, 224 px); wide has two patch sizes and
+        holds networks from ViT-Ti/32 to ViT-B/16 and beyond. For small images there are micro and
+        wide-micro (32 px) and demo (28 px).
+        """
         if name not in PRESETS:
             close = get_close_matches(name, PRESETS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -296,8 +301,16 @@ PRESETS: dict[str, SearchSpace] = {
         SearchSpace("small", (320, 384, 448), (12, 13, 14), (5, 6, 7), (3, 3.5, 4)),
         SearchSpace("base", (528, 576, 624), (14, 15, 16), (9, 10), (3, 3.5, 4)),
         SearchSpace(
+            "wide", (192, 256, 320, 384, 512, 640, 768), (6, 9, 12, 16), tuple(range(3, 13)),
+            tuple(range(1, 7)), patch_size=(16, 32),
+        ),
+        SearchSpace(
             "micro", (96, 128, 160), (4, 5, 6), (2, 3, 4, 5), (2, 3, 4),
             head_dim=32, image_size=(32, 32), patch_size=(4,), num_classes=10,
+        ),
+        SearchSpace(
+            "wide-micro", tuple(range(64, 257, 32)), tuple(range(2, 13)), tuple(range(1, 9)),
+            tuple(range(1, 7)), head_dim=32, image_size=(32, 32), patch_size=(4, 8), num_classes=10,
         ),
         SearchSpace(
             "demo", (48, 64, 80), (3, 4, 5), (2, 3, 4), (2, 3, 4),

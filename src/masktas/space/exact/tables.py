@@ -16,7 +16,7 @@ from masktas.space.space import SearchSpace
 
 SUMS = ("params", "macs", "latency")  # size follows from params and depth
 MAX_ADDITIONS = 2_000_000  # to count the choices of a space: tenths of a second
-MAX_PAIRS = 700_000  # of states that are visited one by one
+MAX_PAIRS = 700_000  # of states of one patch size that are visited one by one
 
 Stem = tuple[int, int]  # patch size and width: what everything outside the blocks depends on
 Counts = dict[Stem, tuple[ChoiceCounts, ChoiceCounts]]  # of heads and of MLPs
@@ -85,7 +85,8 @@ class Tables:
         choices = len(space.num_heads) + len(space.mlp_ratio)
         most = MAX_ADDITIONS // (stems * depth * choices)
         if paired or levels.by_value or len(sums) > 1:
-            most = min(most, math.isqrt(MAX_PAIRS // (stems * len(space.depth))))
+            groups = len(space.embed_dim) * len(space.depth)
+            most = min(most, math.isqrt(MAX_PAIRS // groups))
         if (sums, levels, most) not in self._counts:
             self._counts[sums, levels, most] = {
                 stem: (
