@@ -392,7 +392,7 @@ def test_images_without_labels_still_tell_how_reliable_ratings_are(
         (("--band", "5%", "--of", "flops"), "--of"),
         (
             ("--against", "nowhere", "--mask-ratio", "0.75"),
-            "nowhere/supernet: the supernet stage is missing",
+            "nowhere/supernet: the supernet",
         ),
         (("--band", "150%"), "give a share such as 5% or 0.05"),
         (("--band", "wide"), "give a share such as 5% or 0.05"),

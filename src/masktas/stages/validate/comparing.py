@@ -105,7 +105,7 @@ class ValidationData:
             "macs": [macs(one) for one in self.networks],
         }
         if self.correct is not None:
-            columns["accuracy"] = self.correct.mean(axis=(0, 2)).tolist()
+            columns["accuracy"] = self.correct.mean(axis=2).mean(axis=0).tolist()
             for at, one in enumerate(self.correct):
                 columns[f"accuracy_{at}"] = one.mean(axis=1).tolist()
         return columns | {
