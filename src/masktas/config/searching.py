@@ -366,9 +366,8 @@ class ComparisonSettings(Settings):
     )
     probe: Literal["finetune", "linear", "knn"] = Field(
         "finetune",
-        description="Measure of accuracy: fine-tuning by the recipe of [finetune] or of "
-        "OUT/finetune/main; or cheaper, a linear classifier or the 20 nearest neighbours on "
-        "frozen features.",
+        description="Measure of accuracy: fine-tuning by the run's recipe, or a linear classifier "
+        "or the 20 nearest neighbours on frozen features.",
     )
     probe_images: Count | None = Field(
         None,

@@ -105,7 +105,7 @@ class ValidationData:
             "macs": [macs(one) for one in self.networks],
         }
         if self.correct is not None:
-            columns["accuracy"] = self.correct.mean(axis=(0, 2)).tolist()
+            columns["accuracy"] = self.correct.mean(axis=2).mean(axis=0).tolist()
             for at, one in enumerate(self.correct):
                 columns[f"accuracy_{at}"] = one.mean(axis=1).tolist()
         return columns | {
@@ -207,7 +207,7 @@ def _unlabelled(
 
 def _supernets(data: ValidationData, counts: Floats) -> dict[str, SupernetAgreement]:
     """Compare the ratings by this run's supernet with those by the other."""
-    accuracy = None if data.correct is None else data.correct.mean(axis=(0, 2))
+    accuracy = None if data.correct is None else data.correct.mean(axis=2).mean(axis=0)
     return {
         name: compare_supernets(data.ratings[name].mean(axis=1), its.mean(axis=1), accuracy, counts)
         for name, its in data.by_other.items()

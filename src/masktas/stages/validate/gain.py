@@ -80,7 +80,7 @@ def spread(ratings: Mapping[str, Floats], correct: Floats, counts: Floats, *, se
     """
     import numpy as np
 
-    accuracy = correct.mean(axis=(0, 2))
+    accuracy = correct.mean(axis=2).mean(axis=0)  # as everywhere, so that ties stay ties
     own = np.maximum(true_variance(correct, counts, seed=seed), 0)
     root = np.sqrt(np.clip(ratio(own, covariance(accuracy, accuracy, counts)), 0, 1))
     num_networks = counts.sum(axis=1)
