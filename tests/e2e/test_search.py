@@ -52,7 +52,8 @@ MIXED = "mixed = len(set(one['num_heads'])) > 1 or len(set(one['mlp_ratio'])) > 
 ERRING = ADDITIVE + MIXED + "print(time * (3 if mixed else 1))\n"
 # What a model is built from is fast, whatever is measured after that is slow.
 BROKEN = ADDITIVE + "import os\nprint(time * (100 if os.path.exists(sys.argv[2]) else 1))\n"
-FILES = ("history.jsonl", "random.jsonl", "uniforms.jsonl", "architecture.json", "weights.safetensors",
+FILES = ("history.jsonl", "random.jsonl", "uniforms.jsonl",
+         "architecture.json", "weights.safetensors",
          "house.json", "uniform.json", "best-uniform.json", "random-search.json",
          "front.json", "front.csv", "front.svg")  # fmt: skip
 STRATEGIES = ("evolution", "random", "local", "nsga2", "exhaustive")
