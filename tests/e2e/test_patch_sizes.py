@@ -72,6 +72,8 @@ def test_a_run_holds_networks_of_both_sizes(whole: Path) -> None:
     prefix = "encoder." if winner.patch_size == 2 else f"patches.{winner.patch_size}."
     stored = weights[f"{prefix}pos_embed"][..., : winner.embed_dim]
     np.testing.assert_array_equal(own["pos_embed"], stored)
+    cohort = manifest(whole / "refine/main")["cohort"].values()
+    assert {one["architecture"]["patch_size"] for one in cohort} == {2, 4}
     for stage in ("refine/main", "finetune/main"):
         assert Architecture.load(whole / stage / "architecture.json").patch_size in sizes
     assert 0 <= manifest(whole / "finetune/main")["test"]["top1"] <= 1

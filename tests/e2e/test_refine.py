@@ -89,7 +89,11 @@ def test_half_leaves_after_each_round_and_baselines_stay(refined: Path) -> None:
     assert [record["pixels"] for record in found["rounds"]] == [False, False, True]
     assert not found["winner"]["name"].startswith("random")
     assert found["winner"] == found["top"][0]
-    assert set(found["baselines"]) == {"house", "uniform", "best-uniform", *RANDOM}
+    names = ("house", "uniform", "best-uniform", *RANDOM)
+    there = {name for name in names if (refined / f"search/main/{name}.json").exists()}
+    assert set(found["baselines"]) == there > set(RANDOM)
+    assert {*found["cohort"]} == {*of_rounds[0]}
+    assert found["cohort"][found["winner"]["name"]]["rating"] == found["winner"]["rating"]
     assert found["cost"]["images"] == 3 * 8 * 16
     assert found["cost"]["flops"] == sum(record["cost"]["flops"] for record in found["rounds"])
 
@@ -267,3 +271,18 @@ def test_show_and_json_tell_the_winner(refined: Path, world: World, masktas: Cal
     code, _, said = masktas(*command(world, refined))
     assert "Refined: " in said
     assert found["winner"]["name"] in said
+
+
+def test_plan_counts_the_rounds(world: World, masktas: Call) -> None:
+    flags = ("plan", "--num-images", 400, "--config", world.recipe, "--tflops", 1, "--json")
+    stages = [json.loads(masktas(*flags, *more)[1]) for more in ((), ("--no-refine",))]
+    names = [[one["stage"] for one in found] for found in stages]
+    assert names == [
+        ["teacher", "supernet", "search", "refine", "finetune"],
+        ["teacher", "supernet", "search", "finetune"],
+    ]
+    planned = {one["stage"]: one for one in stages[0]}
+    steps = round(400 * 0.55) // 16
+    assert planned["refine"]["images"] == 3 * steps * 16
+    assert planned["refine"]["flops"] / 3e11 == pytest.approx(planned["refine"]["seconds"])
+    assert planned["refine"]["flops"] > 0

@@ -51,6 +51,12 @@ def test_a_supernet_is_probed_on_images_it_was_not_trained_on_and_tests_come_onc
     }
     assert masktas("search", *common[:-2])[0] == 0
     reads.clear()
+    assert masktas("refine", *common[:-2])[0] == 0
+    assert {(kind, split) for kind, split, _ in reads} == {
+        ("train", "supernet"),
+        ("plain", "search"),
+    }
+    reads.clear()
     assert masktas("finetune", *common)[0] == 0
     tests = [number for number, (_, split, _) in enumerate(reads) if split == "test"]
     assert tests == list(range(len(reads)))[-len(tests) :]

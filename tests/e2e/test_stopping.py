@@ -102,6 +102,11 @@ def test_every_stage_stops_in_time_and_gets_on_each_time(
     for verb in LOGS:
         given = [world.images, "--image-size=16", *shape] if verb == "teacher" else []
         tokens = (verb, *given, "--out", out, "--config", long, "--quiet")
+        if verb == "finetune":  # from refined weights
+            refine = ("refine", *tokens[1:])
+            code, _, said = masktas(*refine, "--max-time", "0.001s")
+            assert (code, "Stopped at step" in said) == (TIME_IS_UP, True), said
+            assert masktas(*refine)[0] == 0
         before = 0
         for limit in ("0.001s", "0.001s", "0.3s"):  # too short for anything, and for something
             code, printed, said = masktas(*tokens, "--max-time", limit)

@@ -129,7 +129,7 @@ def test_two_learn_what_one_learns(alone: Path, undisturbed: tuple[Path, Path]) 
         assert manifest(two / stage)["cost"]["processes"] == 2
     text = said.read_text()
     for words in ("1/5 teacher", "decoding: 240/240", "2 processes", "networks rated", "Report: "):
-        assert text.count(words) == (3 if words == "2 processes" else 1), words
+        assert text.count(words) == (6 if words == "2 processes" else 1), words
     assert not [path.name for path in two.rglob("*.tmp")]
 
 

@@ -153,7 +153,7 @@ def test_the_same_command_again_does_nothing_and_says_so(
         "run", world.images, "--out", finished, "--config", world.recipe, "--baselines"
     )
     assert code == 0
-    assert said.count("is finished: nothing to do") == 9
+    assert said.count("is finished: nothing to do") == len(list(finished.rglob("manifest.json")))
     assert before == {
         path: path.stat().st_mtime_ns for path in finished.rglob("weights.safetensors")
     }

@@ -237,13 +237,11 @@ class WholeRun:
         return {"search": manifest}
 
     def _make_refine(self) -> dict[str, Any]:
-        settings = self._settings.refine
-        if self._baselines:
-            settings = settings.model_copy(update={"baselines": True})
+        more = {"baselines": True} if self._baselines else {}
         manifest = refine_stage(
             self._images.given,
             out=self._out,
-            settings=settings,
+            settings=self._settings.refine.model_copy(update=more),
             runtime=self._runtime("refinement"),
             console=self._console,
             overwrite=self._overwrite,
@@ -334,12 +332,7 @@ def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
 def _baselines(
     found: Stage, settings: FinetuneSettings
 ) -> list[tuple[str, Path, FinetuneSettings]]:
-    """List the baselines that are fine-tuned, each network once: name, architecture, settings.
-
-    Args:
-        found: the refinement, or the search if there is none.
-        settings: of the winner's fine-tuning.
-    """
+    """List the baselines to fine-tune, each network once: name, architecture file, settings."""
     folder = found.folder
     scratch = settings.model_copy(update={"init": "scratch"})
     networks = [("scratch", folder / ARCHITECTURE, scratch)]

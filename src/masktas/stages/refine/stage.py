@@ -174,6 +174,7 @@ def _write(
         "winner": top[0].to_dict(),
         "top": [one.to_dict() for one in top],
         "baselines": {name: one.to_dict() for name, one in baselines.items()},
+        "cohort": {one.name: one.rated.to_dict() for one in members},
         "rounds": journal,
     }
 
