@@ -303,9 +303,16 @@ def test_draws_that_use_the_budget_are_those_of_the_space_that_do(world, min_use
 
 
 def assert_draws_are_those_of(counted, fitting, seed):
-    """Hold a sampler against its definition: draws of the space that meet the budget."""
+    """Hold a sampler against its definition: draws of the space that meet the budget.
+
+    Patch sizes are equally likely, whatever share of their networks meets it.
+    """
     space = counted.space
-    weight = {one: (len(space.num_heads) * len(space.mlp_ratio)) ** -one.depth for one in fitting}
+    plain = {one: (len(space.num_heads) * len(space.mlp_ratio)) ** -one.depth for one in fitting}
+    of_size = Counter()
+    for one, share in plain.items():
+        of_size[one.patch_size] += share
+    weight = {one: share / of_size[one.patch_size] for one, share in plain.items()}
     total, draws, rng = sum(weight.values()), 3000, random.Random(seed)
     seen = Counter(counted.sample(rng) for _ in range(draws))
     chi_square = sum(

@@ -116,7 +116,11 @@ class BudgetedSpace:
         self.exact = all(its.exact for its in self._cells)
         if not self._cells:
             raise BudgetError(infeasible_message(self._tables, self.budget))
-        self._weights = list(itertools.accumulate(its.weight for its in self._cells))
+        weights = {
+            size: list(itertools.accumulate(its.weight(size) for its in self._cells))
+            for size in self.space.patch_size
+        }
+        self._weights = {size: sums for size, sums in weights.items() if sums[-1]}
         self._draw(random.Random(0), TRIES)  # raises if none is found
 
     def size(self) -> int:
@@ -159,7 +163,10 @@ class BudgetedSpace:
         )
 
     def sample(self, rng: random.Random) -> Architecture:
-        """Draw from the distribution of `SearchSpace.sample`, conditioned on the budget.
+        """Draw as `SearchSpace.sample` does, conditioned on the budget.
+
+        Every patch size with networks within the budget is as likely as the others: by their
+        number of networks, coarse patches would almost always be drawn under a limit on MACs.
 
         Raises:
             BudgetError: if cells are not exact and none of many draws meets the budget.
@@ -167,11 +174,14 @@ class BudgetedSpace:
         return self._draw(rng, REDRAWS)
 
     def _draw(self, rng: random.Random, tries: int) -> Architecture:
-        for _ in range(tries):
-            at = 0
+        sizes = list(self._weights)
+        if len(sizes) > 1:
+            rng.shuffle(sizes)  # the first, unless its cells turn out to hold no network
+        for size, _ in itertools.product(sizes, range(tries)):
+            at, sums = 0, self._weights[size]
             if len(self._cells) > 1:
-                at = bisect.bisect_right(self._weights, rng.randrange(self._weights[-1]))
-            one = self._cells[at].draw(rng)
+                at = bisect.bisect_right(sums, rng.randrange(sums[-1]))
+            one = self._cells[at].draw(size, rng)
             # Cells of two budgets may overlap if they are not exact: it must meet the drawn one.
             if self._cells[at].exact or self._budgets[at].allows(self._amounts(one)):
                 return one

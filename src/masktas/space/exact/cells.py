@@ -140,11 +140,10 @@ class Cells:
         block = len(self._space.num_heads) * len(self._space.mlp_ratio)
         deepest = max(self._space.depth)
         # P(row) when each dimension is drawn uniformly, times block**deepest: whole numbers.
-        self._cumulative = list(
-            itertools.accumulate(
-                row.ways * block ** (deepest - row.group.depth) for row in self.rows
-            )
-        )
+        weights = [row.ways * block ** (deepest - row.group.depth) for row in self.rows]
+        self._of_patch_size = {
+            size: self._running(weights, size) for size in self._space.patch_size
+        }
         self._partners: dict[int, tuple[list[State], list[int]]] = {}
 
     @property
@@ -152,14 +151,19 @@ class Cells:
         """The number of networks."""
         return sum(row.ways for row in self.rows)
 
-    @property
-    def weight(self) -> int:
-        """The probability of `SearchSpace.sample` to be in a cell, in units of the whole space."""
-        return int(self._cumulative[-1])
+    def _running(self, weights: Sequence[int], patch_size: int) -> tuple[list[int], list[int]]:
+        """Return the rows of a patch size, and the running sums of their weights."""
+        rows = [at for at, row in enumerate(self.rows) if row.group.stem[0] == patch_size]
+        return rows, list(itertools.accumulate(weights[at] for at in rows))
 
-    def draw(self, rng: random.Random) -> Architecture:
-        """Draw from the distribution of `SearchSpace.sample`, conditioned on being in a cell."""
-        at = bisect.bisect_right(self._cumulative, rng.randrange(self._cumulative[-1]))
+    def weight(self, patch_size: int) -> int:
+        """The probability to be in a cell, among networks of a patch size; in whole units."""
+        return next(reversed(self._of_patch_size[patch_size][1]), 0)
+
+    def draw(self, patch_size: int, rng: random.Random) -> Architecture:
+        """Draw as `SearchSpace.sample` does, conditioned on a patch size and on being in a cell."""
+        rows, sums = self._of_patch_size[patch_size]
+        at = rows[bisect.bisect_right(sums, rng.randrange(sums[-1]))]
         if at not in self._partners:
             states = self.rows[at].group.partners(self.rows[at].heads)
             self._partners[at] = (states, list(itertools.accumulate(s.ways for s in states)))
