@@ -161,7 +161,7 @@ class WholeRun:
             _require_units(space, checked)
         check_supernet(settings.supernet, space)
         if self._refines:
-            check_refine(settings.refine, space, settings.supernet.mask_ratio)
+            check_refine(settings.refine, space, settings.supernet)
 
     def make(self) -> dict[str, Any]:
         """Make every stage that is not finished; return the manifests by name."""

@@ -81,7 +81,12 @@ def plan(
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
     )
-    settings = settings.model_copy(update={"teacher": teacher_for(space, settings.teacher)})
+    settings = settings.model_copy(
+        update={
+            "teacher": teacher_for(space, settings.teacher),
+            "refine": settings.refine.of_supernet(settings.supernet),
+        }
+    )
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     candidates = settings.search.check(space)
     teacher = _adopted(space, settings)
