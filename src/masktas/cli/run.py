@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from masktas.cli.options import (
     AcceptChangedImages,
@@ -50,6 +51,14 @@ def run(
             "network, and random ones, and fine-tune the winner from scratch.",
         ),
     ] = False,
+    finetune_seeds: Annotated[
+        int,
+        Parameter(
+            validator=Number(gte=1, lte=100),
+            help="Number of fine-tunings of each network, each with the next seed. One accuracy of "
+            "one seed says little about which network is better.",
+        ),
+    ] = 1,
     teacher: Adopted = None,
     budget: Limits = None,
     latency: Latency = None,
@@ -80,6 +89,7 @@ def run(
         settings=settings,
         refine=refine,
         baselines=baselines,
+        finetune_seeds=finetune_seeds,
         console=Console(quiet=quiet),
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def run(
     settings: AllSettings | None = None,
     refine: bool = True,
     baselines: bool = False,
+    finetune_seeds: int = 1,
     console: Console | None = None,
     overwrite: bool = False,
     accept_changed_images: bool = False,
@@ -71,6 +73,8 @@ def run(
         refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
         baselines: refine and fine-tune the house shape, the largest and the best uniform network,
             and random ones as well, all by the same recipe; fine-tune the winner from scratch.
+        finetune_seeds: how often each network is fine-tuned, each time with the next seed; the
+            table shows means and standard deviations.
         console: where progress is shown.
         overwrite: start every stage afresh.
         accept_changed_images: continue with images that have changed since an earlier stage, or
@@ -93,6 +97,7 @@ def run(
         console,
         refine=refine,
         baselines=baselines,
+        finetune_seeds=finetune_seeds,
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
         teacher=teacher,
@@ -115,7 +120,7 @@ class WholeRun:
         out: the run folder.
         settings: of every stage.
         console: where progress is shown.
-        refine, baselines: see `run`.
+        refine, baselines, finetune_seeds: see `run`.
         overwrite: start every stage afresh.
         accept_changed_images: see `run`.
         teacher: a function as the teacher.
@@ -130,6 +135,7 @@ class WholeRun:
         *,
         refine: bool,
         baselines: bool,
+        finetune_seeds: int,
         overwrite: bool,
         accept_changed_images: bool,
         teacher: Ask | None,
@@ -139,6 +145,7 @@ class WholeRun:
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
         self._refines, self._baselines = refine, baselines
+        self._finetune_seeds = finetune_seeds
         self._accept_changed_images = accept_changed_images
         self._run = Run(out)
         self._stopping = Stopping(settings.runtime.max_time)
@@ -258,7 +265,12 @@ class WholeRun:
         if self._baselines:
             networks += _baselines(found, self._settings.finetune)
         try:
-            for name, architecture, settings in networks:
+            for (base, architecture, settings), number in itertools.product(
+                networks, range(self._finetune_seeds)
+            ):
+                runtime = self._runtime("fine-tuning")
+                seed = runtime.seed + number
+                name = f"{base}-seed-{seed}" if number else base
                 self._console.say(f"finetune/{name}")
                 made[f"finetune/{name}"] = finetune(
                     self._images.given,
@@ -266,7 +278,7 @@ class WholeRun:
                     name=name,
                     architecture=architecture,
                     settings=settings,
-                    runtime=self._runtime("fine-tuning"),
+                    runtime=runtime.model_copy(update={"seed": seed}),
                     console=self._console,
                     overwrite=self._overwrite,
                     accept_changed_images=self._accept_changed_images,
@@ -393,6 +405,7 @@ def demo(
         out=out,
         settings=settings,
         baselines=True,
+        finetune_seeds=2,
         console=console,
         overwrite=overwrite,
     )

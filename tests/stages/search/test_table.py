@@ -114,3 +114,59 @@ def test_it_fits_80_columns(
     assert max(len(line) for line in said.splitlines()) <= 80
     assert "± 0.0123" not in said
     assert f"{words} on the front" in said
+
+
+# --- the winner's accuracy in words
+
+
+def verdicts_of(mine: list[float], its: list[float], **changes: Any) -> list[str]:
+    """Return what is said of a winner and the largest uniform network, fine-tuned several times."""
+    content = search_content() | changes
+    trained = [finetune_content(content["winner"], one) for one in mine]
+    trained += [finetune_content(content["uniform"], one) for one in its]
+    for one in trained:
+        one["images"]["splits"] = one["images"]["splits"] | {"test": {"images": 400, "digest": "0"}}
+    search = SearchManifest.of(content)
+    return ResultTable.of(search, [FinetuneManifest.of(one) for one in trained]).verdicts()
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "word"),
+    [
+        ([0.9, 0.92], [0.9, 0.91], "level with"),
+        ([0.9], [0.8], "ahead of"),  # 10 points, standard error 2.5
+        ([0.8], [0.9], "behind"),
+        ([0.85], [0.9], "level with"),  # 5 points are as many as two standard errors
+        ([0.9, 0.7], [0.7, 0.7], "level with"),  # the seeds differ more than the networks
+    ],
+)
+def test_the_winner_is_ahead_level_or_behind(mine: list[float], its: list[float], word: str):
+    (said,) = verdicts_of(mine, its)
+    assert said.startswith(f"Winner {word} largest uniform: ")
+    difference = 100 * (sum(mine) / len(mine) - sum(its) / len(its))
+    assert f"a difference of {difference:+.1f} ± " in said
+    assert said.endswith("400 test images).")
+
+
+def test_the_standard_error_counts_images_and_seeds():
+    (said,) = verdicts_of([0.9, 0.8], [0.5])
+    images = [(p * (100 - p) / 400) for p in (85, 50)]
+    seeds = 50 / 2  # the variance of 90 and 80, over two of them
+    assert f"+35.0 ± {(sum(images) + seeds) ** 0.5:.1f} " in said
+
+
+def test_nothing_is_said_without_accuracies():
+    assert table().verdicts() == []
+
+
+def test_random_networks_are_one_group_and_a_network_from_scratch_none():
+    content = search_content()
+    trained = [finetune_content(content["winner"], 0.9)]
+    trained.append(finetune_content(content["winner"], 0.5, "scratch"))
+    trained += [finetune_content(one, 0.8) for one in content["random"]]
+    shown = ResultTable.of(
+        SearchManifest.of(content), [FinetuneManifest.of(one) for one in trained],
+        average_random=False,
+    )  # fmt: skip
+    (said,) = shown.verdicts()
+    assert "random networks: 90.0 against 80.0 %" in said

@@ -407,12 +407,14 @@ class FinetuneManifest(StageManifest):
         architecture: of the trained network.
         init: `inherit` or `scratch`.
         top1, top5: accuracy on the test split, as shares.
+        num_test: number of images of that split.
     """
 
     architecture: Architecture
     init: str
     top1: float
     top5: float
+    num_test: int
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -421,6 +423,7 @@ class FinetuneManifest(StageManifest):
             "init": content["settings"]["settings"]["init"],
             "top1": content["test"]["top1"],
             "top5": content["test"]["top5"],
+            "num_test": content["images"]["splits"]["test"]["images"],
         }
 
 

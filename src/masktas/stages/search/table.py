@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class Row:
         rated: whether the rating belongs to this row: weights from scratch have none.
         ahead: by how much the winner is rated higher, where that is known.
         is_winner: whether the network is the winner, found in another way.
+        is_random: whether it is a random baseline, or several.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     rated: bool = True
     ahead: RatingDifference | None = None
     is_winner: bool = False
+    is_random: bool = False
 
     def rating(self, *, error: bool = True) -> str:
         """Write the rating with its standard error, or the mean of several with its deviation."""
@@ -158,6 +161,48 @@ class ResultTable:
         console.table(self.title, self.header(brief=brief), self.cells(brief=brief))
         front = "1 network is" if self.num_front == 1 else f"{self.num_front:,} networks are"
         console.say(f"{front} on the front: front.svg, .csv, .json.")
+        for sentence in self.verdicts():
+            console.say(sentence)
+
+    def verdicts(self) -> list[str]:
+        """Say in words how the winner's accuracy compares with that of each other network.
+
+        The standard error of a difference has two parts: of a share of the test images (as if
+        every network had other images, so it is rather too large), and of the mean over
+        fine-tunings, where there are several.
+        """
+        winner, *others = self.rows
+        if not winner.finetuned:
+            return []
+        random = tuple(one for row in others if row.is_random for one in row.finetuned)
+        named = [row for row in others if row.finetuned and not row.is_random and row.rated]
+        if random:
+            named.append(Row("random networks", (), random))
+        return [_verdict(winner, row) for row in named]
+
+
+def _verdict(winner: Row, other: Row) -> str:
+    mine, its = ([100 * one.top1 for one in row.finetuned] for row in (winner, other))
+    difference = statistics.fmean(mine) - statistics.fmean(its)
+    error = math.hypot(*(_error(row) for row in (winner, other)))
+    word = "level with" if abs(difference) <= 2 * error else "ahead of"
+    if difference < -2 * error:
+        word = "behind"
+    return (
+        f"Winner {word} {other.name}: {statistics.fmean(mine):.1f} against "
+        f"{statistics.fmean(its):.1f} % top-1, a difference of {difference:+.1f} ± {error:.1f} "
+        f"(standard error; {winner.finetuned[0].num_test:,} test images)."
+    )
+
+
+def _error(row: Row) -> float:
+    """Return the standard error of a row's mean accuracy, in percent."""
+    values = [100 * one.top1 for one in row.finetuned]
+    mean, count = statistics.fmean(values), row.finetuned[0].num_test
+    of_images = math.sqrt(mean * (100 - mean) / count) if count else math.inf
+    if len(values) < 2:
+        return of_images
+    return math.hypot(of_images, statistics.stdev(values) / len(values) ** 0.5)
 
 
 def _rows(
@@ -180,9 +225,12 @@ def _rows(
         searched = winner.architecture == result.winner.architecture
         name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
         ahead = ahead if searched else None
-        rows.append(Row(name, result.random, ahead=ahead))
+        rows.append(Row(name, result.random, ahead=ahead, is_random=True))
     else:
-        rows += [Row(f"random {place}", (one,)) for place, one in enumerate(result.random, start=1)]
+        rows += [
+            Row(f"random {place}", (one,), is_random=True)
+            for place, one in enumerate(result.random, start=1)
+        ]
     return rows
 
 
@@ -212,13 +260,11 @@ def _row_of_baseline(names: Sequence[str], search: SearchManifest, winner: Archi
 
 
 def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneManifest, ...]:
-    """Return the first fine-tuning of each network of a row, as far as there are any."""
+    """Return the fine-tunings of the networks of a row."""
     init = "inherit" if row.rated else "scratch"
-    found = (
-        next((one for one in finetuned if _trained(one, network, init)), None)
-        for network in row.networks
+    return tuple(
+        one for network in row.networks for one in finetuned if _trained(one, network, init)
     )
-    return tuple(one for one in found if one)
 
 
 def _trained(one: FinetuneManifest, network: Evaluated, init: str) -> bool:
