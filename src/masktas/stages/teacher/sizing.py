@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
-from masktas.data.decode.image import dimensions
+from masktas.data.decode.image import Content, dimensions
 from masktas.data.sources import Source
-from masktas.errors import MasktasError
+from masktas.errors import DataError, MasktasError
 from masktas.formats import format_size
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
@@ -33,11 +33,18 @@ def sampled_sizes(source: Source) -> list[tuple[int, int]]:
     for shard in sorted({0, source.num_shards - 1}):
         try:
             for item in itertools.islice(source.stream(shard), SAMPLED):
-                if item.content is not None:
-                    sizes.append(dimensions(item.content))
+                sizes += _dimensions(item.content)
         except MasktasError:  # opening the store reports it
             continue
     return sizes
+
+
+def _dimensions(content: Content | None) -> list[tuple[int, int]]:
+    """Return (height, width) of an image, none if it cannot be read."""
+    try:
+        return [] if content is None else [dimensions(content)]
+    except DataError:  # decoding counts it
+        return []
 
 
 def space_for(image_size: tuple[int, int], in_channels: int, patch_size: int) -> SearchSpace:
