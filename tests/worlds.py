@@ -66,7 +66,6 @@ baselines = 2
 
 [refine]
 rounds = "1,1,1"
-batch_size = 16
 cohort = 4
 diversity = 1
 pixel_rounds = 1

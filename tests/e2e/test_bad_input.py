@@ -116,7 +116,7 @@ def test_a_space_of_other_patches_than_the_teachers_is_refused(
     assert masktas(*teacher, "--mask-ratio", 0.5)[0] == 0
     code, _, said = masktas("supernet", "--out", tmp_path / "a", "--config", world.recipe)
     assert code == 2
-    assert "in patches of 4, but the teacher" in said
+    assert "sees a grid of 2 x 2 patches, and the students 16 x 16 pixels in patches of 4" in said
     code, _, said = masktas("supernet", "--out", tmp_path / "a", "--space", "micro")
     assert code == 2
     assert "give --image-size 32" in said

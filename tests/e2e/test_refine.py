@@ -98,6 +98,14 @@ def test_half_leaves_after_each_round_and_baselines_stay(refined: Path) -> None:
     assert found["cost"]["flops"] == sum(record["cost"]["flops"] for record in found["rounds"])
 
 
+def test_batches_and_masks_are_those_of_the_supernet_where_none_are_set(refined: Path) -> None:
+    mine, its = (manifest(refined / stage)["settings"]["settings"]
+                 for stage in ("refine/main", "supernet"))  # fmt: skip
+    for name in ("batch_size", "crop_scale", "flip", "color", "mask_ratio"):
+        assert mine[name] == its[name], name
+    assert (mine["lr"], its["lr"]) == (3e-2, 1e-3)
+
+
 def test_networks_are_written_with_their_refined_weights(refined: Path) -> None:
     folder = refined / "refine/main"
     found, shared = manifest(folder), load_supernet(Run(refined))

@@ -76,7 +76,7 @@ def test_the_whole_way_with_a_file_in_the_public_format(
     copy.unlink()
     code, _, said = masktas(*run)
     assert code == 0
-    assert said.count("is finished: nothing to do") == 3
+    assert said.count("is finished: nothing to do") == 4
     code, printed, _ = masktas("show", out, "--json")
     assert code == 0
     assert json.loads(printed)["stages"][0]["licence"] == "CC-BY-NC 4.0"
@@ -331,7 +331,7 @@ def test_small_data_is_a_preset_and_is_advised_once(
         "teacher", world.images, "--out", tmp_path / "b", "--config", "smal-data"
     )
     assert code == 2
-    assert "neither a file nor a preset of settings (small-data)" in said
+    assert "neither a file nor a preset of settings (paper, small-data)" in said
     settings = validate(api.AllSettings, load(Path("small-data")))
     assert settings.teacher.epochs >= 400
     assert settings.teacher.embed_dim < api.TeacherSettings().embed_dim
@@ -345,7 +345,7 @@ def test_plan_counts_the_teacher_that_is_adopted(world: World, mae: Path, maskta
     )  # fmt: skip
     assert code == 0
     stages = {stage["stage"]: stage for stage in json.loads(printed)}
-    assert list(stages) == ["supernet", "search", "finetune"]
+    assert list(stages) == ["supernet", "search", "refine", "finetune"]
     _, printed, _ = masktas(
         "plan", "--num-images", 1000, "--config", world.recipe, "--json", "--tflops", 1, "--quiet"
     )

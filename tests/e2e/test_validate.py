@@ -61,7 +61,8 @@ def test_it_leaves_table_picture_and_manifest(validated: Path, world: World) -> 
     made = manifest(validated)
     found = json.loads((validated / "validation.json").read_text())
     assert found["verdict"] == made["verdict"]
-    ratings = {"consistency", "reconstruction", "feature", "fusion", "accuracy", "knn"}
+    ratings = {"consistency", "projected", "alignment", "reconstruction", "feature", "fusion"}
+    ratings |= {"accuracy", "knn"}
     assert ratings | SIZES == set(found["agreement"])
     assert ratings == set(found["reliability"])
     for name, one in found["agreement"].items():
@@ -176,7 +177,7 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     assert made["test_split_read"]
     assert made["center"] == 12_000
     assert made["ceiling"]["seeds"]["tau"]["value"] is None
-    assert "choose 1160 or more" in " ".join(said.split())  # of resamples, for 29 ratings
+    assert "choose 1320 or more" in " ".join(said.split())  # of resamples, for 33 ratings
     found = json.loads((base / "validate/band/validation.json").read_text())["networks"]
     assert all(10_200 <= one["params"] <= 13_800 for one in found)
     usual, variants = (made["tables"][at]["rows"] for at in (0, -1))
@@ -309,7 +310,7 @@ def test_two_supernets_of_one_space_are_compared(
     code, out, said = masktas(*common, "--name", "twin", "--against", twin)
     assert code == 0, said
     made = json.loads(out)
-    ratings = {"consistency", "reconstruction", "feature", "fusion"}
+    ratings = {"consistency", "projected", "alignment", "reconstruction", "feature", "fusion"}
     assert set(made["against"]) == ratings
     assert all(one["between"]["value"] == 1 for one in made["against"].values())
     for name, one in made["against"].items():

@@ -53,7 +53,8 @@ def finished(
             ]
         )
     assert ended.value.code == 0
-    assert {count for key, count in built.items()} == {1}, "in a whole run, each once"
+    # the sampler of the supernet needs them without min-use, the search with it
+    assert set(built.values()) <= {1, 2}, "in a whole run, once for each"
     assert (SearchSpace.load(world.space), Budget(max_params=15_000), None) in built
     return out
 

@@ -257,8 +257,25 @@ class SharingSettings(MaskedSettings, AdoptedTeacher):
 
 
 class RefineSettings(StepSettings):
-    """A last training of the best networks, each by itself and without labels (SPEC 6.5)."""
+    """A last training of the best networks, each by itself and without labels (SPEC 6.5).
 
+    Batches are by default those of the supernet's training, see `of_supernet`.
+    """
+
+    batch_size: Count = Field(
+        256, description="Number of images in a step. By default that of the supernet."
+    )
+    crop_scale: CropScale = Field(
+        (0.2, 1.0),
+        description="Smallest and largest share of an image's area that a random crop keeps. By "
+        "default as for the supernet.",
+    )
+    flip: bool = Field(True, description="Mirror images at random. By default as for the supernet.")
+    color: Share = Field(
+        0.0,
+        description="Largest random change of brightness, contrast and saturation. By default as "
+        "for the supernet.",
+    )
     warmup_share: Share = Field(
         0.1,
         description="Share of each round in which the learning rate rises linearly, before "
@@ -290,6 +307,12 @@ class RefineSettings(StepSettings):
         description="Train the search's baselines, random networks included, through all rounds, "
         "to compare them after fine-tuning.",
     )
+
+    def of_supernet(self, supernet: SupernetSettings) -> RefineSettings:
+        """Return them with batches, crops and masks of a supernet, where they set none."""
+        names = {"batch_size", "crop_scale", "flip", "color"} - self.model_fields_set
+        names |= {"mask_ratio"} if self.mask_ratio is None else set()
+        return self.model_copy(update={name: getattr(supernet, name) for name in names})
 
     @property
     def epochs(self) -> tuple[int, ...]:

@@ -164,7 +164,7 @@ class WholeRun:
             _require_units(space, checked)
         check_supernet(settings.supernet, space)
         if self._refines:
-            check_refine(settings.refine, space, settings.supernet.mask_ratio)
+            check_refine(settings.refine, space, settings.supernet)
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
 

@@ -85,6 +85,7 @@ def plan(
     shapes = {
         "teacher": teacher_for(space, settings.teacher),
         "supernet": _sampled(settings),
+        "refine": settings.refine.of_supernet(settings.supernet),
     }
     settings = settings.model_copy(update=shapes)
     setup = Setup(settings.runtime.seed, runtime, ALONE)

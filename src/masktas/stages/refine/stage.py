@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import HISTORY
-from masktas.config import DataSettings, RefineSettings, RuntimeSettings
+from masktas.config import DataSettings, RefineSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.student import MaskedStudent
@@ -34,20 +34,18 @@ from masktas.stages.refine.runner import RefinementData, RoundRunner
 from masktas.train.networks import WEIGHTS, save_network
 
 
-def check(settings: RefineSettings, space: SearchSpace, mask_ratio: float) -> float:
-    """Refuse a refinement that cannot succeed; return the share of the patches that is masked.
-
-    Args:
-        settings: of the refinement.
-        space: of the supernet.
-        mask_ratio: of the supernet.
+def check(
+    settings: RefineSettings, space: SearchSpace, supernet: SupernetSettings
+) -> RefineSettings:
+    """Refuse a refinement that cannot succeed; return its settings with those of the supernet.
 
     Raises:
         ConfigError: if too few patches stay visible, or all.
     """
-    ratio = settings.mask_ratio or mask_ratio
-    num_visible_checked(units_of(space.image_size, space.unit).total, ratio, least=1)
-    return ratio
+    settings = settings.of_supernet(supernet)
+    assert settings.mask_ratio is not None
+    num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
+    return settings
 
 
 def refine(
@@ -93,12 +91,13 @@ def refine(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
-    settings = settings or RefineSettings()
     search = context.run.search(name)
     searched = search.manifest()
     search.require_fresh()
     images = context.images_recorded(context.run.supernet, data, data_settings)
     space = SearchSpace.from_dict(searched["space"], where=str(search.folder))
+    trained = context.run.supernet.manifest()["settings"]["settings"]
+    settings = check(settings or RefineSettings(), space, SupernetSettings(**trained))
     inputs = _open(context, settings, space, images, teacher)
     with context.stage(
         context.run.refine(name),
@@ -137,19 +136,18 @@ def _open(
     teacher: Ask | None,
 ) -> RefinementData:
     """Load supernet and teacher, and open the images."""
-    trained = context.run.supernet.manifest()["settings"]["settings"]
-    mask_ratio = check(settings, space, trained["mask_ratio"])
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
     store = context.open_images(images, allowed=("supernet", "search"))
     supernet = load_supernet(context.run, space)
-    num_visible_checked(supernet.units.total, mask_ratio, least=1)
+    assert settings.mask_ratio is not None
+    num_visible_checked(supernet.units.total, settings.mask_ratio, least=1)
     seen = student_input(space, supernet.units, store)
     return RefinementData(
         supernet,
         load_teacher(context.run, seen, context.runtime.device, teacher),
         store,
-        mask_ratio,
+        settings.mask_ratio,
     )
 
 
