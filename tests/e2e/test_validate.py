@@ -188,7 +188,7 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     assert {"consistency mask 0", "reconstruction mask 0.5", "consistency 4 masks"} < names
     # the usual one is no variant, without masks nothing is reconstructed, 0.9 leaves one patch
     assert not names & {"consistency scaled 0.05", "reconstruction mask 0", "consistency mask 0.9"}
-    assert len(names) == 17 + 1 + 5
+    assert len(names) == 17 + 2 + 1 + 5
     # a variant is what one gets by asking for it
     wanted = ("--rows", "unit", "--temperature", 0.2, "--include-self")
     assert masktas(*tokens, "--name", "asked", *wanted)[0] == 0

@@ -316,5 +316,9 @@ PRESETS: dict[str, SearchSpace] = {
             "demo", (48, 64, 80), (3, 4, 5), (2, 3, 4), (2, 3, 4),
             head_dim=16, image_size=(28, 28), patch_size=(4,), in_channels=1, num_classes=10,
         ),
+        SearchSpace(
+            "digits", (32, 48, 64, 96), (2, 3, 4, 5, 6), (1, 2, 3, 4), (1, 2, 3, 4),
+            head_dim=16, image_size=(32, 32), patch_size=(4, 8), in_channels=1, num_classes=10,
+        ),
     )
 }  # fmt: skip

@@ -376,9 +376,13 @@ def demo(
     settings = AllSettings(
         runtime=runtime or RuntimeSettings(),
         data=DataSettings(search_share=0.1),
-        teacher=TeacherSettings.model_validate(masked),
-        supernet=SupernetSettings.model_validate(masked | {"space": "demo", "probes": 3}),
-        search=SearchSettings(max_params="200K", population=30, generations=10, mask_ratio=0.6),
+        teacher=TeacherSettings.model_validate(
+            masked | {"embed_dim": 96, "num_heads": 6, "depth": 5}
+        ),
+        supernet=SupernetSettings.model_validate(masked | {"space": "digits", "probes": 3}),
+        search=SearchSettings(
+            max_macs="4M", population=30, generations=10, mask_ratio=0.5, baselines=3
+        ),
         refine=RefineSettings.model_validate(quick | {"rounds": "1,1,2", "cohort": 8, "lr": 6e-3}),
         finetune=FinetuneSettings.model_validate(
             quick | {"epochs": 4, "lr": 16e-3, "drop_path": 0.0, "label_smoothing": 0.0}
