@@ -13,6 +13,7 @@ from masktas.config import DataSettings, TeacherSettings
 from masktas.data.sources import open_source
 from masktas.errors import SpaceError
 from masktas.space import SearchSpace
+from masktas.stages.teacher import sizing
 from masktas.stages.teacher.sizing import patch_for, sampled_sizes, sized, space_for
 
 DEFAULT = TeacherSettings()
@@ -160,3 +161,17 @@ def test_sizes_are_read_from_headers_and_unreadable_images_are_skipped(tmp_path:
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes(b"no image")
     assert sampled_sizes(open_source(tmp_path)) == [(8, 16), (9, 18), (10, 20)]
+
+
+def test_few_large_images_are_read_for_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    source = open_source(tmp_path)
+    assert len(sampled_sizes(source)) == 8
+    one = next(iter(source.stream(0))).num_bytes
+    monkeypatch.setattr(sizing, "SAMPLED_BYTES", 2 * one)
+    assert len(sampled_sizes(source)) == 3  # the one that reaches the limit is read whole
+    monkeypatch.setattr(sizing, "SAMPLED_BYTES", 0)
+    assert len(sampled_sizes(source)) == 1

@@ -14,6 +14,7 @@ from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
 
 SAMPLED = 32  # images of a shard whose sizes are read
+SAMPLED_BYTES = 64 << 20  # of a shard, after which no more are read: files come whole
 PATCHES = (16, 8, 4)  # sides to choose from, in pixels
 LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
 SMALL = 112  # shorter sides up to this get the widths of the space micro
@@ -31,9 +32,13 @@ def sampled_sizes(source: Source) -> list[tuple[int, int]]:
     """
     sizes = []
     for shard in sorted({0, source.num_shards - 1}):
+        num_bytes = 0
         try:
             for item in itertools.islice(source.stream(shard), SAMPLED):
                 sizes += _dimensions(item.content)
+                num_bytes += item.num_bytes
+                if num_bytes > SAMPLED_BYTES:
+                    break
         except MasktasError:  # opening the store reports it
             continue
     return sizes
