@@ -115,7 +115,7 @@ def test_a_preset_misspelt_is_suggested():
 
 
 def test_an_unknown_preset_lists_them_all():
-    names = "tiny, small, base, wide, micro, wide-micro, demo"
+    names = "tiny, small, base, wide, micro, wide-micro, demo, digits"
     with pytest.raises(SpaceError, match=f"Presets are {names}; a file"):
         SearchSpace.load("huge")
 
