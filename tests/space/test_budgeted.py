@@ -20,6 +20,7 @@ from masktas.space import (
     LatencyModel,
     SearchSpace,
     macs,
+    params,
     parse_limit,
 )
 from masktas.space.budget import tick_limits
@@ -248,6 +249,20 @@ def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
         assert any(
             amounts[what] >= 0.9 * min(limits[f"max_{what}"], ends[what]) for what in QUANTITIES
         )
+
+
+def test_what_uses_less_than_its_share_by_one_is_left_out():
+    space, budget = PRESETS["demo"], Budget(max_params=200_000)
+    within = BudgetedSpace(space, budget)
+    most = within.cost_range("params")[1]
+    for one in sorted(within.uniforms(), key=params)[-5:-1]:
+        used = BudgetedSpace(space, budget, min_use=(params(one) + 0.5) / most)
+        assert not used.contains(one)
+        assert one not in used.uniforms()
+        assert used.cost_range("params")[0] > params(one)
+        used = BudgetedSpace(space, budget, min_use=(params(one) - 0.5) / most)
+        assert used.contains(one)
+        assert used.cost_range("params")[0] == params(one)
 
 
 @pytest.mark.parametrize("name", ["big", "uneven"])

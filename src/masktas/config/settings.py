@@ -233,8 +233,8 @@ class SharingSettings(MaskedSettings, AdoptedTeacher):
 
     space: str = Field(
         "small",
-        description="Search space: tiny, small, base, wide, micro, wide-micro, demo, or a .toml or "
-        ".json file.",
+        description="Search space: tiny, small, base, wide, micro, wide-micro, demo, digits, or a "
+        ".toml or .json file.",
     )
     mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is masked.")
     beta: Annotated[float, Field(ge=0)] = Field(
