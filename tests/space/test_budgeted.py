@@ -265,6 +265,27 @@ def test_what_uses_less_than_its_share_by_one_is_left_out():
         assert used.cost_range("params")[0] == params(one)
 
 
+def test_networks_at_the_end_of_one_share_and_within_another_count_once():
+    space = PRESETS["demo"].replace(depth=(3,))
+    budget = Budget(max_params=150_000, max_macs=8_000_000)
+    within = list(BudgetedSpace(space, budget))
+    most, most_macs, both = max(map(params, within)), max(map(macs, within)), 0
+    for one in within[:: len(within) // 10]:
+        share = (params(one) - 0.5) / most  # of parameters, exactly those of this network
+        enough = [
+            other
+            for other in within
+            if params(other) >= params(one) or macs(other) >= share * most_macs
+        ]
+        counted = BudgetedSpace(space, budget, min_use=share)
+        assert counted.size() == len(enough)
+        assert Counter(counted) == Counter(enough)
+        both += any(
+            params(other) == params(one) and macs(other) >= share * most_macs for other in within
+        )
+    assert both > 5
+
+
 @pytest.mark.parametrize("name", ["big", "uneven"])
 def test_joint_bands_of_big_spaces_can_be_drawn_from(name):
     budget = band(name, "params", "macs", "latency", share=0.02)

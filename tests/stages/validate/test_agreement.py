@@ -98,12 +98,12 @@ def test_holm_corrects_for_how_many_were_tried():
 def two_supernets(alike, skill, seed, count=400):
     """Ratings by two supernets that correlate by `alike`, each by `skill` with accuracy.
 
-    The second is in other units.
+    They are in different units.
     """
     rng = np.random.default_rng(seed)
     matrix = [[1, alike, skill], [alike, 1, skill], [skill, skill, 1]]
     own, other, accuracy = rng.multivariate_normal(np.zeros(3), matrix, size=count).T
-    return own, 1000 * other + 7, accuracy
+    return 50 * own, other / 50 + 7, accuracy
 
 
 def tau_of(correlation):
