@@ -251,6 +251,20 @@ def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
         )
 
 
+def test_every_patch_size_within_a_budget_is_drawn_as_often_as_the_others():
+    """Though a limit on operations leaves far more networks of coarse patches."""
+    space, rng = PRESETS["digits"], random.Random(0)
+    finest = min(macs(one) for one in space.uniforms() if one.patch_size == 4)
+    budget = Budget(max_macs=3 * finest)
+    for use in (0.0, 0.9):
+        counted = BudgetedSpace(space, budget, min_use=use)
+        drawn = Counter(counted.sample(rng).patch_size for _ in range(400))
+        assert 150 < drawn[4] < 250
+        assert drawn[4] + drawn[8] == 400
+    coarse = BudgetedSpace(space, Budget(max_macs=finest - 1))
+    assert {coarse.sample(rng).patch_size for _ in range(50)} == {8}
+
+
 def test_what_uses_less_than_its_share_by_one_is_left_out():
     space, budget = PRESETS["demo"], Budget(max_params=200_000)
     within = BudgetedSpace(space, budget)
