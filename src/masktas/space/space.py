@@ -90,7 +90,7 @@ class SearchSpace:
 
         Those of the paper are tiny, small and base (SPEC 1, 224 px); wide has two patch sizes and
         holds networks from ViT-Ti/32 to ViT-B/16 and beyond. For small images there are micro and
-        wide-micro (32 px), demo (28 px) and digits (32 px, two patch sizes, grey).
+        wide-micro (32 px), demo (28 px) and digits (32 px, two patch sizes).
         """
         if name not in PRESETS:
             close = get_close_matches(name, PRESETS, n=1)

@@ -66,6 +66,7 @@ def test_what_is_limited_or_measured_has_a_column() -> None:
         top=rated,
         random=[],
         budget={"max_size": 10_000_000},
+        uniform=rated_networks(5)[4] | {"size": 9e6},
         random_search=rated[0],
         ahead={"uniform": {"difference": 0.4, "error": 0.0321}},
         reused=4,
