@@ -56,8 +56,8 @@ Json = Annotated[bool, Parameter(negative="", show_default=False, help="Print th
 Space = Annotated[
     str | None,
     Parameter(
-        help="Search space: tiny, small, base, wide, micro, wide-micro, demo, digits, or a .toml or "
-        ".json file."
+        help="Search space: tiny, small, base, wide, micro, wide-micro, demo, digits, or a .toml "
+        "or .json file."
     ),
 ]
 Epochs = Annotated[
