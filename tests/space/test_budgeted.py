@@ -20,6 +20,7 @@ from masktas.space import (
     LatencyModel,
     SearchSpace,
     macs,
+    params,
     parse_limit,
 )
 from masktas.space.budget import tick_limits
@@ -248,6 +249,55 @@ def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
         assert any(
             amounts[what] >= 0.9 * min(limits[f"max_{what}"], ends[what]) for what in QUANTITIES
         )
+
+
+def test_every_patch_size_within_a_budget_is_drawn_as_often_as_the_others():
+    """Though a limit on operations leaves far more networks of coarse patches."""
+    space, rng = PRESETS["digits"], random.Random(0)
+    finest = min(macs(one) for one in space.uniforms() if one.patch_size == 4)
+    budget = Budget(max_macs=3 * finest)
+    for use in (0.0, 0.9):
+        counted = BudgetedSpace(space, budget, min_use=use)
+        drawn = Counter(counted.sample(rng).patch_size for _ in range(400))
+        assert 150 < drawn[4] < 250
+        assert drawn[4] + drawn[8] == 400
+    coarse = BudgetedSpace(space, Budget(max_macs=finest - 1))
+    assert {coarse.sample(rng).patch_size for _ in range(50)} == {8}
+
+
+def test_what_uses_less_than_its_share_by_one_is_left_out():
+    space, budget = PRESETS["demo"], Budget(max_params=200_000)
+    within = BudgetedSpace(space, budget)
+    most = within.cost_range("params")[1]
+    for one in sorted(within.uniforms(), key=params)[-5:-1]:
+        used = BudgetedSpace(space, budget, min_use=(params(one) + 0.5) / most)
+        assert not used.contains(one)
+        assert one not in used.uniforms()
+        assert used.cost_range("params")[0] > params(one)
+        used = BudgetedSpace(space, budget, min_use=(params(one) - 0.5) / most)
+        assert used.contains(one)
+        assert used.cost_range("params")[0] == params(one)
+
+
+def test_networks_at_the_end_of_one_share_and_within_another_count_once():
+    space = PRESETS["demo"].replace(depth=(3,))
+    budget = Budget(max_params=150_000, max_macs=8_000_000)
+    within = list(BudgetedSpace(space, budget))
+    most, most_macs, both = max(map(params, within)), max(map(macs, within)), 0
+    for one in within[:: len(within) // 10]:
+        share = (params(one) - 0.5) / most  # of parameters, exactly those of this network
+        enough = [
+            other
+            for other in within
+            if params(other) >= params(one) or macs(other) >= share * most_macs
+        ]
+        counted = BudgetedSpace(space, budget, min_use=share)
+        assert counted.size() == len(enough)
+        assert Counter(counted) == Counter(enough)
+        both += any(
+            params(other) == params(one) and macs(other) >= share * most_macs for other in within
+        )
+    assert both > 5
 
 
 @pytest.mark.parametrize("name", ["big", "uneven"])

@@ -102,10 +102,10 @@ COMMANDS = {
         "masktas.cli.validate:validate",
         """Measure whether ratings rank networks as accuracy does.
 
-        Reads OUT/supernet, images held out of its training, and their labels. Compares every
-        rating, and size alone, with the accuracy of probes. Writes OUT/validate/NAME with
-        validation.json, validation.csv and scatter.png. Without labels it only measures how
-        reliable each rating is.
+        Reads OUT/supernet, images and their labels. Fine-tunes some networks (--probe) and compares
+        every rating, and size alone, with their accuracy. Writes OUT/validate/NAME:
+        validation.json, validation.csv, scatter.png. Without labels it only measures how reliable
+        each rating is.
         """,
     ),
     "report": (

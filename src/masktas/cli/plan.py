@@ -33,13 +33,8 @@ from masktas.space import SearchSpace
 if TYPE_CHECKING:
     from masktas.stages.plan.estimates import StageEstimate
 
-HEADS = ("stage", "images seen", "images/s", "time", "memory", "operations")
-WIDTHS = (10, 15, 12, 12, 10, 13)
-
-if TYPE_CHECKING:
-    from masktas.stages.plan.estimates import StageEstimate
-
 HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
+WIDTHS = (10, 15, 12, 12, 10, 13)
 
 
 def plan(
@@ -156,9 +151,8 @@ def lines_of(found: Sequence[StageEstimate], devices: int) -> list[str]:
     ]
     total = sum(one.seconds for one in found), sum(one.flops for one in found)
     rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
-    widths = (10, 15, 12, 12, 10, 13)
     lines = [
-        "  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        "  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, WIDTHS, strict=True))
         for row in [HEADER, *rows]
     ]
     lines.append(

@@ -371,8 +371,8 @@ class ComparisonSettings(Settings):
     )
     probe_images: Count | None = Field(
         None,
-        description="Number of labelled images that a probe learns from. By default 5,000 for "
-        "linear and knn, and all for fine-tuning.",
+        description="Number of labelled images to learn from. By default 5,000 for linear and knn, "
+        "and all for fine-tuning.",
     )
     epochs: Count | None = Field(
         None, description="Number of epochs of fine-tuning. By default that of the recipe."
@@ -381,7 +381,7 @@ class ComparisonSettings(Settings):
         "validation", description="Split that accuracy is measured on."
     )
     seeds: Annotated[int, Field(gt=0, le=100)] = Field(
-        2, description="Number of probes of each network, each with another seed."
+        2, description="Number of times that each network's accuracy is measured, by another seed."
     )
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = Field(
         5000, description="Number of resamples for intervals and p values."

@@ -59,6 +59,22 @@ def test_the_best_that_differ_and_every_third_of_the_depths(count: int, diversit
                 assert third(one) != third(other)
 
 
+@pytest.mark.parametrize("count", [4, 8])
+def test_every_patch_size_is_represented_however_low_it_is_rated(count: int):
+    several = SPACE.replace(patch_size=(1, 2))
+    coarse = history(100)  # the patch size of SPACE is 2
+    fine = [
+        rated(one.architecture.replace(patch_size=1), one.rating - 100)
+        for one in history(40, seed=1)
+    ]
+    chosen = best_of([*fine, *coarse], several, count=count, diversity=0)
+    assert len(chosen) == count
+    of_fine = [one for one in chosen if one.architecture.patch_size == 1]
+    assert of_fine == [max(fine, key=lambda one: one.rating)]
+    assert {third(one) for one in chosen} == {0, 1, 2}
+    assert chosen[0] == max(coarse, key=lambda one: one.rating)
+
+
 def test_of_few_networks_all_that_differ_are_taken():
     known = history(4)
     assert best_of(known, SPACE, count=16, diversity=0) == sorted(

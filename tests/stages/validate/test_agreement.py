@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
 import pytest
 
-from masktas.stages.validate.agreement import compare, holm, p_value
+from masktas.stages.validate.agreement import compare, compare_supernets, holm, p_value
 from masktas.stages.validate.rank_correlation import Interval, kendall, resamples
 
 
@@ -92,3 +93,47 @@ def test_holm_corrects_for_how_many_were_tried():
     assert found == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
     assert holm({}) == {}
+
+
+def two_supernets(alike, skill, seed, count=400):
+    """Ratings by two supernets that correlate by `alike`, each by `skill` with accuracy.
+
+    They are in different units.
+    """
+    rng = np.random.default_rng(seed)
+    matrix = [[1, alike, skill], [alike, 1, skill], [skill, skill, 1]]
+    own, other, accuracy = rng.multivariate_normal(np.zeros(3), matrix, size=count).T
+    return 50 * own, other / 50 + 7, accuracy
+
+
+def tau_of(correlation):
+    """Kendall's tau of normal numbers with a correlation."""
+    return 2 / math.pi * math.asin(correlation)
+
+
+@pytest.mark.parametrize(("alike", "skill"), [(0.0, 0.0), (0.5, 0.5), (0.9, 0.3)])
+def test_planted_agreement_of_two_supernets_is_found(alike, skill):
+    counts = resamples(400, 0, 0)
+    found = [compare_supernets(*two_supernets(alike, skill, seed), counts) for seed in range(5)]
+
+    def mean(name):
+        return np.mean([getattr(one, name).value for one in found])
+
+    assert mean("between") == pytest.approx(tau_of(alike), abs=0.04)
+    assert mean("own") == pytest.approx(tau_of(skill), abs=0.04)
+    assert mean("other") == pytest.approx(tau_of(skill), abs=0.04)
+    # a mean of two has the noise of each at half weight, whatever their units
+    both = skill * math.sqrt(2 / (1 + alike))
+    assert mean("mean") == pytest.approx(tau_of(both), abs=0.04)
+
+
+def test_two_supernets_without_labels_or_with_equal_ratings():
+    own, other, accuracy = two_supernets(0.5, 0.5, 0, count=30)
+    counts = resamples(30, 50, 0)
+    one = compare_supernets(own, other, None, counts)
+    assert one.own == one.other == one.mean == Interval(None)
+    assert one.between.low < one.between.value < one.between.high
+    constant = compare_supernets(own, np.ones(30), accuracy, counts)
+    assert constant.between == constant.other == Interval(None)
+    assert constant.mean == constant.own
+    assert set(one.to_dict()) == {"between", "own", "other", "mean"}

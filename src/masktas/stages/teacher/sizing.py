@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 
 from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
-from masktas.data.decode.image import dimensions
+from masktas.data.decode.image import Content, dimensions
 from masktas.data.sources import Source
-from masktas.errors import MasktasError
+from masktas.errors import DataError, MasktasError
 from masktas.formats import format_size
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.tasks import teacher_for
 
 SAMPLED = 32  # images of a shard whose sizes are read
+SAMPLED_BYTES = 64 << 20  # of a shard, after which no more are read: files come whole
 PATCHES = (16, 8, 4)  # sides to choose from, in pixels
 LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
 SMALL = 112  # shorter sides up to this get the widths of the space micro
@@ -31,13 +32,24 @@ def sampled_sizes(source: Source) -> list[tuple[int, int]]:
     """
     sizes = []
     for shard in sorted({0, source.num_shards - 1}):
+        num_bytes = 0
         try:
             for item in itertools.islice(source.stream(shard), SAMPLED):
-                if item.content is not None:
-                    sizes.append(dimensions(item.content))
+                sizes += _dimensions(item.content)
+                num_bytes += item.num_bytes
+                if num_bytes > SAMPLED_BYTES:
+                    break
         except MasktasError:  # opening the store reports it
             continue
     return sizes
+
+
+def _dimensions(content: Content | None) -> list[tuple[int, int]]:
+    """Return (height, width) of an image, none if it cannot be read."""
+    try:
+        return [] if content is None else [dimensions(content)]
+    except DataError:  # decoding counts it
+        return []
 
 
 def space_for(image_size: tuple[int, int], in_channels: int, patch_size: int) -> SearchSpace:

@@ -1,7 +1,8 @@
 """supernet + labels -> validate/NAME/: does the rating without labels rank as accuracy does?
 
-A number of networks are probed with labels and compared with their ratings (SPEC 4). Overall most
-of a rating's rank correlation is size; what counts is the order inside a budget.
+The accuracy of some networks is measured with labels, by fine-tuning or by a classifier of frozen
+features, and compared with their ratings (SPEC 4). Overall most of a rating's rank correlation is
+size; what counts is the order inside a budget.
 """
 
 from __future__ import annotations

@@ -37,10 +37,8 @@ def _row(name: str, gain: Gain) -> list[str]:
 
 def title_gain(spread: Spread) -> str:
     """Return the title of the table under `HEADER_GAIN`."""
-    return (
-        f"True standard deviation between networks: {format_points(spread.sd)} points; expected "
-        "gain over a random network"
-    )
+    sd = format_points(spread.sd)
+    return f"True standard deviation {sd} points; gain over a random network"
 
 
 def table_supernets(agreements: Mapping[str, SupernetAgreement]) -> list[list[str]]:
@@ -48,7 +46,8 @@ def table_supernets(agreements: Mapping[str, SupernetAgreement]) -> list[list[st
     rows = []
     for name, one in agreements.items():
         taus = (one.between, one.own, one.other, one.mean)
-        rows.append([name, *(format_interval(tau).replace(" [", "\n[") for tau in taus)])
+        cells = (format_interval(tau).replace(" [", "\n[") for tau in taus)
+        rows.append([name, *(cell.replace(", ", ",\n") for cell in cells)])  # 80 characters
     return rows
 
 
