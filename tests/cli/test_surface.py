@@ -64,7 +64,7 @@ TARGET = {
 FLAGS = {
     "demo": COMMON,
     "run": STAGE | USED | LATENCY | ADOPTED | {"--config", "--space", "--epochs",
-        "--batch-size", "--baselines", "--refine", "--no-refine"},
+        "--batch-size", "--baselines", "--refine", "--no-refine", "--finetune-seeds"},
     "teacher": STAGE | MASKED | {"--config", "--patch-size", "--embed-dim", "--depth",
         "--num-heads", "--mlp-ratio", "--init", "--init-partial", "--no-init-partial"},
     "supernet": STAGE | MASKED | ADOPTED | BUDGET | LATENCY | {"--config", "--space", "--beta",

@@ -60,9 +60,7 @@ Space = Annotated[
         "or .json file."
     ),
 ]
-Epochs = Annotated[
-    int | None, Parameter(help="Number of epochs of teacher, supernet and fine-tuning.")
-]
+Epochs = Annotated[int | None, Parameter(help="Epochs of teacher, supernet, fine-tuning.")]
 BatchSize = Annotated[
     int | None, Parameter(help="Number of images in a step of every training stage.")
 ]

@@ -55,8 +55,8 @@ def run(
         int,
         Parameter(
             validator=Number(gte=1, lte=100),
-            help="Number of fine-tunings of each network, each with the next seed. One accuracy of "
-            "one seed says little about which network is better.",
+            show_default=False,
+            help="Fine-tunings of each network, each with the next seed. By default 1.",
         ),
     ] = 1,
     teacher: Adopted = None,
