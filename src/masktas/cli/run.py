@@ -47,8 +47,8 @@ def run(
         Parameter(
             negative="",
             show_default=False,
-            help="Also refine and fine-tune the house shape, the largest and the best uniform "
-            "network, and random ones, and fine-tune the winner from scratch.",
+            help="Also refine and fine-tune the search's uniform and random networks, and train "
+            "the winner from scratch.",
         ),
     ] = False,
     finetune_seeds: Annotated[
