@@ -139,7 +139,9 @@ class BudgetedSpace:
             self.costs.latency_model().require(self.space)
         if not self.budget.limited():
             return self._tables.span(what)
-        spans = [cells.span(what) for cells in self._cells_for(what)]
+        # Cells of one more sum may be rounded to none where those of the budget alone are not.
+        spans = [cells.span(what) for cells in self._cells_for(what) if cells.rows]
+        spans = spans or [self._tables.span(what)]
         return min(low for low, _ in spans), max(high for _, high in spans)
 
     def contains(self, architecture: Architecture) -> bool:
