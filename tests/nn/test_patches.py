@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masktas.errors import ConfigError
 from masktas.nn.patches import (
     masking_noise,
     num_visible,
+    num_visible_checked,
     patchify,
     random_masking,
     sincos_positions,
@@ -178,3 +180,21 @@ def test_visible_patches_are_those_of_all_patches(patch_size: int, channels: int
     assert torch.equal(
         visible_patches(across, patch_size, ids), take(patchify(across, patch_size), ids)
     )
+
+
+@pytest.mark.parametrize(
+    ("total", "ratio", "least", "said"),
+    [
+        (16, 0.9, 3, r"leaves 1 of 16 .* another mask_ratio \(such as 0.75\), a larger"),
+        (9, 0.9, 3, r"leaves 0 of 9 .* another mask_ratio \(such as 0.6\), a larger"),
+        (4, 1e-9, 1, "leaves 4 of 4 .* another mask_ratio, a larger"),
+        (2, 0.9, 3, "another mask_ratio, a larger"),
+    ],
+)
+def test_a_mask_ratio_that_does_not_fit_is_refused_with_one_that_does(total, ratio, least, said):
+    with pytest.raises(ConfigError, match=said):
+        num_visible_checked(total, ratio, least)
+
+
+def test_a_mask_ratio_that_fits_gives_the_number_of_visible_patches():
+    assert num_visible_checked(64, 0.9, 3) == 6

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from masktas.errors import ConfigError
 
+SMALLER_RATIOS = (0.75, 0.6, 0.5, 0.25)  # named in a refusal
+
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cut images `[B, C, H, W]` into patches `[B, N, S]`, row by row; within a patch: P, P, C."""
@@ -57,10 +59,12 @@ def num_visible_checked(total: int, mask_ratio: float, least: int) -> int:
     """
     visible = num_visible(total, mask_ratio)
     if not least <= visible < total:
+        fits = [one for one in SMALLER_RATIOS if least <= num_visible(total, one) < total]
+        example = f" (such as {fits[0]})" if fits and visible < least else ""
         raise ConfigError(
             f"mask_ratio {mask_ratio} leaves {visible} of {total} patches visible, where "
-            f"{least} to {total - 1} are needed: choose another mask_ratio, a larger image_size or "
-            "a smaller patch_size."
+            f"{least} to {total - 1} are needed: choose another mask_ratio{example}, a larger "
+            "image_size or a smaller patch_size."
         )
     return visible
 
