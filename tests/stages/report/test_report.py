@@ -54,6 +54,7 @@ def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
     assert "-2.2000 ± 0.1000" in page  # of the three that were rated
     assert "200K" in page
     assert "1,000" in page
+    assert "<li>Winner level with largest uniform: 90.0 against 80.0 % top-1" in page
 
 
 def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
