@@ -1,4 +1,4 @@
-"""Agreement with accuracy beside that of size: planted ratings are told apart."""
+"""Agreement with accuracy beside that of size: planted ratings are distinguished."""
 
 from __future__ import annotations
 
