@@ -37,6 +37,7 @@ from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
 from masktas.stages.supernet import stage as supernet_stage
 from masktas.stages.teacher import stage as teacher_stage
+from masktas.stages.transfer import stage as transfer_stage
 from masktas.stages.validate import stage as validate_stage
 
 R = TypeVar("R")
@@ -138,6 +139,7 @@ def _signature(stage: Callable[..., Any], homes: Mapping[str, str]) -> inspect.S
 
 run = flat(run_stage.run, settings=AllSettings)
 demo = flat(run_stage.demo, runtime=RuntimeSettings)
+transfer = flat(transfer_stage.transfer, settings=AllSettings)
 plan = flat(plan_stage.plan, settings=AllSettings)
 teacher = flat(
     teacher_stage.teacher,

@@ -98,6 +98,17 @@ COMMANDS = {
         the end.
         """,
     ),
+    "transfer": (
+        "masktas.cli.transfer:transfer",
+        """Search and fine-tune for other images, with the supernet of a finished run.
+
+        Searches the supernet of --from again on DATA, without labels, refines, fine-tunes with
+        labels and tests once. OUT refers to the supernet; nothing is copied. The sections
+        [search], [refine], [finetune], [data] and [runtime] of --config set the rest.
+
+        - `masktas transfer pets/ --from runs/first --out runs/pets --max-macs 1.3G`
+        """,
+    ),
     "validate": (
         "masktas.cli.validate:validate",
         """Measure whether ratings rank networks as accuracy does.

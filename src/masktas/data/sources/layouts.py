@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, IndexedSource, named_classes, reason
-from masktas.data.sources.cifar import MARKS, TITLES, open_cifar
+from masktas.data.sources.base import IMAGE_SUFFIXES, named_classes, reason
+from masktas.data.sources.cifar import MARKS, TITLES, PixelSource, open_cifar
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.remote import LocalPlace
 from masktas.errors import DataError, require_extra
@@ -32,7 +32,7 @@ OFFICIAL = {  # number of training and test images
 }
 
 
-def open_layout(path: str, location: str | None = None) -> IndexedSource | None:
+def open_layout(path: str, location: str | None = None) -> FileSource | PixelSource | None:
     """Open a folder in a published layout; None if it is in none.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from masktas.data.sources.base import IndexedSource
-from masktas.data.sources.cifar import not_found, open_python
+from masktas.data.sources.cifar import PixelSource, not_found, open_python
+from masktas.data.sources.files import FileSource
 from masktas.data.sources.layouts import open_imagenet, open_layout
 from masktas.errors import DataError, require_extra
 
@@ -14,7 +14,7 @@ NAMES = ("cifar10", "cifar100", "oxford_iiit_pet", "flowers102", "imagenet")
 FOLDERS = {"oxford_iiit_pet": "oxford-iiit-pet", "flowers102": "flowers-102"}
 
 
-def open_vision(name: str, root: str | None, *, download: bool) -> IndexedSource:
+def open_vision(name: str, root: str | None, *, download: bool) -> FileSource | PixelSource:
     """Open a data set of torchvision, training and test images together.
 
     Args:

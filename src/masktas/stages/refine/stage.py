@@ -94,7 +94,7 @@ def refine(
     search = context.run.search(name)
     searched = search.manifest()
     search.require_fresh()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     space = SearchSpace.from_dict(searched["space"], where=str(search.folder))
     trained = context.run.supernet.manifest()["settings"]["settings"]
     settings = check(settings or RefineSettings(), space, SupernetSettings(**trained))

@@ -112,7 +112,7 @@ def search(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or SearchSettings()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     candidates, target, models = costed(
         context.run,
         check(settings, SearchSpace.load(context.run.supernet.folder / SPACE)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
 from masktas.data.decode.image import Content, dimensions
@@ -17,6 +18,7 @@ SAMPLED = 32  # images of a shard whose sizes are read
 SAMPLED_BYTES = 64 << 20  # of a shard, after which no more are read: files come whole
 PATCHES = (16, 8, 4)  # sides to choose from, in pixels
 LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
+SMALLER = 2  # images that are enlarged by more than this factor are worth a warning
 SMALL = 112  # shorter sides up to this get the widths of the space micro
 
 
@@ -117,3 +119,11 @@ def sized(
     shape = {"image_size": format_size(space.image_size), "in_channels": space.in_channels}
     images = ImageInput.of(data, resolve(DataSettings, shape, given))
     return teacher_for(space, settings), images, source
+
+
+def mostly_enlarged(
+    image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Return the size of an image if most are enlarged by more than a factor of 2, else None."""
+    small = [one for one in sizes if SMALLER * min(one) < min(image_size)]
+    return small[0] if 2 * len(small) > len(sizes) else None

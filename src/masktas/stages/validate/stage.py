@@ -110,7 +110,7 @@ def validate(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or ValidateSettings()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     trained = SearchSpace.load(context.run.supernet.folder / SPACE)
     images.require_fit(trained.largest, f"space {trained.name}")
     candidates, _, models = costed(
