@@ -286,3 +286,14 @@ def test_large_networks_for_small_images_are_warned_of(
                             "--keep-architecture")  # fmt: skip
     assert code == 0
     assert "Images of 7 x 7 pixels are enlarged to 16 x 16, the images of the supernet" in said
+
+
+def test_a_plan_counts_the_stages_of_the_transfer_only(moved: Moved, masktas: Call) -> None:
+    code, said, _ = masktas("plan", "--num-images", 1000, "--from", moved.folder / "source",
+                            "--max-params", "15K", "--batch-size", 16, "--tflops", 1,
+                            "--json")  # fmt: skip
+    assert code == 0
+    assert [one["stage"] for one in json.loads(said)] == ["search", "refine", "finetune"]
+    code, _, said = masktas("plan", "--num-images", 10, "--from", moved.folder / "source",
+                            "--space", "tiny")  # fmt: skip
+    assert (code, "leave out --space" in said) == (2, True)
