@@ -100,7 +100,7 @@ def demo(
     machine: Machine = None,
 ) -> None:
     """Run every stage on the demo's images."""
-    from masktas.stages.run import demo as whole
+    from masktas.stages.demo import demo as whole
 
     made = whole(
         out=out,

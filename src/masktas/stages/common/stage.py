@@ -178,6 +178,8 @@ class Context:
             self.settings.device, self.settings.precision, recompute=self.settings.recompute
         )
         self.console = console or Console()
+        if self.ranks.is_first and (warning := self.runtime.slow_bf16()):
+            self.console.warn(warning, once=True)
         self.stopping = Stopping(self.settings.max_time)
         self.overwrite = overwrite
         self.accept_changed_images = accept_changed_images

@@ -14,7 +14,7 @@ from masktas.space import SearchSpace
 from masktas.stages.common.images import ImageInput
 from masktas.stages.common.load import teacher_file
 from masktas.stages.common.stage import Context
-from masktas.stages.teacher.sizing import mostly_enlarged, sampled_sizes
+from masktas.stages.teacher.sizing import mostly_enlarged, sample
 from masktas.train.networks import WEIGHTS
 
 
@@ -149,7 +149,7 @@ def _warn_of_enlarging(context: Context, images: ImageInput) -> None:
     """Warn, before images are decoded, if most are enlarged by more than a factor of 2."""
     if context.run.transfer.finished:
         return
-    size = mostly_enlarged(images.image_size, sampled_sizes(images.source()))
+    size = mostly_enlarged(images.image_size, sample(images.source()).sizes)
     if size is not None:
         height, width = images.image_size
         context.console.warn(
