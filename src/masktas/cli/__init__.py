@@ -103,8 +103,7 @@ COMMANDS = {
         """Search and fine-tune for other images, with the supernet of a finished run.
 
         Searches the supernet of --from again on DATA, without labels, refines, fine-tunes with
-        labels and tests once. OUT refers to the supernet; nothing is copied. The sections
-        [search], [refine], [finetune], [data] and [runtime] of --config set the rest.
+        labels and tests once. OUT refers to that supernet. --config sets the rest, as for `run`.
 
         - `masktas transfer pets/ --from runs/first --out runs/pets --max-macs 1.3G`
         """,

@@ -57,8 +57,8 @@ def transfer(
         Parameter(
             negative="",
             show_default=False,
-            help="Also refine and fine-tune uniform and random networks, fine-tune the network "
-            "that --from has found, and train the winner from scratch.",
+            help="Also fine-tune uniform and random networks, the network of --from, and the "
+            "winner from scratch.",
         ),
     ] = False,
     finetune_seeds: FinetuneSeeds = 1,
