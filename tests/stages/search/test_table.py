@@ -170,3 +170,14 @@ def test_random_networks_are_one_group_and_a_network_from_scratch_none():
     )  # fmt: skip
     (said,) = shown.verdicts()
     assert "random networks: 90.0 against 80.0 %" in said
+
+
+def test_a_kept_architecture_is_its_own_row_even_if_it_is_the_winner_again():
+    content = search_content()
+    tuned, kept = (FinetuneManifest.of(finetune_content(content["winner"], one))
+                   for one in (0.9, 0.6))  # fmt: skip
+    shown = ResultTable.of(SearchManifest.of(content), [tuned], kept=[kept])
+    assert column(shown, "rating")["kept architecture"] == "–"
+    accuracies = column(shown, "top-1 %")
+    assert (accuracies["winner"], accuracies["kept architecture"]) == ("90.00", "60.00")
+    assert any("kept architecture: 90.0 against 60.0 %" in one for one in shown.verdicts())

@@ -44,7 +44,7 @@ def open_layout(path: str, location: str | None = None) -> FileSource | PixelSou
     """
     names, location = set(os.listdir(path)), location or path
     for kind, marks in MARKS.items():
-        if marks <= names:
+        if marks <= names and all(os.path.isfile(os.path.join(path, one)) for one in marks):
             found = open_cifar(kind, path, location)
             tests, classes = found.num_tests, len(found.classes)
             title = TITLES[kind.partition("-")[0]]
