@@ -286,7 +286,8 @@ def _kept(finetuned: Sequence[FinetuneManifest]) -> list[Row]:
     if not inherited:
         return []
     costs = {"params": inherited[0].params, "macs": inherited[0].macs}
-    network = Evaluated(inherited[0].architecture, Score(math.nan, None, 0), costs)
+    unrated = Score(0.0, None, 0)  # not shown: its rating is of other images
+    network = Evaluated(inherited[0].architecture, unrated, costs)
     return [Row(KEPT_ROW, (network,), inherited, rated=False)]
 
 
