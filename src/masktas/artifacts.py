@@ -339,7 +339,7 @@ class Stage:
         Raises:
             ArtifactError: if it is a device or a pipe, which could be read for ever.
         """
-        path = self.folder / name
+        path = Path(os.path.normpath(self.folder / name))  # as it was recorded, whatever links do
         if path.exists() and not path.is_file():
             raise ArtifactError(
                 f"{self.folder / MANIFEST}: it names {name[:200]!r} as a parent, which is not a "
@@ -443,7 +443,7 @@ class Run:
         if not self.is_transfer:
             return self.folder / name
         parents = self.transfer.manifest()["parents"]
-        folder = Path(os.path.normpath(self.transfer.parent(parents[name]["file"]))).parent
+        folder = self.transfer.parent(parents[name]["file"]).parent
         if not (folder / MANIFEST).exists():
             raise ArtifactError(
                 f"{self.folder} uses the {name} of another run, which is not at {folder} any "

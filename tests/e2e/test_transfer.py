@@ -148,7 +148,7 @@ def test_no_label_and_no_test_image_is_read_before_its_time(moved: Moved) -> Non
 
 
 def test_the_table_shows_the_architecture_that_was_kept(moved: Moved, masktas: Call) -> None:
-    code, said, _ = masktas(*moved.command[:-1], "--out", moved.out)
+    code, _, said = masktas(*moved.command[:-1], "--out", moved.out)
     assert code == 0
     assert "transfer is finished: nothing to do" in said
     row = next(line for line in said.splitlines() if "kept architecture" in line)
@@ -229,7 +229,7 @@ def test_the_architecture_is_kept_without_a_search(
     moved: Moved, target: Path, tmp_path: Path, world: World, masktas: Call
 ) -> None:
     out, source = tmp_path / "kept", moved.folder / "source"
-    code, said, _ = masktas("transfer", target, "--from", source, "--out", out, "--epochs", 1,
+    code, _, said = masktas("transfer", target, "--from", source, "--out", out, "--epochs", 1,
                             "--config", world.recipe, "--keep-architecture")  # fmt: skip
     assert code == 0
     assert f"{NUM_TESTS} test images" in said
@@ -281,7 +281,7 @@ def test_large_networks_for_small_images_are_warned_of(
         path = tiny / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).save(path)
-    code, said, _ = masktas("transfer", tiny, "--from", moved.folder / "source", "--out",
+    code, _, said = masktas("transfer", tiny, "--from", moved.folder / "source", "--out",
                             tmp_path / "out", "--config", world.recipe, "--epochs", 1,
                             "--keep-architecture")  # fmt: skip
     assert code == 0
