@@ -261,13 +261,14 @@ def test_what_cannot_be_transferred_is_said_in_one_sentence(
         (("--from", source, "--out", source), "has a teacher or a supernet of its own"),
         (("--from", source, "--in-channels", 1), "sees 16 x 16 of 3"),
         (("--from", source, "--config", recipe), "is of space small-world: leave `space` out"),
-        (("--from", source, "--keep-architecture", "--max-params", "15K"), "belongs to a search"),
+        (("--from", source, "--keep-architecture", "--max-params", "9K"), "belongs to a search"),
         (("--from", searchless, "--keep-architecture"), "no finished search"),
         (("--from", source, "--max-params", "1K"), "1K"),
     ]
     for tokens, said in cases:
-        where = () if "--out" in tokens else ("--out", out)
-        code, _, error = masktas("transfer", target, *tokens, *where)
+        more = () if "--out" in tokens else ("--out", out)
+        more += () if "--config" in tokens else ("--config", world.recipe)
+        code, _, error = masktas("transfer", target, *tokens, *more)
         assert (code, said in error) == (2, True), (tokens, error)
         assert not (out / "transfer/manifest.json").exists()
 
@@ -288,10 +289,11 @@ def test_large_networks_for_small_images_are_warned_of(
     assert "Images of 7 x 7 pixels are enlarged to 16 x 16, the images of the supernet" in said
 
 
-def test_a_plan_counts_the_stages_of_the_transfer_only(moved: Moved, masktas: Call) -> None:
+def test_a_plan_counts_the_stages_of_the_transfer_only(
+    moved: Moved, world: World, masktas: Call
+) -> None:
     code, said, _ = masktas("plan", "--num-images", 1000, "--from", moved.folder / "source",
-                            "--max-params", "15K", "--batch-size", 16, "--tflops", 1,
-                            "--json")  # fmt: skip
+                            "--config", world.recipe, "--tflops", 1, "--json")  # fmt: skip
     assert code == 0
     assert [one["stage"] for one in json.loads(said)] == ["search", "refine", "finetune"]
     code, _, said = masktas("plan", "--num-images", 10, "--from", moved.folder / "source",
