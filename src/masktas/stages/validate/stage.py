@@ -41,7 +41,6 @@ from masktas.stages.common.load import (
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
-from masktas.stages.validate.findings import matplotlib
 from masktas.stages.validate.finetune_probe import FinetuneProbe
 from masktas.stages.validate.labelled_images import LabelledImages
 from masktas.stages.validate.networks import banded, stratified, within
@@ -247,9 +246,8 @@ def _open(
     space = in_band.space
     supernet = load_supernet(context.run, space)
     labels, classes = _labels(images.source())
-    if labels:
+    if labels and recipe is None:
         sklearn("linear_model")  # a missing package is reported before anything is rated
-        matplotlib("figure")
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
     seen = student_input(space, supernet.units, store)
