@@ -61,7 +61,7 @@ def demo(
         images,
         out=out,
         settings=settings,
-        baselines=True,
+        baselines=("house", "uniform", "random"),
         finetune_seeds=2,
         console=console,
         overwrite=overwrite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from masktas.stages.teacher.stage import teacher as pretrain
 from masktas.stopping import Stopping
 from masktas.train.ranks import Ranks
 
+BASELINES = ("scratch", "house", "uniform", "best-uniform", "random")  # kinds to fine-tune
+
 
 def run(
     data: Data,
@@ -49,7 +51,7 @@ def run(
     out: str | Path,
     settings: AllSettings | None = None,
     refine: bool = True,
-    baselines: bool = False,
+    baselines: bool | Collection[str] = False,
     finetune_seeds: int = 1,
     console: Console | None = None,
     overwrite: bool = False,
@@ -68,7 +70,9 @@ def run(
         settings: of every stage.
         refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
         baselines: refine and fine-tune the house shape, the largest and the best uniform network,
-            and random ones as well, all by the same recipe; fine-tune the winner from scratch.
+            and random ones as well, all by the same recipe; fine-tune the winner from scratch. Or
+            the names of those to fine-tune: `house`, `uniform`, `best-uniform`, `random`,
+            `scratch`.
         finetune_seeds: how often each network is fine-tuned, each time with the next seed; the
             table shows means and standard deviations.
         console: where progress is shown.
@@ -130,7 +134,7 @@ class WholeRun:
         console: Console,
         *,
         refine: bool,
-        baselines: bool,
+        baselines: bool | Collection[str],
         finetune_seeds: int,
         overwrite: bool,
         accept_changed_images: bool,
@@ -140,7 +144,7 @@ class WholeRun:
         settings = settings.model_copy(update={"supernet": focused})
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
-        self._refines, self._baselines = refine, baselines
+        self._refines, self._baselines = refine, _wanted(baselines)
         self._finetune_seeds = finetune_seeds
         self._accept_changed_images = accept_changed_images
         self._run = Run(out)
@@ -259,7 +263,7 @@ class WholeRun:
         found = self._run.refine() if self._refines else self._run.search()
         networks = [("main", found.folder / ARCHITECTURE, self._settings.finetune)]
         if self._baselines:
-            networks += _baselines(found, self._settings.finetune)
+            networks += _baselines(found, self._settings.finetune, self._baselines)
         try:
             for (base, architecture, settings), number in itertools.product(
                 networks, range(self._finetune_seeds)
@@ -337,13 +341,30 @@ def _require_units(space: SearchSpace, teacher: CheckedTeacher) -> None:
         )
 
 
+def _wanted(baselines: bool | Collection[str]) -> Collection[str]:
+    """Return the kinds of baselines to fine-tune.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
+    if isinstance(baselines, bool):
+        return BASELINES if baselines else ()
+    for name in baselines:
+        if name not in BASELINES:
+            raise ConfigError(f"{name!r} is no baseline: choose from {', '.join(BASELINES)}.")
+    return baselines
+
+
 def _baselines(
-    found: Stage, settings: FinetuneSettings
+    found: Stage, settings: FinetuneSettings, names: Collection[str]
 ) -> list[tuple[str, Path, FinetuneSettings]]:
-    """List the baselines to fine-tune, each network once: name, architecture file, settings."""
+    """List the baselines to fine-tune, each network once: name, architecture file, settings.
+
+    Of those in `names`; `random` are all random ones.
+    """
     folder = found.folder
     scratch = settings.model_copy(update={"init": "scratch"})
-    networks = [("scratch", folder / ARCHITECTURE, scratch)]
+    networks = [("scratch", folder / ARCHITECTURE, scratch)] if "scratch" in names else []
     if found.name == "refine":
         refined = manifests.RefineManifest.read(found)
         winner = refined.winner.network
@@ -351,10 +372,11 @@ def _baselines(
     else:
         result = manifests.SearchManifest.read(found).result
         winner = result.winner
-        others = {n: one for n, one in result.baselines.items() if n != "random-search"}
+        others = result.baselines
     known = {genes(winner.architecture)}
     for name, one in others.items():
-        if genes(one.architecture) not in known:
+        kind = name.rstrip("-0123456789")  # random-1: random
+        if kind in names and genes(one.architecture) not in known:
             known.add(genes(one.architecture))
             path = f"{name}/{ARCHITECTURE}" if found.name == "refine" else f"{name}.json"
             networks.append((name, folder / path, settings))
@@ -377,7 +399,7 @@ def summarize(made: dict[str, Any], console: Console) -> None:
     finetuned = [manifests.FinetuneManifest.of(one) for name, one in made.items() if "/" in name]
     search = manifests.SearchManifest.of(made["search"])
     refined = manifests.RefineManifest.of(made["refine"]) if "refine" in made else None
-    ResultTable.of(search, finetuned, refined=refined, average_random=False).print(console)
+    ResultTable.of(search, finetuned, refined=refined).print(console)
     stages = [name for name in made if "/" not in name]
     times = [f"{name} {_seconds(made[name])}" for name in stages]
     times.append(f"finetune {format_seconds(sum(one.cost.seconds for one in finetuned))}")

@@ -108,7 +108,6 @@ class ResultTable:
         finetuned: Sequence[FinetuneManifest] = (),
         *,
         refined: RefineManifest | None = None,
-        average_random: bool = True,
     ) -> ResultTable:
         """Build the table of a search.
 
@@ -116,7 +115,6 @@ class ResultTable:
             search: the search.
             finetuned: fine-tunings of the run; those of the shown networks are found among them.
             refined: the refinement of the search, whose winner is the first row.
-            average_random: show the random networks as one row, not as one row each.
         """
         title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
         if search.reused:
@@ -126,7 +124,7 @@ class ResultTable:
             quantities=_quantities(search),
             rows=tuple(
                 replace(row, finetuned=_of_row(row, finetuned))
-                for row in _rows(search, finetuned, refined, average_random=average_random)
+                for row in _rows(search, finetuned, refined)
             ),
             num_front=len(search.result.front),
         )
@@ -209,8 +207,6 @@ def _rows(
     search: SearchManifest,
     finetuned: Sequence[FinetuneManifest],
     refined: RefineManifest | None,
-    *,
-    average_random: bool,
 ) -> list[Row]:
     result = search.result
     winner = result.winner if refined is None else refined.winner.network
@@ -221,7 +217,7 @@ def _rows(
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False))
     rows += [_row_of_baseline(names, search, winner.architecture) for names in _alike(search)]
-    if average_random and len(result.random) > 1:
+    if len(result.random) > 1:
         searched = winner.architecture == result.winner.architecture
         name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
         ahead = ahead if searched else None
