@@ -37,8 +37,10 @@ from masktas.stages.common.load import (
     load_teacher,
     student_input,
     teacher_file,
+    units_for,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.tasks import with_mask_ratio
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.finetune_probe import FinetuneProbe
@@ -124,6 +126,10 @@ def validate(
     recipe = _recipe(context, settings, finetune_settings)
     networks, in_band, center = _networks(context, settings, candidates)
     folder = context.run.validated(name)
+    units = units_for(context.run, trained)
+    settings = with_mask_ratio(
+        settings, units.total, None if overwrite else folder, context.console
+    )
     opened = _open(context, settings, recipe, in_band, images, teacher, folder.folder)
     claim = {
         "center": center,
