@@ -235,7 +235,7 @@ def test_an_error_of_the_disk_in_the_background_leaves_no_record(tmp_path, sourc
         fsync(descriptor)
 
     monkeypatch.setattr(parts.os, "fsync", fails_once)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(DataError, match=r"cannot be cached \(Input/output error\)"):
         opened(source, tmp_path, [])
     assert failed
     assert not list(tmp_path.rglob("0*.json"))
