@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from masktas.stages.search.stage import search as search_stage
 from masktas.stages.search.table import ResultTable, genes, is_kept
 from masktas.stopping import Stopping
 
+BASELINES = ("scratch", "house", "uniform", "best-uniform", "random")  # kinds to fine-tune
 Made = dict[str, Any]  # the manifests of stages by name, such as search and finetune/main
 
 
@@ -58,7 +59,7 @@ class Downstream:
         console: Console,
         *,
         refine: bool,
-        baselines: bool,
+        baselines: bool | Collection[str],
         finetune_seeds: int,
         overwrite: bool,
         accept_changed_images: bool,
@@ -66,7 +67,7 @@ class Downstream:
         more: Sequence[Network] = (),
     ) -> None:
         self._images, self._out, self._settings, self._console = images, out, settings, console
-        self._refines, self._baselines = refine, baselines
+        self._refines, self._baselines = refine, _wanted(baselines)
         self._finetune_seeds, self._overwrite, self._ask = finetune_seeds, overwrite, teacher
         self._accept_changed_images, self._more = accept_changed_images, more
         self._run = Run(out)
@@ -126,7 +127,8 @@ class Downstream:
         found = self._run.refine() if self._refines else self._run.search()
         networks = [Network("main", found.folder / ARCHITECTURE, self._settings.finetune)]
         if self._baselines:
-            networks += [*_baselines(found, self._settings.finetune), *self._more]
+            networks += _baselines(found, self._settings.finetune, self._baselines)
+            networks += self._more
         try:
             return self.finetune(networks)
         except LabelError as error:
@@ -175,10 +177,27 @@ def scratch_of(folder: Path, settings: FinetuneSettings, name: str = "scratch") 
     return Network(name, folder / ARCHITECTURE, settings.model_copy(update={"init": "scratch"}))
 
 
-def _baselines(found: Stage, settings: FinetuneSettings) -> list[Network]:
-    """List the baselines to fine-tune, each network once."""
+def _wanted(baselines: bool | Collection[str]) -> Collection[str]:
+    """Return the kinds of baselines to fine-tune.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
+    if isinstance(baselines, bool):
+        return BASELINES if baselines else ()
+    for name in baselines:
+        if name not in BASELINES:
+            raise ConfigError(f"{name!r} is no baseline: choose from {', '.join(BASELINES)}.")
+    return baselines
+
+
+def _baselines(found: Stage, settings: FinetuneSettings, names: Collection[str]) -> list[Network]:
+    """List the baselines to fine-tune, each network once.
+
+    Of those in `names`; `random` are all random ones.
+    """
     folder = found.folder
-    networks = [scratch_of(folder, settings)]
+    networks = [scratch_of(folder, settings)] if "scratch" in names else []
     if found.name == "refine":
         refined = manifests.RefineManifest.read(found)
         winner = refined.winner.network
@@ -186,10 +205,11 @@ def _baselines(found: Stage, settings: FinetuneSettings) -> list[Network]:
     else:
         result = manifests.SearchManifest.read(found).result
         winner = result.winner
-        others = {n: one for n, one in result.baselines.items() if n != "random-search"}
+        others = result.baselines
     known = {genes(winner.architecture)}
     for name, one in others.items():
-        if genes(one.architecture) not in known:
+        kind = name.rstrip("-0123456789")  # random-1: random
+        if kind in names and genes(one.architecture) not in known:
             known.add(genes(one.architecture))
             path = f"{name}/{ARCHITECTURE}" if found.name == "refine" else f"{name}.json"
             networks.append(Network(name, folder / path, settings))
@@ -228,7 +248,7 @@ def summarize(made: Made, console: Console) -> None:
     kept = [one for name, one in tuned.items() if is_kept(name)]
     search = manifests.SearchManifest.of(made["search"])
     refined = manifests.RefineManifest.of(made["refine"]) if "refine" in made else None
-    table = ResultTable.of(search, own, kept=kept, refined=refined, average_random=False)
+    table = ResultTable.of(search, own, kept=kept, refined=refined)
     table.print(console)
     say_times(made, console)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def run(
     out: str | Path,
     settings: AllSettings | None = None,
     refine: bool = True,
-    baselines: bool = False,
+    baselines: bool | Collection[str] = False,
     finetune_seeds: int = 1,
     console: Console | None = None,
     overwrite: bool = False,
@@ -66,7 +67,9 @@ def run(
         settings: of every stage.
         refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
         baselines: refine and fine-tune the house shape, the largest and the best uniform network,
-            and random ones as well, all by the same recipe; fine-tune the winner from scratch.
+            and random ones as well, all by the same recipe; fine-tune the winner from scratch. Or
+            the names of those to fine-tune: `house`, `uniform`, `best-uniform`, `random`,
+            `scratch`.
         finetune_seeds: how often each network is fine-tuned, each time with the next seed; the
             table shows means and standard deviations.
         console: where progress is shown.
@@ -128,7 +131,7 @@ class WholeRun:
         console: Console,
         *,
         refine: bool,
-        baselines: bool,
+        baselines: bool | Collection[str],
         finetune_seeds: int,
         overwrite: bool,
         accept_changed_images: bool,

@@ -256,7 +256,7 @@ class Trial:
             frozen,
             batches,
             self._setup,
-            mask_ratio=whole.mask_ratio or shape.mask_ratio,
+            mask_ratio=whole.mask_ratio or shape.ratio_for(self._units.total),
             pixels=whole.trains_pixels(self._round),
         )
 
@@ -277,7 +277,7 @@ class Trial:
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
-        visible = num_visible(self._units.total, search.mask_ratio)
+        visible = num_visible(self._units.total, search.ratio_for(self._units.total))
         networks = min(search.population * search.generations, self._candidates.size())
         if search.baselines:  # a random search, and one among uniform networks
             networks = 2 * networks + Uniforms(self._candidates).total

@@ -42,9 +42,10 @@ def check(
     Raises:
         ConfigError: if too few patches stay visible, or all.
     """
+    total = units_of(space.image_size, space.unit).total
     settings = settings.of_supernet(supernet)
-    assert settings.mask_ratio is not None
-    num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
+    ratio = supernet.ratio_for(total) if settings.mask_ratio is None else settings.mask_ratio
+    num_visible_checked(total, ratio, least=1)
     return settings
 
 

@@ -114,7 +114,6 @@ class ResultTable:
         *,
         kept: Sequence[FinetuneManifest] = (),
         refined: RefineManifest | None = None,
-        average_random: bool = True,
     ) -> ResultTable:
         """Build the table of a search.
 
@@ -123,14 +122,13 @@ class ResultTable:
             finetuned: fine-tunings of the run; those of the shown networks are found among them.
             kept: fine-tunings of the network that another run has found (`is_kept`).
             refined: the refinement of the search, whose winner is the first row.
-            average_random: show the random networks as one row, not as one row each.
         """
         title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
         if search.reused:
             title += f", {search.reused:,} of them by earlier searches"
         rows = [
             replace(row, finetuned=_of_row(row, finetuned))
-            for row in _rows(search, finetuned, refined, average_random=average_random)
+            for row in _rows(search, finetuned, refined)
         ]
         return cls(
             title=title,
@@ -218,8 +216,6 @@ def _rows(
     search: SearchManifest,
     finetuned: Sequence[FinetuneManifest],
     refined: RefineManifest | None,
-    *,
-    average_random: bool,
 ) -> list[Row]:
     result = search.result
     winner = result.winner if refined is None else refined.winner.network
@@ -230,7 +226,7 @@ def _rows(
     if any(_trained(one, winner, "scratch") for one in finetuned):
         rows.append(Row("winner, from scratch", (winner,), rated=False, init="scratch"))
     rows += [_row_of_baseline(names, search, winner.architecture) for names in _alike(search)]
-    if average_random and len(result.random) > 1:
+    if len(result.random) > 1:
         searched = winner.architecture == result.winner.architecture
         name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
         ahead = ahead if searched else None

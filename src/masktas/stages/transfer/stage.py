@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def transfer(
     settings: AllSettings | None = None,
     keep_architecture: bool = False,
     refine: bool = True,
-    baselines: bool = False,
+    baselines: bool | Collection[str] = False,
     finetune_seeds: int = 1,
     console: Console | None = None,
     overwrite: bool = False,
@@ -65,7 +66,8 @@ def transfer(
         refine: whether the best networks are refined; with `keep_architecture`, whether the
             refined winner of the source is taken rather than that of its search.
         baselines: also refine and fine-tune the search's uniform and random networks and the
-            network that the source has found, and train the winner from scratch.
+            network that the source has found, and train the winner from scratch. Or the names of
+            those of the search to fine-tune, see `run`.
         finetune_seeds: how often each network is fine-tuned, each time with the next seed.
         console: where progress is shown.
         overwrite: start every stage afresh.
@@ -130,7 +132,7 @@ class Transfer:
         *,
         keep_architecture: bool,
         refine: bool,
-        baselines: bool,
+        baselines: bool | Collection[str],
         finetune_seeds: int,
         overwrite: bool,
         accept_changed_images: bool,
