@@ -22,10 +22,8 @@ def run(tmp_path_factory):
     shape = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 16}
     out = folder / "run"
     masktas.teacher(folder / "images", out=out, **TINY, **shape, **SHARES, device="cpu")
-    masktas.supernet(out=out, space=folder / "space.json", **TINY, mask_ratio=0.75, device="cpu")
-    masktas.search(
-        out=out, mask_ratio=0.75, population=4, generations=1, parents=2, baselines=0, device="cpu"
-    )
+    masktas.supernet(out=out, space=folder / "space.json", **TINY, device="cpu")
+    masktas.search(out=out, population=4, generations=1, parents=2, baselines=0, device="cpu")
     return out
 
 
@@ -41,6 +39,12 @@ def test_flat_keywords_claim_what_settings_objects_claim(run, tmp_path):
     assert claims[0] == claims[1]
 
 
+def test_the_mask_ratio_follows_from_the_number_of_patches(run):
+    for stage in ("supernet", "search/main"):
+        claim = json.loads((run / stage / "settings.json").read_text())
+        assert claim["settings"]["mask_ratio"] == 0.62
+
+
 def test_one_architecture_is_rated_as_the_journal_says(run):
     lines = (run / "search" / "main" / "history.jsonl").read_text().splitlines()
     entry = json.loads(lines[0])
@@ -50,7 +54,7 @@ def test_one_architecture_is_rated_as_the_journal_says(run):
         supernet=supernet,
         teacher=masktas.open_teacher(run, images, device="cpu"),
         images=images,
-        settings=masktas.SearchSettings(mask_ratio=0.75),
+        settings=masktas.SearchSettings(),
         runtime=masktas.RuntimeSettings(device="cpu"),
     )
     assert score.rating == entry["rating"]

@@ -112,6 +112,14 @@ def test_quiet_prints_nothing_but_warnings(capsys):
     assert err == "Warning: One image was skipped.\n"
 
 
+def test_a_warning_can_be_printed_once(capsys):
+    console = Console()
+    for text in ("Slow.", "Slow.", "Few.", "Slow."):
+        console.warn(text, once=True)
+    console.warn("Slow.")
+    assert capsys.readouterr().err == "Warning: Slow.\nWarning: Few.\nWarning: Slow.\n"
+
+
 def test_quiet_bars_print_nothing(capsys):
     console = Console(quiet=True)
     with console.bar("teacher", 3) as bar:

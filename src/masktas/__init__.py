@@ -9,7 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masktas.api import demo, finetune, plan, refine, run, search, supernet, teacher, validate
+    from masktas.api import (
+        demo,
+        finetune,
+        plan,
+        refine,
+        run,
+        search,
+        supernet,
+        teacher,
+        transfer,
+        validate,
+    )
     from masktas.config import (
         AllSettings,
         DataSettings,
@@ -62,6 +73,7 @@ _HOMES = {
     "search": "masktas.api",
     "supernet": "masktas.api",
     "teacher": "masktas.api",
+    "transfer": "masktas.api",
     "validate": "masktas.api",
 }
 
@@ -98,6 +110,7 @@ __all__ = [
     "search",
     "supernet",
     "teacher",
+    "transfer",
     "validate",
 ]
 

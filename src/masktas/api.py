@@ -30,6 +30,7 @@ from masktas.config import (
     resolve,
 )
 from masktas.errors import ConfigError
+from masktas.stages import demo as demo_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
 from masktas.stages.plan import stage as plan_stage
@@ -37,6 +38,7 @@ from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
 from masktas.stages.supernet import stage as supernet_stage
 from masktas.stages.teacher import stage as teacher_stage
+from masktas.stages.transfer import stage as transfer_stage
 from masktas.stages.validate import stage as validate_stage
 
 R = TypeVar("R")
@@ -137,7 +139,8 @@ def _signature(stage: Callable[..., Any], homes: Mapping[str, str]) -> inspect.S
 
 
 run = flat(run_stage.run, settings=AllSettings)
-demo = flat(run_stage.demo, runtime=RuntimeSettings)
+demo = flat(demo_stage.demo, runtime=RuntimeSettings)
+transfer = flat(transfer_stage.transfer, settings=AllSettings)
 plan = flat(plan_stage.plan, settings=AllSettings)
 teacher = flat(
     teacher_stage.teacher,

@@ -44,7 +44,10 @@ HISTORY = "history.jsonl"  # of a search: every rated candidate
 ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 # Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
 MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)
-OUTCOME = {"search": "winner", "refine": "winner", "finetune": "test", "validate": "verdict"}
+OUTCOME = {  # the key of a manifest that holds what the stage is for
+    "transfer": "source", "search": "winner", "refine": "winner", "finetune": "test",
+    "validate": "verdict",
+}  # fmt: skip
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -218,7 +221,7 @@ class Stage:
     """One stage's folder within a run.
 
     Attributes:
-        name: `teacher`, `supernet`, `search`, `finetune`...
+        name: `teacher`, `supernet`, `transfer`, `search`, `finetune`...
         folder: folder of its files.
     """
 
@@ -322,7 +325,7 @@ class Stage:
     def require_fresh(self) -> None:
         """Raise ArtifactError if what this finished stage was made from has changed since."""
         for name, parent in self.manifest()["parents"].items():
-            path = self._parent(parent["file"])
+            path = self.parent(parent["file"])
             if path.exists() and file_digest(path) != parent["sha256"]:
                 raise ArtifactError(
                     f"{self.folder} was made from another {name} than the one in the run now. "
@@ -330,13 +333,13 @@ class Stage:
                     "--out."
                 )
 
-    def _parent(self, name: str) -> Path:
+    def parent(self, name: str) -> Path:
         """Return the path of a file that the manifest names, which others may have written.
 
         Raises:
             ArtifactError: if it is a device or a pipe, which could be read for ever.
         """
-        path = self.folder / name
+        path = Path(os.path.normpath(self.folder / name))  # as it was recorded, whatever links do
         if path.exists() and not path.is_file():
             raise ArtifactError(
                 f"{self.folder / MANIFEST}: it names {name[:200]!r} as a parent, which is not a "
@@ -360,6 +363,16 @@ class Stage:
         }
         write_json(self.folder / MANIFEST, manifest)
         return manifest
+
+    def move_parents(self, parents: dict[str, Path]) -> None:
+        """Record where the files that this finished stage was made from are now."""
+        manifest = self.manifest()
+        places = {name: os.path.relpath(path, self.folder) for name, path in parents.items()}
+        if places == {name: one["file"] for name, one in manifest["parents"].items()}:
+            return
+        for name, place in places.items():
+            manifest["parents"][name]["file"] = place
+        write_json(self.folder / MANIFEST, manifest)
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest.
@@ -387,19 +400,57 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder: one sub-folder for each stage, and the report."""
+    """A run folder: one sub-folder for each stage, and the report.
+
+    A folder made by `masktas transfer` has no teacher and no supernet of its own: its `transfer/`
+    names those of another run, which is its source.
+    """
 
     folder: Path
 
     @property
     def teacher(self) -> Stage:
-        """The masked autoencoder."""
-        return Stage("teacher", self.folder / "teacher")
+        """The masked autoencoder; that of the source, if the run is a transfer."""
+        return Stage("teacher", self._folder_of("teacher"))
 
     @property
     def supernet(self) -> Stage:
-        """The store of shared weights."""
-        return Stage("supernet", self.folder / "supernet")
+        """The store of shared weights; that of the source, if the run is a transfer."""
+        return Stage("supernet", self._folder_of("supernet"))
+
+    @property
+    def transfer(self) -> Stage:
+        """The reference to the teacher and the supernet of another run."""
+        return Stage("transfer", self.folder / "transfer")
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether teacher and supernet are those of another run."""
+        return (self.transfer.folder / SETTINGS).exists()
+
+    @property
+    def division(self) -> Stage:
+        """The stage whose division of the images into splits all later stages keep."""
+        return self.transfer if self.is_transfer else self.supernet
+
+    def _folder_of(self, name: str) -> Path:
+        """Return the folder of the teacher or the supernet.
+
+        Raises:
+            ArtifactError: if it is in another run that is not where it was, or if the transfer
+                is not finished.
+        """
+        if not self.is_transfer:
+            return self.folder / name
+        parents = self.transfer.manifest()["parents"]
+        folder = self.transfer.parent(parents[name]["file"]).parent
+        if not (folder / MANIFEST).exists():
+            raise ArtifactError(
+                f"{self.folder} uses the {name} of another run, which is not at {folder} any "
+                f"more: move it back, or run `masktas transfer ... --out {self.folder}` with its "
+                "new folder as --from."
+            )
+        return folder
 
     def search(self, name: str = "main") -> Stage:
         """One search, by name."""
@@ -428,8 +479,9 @@ class Run:
         return [Stage(kind, path.parent) for path in folders]
 
     def stages(self) -> list[Stage]:
-        """Return all finished stages in the order of the pipeline."""
-        first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
+        """Return all finished stages of this folder in the order of the pipeline."""
+        own = (self.transfer,) if self.is_transfer else (self.teacher, self.supernet)
+        first = [stage for stage in own if stage.finished]
         kinds = ("search", "refine", "finetune", "validate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 

@@ -99,6 +99,7 @@ class Console:
         if not self._out.is_terminal:
             self._out.width = FILE_WIDTH
         self._quiet = RichConsole(quiet=True) if quiet or silent else None
+        self._warned: set[str] = set()
 
     @property
     def _talk(self) -> RichConsole:
@@ -113,8 +114,11 @@ class Console:
         """Print a sentence."""
         self._talk.print(shown(text, keep="\n"), markup=False)
 
-    def warn(self, text: str) -> None:
-        """Print a warning, even if `quiet`."""
+    def warn(self, text: str, *, once: bool = False) -> None:
+        """Print a warning, even if `quiet`; if `once`, unless it has been printed before."""
+        if once and text in self._warned:
+            return
+        self._warned.add(text)
         self._out.print(f"Warning: {shown(text)}", style="yellow", markup=False)
 
     @contextmanager

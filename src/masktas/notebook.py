@@ -42,7 +42,7 @@ def open_images(run: str | Path, data: Data | None = None) -> ImageStore:
         ArtifactError, DataError: if the run or its images are missing.
     """
     context = Context(run, None, None)
-    images = context.images_recorded(context.run.supernet, data, None)
+    images = context.images_recorded(context.run.division, data, None)
     return context.open_images(images, allowed=("search",))
 
 

@@ -7,6 +7,7 @@ import csv
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,7 +201,12 @@ def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
         assert mine["reconstruction"] == pytest.approx(its["reconstruction"])
 
 
-def test_by_fine_tuning(base: Path, world: World, masktas: Call) -> None:
+def test_fine_tuning_needs_no_extra(
+    base: Path, world: World, masktas: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = ("sklearn", "matplotlib")
+    for name in (*extra, *(one for one in sys.modules if one.split(".")[0] in extra)):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     code, _, said = masktas(
         "validate", "--out", base, "--name", "tuned", "--config", world.recipe, "--quiet",
         *FEW[4:8], "--num-networks", 2, "--epochs", 1, "--seeds", 1, "--mask-ratio", 0,
@@ -210,6 +216,13 @@ def test_by_fine_tuning(base: Path, world: World, masktas: Call) -> None:
     made = manifest(base / "validate/tuned")
     assert "Nothing can be said" in made["verdict"]
     assert "reconstruction" not in made["agreement"]
+    assert "needs the package matplotlib" in said
+    assert "writes no scatter.svg" in said
+    assert not list((base / "validate/tuned").glob("scatter.*"))
+    code, _, said = masktas("validate", "--out", base, "--name", "no", "--quiet", *FEW)
+    assert code == 2
+    assert "A classifier of frozen features needs the package sklearn" in said
+    assert not (base / "validate/no").exists()
 
 
 def journalled(folder: Path) -> list[list[float]]:

@@ -15,7 +15,9 @@ import torch
 import masktas as api
 from masktas.artifacts import Run, file_digest, read_lines
 from masktas.cli import main
+from masktas.config import AllSettings, load, resolve
 from masktas.config.searching import _budgeted
+from masktas.errors import ConfigError
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.space.exact.cells import Cells
@@ -162,6 +164,16 @@ def test_the_same_command_again_does_nothing_and_says_so(
     }
     assert "largest uniform" in said
     assert "top-1" in said
+
+
+def test_baselines_can_be_chosen_by_name(finished: Path, world: World) -> None:
+    settings = resolve(AllSettings, load(world.recipe))
+    chosen = ("house", "random")
+    made = api.run(str(world.images), out=finished, settings=settings, baselines=chosen)
+    kinds = {name.split("/")[1].rstrip("-0123456789") for name in made if "/" in name}
+    assert {"main", "random"} <= kinds <= {"main", *chosen}  # the winner may be the house shape
+    with pytest.raises(ConfigError, match="'larger' is no baseline: choose from scratch, house"):
+        api.run(str(world.images), out=finished, settings=settings, baselines=["larger"])
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(

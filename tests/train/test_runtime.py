@@ -3,7 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from masktas.config import RuntimeSettings
+from masktas.console import Console
 from masktas.errors import ConfigError
+from masktas.stages.common.stage import Context
+from masktas.train import runtime
 from masktas.train.runtime import Runtime, matmul_flops, processor_name
 
 
@@ -91,6 +95,27 @@ def test_memory_is_the_most_that_was_in_use_in_bytes():
     status = Path("/proc/self/status").read_text()
     (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     assert measured == pytest.approx(int(peak) * 1024, rel=0.05)
+
+
+@pytest.mark.parametrize(("half", "single", "warns"), [(2e9, 4e10, True), (4e10, 4e10, False)])
+def test_bf16_without_hardware_for_it_is_warned_about_once(
+    half: float, single: float, warns: bool, tmp_path, monkeypatch, capsys
+):
+    speeds = {torch.bfloat16: half, torch.float32: single}
+    monkeypatch.setattr(runtime, "matmul_flops", lambda device, dtype, **_: speeds[dtype])
+    console = Console()
+    for _ in range(2):
+        Context(tmp_path, RuntimeSettings(precision="bf16", device="cpu"), console)
+    Context(tmp_path, RuntimeSettings(precision="fp32", device="cpu"), console)
+    said = capsys.readouterr().err
+    assert said.count("at 2 GFLOP/s in bf16 and at 40 in fp32: --precision fp32 is") == warns
+    assert said.count("Warning") == warns
+
+
+def test_only_bf16_on_a_cpu_is_measured(monkeypatch):
+    monkeypatch.delattr(runtime, "matmul_flops")
+    assert Runtime(torch.device("cpu"), bf16=False).slow_bf16() == ""
+    assert Runtime(torch.device("cuda"), bf16=True).slow_bf16() == ""
 
 
 def test_the_best_of_matrix_products_is_measured_once():

@@ -98,6 +98,16 @@ COMMANDS = {
         the end.
         """,
     ),
+    "transfer": (
+        "masktas.cli.transfer:transfer",
+        """Search and fine-tune for other images, with the supernet of a finished run.
+
+        Searches the supernet of --from again on DATA, without labels, refines, fine-tunes with
+        labels and tests once. OUT refers to that supernet. --config sets the rest, as for `run`.
+
+        - `masktas transfer pets/ --from runs/first --out runs/pets --max-macs 1.3G`
+        """,
+    ),
     "validate": (
         "masktas.cli.validate:validate",
         """Measure whether ratings rank networks as accuracy does.

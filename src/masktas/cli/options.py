@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from masktas.config import (
     AdoptedTeacher,
@@ -71,6 +72,14 @@ Refine = Annotated[
         help="Refine the best networks of the search (default).",
     ),
 ]
+FinetuneSeeds = Annotated[
+    int,
+    Parameter(
+        validator=Number(gte=1, lte=100),
+        show_default=False,
+        help="Fine-tunings of each network, each with the next seed. By default 1.",
+    ),
+]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Limits = Annotated[UsedBudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]
@@ -111,8 +120,8 @@ def settings_of_all(
     machine: RuntimeSettings | None,
     *,
     training: dict[str, Any],
-    adopted: AdoptedTeacher | None,
-    space: dict[str, Any],
+    adopted: AdoptedTeacher | None = None,
+    space: dict[str, Any] | None = None,
     costs: Sequence[Settings | None],
 ) -> AllSettings:
     """Return every stage's settings: from the file, with the flags of a whole run over it."""
@@ -121,7 +130,7 @@ def settings_of_all(
         "data": given(images),
         "runtime": given(machine),
         "teacher": training,
-        "supernet": training | space | given(adopted),
+        "supernet": training | (space or {}) | given(adopted),
         "search": given(*costs),
         "refine": {name: value for name, value in training.items() if name != "epochs"},
         "finetune": training,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -24,6 +25,7 @@ from masktas.cli.options import (
     settings_of_all,
     without_none,
 )
+from masktas.cli.stages import check_first
 from masktas.config import AllSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
@@ -45,6 +47,13 @@ def plan(
     *,
     num_images: Annotated[int | None, Parameter(help="Number of images, instead of DATA.")] = None,
     space: Space = None,
+    source: Annotated[
+        Path | None,
+        Parameter(
+            name="--from",
+            help="Plan a transfer from this run folder: its teacher and supernet are not trained.",
+        ),
+    ] = None,
     refine: Refine = True,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -81,7 +90,12 @@ def plan(
         costs=(budget, latency),
     )
     _check(data, num_images, devices, tflops, share, seconds)
-    settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
+    if source is not None and (space or teacher):
+        raise ConfigError("--from has a space and a teacher: leave out --space and --teacher.")
+    if source is not None:
+        check_first(settings.search, source)
+    else:
+        settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
     from masktas.stages.plan.estimates import Device
     from masktas.stages.plan.stage import plan as stage
 
@@ -95,13 +109,15 @@ def plan(
         device=Device(tflops * 1e12, share) if tflops else None,
         seconds=seconds,
         console=Console(quiet=quiet),
+        source=source,
     )
     if json:
         print(json_module.dumps([one.to_dict() for one in found], indent=2))
         return
     where = f"{devices} x " if devices > 1 else ""
     figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
-    print(f"{images_there:,} images, space {shown(settings.supernet.space)}, {where}{figures}")
+    what = f"space {settings.supernet.space}" if source is None else f"transfer from {source}"
+    print(f"{images_there:,} images, {shown(what)}, {where}{figures}")
     for line in lines_of(found, devices):
         print(line)
 

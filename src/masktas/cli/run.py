@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from masktas.cli.options import (
     AcceptChangedImages,
@@ -16,6 +15,7 @@ from masktas.cli.options import (
     Config,
     Data,
     Epochs,
+    FinetuneSeeds,
     Json,
     Latency,
     Limits,
@@ -51,14 +51,7 @@ def run(
             "the winner from scratch.",
         ),
     ] = False,
-    finetune_seeds: Annotated[
-        int,
-        Parameter(
-            validator=Number(gte=1, lte=100),
-            show_default=False,
-            help="Fine-tunings of each network, each with the next seed. By default 1.",
-        ),
-    ] = 1,
+    finetune_seeds: FinetuneSeeds = 1,
     teacher: Adopted = None,
     budget: Limits = None,
     latency: Latency = None,
@@ -107,7 +100,7 @@ def demo(
     machine: Machine = None,
 ) -> None:
     """Run every stage on the demo's images."""
-    from masktas.stages.run import demo as whole
+    from masktas.stages.demo import demo as whole
 
     made = whole(
         out=out,

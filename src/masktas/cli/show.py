@@ -149,7 +149,7 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    stages = [run.teacher, run.supernet]
+    stages = [run.transfer] if run.is_transfer else [run.teacher, run.supernet]
     makers = {
         "search": run.search,
         "refine": run.refine,
@@ -194,6 +194,8 @@ def _outcome(stage: Stage) -> dict[str, Any]:
     if stage.name == "teacher":
         if (pretrained := TeacherManifest.read(stage).pretrained) is not None:
             outcome |= {"adopted": pretrained.source, "licence": pretrained.licence}
+    elif stage.name == "transfer":
+        outcome["source"] = stage.manifest()["source"]
     elif stage.name == "search":
         winner = SearchManifest.read(stage).result.winner
         outcome |= {"rating": winner.rating, "error": winner.error}
@@ -291,6 +293,8 @@ def _stage_line(stage: dict[str, Any]) -> str:
         )
     if "seconds" in stage:
         words.append(f"{stage['seconds']:.0f} s")
+    if "source" in stage:
+        words.append(f"teacher and supernet of {stage['source']}")
     if "adopted" in stage:
         words.append(f"adopted from {stage['adopted']}")
     if "licence" in stage:

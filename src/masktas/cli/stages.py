@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from masktas.artifacts import SPACE, Run
 from masktas.cli.options import (
     AcceptChangedImages,
     Config,
@@ -286,7 +287,7 @@ def check_first(settings: CostSettings, out: Path) -> None:
 
     Without a supernet there is no space yet: the stage reports that.
     """
-    space = out / "supernet" / "space.json"
+    space = Run(out).supernet.folder / SPACE
     if space.exists():
         settings.check(SearchSpace.load(space))
 

@@ -2,6 +2,7 @@
 
 from masktas.config.fields import FIT, Settings
 from masktas.config.load import load, resolve, validate
+from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import (
     BudgetSettings,
     ComparisonSettings,
@@ -40,6 +41,7 @@ __all__ = [
     "EpochSettings",
     "FinetuneSettings",
     "LatencySettings",
+    "MaskRatioSettings",
     "MaskedSettings",
     "RatingSettings",
     "RefineSettings",

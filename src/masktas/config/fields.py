@@ -62,7 +62,11 @@ def _per_channel(value: object) -> object:
         raise ValueError("give a number for each channel: 0.5,0.5,0.5") from None
     if not all(0 <= number <= 1 for number in numbers):
         raise ValueError("give numbers in [0, 1], where 1 is white")
-    return ",".join(f"{number:.10g}" for number in numbers)
+    short = [f"{number:.10g}" for number in numbers]
+    return ",".join(
+        text if float(text) == number else repr(number)
+        for text, number in zip(short, numbers, strict=True)
+    )
 
 
 def _bytes(value: object) -> str:

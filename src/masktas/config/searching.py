@@ -22,6 +22,7 @@ from masktas.config.fields import (
     Size,
     Temperature,
 )
+from masktas.config.masking import MaskRatioSettings
 from masktas.errors import BudgetError, ConfigError
 from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
 from masktas.space.limits import parse_limit
@@ -177,7 +178,7 @@ class CostSettings(BudgetSettings, LatencySettings):
         """Raise ConfigError unless these settings go together; `check` asks this first."""
 
 
-class RatingSettings(Settings):
+class RatingSettings(MaskRatioSettings):
     """How networks are rated without training them (SPEC 4)."""
 
     rating: Literal[
@@ -204,9 +205,6 @@ class RatingSettings(Settings):
         description="Number of images rated at once. By default it follows from the "
         "device's memory.",
     )
-    mask_ratio: Share = Field(
-        0.9, description="Share r of the patches that is masked; 0 shows all of them."
-    )
     num_masks: Count = Field(1, description="Number of masks under which each image is rated.")
     temperature: Temperature = Field(
         0.05,
@@ -230,7 +228,7 @@ class RatingSettings(Settings):
     @property
     def is_masked(self) -> bool:
         """Whether the rating looks at masked images."""
-        return self.mask_ratio > 0 and self.rating in LABEL_FREE
+        return self.mask_ratio != 0 and self.rating in LABEL_FREE
 
 
 def _objectives(text: str) -> str:

@@ -23,6 +23,7 @@ from masktas.config.fields import (
     Settings,
     Share,
 )
+from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import CostSettings, SearchSettings, ValidateSettings
 from masktas.errors import ConfigError
 
@@ -170,9 +171,8 @@ class TrainSettings(StepSettings, EpochSettings):
 
 
 class MaskedSettings(TrainSettings):
-    """Settings of both masked stages: a masking ratio and a decoder (SPEC 2 and 3)."""
+    """Settings of both masked stages: their decoder (SPEC 2 and 3)."""
 
-    mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is masked.")
     decoder_dim: Count = Field(
         128, description="Width of the decoder; each of its heads is 32 wide."
     )
@@ -182,6 +182,7 @@ class MaskedSettings(TrainSettings):
 class TeacherSettings(MaskedSettings):
     """A masked autoencoder, pre-trained on the images (SPEC 2)."""
 
+    mask_ratio: Ratio = Field(0.75, description="Share r of the patches that is masked.")
     patch_size: Count = Field(16, description="Side of a patch in pixels; it divides image_size.")
     embed_dim: Count = Field(384, description="Width of the teacher's tokens.")
     depth: Count = Field(12, description="Number of transformer blocks in the teacher.")
@@ -228,7 +229,7 @@ class AdoptedTeacher(Settings):
     )
 
 
-class SharingSettings(MaskedSettings, AdoptedTeacher):
+class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
     """Weight sharing by masked distillation (SPEC 3, Algorithm 1), whatever the budget."""
 
     space: str = Field(
@@ -236,7 +237,11 @@ class SharingSettings(MaskedSettings, AdoptedTeacher):
         description="Search space: tiny, small, base, wide, micro, wide-micro, demo, digits, or a "
         ".toml or .json file.",
     )
-    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is masked.")
+    mask_ratio: Ratio | None = Field(
+        None,
+        description="Share r of the patches that is masked. By default the paper's 0.9, or less "
+        "if fewer than 6 would stay visible.",
+    )
     beta: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
     )

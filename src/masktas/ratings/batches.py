@@ -194,7 +194,8 @@ def num_visible_for(total: int, settings: RatingSettings, parts: Sequence[str]) 
     Raises:
         ConfigError: if they are too few to compare, or none is masked to reconstruct.
     """
-    if settings.mask_ratio == 0 or set(parts) <= set(LABELLED):
+    ratio = settings.ratio_for(total)
+    if ratio == 0 or set(parts) <= set(LABELLED):
         if "reconstruction" in parts:
             raise ConfigError(
                 "mask_ratio 0 leaves nothing to reconstruct: choose --rating consistency, or a "
@@ -202,7 +203,7 @@ def num_visible_for(total: int, settings: RatingSettings, parts: Sequence[str]) 
             )
         return total
     # a unit is compared with at least two others
-    return num_visible_checked(total, settings.mask_ratio, least=3)
+    return num_visible_checked(total, ratio, least=3)
 
 
 def batch_size_for(largest: Architecture, num_visible: int, device: str) -> int:

@@ -66,7 +66,7 @@ def finetune(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or FinetuneSettings()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     path = _wanted(context, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     start = None

@@ -16,6 +16,8 @@ import torch
 from masktas import launch
 from masktas.errors import ConfigError
 
+SLOW = 0.5  # bf16 at less than this share of fp32's speed is worth a warning
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -72,6 +74,25 @@ class Runtime:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
+    def slow_bf16(self) -> str:
+        """Return a warning if bfloat16 is much slower than float32 here, otherwise "".
+
+        Processors without matrix products in bfloat16 emulate them. That is measured: torch has no
+        public function that says so on every processor.
+        """
+        if not self.bf16 or self.device.type != "cpu":
+            return ""
+        half, single = (
+            matmul_flops(self.device, dtype, seconds=0.05, side=256) / 1e9
+            for dtype in (torch.bfloat16, torch.float32)
+        )
+        if half > SLOW * single:
+            return ""
+        return (
+            f"{processor_name()} multiplies matrices at {half:.3g} GFLOP/s in bf16 and at "
+            f"{single:.3g} in fp32: --precision fp32 is faster here."
+        )
+
     def peak_flops(self) -> float:
         """Measure the peak of matrix products in FLOP/s, in the chosen precision."""
         return matmul_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32)
@@ -89,9 +110,11 @@ class Runtime:
 
 
 @functools.cache
-def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.25) -> float:
-    """Measure FLOP/s of a large square matrix product: the best of several runs."""
-    side = 8192 if device.type == "cuda" else 1024
+def matmul_flops(
+    device: torch.device, dtype: torch.dtype, seconds: float = 0.25, side: int | None = None
+) -> float:
+    """Measure FLOP/s of a square matrix product, by default a large one: the best of several."""
+    side = side or (8192 if device.type == "cuda" else 1024)
     a = torch.randn(side, side, device=device).to(dtype)
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until or best == float("inf"):

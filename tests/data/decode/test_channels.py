@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from damaged import PHOTOS, deep_png, npy, originals, photo, tiff
-from masktas.data.decode.image import decode, dimensions
+from masktas.data.decode.image import decode, dimensions, is_grey
 from masktas.errors import DataError
 
 BANDS = np.concatenate([photo(32)[:, :32], photo(32, 1)[:, :32]], axis=2)[:, :, :5]
@@ -46,6 +46,19 @@ def test_bands_of_a_tiff_are_channels(channels, options):
     stored = bands if options.get("planarconfig") == "contig" else bands.transpose(2, 0, 1)
     content = tiff(stored, photometric="minisblack", **options)
     np.testing.assert_array_equal(same(content, channels), bands)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_grey_is_what_has_one_channel_beside_transparency(channels):
+    bands = BANDS[:, :, :channels]
+    kind = "rgb" if channels == 3 else "minisblack"
+    options = {} if channels == 1 else {"planarconfig": "contig"}
+    files = [tiff(np.squeeze(bands), photometric=kind, **options), npy(bands), bands]
+    assert [is_grey(one) for one in files] == [channels == 1] * 3
+    if channels == 1:
+        assert is_grey(bands[:, :, 0])
+        grey = tiff(BANDS[:, :, :2], photometric=kind, planarconfig="contig", extrasamples=[2])
+        assert is_grey(grey)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 17])

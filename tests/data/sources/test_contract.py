@@ -38,12 +38,12 @@ from masktas.data.sources import (
     TarSource,
     ZipSource,
     canonical,
+    cifar,
     files,
     hub,
     open_source,
     python,
     tables,
-    vision,
     zips,
 )
 from masktas.errors import DataError
@@ -319,7 +319,7 @@ def folder_with_card(make: Maker) -> Case:
 
 
 @kind
-def cifar(make: Maker) -> Case:
+def cifar_by_name(make: Maker) -> Case:
     from torchvision.datasets import CIFAR10
 
     base = make.root / "cifar-10-batches-py"
@@ -359,8 +359,6 @@ def pets(make: Maker) -> Case:
 
 @kind
 def flowers(make: Maker) -> Case:
-    from torchvision.datasets import Flowers102
-
     base = make.root / "flowers-102"
     (base / "jpg").mkdir(parents=True)
     for number in range(COUNT):
@@ -370,9 +368,32 @@ def flowers(make: Maker) -> Case:
     scipy.io.savemat(base / "imagelabels.mat", {"labels": labels})
     splits = {"trnid": [range(1, 4)], "valid": [range(4, 6)], "tstid": [range(6, COUNT + 1)]}
     scipy.io.savemat(base / "setid.mat", {k: np.array(list(v[0])) for k, v in splits.items()})
-    files = {key: (name, None) for key, (name, _) in Flowers102._file_dict.items()}
-    make.monkeypatch.setattr(Flowers102, "_file_dict", files)
     return Case("flowers102", FileSource, {"root": str(make.root)}, tests=COUNT - 5)
+
+
+@kind
+def pets_in_a_folder(make: Maker) -> Case:
+    pets(make)
+    return Case(make.root / "oxford-iiit-pet", FileSource, tests=COUNT - 5)
+
+
+@kind
+def flowers_in_a_folder(make: Maker) -> Case:
+    flowers(make)
+    return Case(make.root / "flowers-102", FileSource, tests=COUNT - 5)
+
+
+@kind
+def binary_cifar(make: Maker) -> Case:
+    base = make.root / "cifar-100-binary"
+    base.mkdir()
+    for name, numbers in {"train": range(5), "test": range(5, COUNT)}.items():
+        pixels = [np.random.default_rng(n).integers(0, 256, 3072, np.uint8) for n in numbers]
+        labelled = zip(numbers, pixels, strict=True)
+        records = [bytes([0, n % 2]) + row.tobytes() for n, row in labelled]
+        (base / f"{name}.bin").write_bytes(b"".join(records))
+    (base / "fine_label_names.txt").write_text("\n".join(CLASSES))
+    return Case(base, PixelSource, tests=COUNT - 5)
 
 
 @kind
@@ -473,7 +494,7 @@ def case(request, tmp_path, noise, monkeypatch) -> Case:
     """One of the kinds, cut into small shards."""
     monkeypatch.setattr(files, "FILES_PER_SHARD", 4)
     monkeypatch.setattr(zips, "MEMBERS_PER_SHARD", 4)
-    for module in (tables, hub, vision, python):
+    for module in (tables, hub, cifar, python):
         monkeypatch.setattr(module, "ROWS_PER_SHARD", 4)
     monkeypatch.setattr(hub, "ROWS_AT_ONCE", 3)
     return KINDS[request.param](Maker(tmp_path, noise, monkeypatch))

@@ -189,10 +189,12 @@ def test_an_open_store_is_read_on_when_another_process_sets_it_aside(tmp_path, s
     np.testing.assert_array_equal(read[:3], first)
 
 
+@pytest.mark.parametrize("sync_bytes", [parts.SYNC_BYTES, 192])
 def test_pixels_are_on_the_disk_before_the_record_that_speaks_of_them(
-    tmp_path, source, monkeypatch
-):  # fmt: skip
+    tmp_path, source, monkeypatch, sync_bytes
+):
     """A power cut must not leave a record over missing pixels: the order of calls is the proof."""
+    monkeypatch.setattr(parts, "SYNC_BYTES", sync_bytes)
     calls, sizes = [], {}
     fsync, replace = os.fsync, os.replace
 
@@ -212,12 +214,31 @@ def test_pixels_are_on_the_disk_before_the_record_that_speaks_of_them(
     opened(source, tmp_path, [])
     order = [call for call in calls if not call[1].endswith(".tmp")]
     for number, images in ((0, 256), (1, 44)):
-        done = order.index(("sync", f"{number:06d}.u8"))
-        assert done < order.index(("replace", f"{number:06d}.json"))
+        synced_at = [at for at, call in enumerate(order) if call == ("sync", f"{number:06d}.u8")]
+        assert (len(synced_at) > 1) == (sync_bytes == 192)  # in the background too
+        assert synced_at[-1] < order.index(("replace", f"{number:06d}.json"))
         assert sizes[f"{number:06d}.u8"] == images * 192  # all of them were flushed before
     for name in FILES:
         assert order.index(("replace", name)) < order.index(("replace", "store.json"))
     assert calls.count(("sync", "parts")) == 2
+
+
+def test_an_error_of_the_disk_in_the_background_leaves_no_record(tmp_path, source, monkeypatch):
+    """The system reports it to one sync only, which is not the last one."""
+    monkeypatch.setattr(parts, "SYNC_BYTES", 192)
+    fsync, failed = os.fsync, []
+
+    def fails_once(descriptor):
+        if not failed and os.readlink(f"/proc/self/fd/{descriptor}").endswith(".u8"):
+            failed.append(descriptor)
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(parts.os, "fsync", fails_once)
+    with pytest.raises(DataError, match=r"cannot be cached \(Input/output error\)"):
+        opened(source, tmp_path, [])
+    assert failed
+    assert not list(tmp_path.rglob("0*.json"))
 
 
 def test_checksums_are_those_of_the_pixels(folder):

@@ -12,12 +12,10 @@ from masktas.stages.common.manifest import FinetuneManifest, SearchManifest
 from masktas.stages.search.table import ResultTable
 
 
-def table(
-    finetuned: list[dict[str, Any]] | None = None, *, average_random: bool = True, **changes: Any
-) -> ResultTable:
+def table(finetuned: list[dict[str, Any]] | None = None, **changes: Any) -> ResultTable:
     search = SearchManifest.of(search_content() | changes)
     of_run = [FinetuneManifest.of(one) for one in finetuned or []]
-    return ResultTable.of(search, of_run, average_random=average_random)
+    return ResultTable.of(search, of_run)
 
 
 def column(one: ResultTable, name: str) -> dict[str, str]:
@@ -32,8 +30,8 @@ def test_the_winner_is_first_and_random_networks_are_averaged() -> None:
     assert column(one, "rating") == {
         "winner": "-2.0000", "largest uniform": "-2.4000", "mean of 3 random": "-2.2000 ± 0.1000",
     }  # fmt: skip
-    names = [cells[0] for cells in table(average_random=False).cells()]
-    assert names == ["winner", "largest uniform", "random 1", "random 2", "random 3"]
+    names = [cells[0] for cells in table(random=rated_networks(2)[1:]).cells()]
+    assert names == ["winner", "largest uniform", "random 1"]
 
 
 def test_accuracies_are_of_the_very_same_network_and_weights() -> None:
@@ -52,8 +50,6 @@ def test_accuracies_are_of_the_very_same_network_and_weights() -> None:
     }  # fmt: skip
     assert column(one, "rating")["winner, from scratch"] == "–"
     assert column(one, "params")["winner, from scratch"] == column(one, "params")["winner"]
-    alone = column(table(tuned, average_random=False), "top-1 %")
-    assert [alone[f"random {place}"] for place in (1, 2, 3)] == ["60.00", "70.00", "–"]
 
 
 def test_what_is_limited_or_measured_has_a_column() -> None:
@@ -165,8 +161,18 @@ def test_random_networks_are_one_group_and_a_network_from_scratch_none():
     trained.append(finetune_content(content["winner"], 0.5, "scratch"))
     trained += [finetune_content(one, 0.8) for one in content["random"]]
     shown = ResultTable.of(
-        SearchManifest.of(content), [FinetuneManifest.of(one) for one in trained],
-        average_random=False,
-    )  # fmt: skip
+        SearchManifest.of(content), [FinetuneManifest.of(one) for one in trained]
+    )
     (said,) = shown.verdicts()
     assert "random networks: 90.0 against 80.0 %" in said
+
+
+def test_a_kept_architecture_is_its_own_row_even_if_it_is_the_winner_again():
+    content = search_content()
+    tuned, kept = (FinetuneManifest.of(finetune_content(content["winner"], one))
+                   for one in (0.9, 0.6))  # fmt: skip
+    shown = ResultTable.of(SearchManifest.of(content), [tuned], kept=[kept])
+    assert column(shown, "rating")["kept architecture"] == "–"
+    accuracies = column(shown, "top-1 %")
+    assert (accuracies["winner"], accuracies["kept architecture"]) == ("90.00", "60.00")
+    assert any("kept architecture: 90.0 against 60.0 %" in one for one in shown.verdicts())

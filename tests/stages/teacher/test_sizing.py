@@ -14,7 +14,7 @@ from masktas.data.sources import open_source
 from masktas.errors import SpaceError
 from masktas.space import SearchSpace
 from masktas.stages.teacher import sizing
-from masktas.stages.teacher.sizing import patch_for, sampled_sizes, sized, space_for
+from masktas.stages.teacher.sizing import Sample, patch_for, sample, sized, space_for
 
 DEFAULT = TeacherSettings()
 SMALL, LARGE = [(32, 32)] * 5, [(224, 224)] * 5
@@ -30,9 +30,11 @@ def made(
     data: DataSettings | None = None,
     space: SearchSpace | None = None,
     sizes: Any = (),
+    *,
+    grey: bool = False,
 ) -> tuple[TeacherSettings, tuple[int, int], int, str]:
     """The teacher's settings, image size, channels, and what they are taken from."""
-    filled, images, source = sized("photos", settings, data, space, list(sizes))
+    filled, images, source = sized("photos", settings, data, space, Sample(tuple(sizes), grey))
     return filled, images.image_size, images.in_channels, source
 
 
@@ -148,6 +150,40 @@ def test_channels_that_are_set_are_kept_with_the_size_of_the_images() -> None:
     assert filled.patch_size == 4
 
 
+@pytest.mark.parametrize(
+    ("data", "space", "channels"),
+    [
+        ({}, None, 1),
+        ({"image_size": "64"}, None, 1),
+        ({"image_size": "224"}, None, 3),  # what the default space takes
+        ({"in_channels": 3}, None, 3),
+        ({"image_size": "64", "in_channels": 4}, None, 4),
+        ({}, "micro", 3),
+        ({}, "digits", 1),
+    ],
+)
+def test_grey_images_have_one_channel_unless_flags_or_space_say_otherwise(
+    data: dict[str, Any], space: str | None, channels: int
+) -> None:
+    given = None if space is None else SearchSpace.preset(space)
+    assert made(data=DataSettings(**data), space=given, sizes=SMALL, grey=True)[2] == channels
+    assert made(data=DataSettings(**data), space=given, sizes=SMALL)[2] == (
+        3 if channels == 1 and given is None else channels
+    )
+
+
+def test_large_grey_images_have_the_channels_of_the_default_space() -> None:
+    assert made(sizes=LARGE, grey=True)[1:3] == ((224, 224), 3)
+    assert made(sizes=(), grey=True)[2] == 3
+
+
+@pytest.mark.parametrize("modes", [("L",), ("L", "I;16", "LA", "1"), ("L", "RGB"), ("P",)])
+def test_images_are_grey_if_all_of_them_are(tmp_path: Path, modes: tuple[str, ...]) -> None:
+    for number, mode in enumerate(modes):
+        Image.new(mode, (8, 8)).save(tmp_path / f"{number}.png")
+    assert sample(open_source(tmp_path)).grey is not bool({"RGB", "P"} & set(modes))
+
+
 def test_a_teacher_that_starts_from_weights_keeps_their_shape() -> None:
     said = TeacherSettings(init="somewhere")
     filled, size, _, source = made(said, sizes=SMALL)
@@ -160,7 +196,7 @@ def test_sizes_are_read_from_headers_and_unreadable_images_are_skipped(tmp_path:
         pixels = np.zeros((side, 2 * side, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    assert sampled_sizes(open_source(tmp_path)) == [(8, 16), (9, 18), (10, 20)]
+    assert sample(open_source(tmp_path)) == Sample(((8, 16), (9, 18), (10, 20)), grey=False)
 
 
 def test_few_large_images_are_read_for_their_sizes(
@@ -169,9 +205,9 @@ def test_few_large_images_are_read_for_their_sizes(
     for number in range(8):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{number}.png")
     source = open_source(tmp_path)
-    assert len(sampled_sizes(source)) == 8
+    assert len(sample(source).sizes) == 8
     one = next(iter(source.stream(0))).num_bytes
     monkeypatch.setattr(sizing, "SAMPLED_BYTES", 2 * one)
-    assert len(sampled_sizes(source)) == 3  # the one that reaches the limit is read whole
+    assert len(sample(source).sizes) == 3  # the one that reaches the limit is read whole
     monkeypatch.setattr(sizing, "SAMPLED_BYTES", 0)
-    assert len(sampled_sizes(source)) == 1
+    assert len(sample(source).sizes) == 1

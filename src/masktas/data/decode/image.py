@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, ImageMode, UnidentifiedImageError, _imaging
 
 from masktas.data.decode import tiff
 from masktas.data.decode.pixels import (
@@ -86,6 +86,22 @@ def decode(
             array, full = values
             return fit_array(to_bytes(array, white or full), size, in_channels)
         return _decode_picture(content, size, in_channels, white)
+
+
+def is_grey(content: Content) -> bool:
+    """Return whether an image has one channel, beside transparency, by its header.
+
+    Raises:
+        DataError: if it is not an image, or too large.
+    """
+    with _reasons():
+        if isinstance(content, np.ndarray) or content.startswith(NPY_MARK):
+            shape = content.shape if isinstance(content, np.ndarray) else npy_shape(content)[0]
+            return len(shape) == 2 or shape[2] == 1
+        if content.startswith(tiff.MAGIC):
+            return tiff.is_grey(content)
+        with _open(content) as image:
+            return ImageMode.getmode(image.mode).basemode == "L"
 
 
 def dimensions(content: Content) -> tuple[int, int]:

@@ -61,11 +61,28 @@ def read_header(content: bytes, in_channels: int) -> Page:
         _check(first)
         tag = first.tags.get(ORIENTATION)
         orientation = int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
-        alpha = any(extra in (1, 2) for extra in first.extrasamples[-1:])
+        alpha = _has_alpha(first)
         pages = _stack(file, in_channels)
         if len(pages) == 1 and _is_for_pillow(first, in_channels, alpha=alpha):
             pages = ()
     return Page(first.imagelength, first.imagewidth, orientation, pages, alpha)
+
+
+def is_grey(content: bytes) -> bool:
+    """Return whether the first page of a TIFF has one channel, beside opacity.
+
+    Raises:
+        DataError: as `read_header`.
+    """
+    with _tifffile().TiffFile(io.BytesIO(content)) as file:
+        first: Any = file.pages[0]
+        _check(first)
+        plain = first.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+        return plain and bool(first.samplesperpixel == 1 + _has_alpha(first))
+
+
+def _has_alpha(page: Any) -> bool:
+    return any(extra in (1, 2) for extra in page.extrasamples[-1:])
 
 
 def read_pages(content: bytes, page: Page) -> NDArray[Any]:

@@ -6,13 +6,13 @@ from masktas.data.sources.base import (
     Source,
     class_index,
 )
+from masktas.data.sources.cifar import PixelSource
 from masktas.data.sources.files import FileSource
 from masktas.data.sources.hub import HubSource
 from masktas.data.sources.open import canonical, open_source
 from masktas.data.sources.python import PythonSource
 from masktas.data.sources.tables import ParquetSource
 from masktas.data.sources.tars import TarSource
-from masktas.data.sources.vision import PixelSource
 from masktas.data.sources.zips import ZipSource
 
 __all__ = [

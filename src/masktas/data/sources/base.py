@@ -125,7 +125,12 @@ class IndexedSource(ABC):
         location: as shown to the user and recorded in manifests.
         totals: number of images of each part.
         length: maximum number of images of a shard.
+
+    Attributes:
+        about: a line to print about a data set that is recognised by its layout.
     """
+
+    about = ""
 
     def __init__(self, location: str, totals: Iterable[int], length: int) -> None:
         self.location = location

@@ -147,10 +147,13 @@ class FileSource(IndexedSource):
         return found
 
     def fingerprint(self) -> list[str]:
-        """Return name, size and modification time of each file."""
+        """Return name, size and modification time of each file, and the listed test images."""
         listing = self.listing
         states = listing.states or [
             self._place.state(listing.path(number)) for number in range(len(listing.names))
         ]
         names = listing.names if listing.paths is None else listing.paths
-        return [f"{name} {state}" for name, state in zip(names, states, strict=True)]
+        tests = [" test" if one else "" for one in listing.tests or [False] * len(names)]
+        return [
+            f"{name} {state}{test}" for name, state, test in zip(names, states, tests, strict=True)
+        ]

@@ -13,6 +13,7 @@ from typing import Any
 from masktas.data.sources.base import IMAGE_SUFFIXES, Source, reason
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.hub import HubSource, has_card, is_saved
+from masktas.data.sources.layouts import open_layout
 from masktas.data.sources.lists import open_list
 from masktas.data.sources.patterns import (
     HOLDING,
@@ -155,6 +156,8 @@ def _open_kind(
 def _open_folder(path: str, columns: Columns) -> Source:
     if is_saved(path) or has_card(path):
         return HubSource(path, columns)
+    if (published := open_layout(path)) is not None:
+        return published
     suffixes = (".parquet",)
     names = [one for one in os.listdir(path) if one.lower().endswith(suffixes) and one[0] != "."]
     passed_by: list[str] = []

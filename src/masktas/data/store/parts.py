@@ -12,6 +12,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from masktas.artifacts import not_through_links, read_json, write_json
 from masktas.errors import ArtifactError
 
 MAX_LISTED = 100  # skipped images in the record of a part
+SYNC_BYTES = 32 << 20  # of pixels, after which a sync begins in the background
 POLL_SECONDS = 0.1  # between checks of the parts that other processes have locked
 
 
@@ -117,6 +119,9 @@ class Part:
 class PixelFile:
     """The locked file of a part's pixels, which is emptied first.
 
+    What is written is synced in the background, so that decoding does not wait for the disk at the
+    end of each part.
+
     Args:
         file: opened for appending.
 
@@ -127,17 +132,38 @@ class PixelFile:
     def __init__(self, file: BinaryIO) -> None:
         file.truncate(0)  # pixels of a killed process
         self._file = file
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0
         self.checksums: list[int] = []
+
+    def __enter__(self) -> PixelFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._background.shutdown()  # before the file is closed
 
     def append(self, pixels: NDArray[np.uint8]) -> None:
         """Write the pixels of one image."""
         self._file.write(pixels.data)
         self.checksums.append(zlib.crc32(pixels.data))
+        self._unsynced += pixels.nbytes
+        if self._unsynced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._unsynced = 0
+            self._wait()
+            self._file.flush()
+            self._syncing = self._background.submit(os.fsync, self._file.fileno())
 
     def sync(self) -> None:
         """Make the pixels durable, before the record that says that they are there."""
+        self._wait()
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _wait(self) -> None:
+        """Wait for the sync in the background; raise its error, which is reported only once."""
+        if self._syncing is not None:
+            self._syncing.result()
 
 
 class OpenParts:
@@ -212,9 +238,9 @@ class Parts:
                 if file is None:
                     return False
                 if not self.record(number).exists():
-                    pixels = PixelFile(file)
-                    part = make(number, pixels)
-                    pixels.sync()
+                    with PixelFile(file) as pixels:
+                        part = make(number, pixels)
+                        pixels.sync()
                     part.save(self.record(number))
                     return True
         advance(self.load(number).tried)

@@ -406,12 +406,15 @@ class FinetuneManifest(StageManifest):
     Attributes:
         architecture: of the trained network.
         init: `inherit` or `scratch`.
+        params, macs: of the trained network, with the head of its classes.
         top1, top5: accuracy on the test split, as shares.
         num_test: number of images of that split.
     """
 
     architecture: Architecture
     init: str
+    params: int
+    macs: int
     top1: float
     top5: float
     num_test: int
@@ -421,6 +424,8 @@ class FinetuneManifest(StageManifest):
         return {
             "architecture": Architecture.from_dict(content["settings"]["architecture"]),
             "init": content["settings"]["settings"]["init"],
+            "params": content["params"],
+            "macs": content["macs"],
             "top1": content["test"]["top1"],
             "top5": content["test"]["top5"],
             "num_test": content["images"]["splits"]["test"]["images"],

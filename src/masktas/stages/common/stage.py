@@ -15,10 +15,11 @@ from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
 from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.sources.base import IndexedSource
 from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
 from masktas.data.store.image_store import Images, ImageStore, open_store
-from masktas.errors import ConfigError, DataError, MasktasError
+from masktas.errors import ArtifactError, ConfigError, DataError, MasktasError
 from masktas.formats import format_size, parse_bytes, shown
 from masktas.stages.common.images import (
     PYTHON,
@@ -177,6 +178,8 @@ class Context:
             self.settings.device, self.settings.precision, recompute=self.settings.recompute
         )
         self.console = console or Console()
+        if self.ranks.is_first and (warning := self.runtime.slow_bf16()):
+            self.console.warn(warning, once=True)
         self.stopping = Stopping(self.settings.max_time)
         self.overwrite = overwrite
         self.accept_changed_images = accept_changed_images
@@ -213,10 +216,15 @@ class Context:
             more: what else the claim records.
 
         Raises:
-            ArtifactError: if the folder holds results of other settings, or another process is
-                at work there.
+                ArtifactError: if the folder holds results of other settings, another process is at
+                work there, or it is that of another run.
             DataError: if the images have changed, and that was not accepted.
         """
+        if not stage.folder.is_relative_to(self.run.folder):
+            raise ArtifactError(
+                f"{self.run.folder} uses the {stage.name} of another run, {stage.folder.parent}, "
+                "and has none of its own: choose another --out."
+            )
         if stage.finished and not self.overwrite:
             stage.require_fresh()
         recorded = {
@@ -324,8 +332,8 @@ class Context:
             if getattr(resolved, share) != recorded[share]:
                 raise ConfigError(
                     f"{share} is {getattr(resolved, share)}, but {before.folder} divided the "
-                    f"images with {recorded[share]} and trained on the rest: leave it out, or "
-                    "start a new --out."
+                    f"images with {recorded[share]}, and one run divides them once: leave it "
+                    "out, or start a new --out."
                 )
         if data is None and location.startswith(PYTHON):
             raise DataError(
@@ -342,6 +350,8 @@ class Context:
 
         def open_() -> ImageStore:
             console, source = self.console, images.source()
+            if isinstance(source, IndexedSource) and source.about and images.before is None:
+                console.say(source.about)
             if isinstance(source, FileSource) and source.listing.passed_by:
                 left_out = ", ".join(shown(folder) for folder in source.listing.passed_by[:3])
                 console.warn(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from masktas.artifacts import SETTINGS, Stage, read_json
 from masktas.config import (
     CostSettings,
     FinetuneSettings,
+    MaskRatioSettings,
     RuntimeSettings,
     SearchSettings,
     SupernetSettings,
@@ -18,6 +21,8 @@ from masktas.config import (
     TrainSettings,
     resolve,
 )
+from masktas.config.masking import PAPER_RATIO
+from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.errors import ConfigError
 from masktas.nn.mae import MaskedAutoencoder
@@ -39,6 +44,7 @@ from masktas.train.tasks.cohort import CohortDistillation
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
 
+M = TypeVar("M", bound=MaskRatioSettings)
 TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
 
@@ -89,6 +95,28 @@ def supernet_for(settings: SupernetSettings, search: SearchSettings) -> Supernet
     if settings.sampler == "focus" and not settings.limits:
         return resolve(SupernetSettings, settings, said)
     return settings
+
+
+def with_mask_ratio(settings: M, total: int, stage: Stage | None, console: Console | None) -> M:
+    """Return the settings with a mask ratio for the number of units, where they set none.
+
+    Args:
+        settings: of a supernet, or of ratings.
+        total: number of units of an image.
+        stage: to resume, if it was started: its ratio stays the paper's if it was, which
+            earlier versions took for any number of units.
+        console: where the ratio is shown, if it matters.
+    """
+    if settings.mask_ratio is not None:
+        return settings
+    ratio = settings.ratio_for(total)
+    if stage is not None and stage.resumable:
+        before = read_json(stage.folder / SETTINGS).get("settings", {})
+        ratio = PAPER_RATIO if before.get("mask_ratio") == PAPER_RATIO else ratio
+    if console is not None:
+        visible = num_visible(total, ratio)
+        console.say(f"Mask ratio {ratio:g}: {visible} of {total} patches are visible.")
+    return settings.model_copy(update={"mask_ratio": ratio})
 
 
 def teacher_architecture(
@@ -162,7 +190,7 @@ def supernet_task(
     task = MaskedDistillation(
         supernet.to(device),
         teacher,
-        _masked(batches, units, settings.mask_ratio, setup),
+        _masked(batches, units, settings.ratio_for(units.total), setup),
         recipe(settings, batches),
         setup.runtime,
         beta=settings.beta,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from masktas.stages.common.tasks import (
 from masktas.stages.common.teachers import open_teacher
 from masktas.stages.plan.estimates import Device, StageEstimate, joined
 from masktas.stages.refine.rounds import num_staying
+from masktas.stages.transfer.source import SourceRun
 from masktas.strategies import Uniforms
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
@@ -61,8 +63,11 @@ def plan(
     device: Device | None = None,
     seconds: float = 60.0,
     console: Console | None = None,
+    source: str | Path | None = None,
 ) -> list[StageEstimate]:
     """Estimate a whole run: teacher, supernet, search, refinement, fine-tuning of one network.
+
+    Of a transfer, the stages after the supernet.
 
     Args:
         num_images: how many images there are.
@@ -72,12 +77,15 @@ def plan(
         device: figures of one of them; None measures this machine.
         seconds: to spend on measuring.
         console: where progress is shown.
+        source: the run folder of a transfer's supernet and teacher; None for a run of its own.
 
     Raises:
         ConfigError: if there are fewer images than one batch, or than devices.
         BudgetError: if no architecture meets the budget.
     """
     console = console or Console()
+    if source is not None:
+        settings = SourceRun.open(Path(source)).settings_for_plan(settings)
     space = SearchSpace.load(settings.supernet.space)
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
@@ -101,6 +109,7 @@ def plan(
             adopted=teacher,
         )
         for part in _parts(num_images, settings, refine=refine)
+        if source is None or part[0] != "supernet"
     ]
     estimates = []
     with console.bar("measuring", len(trials) if device is None else 0) as bar:
@@ -247,7 +256,7 @@ class Trial:
             frozen,
             batches,
             self._setup,
-            mask_ratio=whole.mask_ratio or shape.mask_ratio,
+            mask_ratio=whole.mask_ratio or shape.ratio_for(self._units.total),
             pixels=whole.trains_pixels(self._round),
         )
 
@@ -268,7 +277,7 @@ class Trial:
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
-        visible = num_visible(self._units.total, search.mask_ratio)
+        visible = num_visible(self._units.total, search.ratio_for(self._units.total))
         networks = min(search.population * search.generations, self._candidates.size())
         if search.baselines:  # a random search, and one among uniform networks
             networks = 2 * networks + Uniforms(self._candidates).total

@@ -42,9 +42,10 @@ def check(
     Raises:
         ConfigError: if too few patches stay visible, or all.
     """
+    total = units_of(space.image_size, space.unit).total
     settings = settings.of_supernet(supernet)
-    assert settings.mask_ratio is not None
-    num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
+    ratio = supernet.ratio_for(total) if settings.mask_ratio is None else settings.mask_ratio
+    num_visible_checked(total, ratio, least=1)
     return settings
 
 
@@ -94,7 +95,7 @@ def refine(
     search = context.run.search(name)
     searched = search.manifest()
     search.require_fresh()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     space = SearchSpace.from_dict(searched["space"], where=str(search.folder))
     trained = context.run.supernet.manifest()["settings"]["settings"]
     settings = check(settings or RefineSettings(), space, SupernetSettings(**trained))

@@ -91,7 +91,10 @@ class SearchSection:
 
 
 def search_section(
-    stage: Stage, finetuned: Sequence[FinetuneManifest], refinement: Stage
+    stage: Stage,
+    finetuned: Sequence[FinetuneManifest],
+    refinement: Stage,
+    kept: Sequence[FinetuneManifest] = (),
 ) -> SearchSection:
     """Build the section of a finished search.
 
@@ -99,6 +102,7 @@ def search_section(
         stage: the search.
         finetuned: the fine-tunings of its run.
         refinement: of the search; it may be unfinished.
+        kept: fine-tunings of the network that another run has found.
     """
     manifest = SearchManifest.read(stage)
     history = read_lines(stage.folder / HISTORY)
@@ -109,7 +113,7 @@ def search_section(
         name=stage.folder.name,
         manifest=manifest,
         winner=result.winner if refined is None else refined.winner.network,
-        table=ResultTable.of(manifest, finetuned, refined=refined),
+        table=ResultTable.of(manifest, finetuned, kept=kept, refined=refined),
         refinement=None if refined is None else RefinementSection.of(refined),
         rating=RATINGS[manifest.rating],
         target=_target(manifest.latency_target),

@@ -23,6 +23,7 @@ from masktas.stages.common.manifest import (
     ValidationManifest,
 )
 from masktas.stages.report.search_section import search_section, svg
+from masktas.stages.search.table import is_kept
 
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
@@ -73,12 +74,16 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     }
     template = resources.files("masktas.stages.report").joinpath("report.html").read_text("utf-8")
     first, last = (StageManifest.read(stage) for stage in (stages[0], stages[-1]))
-    finetuned = [FinetuneManifest.read(stage) for stage in folder.named("finetune")]
+    finetuned: dict[bool, list[FinetuneManifest]] = {True: [], False: []}
+    for stage in folder.named("finetune"):
+        finetuned[is_kept(stage.folder.name)].append(FinetuneManifest.read(stage))
     supernet = SupernetManifest.read(folder.supernet) if folder.supernet.finished else None
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
         searches=[
-            search_section(stage, finetuned, folder.refine(stage.folder.name))
+            search_section(
+                stage, finetuned[False], folder.refine(stage.folder.name), finetuned[True]
+            )
             for stage in folder.named("search")
         ],
         validations=[_validation(stage) for stage in folder.named("validate")],
@@ -93,6 +98,7 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
         costs=[_cost(stage, folder) for stage in stages],
         images=first.images,
         location=first.location,
+        source=str(folder.supernet.folder.parent) if folder.is_transfer else None,
         versions=last.versions,
     )
     write_text(folder.report, page)
@@ -111,10 +117,14 @@ def _validation(stage: Stage) -> dict[str, Any]:
 def _readers(run: Run) -> dict[str, list[str]]:
     """Return what has read, or would read, the images of each split."""
     refined = ["refinement"] if run.named("refine") else []
+    trained = [] if run.is_transfer else ["teacher", "supernet"]
     readers = {
-        "supernet": ["teacher", "supernet", *refined, "fine-tuning"],
+        "supernet": [*trained, *refined, "fine-tuning"],
         "search": ["search", *refined, "fine-tuning"],
-        "validation": ["probes", "pictures", "validation during fine-tuning"],
+        "validation": [
+            *([] if run.is_transfer else ["probes", "pictures"]),
+            "validation during fine-tuning",
+        ],
         "test": ["final test of fine-tuning"],
     }
     for stage in run.named("validate"):

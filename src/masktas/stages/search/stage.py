@@ -30,9 +30,11 @@ from masktas.stages.common.load import (
     load_teacher,
     student_input,
     teacher_file,
+    units_for,
 )
 from masktas.stages.common.manifest import SearchResult
 from masktas.stages.common.stage import Context
+from masktas.stages.common.tasks import with_mask_ratio
 from masktas.stages.search.baselines import find_result
 from masktas.stages.search.results import (
     LatencyCheck,
@@ -62,8 +64,8 @@ def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
     """
     candidates = settings.check(space)
     if settings.is_masked:
-        units = units_of(space.image_size, space.unit)
-        num_visible_checked(units.total, settings.mask_ratio, least=3)
+        total = units_of(space.image_size, space.unit).total
+        num_visible_checked(total, settings.ratio_for(total), least=3)
     return candidates
 
 
@@ -112,7 +114,7 @@ def search(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or SearchSettings()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     candidates, target, models = costed(
         context.run,
         check(settings, SearchSpace.load(context.run.supernet.folder / SPACE)),
@@ -125,6 +127,12 @@ def search(
     )
     objectives = objectives_for(settings.objectives, candidates.budget)
     strategy = strategy_for(settings, candidates, objectives, seed_for(context.seed, "search"))
+    settings = with_mask_ratio(
+        settings,
+        units_for(context.run, candidates.space).total,
+        None if overwrite else context.run.search(name),
+        context.console if settings.is_masked else None,
+    )
     opened = _open(context, settings, candidates, images, teacher)
     made_from = {
         "teacher": teacher_file(context.run),

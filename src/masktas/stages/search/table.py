@@ -15,7 +15,7 @@ from masktas.stages.common.manifest import (
     RefineManifest,
     SearchManifest,
 )
-from masktas.strategies import Evaluated
+from masktas.strategies import Evaluated, Score
 
 NONE = "–"
 SAME = "same network"
@@ -27,6 +27,8 @@ BASELINES = {  # by the name of their file
     "best-uniform": "best uniform",
     "random-search": "best of random search",
 }
+KEPT = "kept"  # fine-tunings of the network that another run has found; begins their names
+KEPT_ROW = "kept architecture"
 AHEAD, TOP1, TOP5 = "winner ahead by", "top-1 %", "top-5 %"
 
 
@@ -38,7 +40,9 @@ class Row:
         name: what the network is.
         networks: with rating and costs.
         finetuned: fine-tunings of these networks.
-        rated: whether the rating belongs to this row: weights from scratch have none.
+        rated: whether there is a rating: weights from scratch, and networks found on other images,
+            have none.
+        init: initial weights of the fine-tunings.
         ahead: by how much the winner is rated higher, where that is known.
         is_winner: whether the network is the winner, found in another way.
         is_random: whether it is a random baseline, or several.
@@ -48,6 +52,7 @@ class Row:
     networks: tuple[Evaluated, ...]
     finetuned: tuple[FinetuneManifest, ...] = ()
     rated: bool = True
+    init: str = "inherit"
     ahead: RatingDifference | None = None
     is_winner: bool = False
     is_random: bool = False
@@ -107,27 +112,28 @@ class ResultTable:
         search: SearchManifest,
         finetuned: Sequence[FinetuneManifest] = (),
         *,
+        kept: Sequence[FinetuneManifest] = (),
         refined: RefineManifest | None = None,
-        average_random: bool = True,
     ) -> ResultTable:
         """Build the table of a search.
 
         Args:
             search: the search.
             finetuned: fine-tunings of the run; those of the shown networks are found among them.
+            kept: fine-tunings of the network that another run has found (`is_kept`).
             refined: the refinement of the search, whose winner is the first row.
-            average_random: show the random networks as one row, not as one row each.
         """
         title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
         if search.reused:
             title += f", {search.reused:,} of them by earlier searches"
+        rows = [
+            replace(row, finetuned=_of_row(row, finetuned))
+            for row in _rows(search, finetuned, refined)
+        ]
         return cls(
             title=title,
             quantities=_quantities(search),
-            rows=tuple(
-                replace(row, finetuned=_of_row(row, finetuned))
-                for row in _rows(search, finetuned, refined, average_random=average_random)
-            ),
+            rows=(*rows, *_kept(kept)),
             num_front=len(search.result.front),
         )
 
@@ -175,7 +181,8 @@ class ResultTable:
         if not winner.finetuned:
             return []
         random = tuple(one for row in others if row.is_random for one in row.finetuned)
-        named = [row for row in others if row.finetuned and not row.is_random and row.rated]
+        named = [row for row in others if row.finetuned and not row.is_random]
+        named = [row for row in named if row.init == "inherit"]
         if random:
             named.append(Row("random networks", (), random))
         return [_verdict(winner, row) for row in named]
@@ -209,8 +216,6 @@ def _rows(
     search: SearchManifest,
     finetuned: Sequence[FinetuneManifest],
     refined: RefineManifest | None,
-    *,
-    average_random: bool,
 ) -> list[Row]:
     result = search.result
     winner = result.winner if refined is None else refined.winner.network
@@ -219,9 +224,9 @@ def _rows(
         rows.append(Row("winner of the search", (result.winner,)))
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]
     if any(_trained(one, winner, "scratch") for one in finetuned):
-        rows.append(Row("winner, from scratch", (winner,), rated=False))
+        rows.append(Row("winner, from scratch", (winner,), rated=False, init="scratch"))
     rows += [_row_of_baseline(names, search, winner.architecture) for names in _alike(search)]
-    if average_random and len(result.random) > 1:
+    if len(result.random) > 1:
         searched = winner.architecture == result.winner.architecture
         name, ahead = f"mean of {len(result.random)} random", result.ahead.get("random")
         ahead = ahead if searched else None
@@ -261,10 +266,25 @@ def _row_of_baseline(names: Sequence[str], search: SearchManifest, winner: Archi
 
 def _of_row(row: Row, finetuned: Sequence[FinetuneManifest]) -> tuple[FinetuneManifest, ...]:
     """Return the fine-tunings of the networks of a row."""
-    init = "inherit" if row.rated else "scratch"
     return tuple(
-        one for network in row.networks for one in finetuned if _trained(one, network, init)
+        one for network in row.networks for one in finetuned if _trained(one, network, row.init)
     )
+
+
+def is_kept(name: str) -> bool:
+    """Say whether a fine-tuning is of the network that another run has found, by its name."""
+    return name.split("-")[0] == KEPT
+
+
+def _kept(finetuned: Sequence[FinetuneManifest]) -> list[Row]:
+    """Return the row of the network that another run has found; it has no rating here."""
+    inherited = tuple(one for one in finetuned if one.init == "inherit")
+    if not inherited:
+        return []
+    costs = {"params": inherited[0].params, "macs": inherited[0].macs}
+    unrated = Score(0.0, None, 0)  # not shown: its rating is of other images
+    network = Evaluated(inherited[0].architecture, unrated, costs)
+    return [Row(KEPT_ROW, (network,), inherited, rated=False)]
 
 
 def _trained(one: FinetuneManifest, network: Evaluated, init: str) -> bool:

@@ -30,7 +30,7 @@ from masktas.stages.common.load import (
     units_for,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.common.tasks import supernet_task
+from masktas.stages.common.tasks import supernet_task, with_mask_ratio
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
@@ -45,7 +45,8 @@ def check(settings: SupernetSettings, space: SearchSpace) -> None:
     """
     settings.check(space)
     require_decoder_dim(settings.decoder_dim)
-    num_visible_checked(units_of(space.image_size, space.unit).total, settings.mask_ratio, least=1)
+    total = units_of(space.image_size, space.unit).total
+    num_visible_checked(total, settings.ratio_for(total), least=1)
 
 
 def supernet(
@@ -94,6 +95,8 @@ def supernet(
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
     inputs = _open(context, images, settings, space, teacher)
+    started = None if overwrite else context.run.supernet
+    settings = with_mask_ratio(settings, inputs.units.total, started, context.console)
     candidates, _, models = costed(
         context.run,
         settings.check(space),
@@ -147,7 +150,7 @@ def _open(
     images.source()
     require_same_images(context.run, space)
     units = units_for(context.run, space)
-    num_visible_checked(units.total, settings.mask_ratio, least=1)
+    num_visible_checked(units.total, settings.ratio_for(units.total), least=1)
     store = context.open_images(images, allowed=("supernet", "validation"))
     seen = student_input(space, units, store)
     teacher = load_teacher(context.run, seen, context.runtime.device, ask)
@@ -166,7 +169,8 @@ def _train(
     shared, task = supernet_task(
         settings, space, inputs.units, inputs.teacher, inputs.batches, context.setup, candidates
     )
-    visible = num_visible(inputs.units.total, settings.mask_ratio)
+    total = inputs.units.total
+    visible = num_visible(total, settings.ratio_for(total))
     held_out = context.batches(inputs.store, "validation")
     probes = _probes(context, settings, shared, inputs.teacher, held_out, visible)
     watched = probe_epochs(settings.epochs, settings.probes)

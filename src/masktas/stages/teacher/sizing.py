@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
-from masktas.data.decode.image import Content, dimensions
+from masktas.data.decode.image import Content, dimensions, is_grey
 from masktas.data.sources import Source
 from masktas.errors import DataError, MasktasError
 from masktas.formats import format_size
@@ -17,6 +19,7 @@ SAMPLED = 32  # images of a shard whose sizes are read
 SAMPLED_BYTES = 64 << 20  # of a shard, after which no more are read: files come whole
 PATCHES = (16, 8, 4)  # sides to choose from, in pixels
 LEAST_PATCHES = 49  # of an image: 28 pixels in patches of 4, as the space demo has
+SMALLER = 2  # images that are enlarged by more than this factor are worth a warning
 SMALL = 112  # shorter sides up to this get the widths of the space micro
 
 
@@ -25,29 +28,42 @@ def open_given(data: Data, settings: DataSettings | None, *, download: bool) -> 
     return ImageInput.of(data, settings or DataSettings()).source(download=download)
 
 
-def sampled_sizes(source: Source) -> list[tuple[int, int]]:
-    """Return (height, width) of some images, read from their headers; unreadable ones are skipped.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the headers of some images say.
+
+    Attributes:
+        sizes: (height, width) of each.
+        grey: whether each has one channel only.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    grey: bool = False
+
+
+def sample(source: Source) -> Sample:
+    """Read the headers of some images; unreadable ones are skipped.
 
     They are the first ones of the first and of the last shard.
     """
-    sizes = []
+    found: list[tuple[tuple[int, int], bool]] = []
     for shard in sorted({0, source.num_shards - 1}):
         num_bytes = 0
         try:
             for item in itertools.islice(source.stream(shard), SAMPLED):
-                sizes += _dimensions(item.content)
+                found += _header(item.content)
                 num_bytes += item.num_bytes
                 if num_bytes > SAMPLED_BYTES:
                     break
         except MasktasError:  # opening the store reports it
             continue
-    return sizes
+    return Sample(tuple(size for size, _ in found), all(grey for _, grey in found))
 
 
-def _dimensions(content: Content | None) -> list[tuple[int, int]]:
-    """Return (height, width) of an image, none if it cannot be read."""
+def _header(content: Content | None) -> list[tuple[tuple[int, int], bool]]:
+    """Return the size of an image, and whether it is grey; none if it cannot be read."""
     try:
-        return [] if content is None else [dimensions(content)]
+        return [] if content is None else [(dimensions(content), is_grey(content))]
     except DataError:  # decoding counts it
         return []
 
@@ -80,26 +96,31 @@ def sized(
     settings: TeacherSettings,
     data_settings: DataSettings | None,
     space: SearchSpace | None,
-    sizes: list[tuple[int, int]],
+    headers: Sample,
 ) -> tuple[TeacherSettings, ImageInput, str]:
     """Return the settings of a teacher and its images, with what the user has not set filled in.
 
     Size, channels and the teacher's shape follow from the space. Without one they follow from the
     size that is set, or from the images if all are alike and smaller than those of the default
-    space; else from the default space.
+    space; else from the default space. Channels that neither the space nor the user sets follow
+    from the images where the size does, or is another one than that of the default space: 1 if
+    all are grey, else 3.
 
     Args:
         data: where the images are.
         settings: of the teacher.
         data_settings: image size and channels, as far as they are set.
         space: of the students; None if it is not known yet.
-        sizes: of some images, see `sampled_sizes`.
+        headers: of some images, see `sample`.
 
     Returns:
         Both, and a word on what the sizes are taken from.
     """
     given = data_settings or DataSettings()
-    channels = given.in_channels or 3
+    sizes, channels = (
+        headers.sizes,
+        given.in_channels or (1 if headers.grey and headers.sizes else 3),
+    )
     default = SearchSpace.load(SupernetSettings().space)
     alike = len(set(sizes)) == 1 and min(sizes[0]) < min(default.image_size)
     alike = alike and not any(side % patch_for(sizes[0], settings) for side in sizes[0])
@@ -108,6 +129,8 @@ def sized(
     elif given.image_size is not None:
         source = f"--image-size {given.image_size}"
         size = ImageInput.of(data, given).image_size
+        if size == default.image_size:
+            channels = given.in_channels or default.in_channels
         space = space_for(size, channels, patch_for(size, settings))
     elif alike and settings.init is None:
         source = "the images"
@@ -117,3 +140,11 @@ def sized(
     shape = {"image_size": format_size(space.image_size), "in_channels": space.in_channels}
     images = ImageInput.of(data, resolve(DataSettings, shape, given))
     return teacher_for(space, settings), images, source
+
+
+def mostly_enlarged(
+    image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Return the size of an image if most are enlarged by more than a factor of 2, else None."""
+    small = [one for one in sizes if SMALLER * min(one) < min(image_size)]
+    return small[0] if 2 * len(small) > len(sizes) else None

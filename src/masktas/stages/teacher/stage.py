@@ -19,12 +19,11 @@ from masktas.stages.common.load import DECODER
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
-from masktas.stages.teacher.sizing import open_given, sampled_sizes, sized
+from masktas.stages.teacher.sizing import mostly_enlarged, open_given, sample, sized
 from masktas.train import checkpoint
 from masktas.train.networks import save_network
 
 FEW_IMAGES = 20_000
-SMALLER = 2  # images smaller than the training size by more than this factor are worth a warning
 LONG_EPOCHS = 400  # as in the preset small-data
 
 
@@ -112,11 +111,11 @@ def teacher(
     )
     given = settings or TeacherSettings()
     source = open_given(data, data_settings, download=context.settings.download)
-    sizes = sampled_sizes(source)
-    filled, images, origin = sized(data, given, data_settings, space, sizes)
+    headers = sample(source)
+    filled, images, origin = sized(data, given, data_settings, space, headers)
     checked = check(filled, images.image_size, images.in_channels)
     context.console.say(_about(checked, origin))
-    _warn_of_small(context, images.image_size, sizes)
+    _warn_of_small(context, images.image_size, headers.sizes)
     store = context.open_images(images, allowed=("supernet",))
     batches = context.batches(store, "supernet", settings=checked.settings)
     with context.stage(
@@ -153,24 +152,25 @@ def _about(checked: CheckedTeacher, origin: str) -> str:
     """Return a line: what the teacher sees, its shape, and what they are taken from."""
     shape = checked.shape
     height, width = shape.image_size
+    channels = "1 channel" if shape.in_channels == 1 else f"{shape.in_channels} channels"
     return (
-        f"Teacher: {height} x {width} pixels of {shape.in_channels} channels in patches of "
+        f"Teacher: {height} x {width} pixels of {channels} in patches of "
         f"{shape.patch_size}, {shape.embed_dim} wide, {shape.depth} blocks (from {origin}, where "
         "not set)."
     )
 
 
 def _warn_of_small(
-    context: Context, image_size: tuple[int, int], sizes: list[tuple[int, int]]
+    context: Context, image_size: tuple[int, int], sizes: tuple[tuple[int, int], ...]
 ) -> None:
     """Warn, before images are decoded, if most are enlarged by more than a factor of 2."""
-    small = [one for one in sizes if SMALLER * min(one) < min(image_size)]
-    if 2 * len(small) > len(sizes):
-        height, width = small[0]
+    size = mostly_enlarged(image_size, sizes)
+    if size is not None:
+        height, width = size
         context.console.warn(
             f"Images of {height} x {width} pixels are enlarged to {image_size[0]} x "
             f"{image_size[1]}, which costs time and adds nothing: train at their own size, with "
-            f"--image-size {format_size(small[0])} and a space for it."
+            f"--image-size {format_size(size)} and a space for it."
         )
 
 

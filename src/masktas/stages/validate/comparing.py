@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from masktas.artifacts import write_json
 from masktas.config import ValidateSettings
 from masktas.console import Console
+from masktas.errors import ConfigError
 from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
 from masktas.space import Architecture, format_amount, macs, params
@@ -244,7 +245,10 @@ def _compared(
     for table in tables:
         table.show(context.console)
     _warn_few_resamples(context, agreements, settings.bootstrap)
-    findings.write_scatter(folder, data.usual, accuracy, data.params, usual)
+    try:
+        findings.write_scatter(folder, data.usual, accuracy, data.params, usual)
+    except ConfigError as error:
+        context.console.warn(f"{error} The validation writes no scatter.svg and scatter.png.")
     verdict = findings.verdict(
         agreements, lead=settings.rating, num_networks=len(data.networks), variants=list(variants)
     )

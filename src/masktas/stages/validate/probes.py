@@ -193,7 +193,7 @@ Classify = Callable[[Floats, Numbers, Floats], Numbers]
 
 def sklearn(part: str) -> ModuleType:
     """Import a part of scikit-learn; a ConfigError says how to install it."""
-    return require_extra(f"sklearn.{part}", "validate", "A probe with labels")
+    return require_extra(f"sklearn.{part}", "validate", "A classifier of frozen features")
 
 
 def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:

@@ -111,7 +111,7 @@ def rating_passes(
     more = None
     if settings.variants:
         more = variants.similarities(settings, class_token=teacher.has_class_token)
-    names: Sequence[str] = MASKED if settings.mask_ratio else UNMASKED
+    names: Sequence[str] = MASKED if settings.mask_ratio != 0 else UNMASKED
     passes = [(evaluator(settings, names, more), "")]
     # a search split with fewer images than asked for is reported once
     num_images = passes[0][0].batches.num_images
@@ -120,7 +120,7 @@ def rating_passes(
         passes.append((evaluator(settings, LABELLED, labels=labels), ""))
     if settings.variants:
         for suffix, changed in variants.other_masks(settings, supernet.units.total).items():
-            names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio else 1]
+            names = ("consistency", "reconstruction")[: 2 if changed.mask_ratio != 0 else 1]
             passes.append((evaluator(changed, names), f" {suffix}"))
     return passes
 

@@ -37,11 +37,12 @@ from masktas.stages.common.load import (
     load_teacher,
     student_input,
     teacher_file,
+    units_for,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.tasks import with_mask_ratio
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
-from masktas.stages.validate.findings import matplotlib
 from masktas.stages.validate.finetune_probe import FinetuneProbe
 from masktas.stages.validate.labelled_images import LabelledImages
 from masktas.stages.validate.networks import banded, stratified, within
@@ -110,7 +111,7 @@ def validate(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or ValidateSettings()
-    images = context.images_recorded(context.run.supernet, data, data_settings)
+    images = context.images_recorded(context.run.division, data, data_settings)
     trained = SearchSpace.load(context.run.supernet.folder / SPACE)
     images.require_fit(trained.largest, f"space {trained.name}")
     candidates, _, models = costed(
@@ -125,6 +126,10 @@ def validate(
     recipe = _recipe(context, settings, finetune_settings)
     networks, in_band, center = _networks(context, settings, candidates)
     folder = context.run.validated(name)
+    units = units_for(context.run, trained)
+    settings = with_mask_ratio(
+        settings, units.total, None if overwrite else folder, context.console
+    )
     opened = _open(context, settings, recipe, in_band, images, teacher, folder.folder)
     claim = {
         "center": center,
@@ -247,9 +252,8 @@ def _open(
     space = in_band.space
     supernet = load_supernet(context.run, space)
     labels, classes = _labels(images.source())
-    if labels:
+    if labels and recipe is None:
         sklearn("linear_model")  # a missing package is reported before anything is rated
-        matplotlib("figure")
     splits = ("supernet", "search", settings.split) if labels else ("search",)
     store = context.open_images(images, allowed=splits)
     seen = student_input(space, supernet.units, store)

@@ -59,10 +59,11 @@ def other_masks(settings: S, total: int) -> dict[str, S]:
         settings: the usual ones.
         total: number of units of an image.
     """
+    usual = settings.ratio_for(total)
     changes: dict[str, dict[str, float]] = {
-        f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in RATIOS if ratio != settings.mask_ratio
+        f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in RATIOS if ratio != usual
     }
-    if settings.mask_ratio > 0 and settings.num_masks != NUM_MASKS:  # unmasked, all masks are equal
+    if usual > 0 and settings.num_masks != NUM_MASKS:  # unmasked, all masks are equal
         changes[f"{NUM_MASKS} masks"] = {"num_masks": NUM_MASKS}
     if "mask 0" in changes:
         changes["mask 0"]["num_masks"] = 1

@@ -1,0 +1,261 @@
+"""The stages after the supernet, for `run` and `transfer`: search, refine and finetune."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masktas.artifacts import ARCHITECTURE, Run, Stage
+from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings
+from masktas.console import Console
+from masktas.errors import ConfigError, LabelError
+from masktas.formats import format_seconds
+from masktas.nn.teachers.function import Ask
+from masktas.stages.common import manifest as manifests
+from masktas.stages.finetune import finetune
+from masktas.stages.refine.stage import refine as refine_stage
+from masktas.stages.report.stage import report_packages
+from masktas.stages.search.stage import search as search_stage
+from masktas.stages.search.table import ResultTable, genes, is_kept
+from masktas.stopping import Stopping
+
+BASELINES = ("scratch", "house", "uniform", "best-uniform", "random")  # kinds to fine-tune
+Made = dict[str, Any]  # the manifests of stages by name, such as search and finetune/main
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network to fine-tune: its name, its architecture.json, and how."""
+
+    name: str
+    architecture: Path
+    settings: FinetuneSettings
+
+
+class Downstream:
+    """The stages after the supernet, each with its part of the settings and the time that remains.
+
+    Args:
+        images: a Python data set; None if the images are those that the run has recorded.
+        out: the run folder.
+        settings: of every stage.
+        console: where progress is shown.
+        refine: whether the best networks are refined; otherwise the search's winner is fine-tuned.
+        baselines, finetune_seeds: see `masktas.stages.run.run`.
+        overwrite: start every stage afresh.
+        accept_changed_images: see `masktas.stages.run.run`.
+        teacher: a function as the teacher.
+        more: networks that are fine-tuned with the baselines.
+    """
+
+    def __init__(
+        self,
+        images: object,
+        out: Path,
+        settings: AllSettings,
+        console: Console,
+        *,
+        refine: bool,
+        baselines: bool | Collection[str],
+        finetune_seeds: int,
+        overwrite: bool,
+        accept_changed_images: bool,
+        teacher: Ask | None,
+        more: Sequence[Network] = (),
+    ) -> None:
+        self._images, self._out, self._settings, self._console = images, out, settings, console
+        self._refines, self._baselines = refine, _wanted(baselines)
+        self._finetune_seeds, self._overwrite, self._ask = finetune_seeds, overwrite, teacher
+        self._accept_changed_images, self._more = accept_changed_images, more
+        self._run = Run(out)
+        self._stopping = Stopping(settings.runtime.max_time)
+
+    def stages(self) -> list[tuple[str, str, Callable[[], Made]]]:
+        """List the stages: name, what it is about, and a function that makes it."""
+        rounds = len(self._settings.refine.epochs)
+        refine = ("refine", f": the best networks by themselves, {rounds} rounds", self._refine)
+        return [
+            ("search", f": {flags(self._settings.search.limits)}", self._search),
+            *([refine] if self._refines else []),
+            ("finetune", "", self._finetune),
+        ]
+
+    def runtime(self, before: str) -> RuntimeSettings:
+        """Return the runtime settings of a stage, with the time that remains.
+
+        Raises:
+            Stopped: if a stop was requested, or the time is over.
+        """
+        left = self._stopping.seconds_left
+        if self._stopping.asked():
+            raise self._stopping.error(f"Stopped before the {before}")
+        most = None if left is None else f"{max(left, 0.001):.3f}s"
+        return self._settings.runtime.model_copy(update={"max_time": most})
+
+    def _search(self) -> Made:
+        manifest = search_stage(
+            self._images,
+            out=self._out,
+            settings=self._settings.search,
+            runtime=self.runtime("search"),
+            console=self._console,
+            overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
+            teacher=self._ask,
+        )
+        return {"search": manifest}
+
+    def _refine(self) -> Made:
+        more = {"baselines": True} if self._baselines else {}
+        manifest = refine_stage(
+            self._images,
+            out=self._out,
+            settings=self._settings.refine.model_copy(update=more),
+            runtime=self.runtime("refinement"),
+            console=self._console,
+            overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
+            teacher=self._ask,
+        )
+        return {"refine": manifest}
+
+    def _finetune(self) -> Made:
+        """Fine-tune the winner and, if wanted, its baselines; nothing where there are no labels."""
+        found = self._run.refine() if self._refines else self._run.search()
+        networks = [Network("main", found.folder / ARCHITECTURE, self._settings.finetune)]
+        if self._baselines:
+            networks += _baselines(found, self._settings.finetune, self._baselines)
+            networks += self._more
+        try:
+            return self.finetune(networks)
+        except LabelError as error:
+            self._console.warn(
+                f"{error} Fine-tuning is left out; the network that was found is in {found.folder}."
+            )
+            return {}
+
+    def finetune(self, networks: Sequence[Network]) -> Made:
+        """Fine-tune networks, each with as many seeds as wanted.
+
+        Raises:
+            LabelError: if the images have no labels.
+        """
+        made: Made = {}
+        for one, number in itertools.product(networks, range(self._finetune_seeds)):
+            runtime = self.runtime("fine-tuning")
+            seed = runtime.seed + number
+            name = f"{one.name}-seed-{seed}" if number else one.name
+            self._console.say(f"finetune/{name}")
+            made[f"finetune/{name}"] = finetune(
+                self._images,
+                out=self._out,
+                name=name,
+                architecture=one.architecture,
+                settings=one.settings,
+                runtime=runtime.model_copy(update={"seed": seed}),
+                console=self._console,
+                overwrite=self._overwrite,
+                accept_changed_images=self._accept_changed_images,
+            )
+        return made
+
+
+def make_in_turn(stages: Sequence[tuple[str, str, Callable[[], Made]]], console: Console) -> Made:
+    """Make every stage that is not finished, with a line before each; return the manifests."""
+    made: Made = {}
+    for number, (name, about, make) in enumerate(stages, start=1):
+        console.say(f"{number}/{len(stages)} {name}{about}")
+        made |= make()
+    return made
+
+
+def scratch_of(folder: Path, settings: FinetuneSettings, name: str = "scratch") -> Network:
+    """Return the network of a folder, to be trained from random weights."""
+    return Network(name, folder / ARCHITECTURE, settings.model_copy(update={"init": "scratch"}))
+
+
+def _wanted(baselines: bool | Collection[str]) -> Collection[str]:
+    """Return the kinds of baselines to fine-tune.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
+    if isinstance(baselines, bool):
+        return BASELINES if baselines else ()
+    for name in baselines:
+        if name not in BASELINES:
+            raise ConfigError(f"{name!r} is no baseline: choose from {', '.join(BASELINES)}.")
+    return baselines
+
+
+def _baselines(found: Stage, settings: FinetuneSettings, names: Collection[str]) -> list[Network]:
+    """List the baselines to fine-tune, each network once.
+
+    Of those in `names`; `random` are all random ones.
+    """
+    folder = found.folder
+    networks = [scratch_of(folder, settings)] if "scratch" in names else []
+    if found.name == "refine":
+        refined = manifests.RefineManifest.read(found)
+        winner = refined.winner.network
+        others = {name: one.network for name, one in refined.baselines.items()}
+    else:
+        result = manifests.SearchManifest.read(found).result
+        winner = result.winner
+        others = result.baselines
+    known = {genes(winner.architecture)}
+    for name, one in others.items():
+        kind = name.rstrip("-0123456789")  # random-1: random
+        if kind in names and genes(one.architecture) not in known:
+            known.add(genes(one.architecture))
+            path = f"{name}/{ARCHITECTURE}" if found.name == "refine" else f"{name}.json"
+            networks.append(Network(name, folder / path, settings))
+    return networks
+
+
+def can_report(console: Console, out: Path) -> bool:
+    """Return whether the report can be written; warn if packages are missing."""
+    try:
+        report_packages()
+    except ConfigError as error:
+        console.warn(f"{error} The run writes no report; later, `masktas report {out}` does.")
+        return False
+    return True
+
+
+def flags(limits: dict[str, str]) -> str:
+    """Write limits as the flags that set them."""
+    texts = [f"--{name.replace('_', '-')} {text}" for name, text in limits.items()]
+    return " ".join(texts) or "no limit"
+
+
+def summarize(made: Made, console: Console) -> None:
+    """Print the closing table, the winner beside its baselines, and the time of every stage.
+
+    Args:
+        made: the manifests of the run by name, see `run`.
+        console: where the table is printed.
+    """
+    tuned = {
+        name.partition("/")[2]: manifests.FinetuneManifest.of(one)
+        for name, one in made.items()
+        if "/" in name
+    }
+    own = [one for name, one in tuned.items() if not is_kept(name)]
+    kept = [one for name, one in tuned.items() if is_kept(name)]
+    search = manifests.SearchManifest.of(made["search"])
+    refined = manifests.RefineManifest.of(made["refine"]) if "refine" in made else None
+    table = ResultTable.of(search, own, kept=kept, refined=refined)
+    table.print(console)
+    say_times(made, console)
+
+
+def say_times(made: Made, console: Console) -> None:
+    """Print the time of every stage."""
+    costs = {name: manifests.StageManifest.of(one).cost.seconds for name, one in made.items()}
+    times = [f"{name} {format_seconds(cost)}" for name, cost in costs.items() if "/" not in name]
+    tuned = sum(cost for name, cost in costs.items() if "/" in name)
+    console.say(f"Time: {', '.join([*times, f'finetune {format_seconds(tuned)}'])}")

@@ -1,0 +1,1 @@
+"""Search and fine-tuning on other images, with the supernet of a finished run."""
