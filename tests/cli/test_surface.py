@@ -17,7 +17,8 @@ from masktas.cli.brief import HELP_ALL, SHOWN
 MACHINE = {
     "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
     "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard", "--track",
-    "--cache", "--no-cache", "--cache-size", "--cache-dir", "--strict", "--no-strict", "--download", "--no-download",
+    "--cache", "--no-cache", "--cache-size", "--cache-dir", "--strict", "--no-strict",
+    "--download", "--no-download",
 }  # fmt: skip
 IMAGES = {
     "--image-size", "--in-channels", "--limit", "--white", "--mean", "--std", "--root",

@@ -24,7 +24,7 @@ def test_a_stage_is_one_tracked_run_through_a_stop(
     service = install(monkeypatch, "wandb")
     command = ("teacher", world.images, "--out", tmp_path / "photos", "--config", world.recipe)
     command = (*command, *SHAPE, "--epochs", 2, "--no-tensorboard")
-    code, _, _ = masktas(*command, "--track", "wandb", "--max-time", "1ms")
+    code, _, _ = masktas(*command, "--track", "wandb", "--max-time", "0.001s")
     assert code == 75
     code, _, said = masktas(*command, "--track", "wandb")
     assert code == 0, said
