@@ -36,7 +36,9 @@ def require_tracker(name: str) -> None:
 
 
 class Backend(Protocol):
-    """One run in a tracker."""
+    """One run in a tracker; `run` is its identifier there."""
+
+    run: str
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Add the numbers of a step."""
@@ -117,10 +119,9 @@ class Tracking:
         before = read_json(path) if path.exists() else {}
         if before.get("tracker") != self._tracker:
             before = {}
-        backend = {"wandb": WandbRun, "mlflow": MlflowRun}[self._tracker]
-        self._backend = opened = backend(
-            before.get("run"), self._name, flat(self._config), self._folder
-        )
+        begin: type[WandbRun | MlflowRun] = WandbRun if self._tracker == "wandb" else MlflowRun
+        opened = begin(before.get("run"), self._name, flat(self._config), self._folder)
+        self._backend = opened
         self._record = {"tracker": self._tracker, "run": opened.run, "step": before.get("step", -1)}
         write_json(path, self._record)
 
