@@ -47,6 +47,23 @@ def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
     assert "<li>Winner level with largest uniform: 90.0 against 80.0 % top-1" in page
 
 
+def test_captions_say_what_to_see(run: Path) -> None:
+    lines = [
+        {"step": step, "epoch": step / 1, "loss": 3.0 - step, "validation_top1": share}
+        for step, share in ((1, 0.25), (2, 0.75), (3, 0.5))
+    ]
+    log = run / "finetune/main/metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report(run).read_text()
+    for words in (
+        "rated -2.0000 with 73.8K parameters: above 5 of the 6 networks",
+        "The best rating rose from -2.0000 to -2.0000, which was reached after 1 of 6 networks.",
+        "Loss goes from 2 to 0; validation top1 is highest at epoch 2: 75.0%.",
+    ):
+        assert words in page, words
+    assert page.count("<figcaption>") == page.count("<svg")
+
+
 def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
     path = run / "search/main/manifest.json"
     content = json.loads(path.read_text())
