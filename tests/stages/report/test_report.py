@@ -56,8 +56,9 @@ def test_captions_say_what_to_see(run: Path) -> None:
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = report(run).read_text()
     for words in (
-        "rated -2.0000 with 73.8K parameters: above 5 of the 6 networks",
+        "rated -2.0000 with 51.4K parameters: above 5 of the 6 networks",
         "The best rating rose from -2.0000 to -2.0000, which was reached after 1 of 6 networks.",
+        "Pixel loss is 0.9.",
         "Loss goes from 2 to 0; validation top1 is highest at epoch 2: 75.0%.",
     ):
         assert words in page, words

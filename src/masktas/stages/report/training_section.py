@@ -88,6 +88,8 @@ def _course(lines: list[dict[str, Any]]) -> str:
         if charts.is_share(name):
             best, epoch = max(points, key=lambda point: point[0])
             sentences.append(f"{what} is highest at epoch {epoch:.3g}: {best:.1%}")
+        elif len(points) < 2:
+            sentences.append(f"{what} is {points[0][0]:.4g}")
         else:
             sentences.append(f"{what} goes from {points[0][0]:.4g} to {points[-1][0]:.4g}")
     return f"{'; '.join(sentences)}.".capitalize() if sentences else "Nothing was logged."
