@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from masktas.space import SearchSpace, macs, params
@@ -83,3 +86,16 @@ def finetune_content(network: dict[str, Any], top1: float, init: str = "inherit"
         "params": 1,
         "macs": 1,
     }
+
+
+def write_stage(
+    folder: Path, content: dict[str, Any], log: Sequence[dict[str, Any]] | None = None
+) -> None:
+    """Write the manifest of a finished stage over the common one, and its metrics if any."""
+    folder.mkdir(parents=True)
+    common = common_content()
+    merged = common | content
+    merged["settings"] = common["settings"] | content.get("settings", {})
+    (folder / "manifest.json").write_text(json.dumps(merged))
+    if log is not None:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

@@ -16,8 +16,9 @@ from masktas.cli.brief import HELP_ALL, SHOWN
 
 MACHINE = {
     "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
-    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard", "--cache", "--no-cache",
-    "--cache-size", "--cache-dir", "--strict", "--no-strict", "--download", "--no-download",
+    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard", "--track",
+    "--cache", "--no-cache", "--cache-size", "--cache-dir", "--strict", "--no-strict",
+    "--download", "--no-download",
 }  # fmt: skip
 IMAGES = {
     "--image-size", "--in-channels", "--limit", "--white", "--mean", "--std", "--root",

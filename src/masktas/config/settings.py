@@ -105,6 +105,11 @@ class RuntimeSettings(Settings):
         description="Compute activations again instead of keeping them: less memory, more time.",
     )
     tensorboard: bool = Field(True, description="Write the metrics for TensorBoard as well.")
+    track: Literal["none", "wandb", "mlflow"] = Field(
+        "none",
+        description="Send settings, metrics and results of trainings to Weights & Biases or "
+        "MLflow as well.",
+    )
     cache: bool = Field(
         True, description="Keep decoded images; otherwise every epoch decodes them again."
     )

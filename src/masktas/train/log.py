@@ -20,6 +20,7 @@ from torch import Tensor
 from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
 from masktas.errors import ConfigError
 from masktas.train.ranks import Ranks
+from masktas.train.tracking import Tracking
 
 TENSORBOARD = "tensorboard"
 
@@ -56,14 +57,20 @@ class Ledger:
 
 
 class Metrics:
-    """`metrics.jsonl`, and TensorBoard beside it if wanted."""
+    """`metrics.jsonl`, and beside it TensorBoard and a tracker if wanted."""
 
     def __init__(
-        self, folder: Path, *, tensorboard: bool, warn: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        tracking: Tracking | None = None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._path = folder / METRICS
         self._events = folder / TENSORBOARD if tensorboard else None
         self._writer: Any = None
+        self._tracking = tracking
         self._warn = warn
 
     def cut(self, step: int) -> None:
@@ -76,6 +83,8 @@ class Metrics:
 
             with self._spared():
                 self._writer = Events(self._events, purge_step=step + 1)
+        if self._tracking:
+            self._tracking.start(kept)
 
     def write(self, line: dict[str, float], speed: dict[str, float]) -> None:
         """Append a line of `step`, `epoch` and numbers; `speed` goes to TensorBoard only."""
@@ -85,6 +94,8 @@ class Metrics:
                 for name, value in {**line, **speed}.items():
                     if name != "step":
                         self._writer.add_scalar(name, value, int(line["step"]))
+        if self._tracking:
+            self._tracking.log(line)
 
     @contextmanager
     def _spared(self) -> Iterator[None]:

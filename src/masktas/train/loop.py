@@ -24,6 +24,7 @@ from masktas.train.ranks import Ranks, lost_rank_errors
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import Task
+from masktas.train.tracking import Tracking
 
 RECOVERIES = 3
 WINDOW = "log.losses"
@@ -81,6 +82,7 @@ class Environment:
         stopping: when to stop before the end.
         console: shows the progress bar.
         ledger: records the seconds.
+        tracking: the run in an experiment tracker, if the first process has one.
     """
 
     runtime: Runtime
@@ -88,6 +90,7 @@ class Environment:
     stopping: Stopping
     console: Console
     ledger: Ledger
+    tracking: Tracking | None = None
 
 
 class Training:
@@ -114,7 +117,10 @@ class Training:
         self.after_epoch = after_epoch
         self.state = TrainingState(task.module, task.optimizer)
         self.metrics = Metrics(
-            folder, tensorboard=config.tensorboard, warn=environment.console.warn
+            folder,
+            tensorboard=config.tensorboard,
+            tracking=environment.tracking,
+            warn=environment.console.warn,
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", environment.console.warn)
         self.losses = LossBuffer()

@@ -11,21 +11,11 @@ from typing import Any
 
 import pytest
 
-from manifests import common_content, finetune_content, rated_networks, search_content
+from manifests import finetune_content, rated_networks, search_content, write_stage
 from masktas.cli.show import show
 from masktas.errors import ArtifactError
 from masktas.stages.common import charts
 from masktas.stages.report.stage import report
-
-
-def write_stage(folder: Path, content: dict[str, Any], log: list[dict[str, Any]] | None) -> None:
-    folder.mkdir(parents=True)
-    common = common_content()
-    merged = common | content
-    merged["settings"] = common["settings"] | content.get("settings", {})
-    (folder / "manifest.json").write_text(json.dumps(merged))
-    if log is not None:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
 @pytest.fixture
@@ -57,6 +47,24 @@ def test_report_puts_the_winner_beside_its_baselines(run: Path) -> None:
     assert "<li>Winner level with largest uniform: 90.0 against 80.0 % top-1" in page
 
 
+def test_captions_say_what_to_see(run: Path) -> None:
+    lines = [
+        {"step": step, "epoch": step / 1, "loss": 3.0 - step, "validation_top1": share}
+        for step, share in ((1, 0.25), (2, 0.75), (3, 0.5))
+    ]
+    log = run / "finetune/main/metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report(run).read_text()
+    for words in (
+        "rated -2.0000 with 51.4K parameters: above 5 of the 6 networks",
+        "The best rating rose from -2.0000 to -2.0000, which was reached after 1 of 6 networks.",
+        "Pixel loss is 0.9.",
+        "Loss goes from 2 to 0; validation top1 is highest at epoch 2: 75.0%.",
+    ):
+        assert words in page, words
+    assert page.count("<figcaption>") == page.count("<svg")
+
+
 def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
     path = run / "search/main/manifest.json"
     content = json.loads(path.read_text())
@@ -83,7 +91,7 @@ def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Pat
     page = report(run).read_text()
     for words in (
         "-2.0000 ± 0.0123", "4.75 ms", "4.5 ms", "at most 5 ms latency",
-        "<th>predicted latency</th>",
+        '<th scope="col">predicted latency</th>',
         "<td>largest uniform</td>", "+0.4000 ± 0.0321", "+0.2000 ± 0.0321",
         "2. best", "best of random search", "front.csv", "ask &lt;phone&gt;",
     ):  # fmt: skip
@@ -216,7 +224,7 @@ def write_validation(run: Path, name: str, *, probe: str | None) -> None:
 
 
 def test_report_shows_what_validations_found(run: Path) -> None:
-    words = "Do ratings rank networks as accuracy does?"
+    words = "<h2>Do ratings rank networks as accuracy does?"
     page = report(run).read_text()
     assert words not in page
     assert "<td>final test of fine-tuning</td>" in page
@@ -228,7 +236,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     assert "consistency ranks 30 networks &amp; more." in page
     assert page.count("Networks of this size differ by 2.1 points &amp; more.") == 1
     assert "30 &lt;band&gt; networks" in page
-    assert "<td>0.29\n[0.05, 0.51]</td>" in page
+    assert '<td data-value="0.29">0.29\n[0.05, 0.51]</td>' in page
     assert page.count(base64.b64encode(b"a picture").decode()) == 1
     assert "2,000 labelled images, measured on the test split" in page
     # which was read by one of them

@@ -45,11 +45,10 @@ def matplotlib(part: str = "") -> ModuleType:
 def losses(lines: list[dict[str, Any]]) -> str:
     """Draw every logged number against epochs; shares (accuracies) on an axis of their own."""
     figure, axes = _figure()
-    names = dict.fromkeys(key for line in lines for key in line)
-    curves = [name for name in names if name not in NO_LOSS and "/" not in name]
-    shares = [name for name in curves if name.endswith(("top1", "top5"))]
+    names = curves(lines)
+    shares = [name for name in names if is_share(name)]
     other = axes.twinx() if shares else axes
-    for color, name in zip(PALETTE * 3, curves, strict=False):
+    for color, name in zip(PALETTE * 3, names, strict=False):
         points = [(line["epoch"], line[name]) for line in lines if name in line]
         where = other if name in shares else axes
         where.plot(
@@ -69,6 +68,17 @@ def losses(lines: list[dict[str, Any]]) -> str:
     axes.set_ylabel("loss")
     _legend(figure)
     return _save(figure)
+
+
+def curves(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the logged numbers that `losses` draws."""
+    names = dict.fromkeys(key for line in lines for key in line)
+    return [name for name in names if name not in NO_LOSS and "/" not in name]
+
+
+def is_share(name: str) -> bool:
+    """Say whether a logged number is an accuracy, from 0 to 1."""
+    return name.endswith(("top1", "top5"))
 
 
 def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:

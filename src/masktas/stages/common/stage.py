@@ -41,6 +41,7 @@ from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task
+from masktas.train.tracking import Tracking, require_tracker
 
 
 class ClaimedStage:
@@ -65,6 +66,7 @@ class ClaimedStage:
         self.folder = stage.folder
         self.todo = todo
         self.ledger = Ledger(stage.folder, writes=todo and context.ranks.is_first)
+        self._tracking: Tracking | None = None  # of the last training
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest of a finished stage."""
@@ -100,11 +102,35 @@ class ClaimedStage:
             f"({context.ranks.size} {processes}, accumulate {loop.accumulate}); learning rate "
             f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, loop.batch_size):.3g}"
         )
+        folder = folder or self.folder
+        tracking = self._track(folder)
         environment = Environment(
-            context.runtime, context.ranks, context.stopping, context.console, self.ledger
+            context.runtime, context.ranks, context.stopping, context.console, self.ledger, tracking
         )
-        training = Training(task, loop, folder or self.folder, environment, after_epoch=after_epoch)
-        return training.run()
+        training = Training(task, loop, folder, environment, after_epoch=after_epoch)
+        try:
+            return training.run()
+        except BaseException:
+            if tracking:
+                tracking.finish(None, done=False)
+            raise
+
+    def _track(self, folder: Path) -> Tracking | None:
+        """End the tracked run of the training before, and return that of the next one."""
+        context = self._context
+        if context.settings.track == "none" or not context.ranks.is_first:
+            return None
+        if self._tracking:
+            self._tracking.finish(None, done=True)
+        run = context.run.folder
+        self._tracking = Tracking(
+            context.settings.track,
+            folder,
+            name=f"{run.resolve().name}/{folder.relative_to(run)}",
+            config=read_json(self.folder / SETTINGS),
+            warn=context.console.warn,
+        )
+        return self._tracking
 
     def finish(
         self, store: ImageStore, cost: dict[str, Any], write: Callable[[], dict[str, Any]]
@@ -127,6 +153,8 @@ class ClaimedStage:
                 content["earlier_images"] = started.earlier
             manifest = self._stage.finish(content, self._parents)
             _drop_checkpoints(self._stage, context.console)
+            if self._tracking:
+                self._tracking.finish(manifest, done=True)
             return manifest
 
         return context.ranks.first(finish)
@@ -173,6 +201,7 @@ class Context:
         _require_folder(self.run.folder, "--out")
         if self.settings.cache_dir:
             _require_folder(Path(self.settings.cache_dir), "--cache-dir")
+        require_tracker(self.settings.track)
         self.ranks = Ranks.join()
         self.runtime = Runtime.choose(
             self.settings.device, self.settings.precision, recompute=self.settings.recompute

@@ -1,22 +1,20 @@
-"""The section of the report about one search: its table and its charts."""
+"""The sections of the report about a search: its result, the winner's blocks, the search itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from masktas.artifacts import HISTORY, Stage, read_lines
-from masktas.errors import require_extra
-from masktas.space import Architecture
+from masktas.artifacts import HISTORY, Run, Stage, read_lines
+from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
-from masktas.stages.refine.table import HEADER, cells
-from masktas.stages.search.table import ResultTable
+from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
+from masktas.stages.report.refine_section import refinement_section
+from masktas.stages.search.table import ResultTable, is_kept
 from masktas.strategies import Evaluated
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 RATINGS = {
     "consistency": "the label-free agreement with the teacher (equations 13 to 16)",
@@ -28,101 +26,202 @@ RATINGS = {
     "params": "the number of parameters, nothing else",
     "macs": "the number of multiply-accumulates, nothing else",
 }
+BASELINES = (
+    "“Winner ahead by” is the difference of two ratings, computed image by image. “Largest "
+    "uniform” is the largest network within the budget whose blocks are all alike; “best uniform” "
+    "is the best of these by the rating, and “house shape” is what is usual without a search: "
+    "finest patches, MLP ratio 4, as many heads as the width holds, a common depth, and the "
+    "largest width within the budget. Random networks are drawn from the candidates, and as many "
+    "as the search has rated for the best of random search. A winner that is not clearly ahead of "
+    "these baselines has not been shown to be better."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RefinementSection:
-    """What the template shows of the refinement of a search.
-
-    Attributes:
-        manifest: of the refinement.
-        header, cells: table of the networks of the last round.
-        losses: chart of the held-out losses by round.
-    """
-
-    manifest: RefineManifest
-    header: tuple[str, ...]
-    cells: list[list[str]]
-    losses: Markup
-
-    @classmethod
-    def of(cls, manifest: RefineManifest) -> RefinementSection:
-        """Build the section of a finished refinement."""
-        return cls(manifest, HEADER, cells(manifest), svg(charts.rounds(manifest)))
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of networks in each round."""
-        return [len(one["members"]) for one in self.manifest.rounds]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchSection:
-    """What the template shows of one search.
+class Found:
+    """A finished search and what came after it.
 
     Attributes:
         name: of the search.
-        manifest: of the search.
-        winner: of the refinement, or of the search if there is none.
-        refinement: None if the search was not refined.
+        search: its manifest.
+        refined: manifest of its refinement; None if it was not refined.
         table: the winner beside its baselines.
-        rating: what the rating is, in words.
-        target: what latency was measured on, in words; None without a latency model.
-        scatter, progress, blocks: charts.
-        front: chart of the front; None if the front is empty.
+        history: lines of the rated candidates.
     """
 
     name: str
-    manifest: SearchManifest
-    winner: Evaluated
-    refinement: RefinementSection | None
+    search: SearchManifest
+    refined: RefineManifest | None
     table: ResultTable
-    rating: str
-    target: str | None
-    scatter: Markup
-    progress: Markup
-    front: Markup | None
-    blocks: Markup
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, stage: Stage, run: Run) -> Found:
+        """Read a finished search of a run; its refinement may be unfinished."""
+        finetuned: dict[bool, list[FinetuneManifest]] = {True: [], False: []}
+        for one in run.named("finetune"):
+            finetuned[is_kept(one.folder.name)].append(FinetuneManifest.read(one))
+        refinement = run.refine(stage.folder.name)
+        search = SearchManifest.read(stage)
+        refined = RefineManifest.read(refinement) if refinement.finished else None
+        table = ResultTable.of(search, finetuned[False], kept=finetuned[True], refined=refined)
+        return cls(stage.folder.name, search, refined, table, read_lines(stage.folder / HISTORY))
 
     @property
-    def architecture(self) -> Architecture:
-        """The winner's."""
-        return self.winner.architecture
+    def winner(self) -> Evaluated:
+        """The winner of the refinement, or of the search if there is none."""
+        return self.search.result.winner if self.refined is None else self.refined.winner.network
 
 
-def search_section(
-    stage: Stage,
-    finetuned: Sequence[FinetuneManifest],
-    refinement: Stage,
-    kept: Sequence[FinetuneManifest] = (),
-) -> SearchSection:
-    """Build the section of a finished search.
+def search_sections(reported: Reported) -> Iterator[Section]:
+    """Yield the sections of every finished search, and of its refinement."""
+    run = reported.run
+    searches = run.named("search")
+    for stage in searches:
+        found = Found.of(stage, run)
+        of = f": {found.name}" if len(searches) > 1 else ""
+        yield _result(found, of)
+        yield _blocks(found, of)
+        yield _search(found, of)
+        if found.refined is not None:
+            yield refinement_section(found.refined, found.name, of)
 
-    Args:
-        stage: the search.
-        finetuned: the fine-tunings of its run.
-        refinement: of the search; it may be unfinished.
-        kept: fine-tunings of the network that another run has found.
-    """
-    manifest = SearchManifest.read(stage)
-    history = read_lines(stage.folder / HISTORY)
-    result = manifest.result
-    refined = RefineManifest.read(refinement) if refinement.finished else None
-    front = charts.front(result, manifest.objectives[0]) if result.front else None
-    return SearchSection(
-        name=stage.folder.name,
-        manifest=manifest,
-        winner=result.winner if refined is None else refined.winner.network,
-        table=ResultTable.of(manifest, finetuned, kept=kept, refined=refined),
-        refinement=None if refined is None else RefinementSection.of(refined),
-        rating=RATINGS[manifest.rating],
-        target=_target(manifest.latency_target),
-        scatter=svg(charts.candidates(history, manifest)),
-        progress=svg(charts.progress(history)),
-        front=None if front is None else svg(front),
-        blocks=svg(
-            charts.blocks((refined.winner.network if refined else result.winner).architecture)
-        ),
+
+def _result(found: Found, of: str) -> Section:
+    search, table = found.search, found.table
+    verdicts = table.verdicts()
+    latency = _target(search.latency_target)
+    notes = [
+        f"The rating is {RATINGS[search.rating]}; higher is better. All networks are rated on the "
+        "same held-out images and masks. ± is one standard error over the images, or one standard "
+        "deviation over the networks where several are averaged.",
+        BASELINES if len(table.rows) > 1 else "",
+        "Latency is the time of one inference, measured and as predicted by the latency model: "
+        f"{latency}."
+        if latency
+        else "",
+        "All fine-tuned networks follow the same recipe; their accuracies are measured once, on "
+        "the test split."
+        if table.has_accuracies
+        else "",
+    ]
+    return Section(
+        f"Result{of}",
+        [
+            Text(_lead(found), "lead"),
+            Table(table.header(), table.cells(), winner=True),
+            *([Bullets(verdicts)] if verdicts else []),
+            Text(" ".join(note for note in notes if note), "note"),
+        ],
+    )
+
+
+def _lead(found: Found) -> str:
+    search, winner, first = found.search, found.winner, found.table.rows[0]
+    accuracy = html(", <b>{} % top-1</b> on the test split", first.top1) if first.finetuned else ""
+    return html(
+        "Budget {}: <b>{} parameters</b>, <b>{} MACs</b>{}. This is the best of {:,} rated "
+        "networks{}, out of {:,} that meet the budget{}.",
+        search.budget,
+        format_quantity(winner.costs["params"]),
+        format_quantity(winner.costs["macs"]),
+        accuracy,
+        search.rated,
+        ", after refinement" if found.refined else "",
+        search.feasible,
+        ""
+        if winner.measured_latency is None
+        else " by predicted latency; it also meets the budget by measured latency",
+    )
+
+
+def _blocks(found: Found, of: str) -> Section:
+    one = found.winner.architecture
+    rows = [
+        [str(value) for value in (number, heads, heads * one.head_dim, ratio, width)]
+        for number, (heads, ratio, width) in enumerate(
+            zip(one.num_heads, one.mlp_ratio, one.mlp_dim, strict=True), start=1
+        )
+    ]
+    header = ["block", "heads", "q/k/v width", "MLP ratio", "MLP width"]
+    folder = "refine" if found.refined else "search"
+    about = html(
+        "Embedding width {}, head width {}, patches of {} x {} pixels. "
+        "File: <code>{}/{}/architecture.json</code>.",
+        one.embed_dim, one.head_dim, one.patch_size, one.patch_size, folder, found.name,
+    )  # fmt: skip
+    return Section(
+        f"The winner, block by block{of}",
+        [
+            Figure(chart(charts.blocks(one)), _widths(one), wide=True),
+            Table(header, rows),
+            Text(about, "note"),
+        ],
+    )
+
+
+def _widths(one: Architecture) -> str:
+    """Say which blocks have most heads and the widest MLPs."""
+
+    def extremes(values: Sequence[float], what: str) -> str:
+        if min(values) == max(values):
+            return f"{what} is the same in all blocks"
+        widest, narrowest = (values.index(choose(values)) + 1 for choose in (max, min))
+        return f"{what} is widest in block {widest} and narrowest in block {narrowest}"
+
+    return (
+        "Channels of each block, beside the embedding width (dashed): "
+        f"{extremes(one.num_heads, 'attention')}; {extremes(one.mlp_dim, 'the MLP')}."
+    )
+
+
+def _search(found: Found, of: str) -> Section:
+    search, history = found.search, found.history
+    parts: list[Figure | Text] = [
+        Figure(chart(charts.candidates(history, search)), _rank(found)),
+        Figure(chart(charts.progress(history)), _progress(history)),
+    ]
+    if search.result.front:
+        drawn = chart(charts.front(search.result, search.objectives[0]))
+        networks = len(search.result.front)
+        parts.append(
+            Figure(
+                drawn,
+                html(
+                    "The Pareto front, {}: no rated network is better than one of these in rating "
+                    "and {} at once. Bars are one standard error of the rating. "
+                    "Files: <code>search/{}/front.json</code>, <code>front.csv</code>.",
+                    "1 network" if networks == 1 else f"{networks:,} networks",
+                    ", ".join(search.objectives),
+                    found.name,
+                ),
+                wide=True,
+            )
+        )
+    return Section(f"The search{of}", parts)
+
+
+def _rank(found: Found) -> str:
+    """Say where the winner of the search is among the rated networks."""
+    winner = found.search.result.winner
+    ratings = [line["rating"] for line in found.history if line["complete"]]
+    below = sum(rating < winner.rating for rating in ratings)
+    return (
+        "Each point is a rated network; higher is better. The star is the winner of the search, "
+        f"rated {winner.rating:.4f} with {format_quantity(winner.costs['params'])} parameters: "
+        f"above {below:,} of the {len(ratings):,} networks that were rated on all images."
+    )
+
+
+def _progress(history: list[dict[str, Any]]) -> str:
+    """Say how the best rating has risen, and when it has done so last."""
+    best = [value for value in charts.best_so_far(history) if math.isfinite(value)]
+    if not best:
+        return "Each network in the order of the search; none was rated on all images."
+    last = len(history) - len(best) + best.index(best[-1]) + 1
+    return (
+        f"Each network in the order of the search. The best rating rose from {best[0]:.4f} to "
+        f"{best[-1]:.4f}, which was reached after {last:,} of {len(history):,} networks."
     )
 
 
@@ -136,9 +235,3 @@ def _target(target: dict[str, Any] | None) -> str | None:
     threads = f", {target['threads']} threads" if target.get("threads") else ""
     how = f"{target['precision']}, batch of {target['batch']}"
     return f"{target['engine']} on {target['name']}{threads}, {how}"
-
-
-def svg(chart: str) -> Markup:
-    """Mark a chart as safe to insert: matplotlib has escaped the texts in it."""
-    markup: Markup = require_extra("markupsafe", "report", "The report").Markup(chart)
-    return markup

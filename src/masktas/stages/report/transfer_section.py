@@ -1,0 +1,40 @@
+"""The section of the report about a transfer: its source, and the network kept from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from masktas.formats import format_seconds
+from masktas.space import format_quantity
+from masktas.stages.common.manifest import FinetuneManifest
+from masktas.stages.report.page import Reported, Section, Table, Text, html
+from masktas.stages.search.table import is_kept
+
+
+def transfer_sections(reported: Reported) -> Iterator[Section]:
+    """Yield where teacher and supernet come from, and how the source's own network does here."""
+    run = reported.run
+    if not run.is_transfer:
+        return
+    about = html(
+        "Teacher and supernet are those of <code>{}</code>, trained on other images. The search, "
+        "the refinement and fine-tuning saw only the images of this run.",
+        run.supernet.folder.parent,
+    )
+    rows = []
+    for stage in run.named("finetune"):
+        if is_kept(stage.folder.name):
+            one = FinetuneManifest.read(stage)
+            costs = [format_quantity(one.params), format_quantity(one.macs)]
+            top1 = f"{100 * one.top1:.1f}"
+            rows.append([stage.folder.name, *costs, top1, format_seconds(one.cost.seconds)])
+    parts: list[Text | Table] = [Text(about)]
+    if rows:
+        parts.append(
+            Table(
+                ["fine-tuning", "params", "MACs", "top-1 %", "time"],
+                rows,
+                title="The architecture that the source had found",
+            )
+        )
+    yield Section("Transfer", parts)
