@@ -446,9 +446,9 @@ class Run:
         folder = self.transfer.parent(parents[name]["file"]).parent
         if not (folder / MANIFEST).exists():
             raise ArtifactError(
-                f"{self.folder} uses the {name} of another run, which is not at {folder} any "
-                f"more: move it back, or run `masktas transfer ... --out {self.folder}` with its "
-                "new folder as --from."
+                f"{self.folder} uses the {name} of another run, which is not at "
+                f"{folder.parent} any more: move it back, or run `masktas transfer ... "
+                f"--out {self.folder}` with its new folder as --from."
             )
         return folder
 
