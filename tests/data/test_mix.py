@@ -63,7 +63,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_draws_are_distributed_as_timms(options, monkeypatch):
-    count, size = 2000, (64, 48)
+    count, size = 3000, (64, 48)
     source = np.random.RandomState(0)
     for name in ("rand", "beta", "randint"):
         monkeypatch.setattr(np.random, name, getattr(source, name))

@@ -106,7 +106,7 @@ def drawn_by_timm(text: str, count: int, monkeypatch) -> dict[str, list[tuple]]:
     "text", ["rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.8", "rand-m7-mstd101-inc1"]
 )
 def test_draws_are_distributed_as_timms(text, monkeypatch):
-    count = 4000
+    count = 6000
     expected = drawn_by_timm(text, count, monkeypatch)
     augment = RandAugment.parse(text)
     operations = augment.draw(np.random.default_rng(1), count)
