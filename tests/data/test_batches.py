@@ -7,12 +7,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
 
+from masktas.data.augment import crop, random_boxes, random_colors
 from masktas.data.batches import Augment, Batches, ReadAhead
+from masktas.data.mix import mix
+from masktas.data.randaugment import RandAugment, operate, operation_names
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import DataError
+from masktas.seeding import seed_for
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+EVERYTHING = {
+    "crop_scale": (0.2, 1.0), "flip": True, "color": 0.4, "erasing": 0.5, "mixup": 0.8,
+    "cutmix": 1.0, "mix_probability": 0.7,
+    "randaugment": RandAugment.parse("rand-m9-mstd0.5-inc1"),
+}  # fmt: skip
 
 
 def split_of(count: int, side: int = 8, channels: int = 3) -> Images:
@@ -25,7 +36,7 @@ def split_of(count: int, side: int = 8, channels: int = 3) -> Images:
 
 def batches_of(images: Images, **changes) -> Batches:
     channels = images.stored.shape[2]
-    varied = {name: changes.pop(name) for name in ("crop_scale", "flip") if name in changes}
+    varied = {name: changes.pop(name) for name in Augment.__slots__ if name in changes}
     options = {
         "image_size": (8, 8),
         "mean": MEAN[:channels],
@@ -201,3 +212,185 @@ def test_images_read_ahead_are_used_for_their_own_step_only():
     first, second, third = np.arange(12).reshape(3, 4)
     for wanted, following in ((first, second), (second, third), (first, second), (third, first)):
         assert (ahead.read(wanted, following) == images.read(wanted)).all()
+
+
+# --- augmentation of fine-tuning -----------------------------------------------------------------
+
+
+class Slow(InMemory):
+    """Images that count as decoded each time; `reads` are the rows that were read."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        super().__init__(pixels)
+        self.reads: list[list[int]] = []
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        self.reads.append(rows.tolist())
+        return super().read(rows)
+
+    def is_slow(self, _: np.ndarray) -> bool:
+        return True
+
+
+def assert_same(one, other):
+    assert torch.equal(one.pixels, other.pixels)
+    for name in ("numbers", "partners", "share"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("color", [0.0, 0.4])
+def test_without_new_augmentations_batches_are_what_they_were(color):
+    batches = batches_of(split_of(24), color=color)
+    for step in (0, 3, 8):
+        rng = np.random.default_rng(seed_for(0, "crops", step))
+        boxes = random_boxes(rng, 4, (8, 8), (0.2, 1.0))
+        flips = rng.uniform(size=4) < 0.5
+        colors = random_colors(rng, 4, color) if color else None
+        pixels = batches.images.read(batches.indices(step))
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        expected = crop(pixels, boxes, flips, (8, 8), colors=colors, mean=mean, std=std)
+        images, indices = batches.train(step)
+        assert torch.equal(images, expected)
+        mixed = batches.mixed(step)
+        assert torch.equal(mixed.pixels, expected)
+        assert (mixed.share.dtype, mixed.share.tolist()) == (np.float32, [1.0] * 4)
+        for numbers in (mixed.numbers, mixed.partners):
+            np.testing.assert_array_equal(numbers, indices)
+
+
+@pytest.mark.parametrize("name", ["randaugment", "erasing", "mixup", "cutmix"])
+def test_augmentations_leave_the_draws_of_others_alone(name):
+    images = split_of(24)
+    plain, one = (
+        batches_of(images, color=0.4),
+        batches_of(images, color=0.4, **{name: EVERYTHING[name]}),
+    )
+    for step in range(3):
+        before, after = plain.draw(step), one.draw(step)
+        for field in ("indices", "boxes", "flips", "colors"):
+            np.testing.assert_array_equal(getattr(before, field), getattr(after, field))
+        assert (after.operations is None) == (name != "randaugment")
+        assert (after.erasures is None) == (name != "erasing")
+        assert (one.mixing(step) is None) == (name not in ("mixup", "cutmix"))
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(3, InMemory), (1, InMemory), (3, Slow)])
+@pytest.mark.parametrize("batch_size", [6, 7])
+def test_rows_of_several_processes_are_the_whole_batch(channels, kind, batch_size):
+    images = split_of(24, side=12, channels=channels)
+    split = Images(kind(images.stored.pixels), images.rows, "supernet")
+    whole = batches_of(images, batch_size=batch_size, **EVERYTHING)
+    processes = [batches_of(split, batch_size=batch_size, **EVERYTHING) for _ in range(3)]
+    steps = range(12)
+    kinds = {type(None) if one is None else one.box is None for one in map(whole.mixing, steps)}
+    assert len(kinds) == 3  # left, mixed, cut
+    for step in steps:
+        expected = whole.mixed(step)
+        alone = batches_of(images, batch_size=batch_size, **EVERYTHING).mixed(step)
+        assert_same(alone, expected)  # any step alone, as after a resume
+        for number in (2, 3):
+            edges = np.linspace(0, batch_size, number + 1).astype(int)
+            parts = [
+                process.mixed(step, slice(start, end))
+                for process, start, end in zip(processes, edges, edges[1:], strict=False)
+            ]
+            assert torch.equal(torch.cat([part.pixels for part in parts]), expected.pixels)
+            for name in ("numbers", "partners", "share"):
+                joined = np.concatenate([getattr(part, name) for part in parts])
+                np.testing.assert_array_equal(joined, getattr(expected, name))
+
+
+def test_partner_of_an_image_is_the_one_from_the_end_of_the_batch():
+    images = split_of(24)
+    mixing, plain = batches_of(images, **EVERYTHING), batches_of(images, **EVERYTHING)
+    for step in range(8):
+        pixels, indices = plain.train(step)  # without mixing
+        mixed, drawn = mixing.mixed(step), mixing.mixing(step)
+        np.testing.assert_array_equal(mixed.numbers, indices)
+        if drawn is None:
+            assert torch.equal(mixed.pixels, pixels)
+            np.testing.assert_array_equal(mixed.partners, indices)
+            assert (mixed.share == 1).all()
+            continue
+        np.testing.assert_array_equal(mixed.partners, indices[::-1])
+        np.testing.assert_array_equal(mixed.share, np.float32(drawn.share))
+        assert torch.equal(
+            mixed.pixels, mix(pixels, np.arange(4), np.arange(4)[::-1].copy(), drawn)
+        )
+
+
+def test_partners_are_read_only_if_a_step_mixes_and_once_if_images_are_slow():
+    images = split_of(24)
+    stored = Slow(images.stored.pixels)
+    batches = batches_of(Images(stored, images.rows, "supernet"), **EVERYTHING)
+    own = slice(1, 2)
+    steps = range(10)
+    for step in steps:
+        batches.mixed(step, own)
+    batches._ahead._thread.shutdown()
+    expected = []
+    for step in [*steps, 10]:
+        indices = batches.indices(step)
+        rows = [1] if batches.mixing(step) is None else [1, 2]
+        expected.append(images.rows[indices[rows]].tolist())
+    assert stored.reads == expected
+
+
+def test_operations_are_applied_to_the_cut_image_before_normalisation():
+    images = split_of(40, side=20)
+    augment = {"randaugment": EVERYTHING["randaugment"], "batch_size": 40, "image_size": (16, 16)}
+    batches = batches_of(images, **augment)
+    drawn = batches.draw(0)
+    cut = crop(images.read(drawn.indices), drawn.boxes, drawn.flips, (16, 16))
+    names = operation_names(True)
+    finish = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    result, _ = batches.train(0)
+    for row, pixels in enumerate(cut.round().byte().permute(0, 2, 3, 1).numpy()):
+        image = Image.fromarray(pixels)
+        numbers, levels = drawn.operations.numbers[row], drawn.operations.levels[row]
+        for number, level in zip(numbers, levels, strict=True):
+            if number >= 0:
+                image = operate(image, names[number], level, (102, 128, 153))
+        torch.testing.assert_close(result[row], finish(image), atol=1e-5, rtol=1e-5)
+
+
+def test_erased_boxes_are_noise_and_the_remaining_pixels_as_before():
+    images = split_of(24, side=16)
+    common = {"batch_size": 24, "image_size": (16, 16), "color": 0.4}
+    before, _ = batches_of(images, **common).train(0)
+    batches = batches_of(images, erasing=0.5, **common)
+    after, _ = batches.train(0)
+    erased = torch.zeros(24, 1, 16, 16, dtype=torch.bool)
+    for one, (top, left, height, width) in zip(
+        erased, batches.draw(0).erasures.boxes.tolist(), strict=True
+    ):
+        one[:, top : top + height, left : left + width] = True
+    assert 4 < erased.any(dim=(1, 2, 3)).sum() < 20
+    assert torch.equal((before != after), erased.expand_as(before))
+
+
+def test_steps_and_seeds_have_draws_of_their_own():
+    images = split_of(24)
+    pairs = [(seed, step) for seed in (0, 1) for step in (0, 1, 6)]
+    options = {**EVERYTHING, "mix_probability": 1.0}
+    drawn = [(batches_of(images, seed=seed, **options), step) for seed, step in pairs]
+    levels = {one.draw(step).operations.levels.tobytes() for one, step in drawn}
+    seeds = {one.draw(step).erasures.seeds.tobytes() for one, step in drawn}
+    shares = {one.mixing(step).share for one, step in drawn}
+    assert [len(levels), len(seeds), len(shares)] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_one_pixel_can_be_augmented(channels):
+    batches = batches_of(split_of(8, side=1, channels=channels), image_size=(1, 1), **EVERYTHING)
+    for step in range(4):
+        mixed = batches.mixed(step)
+        assert mixed.pixels.shape == (4, channels, 1, 1)
+        assert mixed.pixels.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_randaugment_refuses_images_that_are_not_gray_or_rgb(channels):
+    images = split_of(8, channels=channels)
+    with pytest.raises(DataError, match=rf"RandAugment.*supernet split have {channels}: switch"):
+        batches_of(images, randaugment=RandAugment(), mean=[0.5] * channels, std=[0.5] * channels)
