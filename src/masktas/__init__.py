@@ -9,10 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masktas.api import demo, finetune, plan, refine, run, search, supernet, teacher, validate
+    from masktas.api import (
+        demo,
+        distill,
+        finetune,
+        plan,
+        refine,
+        run,
+        search,
+        supernet,
+        teacher,
+        validate,
+    )
     from masktas.config import (
         AllSettings,
         DataSettings,
+        DistillSettings,
         FinetuneSettings,
         RefineSettings,
         RuntimeSettings,
@@ -34,6 +46,7 @@ _HOMES = {
     "Architecture": "masktas.space",
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
+    "DistillSettings": "masktas.config",
     "FinetuneSettings": "masktas.config",
     "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
@@ -46,6 +59,7 @@ _HOMES = {
     "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
     "demo": "masktas.api",
+    "distill": "masktas.api",
     "finetune": "masktas.api",
     "load": "masktas.train.networks:load_network",
     "load_supernet": "masktas.notebook",
@@ -70,6 +84,7 @@ __all__ = [
     "Architecture",
     "Budget",
     "DataSettings",
+    "DistillSettings",
     "FinetuneSettings",
     "LatencyTarget",
     "MasktasError",
@@ -82,6 +97,7 @@ __all__ = [
     "ValidateSettings",
     "build_latency",
     "demo",
+    "distill",
     "finetune",
     "load",
     "load_supernet",

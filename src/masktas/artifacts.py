@@ -413,6 +413,10 @@ class Run:
         """One fine-tuned network, by name."""
         return Stage("finetune", self.folder / "finetune" / _plain(name))
 
+    def distilled(self, name: str = "main") -> Stage:
+        """One network that was distilled alone, by name."""
+        return Stage("distill", self.folder / "distill" / _plain(name))
+
     def validated(self, name: str = "main") -> Stage:
         """One comparison of ratings with accuracy, by name."""
         return Stage("validate", self.folder / "validate" / _plain(name))
@@ -430,7 +434,7 @@ class Run:
     def stages(self) -> list[Stage]:
         """Return all finished stages in the order of the pipeline."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
-        kinds = ("search", "refine", "finetune", "validate")
+        kinds = ("search", "refine", "distill", "finetune", "validate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

@@ -71,6 +71,15 @@ Refine = Annotated[
         help="Refine the best networks of the search (default).",
     ),
 ]
+Supervised = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        help="Train and search the supernet with labels, as AutoFormer does: without teacher and "
+        "refinement.",
+    ),
+]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Limits = Annotated[UsedBudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]

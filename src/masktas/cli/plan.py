@@ -21,6 +21,7 @@ from masktas.cli.options import (
     Quiet,
     Refine,
     Space,
+    Supervised,
     settings_of_all,
     without_none,
 )
@@ -46,6 +47,7 @@ def plan(
     num_images: Annotated[int | None, Parameter(help="Number of images, instead of DATA.")] = None,
     space: Space = None,
     refine: Refine = True,
+    supervised: Supervised = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     devices: Annotated[int, Parameter(help="Number of devices that share each batch.")] = 1,
@@ -77,7 +79,7 @@ def plan(
         machine,
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
-        space=without_none(space=space),
+        space=without_none(space=space, supervised=supervised or None),
         costs=(budget, latency),
     )
     _check(data, num_images, devices, tflops, share, seconds)

@@ -19,7 +19,7 @@ from masktas.config import (
     TeacherSettings,
     resolve,
 )
-from masktas.config.searching import LIMITS
+from masktas.config.searching import LABEL_FREE, LIMITS
 from masktas.console import Console
 from masktas.data.demo import demo_packages, write_demo_images
 from masktas.errors import ConfigError, LabelError, SpaceError
@@ -29,8 +29,8 @@ from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common import manifest as manifests
-from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.tasks import supernet_for, teacher_for
+from masktas.stages.common.images import Data, ImageInput, two_classes
+from masktas.stages.common.tasks import search_for, supernet_for, teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.refine.stage import refine as refine_stage
@@ -65,6 +65,9 @@ def run(
     Image size, patches and channels come from the space, and so does the teacher's shape where
     it is not set: as deep as the deepest student and 1.2 times as wide as the widest.
 
+    With `supervised` in the supernet's settings, labels train the supernet and accuracy rates in
+    the search: there is no teacher and no refinement (SPEC 9).
+
     Args:
         data: where the images are (docs/data.md), or a Python data set of them; fine-tuning is
             left out if they have no labels.
@@ -84,7 +87,7 @@ def run(
 
     Returns:
         The manifests of the stages by name: `teacher`, `supernet`, `search`, `refine`,
-        `finetune/NAME`.
+        `finetune/NAME`; of those that there are.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -141,10 +144,12 @@ class WholeRun:
         teacher: Ask | None,
     ) -> None:
         focused = supernet_for(settings.supernet, settings.search)
-        settings = settings.model_copy(update={"supernet": focused})
+        search = search_for(focused, settings.search)
+        settings = settings.model_copy(update={"supernet": focused, "search": search})
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
-        self._refines, self._baselines = refine, baselines
+        self._supervised = focused.supervised
+        self._refines, self._baselines = refine and not self._supervised, baselines
         self._finetune_seeds = finetune_seeds
         self._accept_changed_images = accept_changed_images
         self._run = Run(out)
@@ -165,7 +170,9 @@ class WholeRun:
         check_search(settings.search, space)
         if settings.search.limits_latency and settings.search.latency is None:
             scipy("optimize")  # a latency model is going to be fitted
-        if not self._adopts:
+        if self._supervised:
+            self._check_supervised()
+        elif not self._adopts:
             teacher = teacher_for(space, settings.teacher)
             checked = check_teacher(teacher, space.image_size, space.in_channels)
             _require_units(space, checked)
@@ -174,6 +181,18 @@ class WholeRun:
             check_refine(settings.refine, space, settings.supernet)
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
+
+    def _check_supervised(self) -> None:
+        """Refuse what a run with labels cannot use."""
+        if self._ask is not None:
+            raise ConfigError("supervised=True trains with labels: leave out teacher=.")
+        rating = self._settings.search.rating
+        if rating in LABEL_FREE:
+            raise ConfigError(
+                f"--supervised trains without a teacher, which --rating {rating} compares with: "
+                "leave the rating out, for accuracy."
+            )
+        two_classes(self._images)
 
     def make(self) -> dict[str, Any]:
         """Make every stage that is not finished; return the manifests by name."""
@@ -185,7 +204,8 @@ class WholeRun:
             ("refine", f": the best networks by themselves, {rounds} rounds", self._make_refine),
             ("finetune", "", self._make_finetunes),
         ]
-        stages = [one for one in stages if one[0] != "refine" or self._refines]
+        left_out = {"refine": not self._refines, "teacher": self._supervised}
+        stages = [one for one in stages if not left_out.get(one[0])]
         made: dict[str, Any] = {}
         for number, (name, about, make) in enumerate(stages, start=1):
             self._console.say(f"{number}/{len(stages)} {name}{about}")
@@ -217,18 +237,20 @@ class WholeRun:
         return {"teacher": manifest}
 
     def _make_supernet(self) -> dict[str, Any]:
+        first = self._adopts or self._supervised  # of all stages: no teacher has read the images
         manifest = supernet(
-            self._data if self._adopts else self._images.given,
+            self._data if first else self._images.given,
             out=self._out,
             settings=self._settings.supernet,
-            data_settings=self._data_settings if self._adopts else None,
+            data_settings=self._data_settings if first else None,
             runtime=self._runtime("supernet"),
             console=self._console,
             overwrite=self._overwrite,
             accept_changed_images=self._accept_changed_images,
             teacher=self._ask,
         )
-        return {"teacher": self._run.teacher.manifest(), "supernet": manifest}
+        made = {} if self._supervised else {"teacher": self._run.teacher.manifest()}
+        return made | {"supernet": manifest}
 
     def _make_search(self) -> dict[str, Any]:
         manifest = search(

@@ -192,16 +192,19 @@ class SupernetManifest(StageManifest):
     Attributes:
         probe_params: parameters of the networks that were watched in training, by name.
         reconstructions: what the rows of `reconstructions.png` show.
+        classes: that it was trained to tell apart; None if it was distilled without labels.
     """
 
     probe_params: dict[str, int]
     reconstructions: tuple[str, ...]
+    classes: tuple[str, ...] | None
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "probe_params": {name: one["params"] for name, one in content["probes"].items()},
             "reconstructions": tuple(content["reconstructions"]),
+            "classes": None if "classes" not in content else tuple(content["classes"]),
         }
 
 
@@ -396,6 +399,34 @@ class RefineManifest(StageManifest):
                 name: RefinedNetwork.of(one) for name, one in content["baselines"].items()
             },
             "rounds": content["rounds"],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillManifest(StageManifest):
+    """The manifest of `distill/NAME/`.
+
+    Attributes:
+        architecture: of the network that was trained alone.
+        params, macs: its costs.
+        equal: to what its length is equal, `images` or `operations`; None if it was set as epochs.
+        of: the folders of the stages that spent these.
+    """
+
+    architecture: Architecture
+    params: int
+    macs: int
+    equal: str | None
+    of: tuple[str, ...]
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        equal = content["equal"]
+        return {
+            "architecture": Architecture.from_dict(content["settings"]["architecture"]),
+            **{key: content[key] for key in ("params", "macs")},
+            "equal": None if equal is None else equal["what"],
+            "of": () if equal is None else tuple(equal["of"]),
         }
 
 

@@ -27,6 +27,7 @@ from masktas.stages.report.search_section import search_section, svg
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
+    "supervised": "Supernet: trained with labels",
     "finetune": "Fine-tuning",
 }
 PROBED = ("smallest", "middle", "largest")  # networks that the legend names
@@ -132,7 +133,7 @@ def _probes(
     for one in (run, beside):
         if one is not None and one.supernet.finished:
             lines = read_lines(one.supernet.folder / METRICS)
-            if any("probe/largest/rating" in line for line in lines):
+            if charts.probed(lines):
                 runs.append((one.folder.resolve().name, lines))
     if beside is not None and len(runs) < 2:
         raise ArtifactError(
@@ -141,6 +142,11 @@ def _probes(
         )
     if not runs or supernet is None:
         return None
+    if len(runs) == 2 and not set(charts.probed(runs[0][1])) & set(charts.probed(runs[1][1])):
+        raise ArtifactError(
+            f"The probes of {run.folder} and {runs[1][0]} have no measure in common, because one "
+            "was trained with labels: train the other with --probe-accuracy."
+        )
     if missing := [name for name in PROBED if name not in supernet.probe_params]:
         raise ArtifactError(
             f"{run.supernet.folder / MANIFEST}: damaged, the probe {missing[0]!r} is missing. Run "
