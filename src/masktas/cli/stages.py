@@ -310,7 +310,8 @@ def report(
     beside: Annotated[
         Path | None,
         Parameter(
-            help="Another run folder, whose supernet's convergence is drawn beside this one's."
+            help="Another run folder, such as the supervised twin: the convergence of its supernet "
+            "and its networks are shown beside this one's."
         ),
     ] = None,
 ) -> None:

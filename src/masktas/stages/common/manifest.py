@@ -410,14 +410,14 @@ class DistillManifest(StageManifest):
         architecture: of the network that was trained alone.
         params, macs: its costs.
         equal: to what its length is equal, `images` or `operations`; None if it was set as epochs.
-        of: the folders of the stages that spent these.
+        equal_to: the folders of the stages that spent these.
     """
 
     architecture: Architecture
     params: int
     macs: int
     equal: str | None
-    of: tuple[str, ...]
+    equal_to: tuple[str, ...]
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -426,7 +426,7 @@ class DistillManifest(StageManifest):
             "architecture": Architecture.from_dict(content["settings"]["architecture"]),
             **{key: content[key] for key in ("params", "macs")},
             "equal": None if equal is None else equal["what"],
-            "of": () if equal is None else tuple(equal["of"]),
+            "equal_to": () if equal is None else tuple(equal["of"]),
         }
 
 
@@ -439,10 +439,13 @@ class FinetuneManifest(StageManifest):
         init: `inherit` or `scratch`.
         top1, top5: accuracy on the test split, as shares.
         num_test: number of images of that split.
+        weights: the file of the network that it started from, relative to its folder; None if it
+            started from random weights, or from the supernet's.
     """
 
     architecture: Architecture
     init: str
+    weights: str | None
     top1: float
     top5: float
     num_test: int
@@ -452,6 +455,7 @@ class FinetuneManifest(StageManifest):
         return {
             "architecture": Architecture.from_dict(content["settings"]["architecture"]),
             "init": content["settings"]["settings"]["init"],
+            "weights": content["parents"].get("weights", {}).get("file"),
             "top1": content["test"]["top1"],
             "top5": content["test"]["top5"],
             "num_test": content["images"]["splits"]["test"]["images"],

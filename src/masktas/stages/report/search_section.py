@@ -24,6 +24,7 @@ RATINGS = {
     "feature": "the negative loss of predicting the teacher's tokens",
     "fusion": "the fusion of two ranks, by agreement with the teacher and by pixel loss",
     "accuracy": "the accuracy of a linear classifier on the search images, from their labels",
+    "head": "the accuracy of the head that all networks share, on the labelled search images",
     "knn": "the accuracy of nearest neighbours on the search images, from their labels",
     "params": "the number of parameters, nothing else",
     "macs": "the number of multiply-accumulates, nothing else",
@@ -91,7 +92,11 @@ class SearchSection:
 
 
 def search_section(
-    stage: Stage, finetuned: Sequence[FinetuneManifest], refinement: Stage
+    stage: Stage,
+    finetuned: Sequence[FinetuneManifest],
+    refinement: Stage,
+    *,
+    supervised: bool = False,
 ) -> SearchSection:
     """Build the section of a finished search.
 
@@ -99,6 +104,7 @@ def search_section(
         stage: the search.
         finetuned: the fine-tunings of its run.
         refinement: of the search; it may be unfinished.
+        supervised: whether the supernet was trained with labels.
     """
     manifest = SearchManifest.read(stage)
     history = read_lines(stage.folder / HISTORY)
@@ -111,7 +117,7 @@ def search_section(
         winner=result.winner if refined is None else refined.winner.network,
         table=ResultTable.of(manifest, finetuned, refined=refined),
         refinement=None if refined is None else RefinementSection.of(refined),
-        rating=RATINGS[manifest.rating],
+        rating=RATINGS["head" if supervised and manifest.rating == "accuracy" else manifest.rating],
         target=_target(manifest.latency_target),
         scatter=svg(charts.candidates(history, manifest)),
         progress=svg(charts.progress(history)),

@@ -23,11 +23,13 @@ from masktas.stages.common.manifest import (
     ValidationManifest,
 )
 from masktas.stages.report.search_section import search_section, svg
+from masktas.stages.report.twins_section import HEADER, started_in, twins_section
 
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
     "supervised": "Supernet: trained with labels",
+    "distill": "Distillation of one network",
     "finetune": "Fine-tuning",
 }
 PROBED = ("smallest", "middle", "largest")  # networks that the legend names
@@ -51,7 +53,8 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
 
     Args:
         run: the run folder; unfinished stages are left out.
-        beside: another run, whose supernet's convergence is drawn beside this one's.
+        beside: another run, whose supernet's convergence is drawn beside this one's, and whose
+            networks are listed beside this one's as twins.
 
     Returns:
         The path of the report.
@@ -74,19 +77,27 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     }
     template = resources.files("masktas.stages.report").joinpath("report.html").read_text("utf-8")
     first, last = (StageManifest.read(stage) for stage in (stages[0], stages[-1]))
-    finetuned = [FinetuneManifest.read(stage) for stage in folder.named("finetune")]
+    other = None if beside is None else Run(Path(beside))
+    finetuned = _finetuned(folder)
     supernet = SupernetManifest.read(folder.supernet) if folder.supernet.finished else None
     page = environment.from_string(template).render(
         name=folder.folder.resolve().name,
         searches=[
-            search_section(stage, finetuned, folder.refine(stage.folder.name))
+            search_section(
+                stage,
+                finetuned,
+                folder.refine(stage.folder.name),
+                supervised=supernet is not None and supernet.classes is not None,
+            )
             for stage in folder.named("search")
         ],
         validations=[_validation(stage) for stage in folder.named("validate")],
         readers=_readers(folder),
         curves=_curves(stages),
         pretrained=_pretrained(folder.teacher),
-        probes=_probes(folder, supernet, None if beside is None else Run(Path(beside))),
+        probes=_probes(folder, supernet, other),
+        twins_header=HEADER,
+        twins=twins_section(folder, other),
         reconstructions=_picture(folder.supernet.folder / "reconstructions.png")
         if supernet
         else None,
@@ -98,6 +109,18 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
     )
     write_text(folder.report, page)
     return folder.report
+
+
+def _finetuned(run: Run) -> list[FinetuneManifest]:
+    """Return the fine-tunings of a run but those of networks that were distilled alone.
+
+    These may have the architecture of a baseline of the search.
+    """
+    alone = [stage.folder for stage in run.named("distill")]
+    found = [(stage.folder, FinetuneManifest.read(stage)) for stage in run.named("finetune")]
+    return [
+        one for folder, one in found if not any(started_in(folder, one, start) for start in alone)
+    ]
 
 
 def _validation(stage: Stage) -> dict[str, Any]:
@@ -112,8 +135,9 @@ def _validation(stage: Stage) -> dict[str, Any]:
 def _readers(run: Run) -> dict[str, list[str]]:
     """Return what has read, or would read, the images of each split."""
     refined = ["refinement"] if run.named("refine") else []
+    distilled = ["distillation"] if run.named("distill") else []
     readers = {
-        "supernet": ["teacher", "supernet", *refined, "fine-tuning"],
+        "supernet": ["teacher", "supernet", *refined, *distilled, "fine-tuning"],
         "search": ["search", *refined, "fine-tuning"],
         "validation": ["probes", "pictures", "validation during fine-tuning"],
         "test": ["final test of fine-tuning"],
@@ -156,6 +180,10 @@ def _probes(
         "chart": svg(charts.probes(runs)),
         "sizes": [(name, supernet.probe_params[name]) for name in PROBED],
         "names": [name for name, _ in runs],
+        "labelled": supernet.classes is not None,
+        "accuracy": all(
+            any(key == "accuracy" for key, _ in charts.probed(lines)) for _, lines in runs
+        ),
     }
 
 
@@ -164,11 +192,19 @@ def _curves(stages: list[Stage]) -> list[dict[str, Any]]:
     trained = [one for one in stages if one.name in TITLES and (one.folder / METRICS).exists()]
     return [
         {
-            "title": TITLES[one.name] + (f": {one.folder.name}" * (one.name == "finetune")),
+            "title": _title(one),
             "chart": svg(charts.losses(read_lines(one.folder / METRICS))),
         }
         for one in trained
     ]
+
+
+def _title(stage: Stage) -> str:
+    """Return the title of a training's curves."""
+    if stage.name == "supernet" and SupernetManifest.read(stage).classes is not None:
+        return TITLES["supervised"]
+    named = stage.name in ("finetune", "distill")
+    return TITLES[stage.name] + (f": {stage.folder.name}" if named else "")
 
 
 def _cost(stage: Stage, run: Run) -> dict[str, Any]:
@@ -186,6 +222,8 @@ def _used_labels(stage: Stage) -> bool:
     """Say whether a stage has read labels."""
     if stage.name == "validate":
         return ValidationManifest.read(stage).probe is not None
+    if stage.name == "supernet":
+        return SupernetManifest.read(stage).classes is not None
     if stage.name == "search":
         return SearchManifest.read(stage).rating in ("accuracy", "knn")
     return stage.name == "finetune"
