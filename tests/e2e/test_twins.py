@@ -270,12 +270,25 @@ def test_operations_are_spent_to_the_nearest_step_and_weights_are_fine_tuned(
     for words in ("Twins: found or made otherwise", "searched without labels",
                   "searched with labels", "distill/costly: distilled alone, equal operations",
                   "distill/main: distilled alone, equal images", "dashed: labels",
-                  "accuracy of a linear classifier"):  # fmt: skip
+                  "accuracy of a linear classifier", "<td>to watch only</td>"):  # fmt: skip
         assert words in page, words
-    assert "pixel loss</text>" not in page, "curves that only one of both has are not drawn"
+    assert "cross-entropy</text>" not in page, "curves that only one of both has are not drawn"
     top1 = f"{100 * tuned['test']['top1']:.2f}"
     row = page.split("distill/costly: distilled")[1].split("</tr>")[0]
     assert f"<td>{top1}</td>" in row
+
+
+def test_a_plan_with_labels_has_no_teacher_and_no_refinement(world: World, masktas: Call) -> None:
+    flags = ("--num-images", 400, "--config", world.recipe, "--tflops", 1, "--json")
+    stages = []
+    for more in ((), ("--supervised",)):
+        code, printed, _ = masktas("plan", *flags, *more)
+        assert code == 0
+        stages.append([one["stage"] for one in json.loads(printed)])
+    assert stages == [
+        ["teacher", "supernet", "search", "refine", "finetune"],
+        ["supernet", "search", "finetune"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -214,19 +214,23 @@ def _cost(stage: Stage, run: Run) -> dict[str, Any]:
         "stage": str(stage.folder.relative_to(run.folder)),
         "cost": manifest.cost,
         "seed": manifest.seed,
-        "labels": "yes" if _used_labels(stage) else "no",
+        "labels": _labels_used(stage),
     }
 
 
-def _used_labels(stage: Stage) -> bool:
+def _labels_used(stage: Stage) -> str:
     """Say whether a stage has read labels."""
+    used = stage.name == "finetune"
     if stage.name == "validate":
-        return ValidationManifest.read(stage).probe is not None
-    if stage.name == "supernet":
-        return SupernetManifest.read(stage).classes is not None
-    if stage.name == "search":
-        return SearchManifest.read(stage).rating in ("accuracy", "knn")
-    return stage.name == "finetune"
+        used = ValidationManifest.read(stage).probe is not None
+    elif stage.name == "supernet":
+        supernet = SupernetManifest.read(stage)
+        if supernet.classes is None and supernet.probe_accuracy:
+            return "to watch only"
+        used = supernet.classes is not None
+    elif stage.name == "search":
+        used = SearchManifest.read(stage).rating in ("accuracy", "knn")
+    return "yes" if used else "no"
 
 
 def _pretrained(teacher: Stage) -> PretrainedSource | None:

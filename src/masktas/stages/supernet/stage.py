@@ -158,7 +158,8 @@ def _open(
     """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
-    labels = two_classes(images)[0] if settings.probe_accuracy else None
+    watches = settings.probe_accuracy and settings.probes > 0
+    labels = two_classes(images)[0] if watches else None
     require_same_images(context.run, space)
     units = units_for(context.run, space)
     num_visible_checked(units.total, settings.mask_ratio, least=1)
