@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 TEACHER = ("--image-size", 16, "--patch-size", 4, "--embed-dim", 32, "--depth", 2,
            "--num-heads", 2, "--epochs", 1)  # fmt: skip
-SHORT = ("--population", 4, "--generations", 2)
+STILL = 5e-6  # what the smallest learning rate of a schedule comes to
 
 
 def call(*tokens: object) -> None:
@@ -42,22 +42,31 @@ def call(*tokens: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def labelled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe with few ratings and one checkpoint."""
+    text = world.recipe.read_text().replace("checkpoint_seconds = 0", "checkpoint_seconds = 60")
+    text = text.replace("population = 8\ngenerations = 4", "population = 4\ngenerations = 2")
+    recipe = tmp_path_factory.mktemp("quick") / "recipe.toml"
+    recipe.write_text(text.replace("baselines = 2", "baselines = 0"))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def labelled(world: World, quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run with labels."""
     out = tmp_path_factory.mktemp("labelled") / "labels"
-    call("run", world.images, "--supervised", "--out", out, "--config", world.recipe,
-         "--epochs", 2)  # fmt: skip
+    call("run", world.images, "--supervised", "--out", out, "--config", quick, "--epochs", 2)
     return out
 
 
 @pytest.fixture(scope="module")
-def distilled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distilled(world: World, quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without labels as far as the search, with a uniform network beside it."""
     out = tmp_path_factory.mktemp("distilled") / "plain"
-    more = ("--out", out, "--config", world.recipe)
+    more = ("--out", out, "--config", quick)
     call("teacher", world.images, *TEACHER, *more)
-    call("supernet", "--epochs", 2, "--beta", 0.5, "--probe-accuracy", *more)
-    call("search", *SHORT, *more)
+    call("supernet", "--epochs", 2, "--beta", 0.5, "--probe-accuracy", "--probes", 2, *more)
+    call("search", *more)
     call("distill", "--architecture", "uniform:24x2", *more)
     return out
 
@@ -93,17 +102,18 @@ def test_splits_keep_labels_apart(labelled: Path) -> None:
 
 
 def test_fine_tuning_inherits_the_head_if_the_classes_are_the_same(
-    labelled: Path, world: World, tmp_path: Path
+    labelled: Path, quick: Path
 ) -> None:
-    still = ("--lr", 1e-12, "--weight-decay", 0, "--epochs", 1, "--config", world.recipe)
+    still = ("--lr", 1e-12, "--weight-decay", 0, "--epochs", 1, "--config", quick)
     head = load_file(labelled / "search/main/weights.safetensors")["head.weight"]
     found = {}
     for name, more in (("still", ()), ("token", ("--pool", "cls"))):
         call("finetune", "--out", labelled, "--name", name, *still, *more)
         found[name] = load_file(labelled / f"finetune/{name}/weights.safetensors")["head.weight"]
         shutil.rmtree(labelled / f"finetune/{name}")
-    assert np.abs(found["still"] - head).max() < 1e-6
-    assert np.abs(found["token"]).max() < 1e-6, "a head of another pooling is of no use"
+    assert np.abs(head).max() > 10 * STILL
+    assert np.abs(found["still"] - head).max() < STILL
+    assert np.abs(found["token"]).max() < STILL, "a head of another pooling is of no use"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +165,7 @@ def test_images_that_labels_cannot_train_on_are_refused(
 
 def test_killed_with_labels_it_resumes_to_the_same_bits(world: World, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = ("supernet", world.images, "--supervised", "--epochs", 6, "--probes", 2,
+    command = ("supernet", world.images, "--supervised", "--epochs", 3, "--probes", 1,
                "--config", world.recipe, "--quiet", "--out")  # fmt: skip
     call(*command[:-2], "--out", whole)
     log = killed / "supernet/metrics.jsonl"
@@ -170,26 +180,23 @@ def test_killed_with_labels_it_resumes_to_the_same_bits(world: World, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-def test_two_processes_train_and_rate_with_labels_as_one(world: World, tmp_path: Path) -> None:
+def test_two_processes_train_with_labels_as_one(world: World, quick: Path, tmp_path: Path) -> None:
     """Batches of 13: 6 images for one process and 7 for the other."""
-    losses, ratings = [], []
-    for count in (1, 2):
-        out = tmp_path / str(count)
-        for tokens in (
-            ("supernet", world.images, "--supervised", "--batch-size", 13, "--epochs", 1),
-            ("search", "--rating", "accuracy", "--baselines", 0, *SHORT),
-        ):
-            said = tmp_path / "said"
-            with started(*tokens, "--out", out, "--config", world.recipe, "--quiet",
-                         processes=count if count > 1 else 0, errors=said) as job:  # fmt: skip
-                assert ended(job) == 0, said.read_text()
-        losses.append([line["loss"] for line in read_lines(out / "supernet/metrics.jsonl")])
-        history = read_lines(out / "search/main/history.jsonl")
-        ratings.append([(one["architecture"], one["rating"]) for one in history])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert len(ratings[0]) == len(ratings[1]) == 8
-    first = [[one for _, one in run[:4]] for run in ratings]
-    assert first[0] == pytest.approx(first[1], abs=0.06)  # an image on the edge may flip
+    command = ("supernet", world.images, "--supervised", "--batch-size", 13, "--epochs", 1,
+               "--config", quick, "--quiet", "--out")  # fmt: skip
+    call(*command[:-2], "--out", tmp_path / "1")
+    with started(*command, tmp_path / "2", processes=2, errors=tmp_path / "said") as job:
+        assert ended(job) == 0, (tmp_path / "said").read_text()
+    lines = [read_lines(tmp_path / count / "supernet/metrics.jsonl") for count in "12"]
+    assert len(lines[0]) == len(lines[1]) > 5
+    for mine, other in zip(*lines, strict=True):
+        assert mine.keys() == other.keys()
+        for name in ("loss", "grad_norm"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-5)
+    probes = [name for name in lines[0][-1] if name.endswith("/cross_entropy")]
+    assert len(probes) == 11
+    for name in probes:
+        assert lines[0][-1][name] == pytest.approx(lines[1][-1][name], rel=1e-5)
 
 
 def test_a_network_alone_sees_what_the_supernet_saw(distilled: Path) -> None:
@@ -243,9 +250,9 @@ def test_a_network_alone_is_a_member_of_a_cohort_bit_for_bit(distilled: Path) ->
 
 
 def test_operations_are_spent_to_the_nearest_step_and_weights_are_fine_tuned(
-    distilled: Path, labelled: Path, world: World, masktas: Call
+    distilled: Path, labelled: Path, quick: Path
 ) -> None:
-    more = ("--out", distilled, "--config", world.recipe)
+    more = ("--out", distilled, "--config", quick)
     call("distill", "--name", "costly", "--architecture", "uniform", "--as-costly-as", distilled,
          *more)  # fmt: skip
     found = manifest(distilled / "distill/costly")

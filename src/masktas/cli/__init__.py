@@ -53,9 +53,8 @@ COMMANDS = {
         """Run every stage on your images, from teacher to report.
 
         Image size, patches and the teacher's shape follow from the space. Fine-tuning needs
-        labels and is left out without them; with --supervised the supernet is trained and searched
-        with labels too, without a teacher. The sections [teacher], [supernet], [search],
-        [refine], [finetune], [data] and [runtime] of --config set the rest.
+        labels and is left out without them; --supervised uses them in all stages. Sections of
+        --config, one for each stage, [data] and [runtime] set the rest.
         """,
     ),
     "teacher": (

@@ -76,6 +76,7 @@ Supervised = Annotated[
     Parameter(
         negative="",
         show_default=False,
+        group="Teacher",
         help="Train and search the supernet with labels, as AutoFormer does: without teacher and "
         "refinement.",
     ),
