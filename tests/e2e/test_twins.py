@@ -165,9 +165,9 @@ def test_images_that_labels_cannot_train_on_are_refused(
 
 def test_killed_with_labels_it_resumes_to_the_same_bits(world: World, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = ("supernet", world.images, "--supervised", "--epochs", 3, "--probes", 1,
+    command = ("supernet", world.images, "--supervised", "--epochs", 2, "--probes", 1,
                "--config", world.recipe, "--quiet", "--out")  # fmt: skip
-    call(*command[:-2], "--out", whole)
+    call(*command[:-2], "--out", whole, "--checkpoint-seconds", 60)
     log = killed / "supernet/metrics.jsonl"
     with started(*command, killed) as process:
         until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, process)
