@@ -440,6 +440,6 @@ class AllSettings(Settings):
     supernet: SupernetSettings = SupernetSettings()
     search: SearchSettings = SearchSettings()
     refine: RefineSettings = RefineSettings()
-    finetune: FinetuneSettings = FinetuneSettings()
     distill: DistillSettings = DistillSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
     validation: ValidateSettings = Field(ValidateSettings(), alias="validate")
