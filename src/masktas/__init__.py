@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masktas.api import (
         demo,
+        distill,
         finetune,
         plan,
         refine,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from masktas.config import (
         AllSettings,
         DataSettings,
+        DistillSettings,
         FinetuneSettings,
         RefineSettings,
         RuntimeSettings,
@@ -45,6 +47,7 @@ _HOMES = {
     "Architecture": "masktas.space",
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
+    "DistillSettings": "masktas.config",
     "FinetuneSettings": "masktas.config",
     "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
@@ -57,6 +60,7 @@ _HOMES = {
     "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
     "demo": "masktas.api",
+    "distill": "masktas.api",
     "finetune": "masktas.api",
     "load": "masktas.train.networks:load_network",
     "load_supernet": "masktas.notebook",
@@ -82,6 +86,7 @@ __all__ = [
     "Architecture",
     "Budget",
     "DataSettings",
+    "DistillSettings",
     "FinetuneSettings",
     "LatencyTarget",
     "MasktasError",
@@ -94,6 +99,7 @@ __all__ = [
     "ValidateSettings",
     "build_latency",
     "demo",
+    "distill",
     "finetune",
     "load",
     "load_supernet",

@@ -18,6 +18,7 @@ from masktas.config import (
     AllSettings,
     CostSettings,
     DataSettings,
+    DistillSettings,
     FinetuneSettings,
     RefineSettings,
     RuntimeSettings,
@@ -31,6 +32,7 @@ from masktas.config import (
 )
 from masktas.errors import ConfigError
 from masktas.stages import demo as demo_stage
+from masktas.stages import distill as distill_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
 from masktas.stages.plan import stage as plan_stage
@@ -51,6 +53,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "epochs": ("teacher", "supernet", "finetune"),
     "batch_size": ("teacher", "supernet", "refine", "finetune"),
     "space": ("supernet",),
+    "supervised": ("supernet",),
 }
 
 
@@ -163,6 +166,12 @@ search = flat(
 refine = flat(
     refine_stage.refine,
     settings=RefineSettings,
+    data_settings=DataSettings,
+    runtime=RuntimeSettings,
+)
+distill = flat(
+    distill_stage.distill,
+    settings=DistillSettings,
     data_settings=DataSettings,
     runtime=RuntimeSettings,
 )

@@ -464,6 +464,10 @@ class Run:
         """One fine-tuned network, by name."""
         return Stage("finetune", self.folder / "finetune" / _plain(name))
 
+    def distilled(self, name: str = "main") -> Stage:
+        """One network that was distilled alone, by name."""
+        return Stage("distill", self.folder / "distill" / _plain(name))
+
     def validated(self, name: str = "main") -> Stage:
         """One comparison of ratings with accuracy, by name."""
         return Stage("validate", self.folder / "validate" / _plain(name))
@@ -482,7 +486,7 @@ class Run:
         """Return all finished stages of this folder in the order of the pipeline."""
         own = (self.transfer,) if self.is_transfer else (self.teacher, self.supernet)
         first = [stage for stage in own if stage.finished]
-        kinds = ("search", "refine", "finetune", "validate")
+        kinds = ("search", "refine", "distill", "finetune", "validate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

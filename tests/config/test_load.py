@@ -67,7 +67,10 @@ def test_every_setting_has_a_default_within_its_range(kind):
 
 def test_every_class_of_settings_is_public_and_a_section():
     assert {kind.__name__ for kind in KINDS} <= set(config.__all__)
-    assert " ".join(SECTIONS) == "data runtime teacher supernet search refine finetune validate"
+    assert (
+        " ".join(SECTIONS)
+        == "data runtime teacher supernet search refine distill finetune validate"
+    )
 
 
 def test_the_papers_values():

@@ -22,6 +22,7 @@ from masktas.errors import ConfigError
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import RatingBatch
@@ -133,6 +134,32 @@ def test_numbers_are_those_of_each_network_alone(evaluator_for, shared, teacher)
             alone = rating.measure(tokens, student, target)  # type: ignore[arg-type]
         np.testing.assert_allclose(ours, alone, atol=1e-5, rtol=1e-5)
     assert evaluator.num_rated == 6 * 400
+
+
+def test_accuracy_of_a_shared_head_is_that_of_each_network_by_itself(randomize) -> None:
+    """Whole images in raster order through plain networks, one image at a time; no teacher."""
+    supernet = SupervisedSupernet(SPACE, 3)
+    randomize(supernet.student, 2)
+    store, networks = Store(count=60), drawn(5)
+    evaluator = Evaluator(
+        supernet, None, store, RatingSettings(rating="accuracy", num_images=50), BUDGET,
+        ranks=Ranks(), runtime=Runtime(CPU, False), seed=0, say=[].append,
+        labels=lambda: store.labels, raced=False,
+    )  # type: ignore[arg-type]  # fmt: skip
+    numbers = evaluator.rate(networks)
+    chosen = np.random.default_rng(seed_for(0, "rating")).permutation(60)[:50]
+    images = plain_batches(store).plain(chosen)
+    for one, ours in zip(networks, numbers, strict=True):
+        plain = supernet.extract(one).eval()
+        with torch.no_grad():
+            right = [
+                float(plain(image[None]).argmax() == store.labels[number])
+                for image, number in zip(images, chosen, strict=True)
+            ]
+        assert ours.tolist() == right
+    assert len({tuple(row) for row in numbers.tolist()}) > 1
+    assert evaluator.batches.teacher_macs(None) == 0
+    assert evaluator.batches.num_visible == 16  # nothing is masked
 
 
 NAMES = ("consistency", "reconstruction", "feature", "fusion", "params")

@@ -1,4 +1,4 @@
-"""The three trainings: what they draw, what they cost, in which precision, killed and resumed."""
+"""The trainings: what they draw, what they cost, in which precision, killed and resumed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import patchify
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT, stochastic_depth
 from masktas.seeding import seed_for
@@ -40,6 +41,7 @@ from masktas.train.task import OptimRecipe, Task
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
+from masktas.train.tasks.supervised import SupervisedSharing
 
 BATCH = 6
 CPU = Runtime(torch.device("cpu"), bf16=False)
@@ -95,12 +97,22 @@ def classification(
     )  # fmt: skip
 
 
+def supervised(randomize, runtime: Runtime = CPU, space: SearchSpace = SPACE) -> SupervisedSharing:
+    shared = SupervisedSupernet(space, 4)
+    randomize(shared.student, 0)
+    return SupervisedSharing(
+        shared, batches_of(), torch.arange(15) % 4, RECIPE, runtime,
+        draw=sampler("uniform", space), seed=0,
+    )  # fmt: skip
+
+
 MADE: dict[str, Callable[..., Any]] = {
     "autoencoding": autoencoding,
     "uniform": distillation,
     "sandwich": lambda r, runtime=CPU: distillation(r, runtime, "sandwich"),
     "budget": lambda r, runtime=CPU: distillation(r, runtime, "budget"),
     "classification": classification,
+    "supervised": supervised,
 }
 
 
@@ -115,7 +127,8 @@ def make(request: pytest.FixtureRequest, randomize) -> Callable[..., Task[Any]]:
 
 def counted_flops(task: Task[Any], step: int) -> int:
     """Count the products of a step as torch does them, attention's own included."""
-    inputs = task._batches.train if isinstance(task, Classification) else task._batches
+    plain = isinstance(task, Classification | SupervisedSharing)
+    inputs = task._batches.train if plain else task._batches
     whole = slice(None)
     with sdpa_kernel(SDPBackend.MATH):  # the fused one is not counted on a CPU
         with FlopCounterMode(display=False) as of_step:
@@ -282,6 +295,58 @@ def test_what_is_said_about_a_step_names_its_networks(randomize):
         said[0] == f"patch size 2, width 24, heads [3, 3, 3], MLP ratios {list(largest.mlp_ratio)}"
     )
     assert autoencoding(randomize).about(3) == classification(randomize).about(3) == ""
+
+
+@pytest.mark.parametrize("space", [SPACE, MIXED], ids=["one patch size", "two"])
+def test_a_supervised_step_changes_the_sampled_slices_and_nothing_else(
+    randomize, space: SearchSpace
+) -> None:
+    """Bit for bit, the shared head and the optimiser's moments included; and it does change."""
+    task, changed = supervised(randomize, space=space), 0
+    for step in range(6):
+        (one,) = task.sampled(step)
+        before = {name: tensor.clone() for name, tensor in weights(task).items()}
+        train_step(task, step, ALONE)
+        named = {
+            task._shared.stored_name(name, one.patch_size): p.shape
+            for name, p in task._shared.plain(one).named_parameters()
+        }
+        stored = dict(task.module.named_parameters())
+        head = stored["encoder.head.weight"]
+        assert named["encoder.head.weight"] == (4, one.embed_dim)
+        for name, tensor in weights(task).items():
+            matching = [stored_name for stored_name in named if name.endswith(stored_name)]
+            inside = torch.zeros(tensor.shape, dtype=torch.bool)
+            if matching and tensor.shape == stored[matching[0]].shape:
+                inside[tuple(slice(0, size) for size in named[matching[0]])] = True
+            elif matching:
+                continue  # step counts, one for each tile
+            was = before.get(name, torch.zeros_like(tensor))
+            assert torch.equal(tensor[~inside], was[~inside]), (step, name)
+            changed += not torch.equal(tensor, was)
+        assert head.shape == (4, 24)
+    assert changed > 100
+
+
+def test_a_supervised_subnet_is_the_plain_classifier_of_its_slice(randomize) -> None:
+    task = supervised(randomize)
+    pixels, target = task.inputs(1, slice(None))
+    assert target.tolist() == [number % 4 for number in batches_of().indices(1)]
+    (one,) = task.sampled(1)
+    plain = ViT(one.replace(num_classes=4, pool="mean"))
+    store = {n.removeprefix("encoder."): t for n, t in task.module.state_dict().items()}
+    for name, tensor in plain.state_dict().items():
+        tensor.copy_(store[name][tuple(slice(0, size) for size in tensor.shape)])
+    wanted = nn.functional.cross_entropy(plain(pixels), target)
+    loss = task.losses(task.networks(1)[0], (pixels, target))["loss"]
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    extracted = task._shared.extract(one)
+    assert extracted.architecture == plain.architecture
+    assert torch.equal(extracted(pixels), plain(pixels))
+    store_before = task.module.state_dict()["encoder.head.weight"].clone()
+    with torch.no_grad():
+        extracted.head.weight.zero_()
+    assert torch.equal(task.module.state_dict()["encoder.head.weight"], store_before)
 
 
 # --- rows

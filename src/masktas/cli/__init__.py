@@ -53,8 +53,8 @@ COMMANDS = {
         """Run every stage on your images, from teacher to report.
 
         Image size, patches and the teacher's shape follow from the space. Fine-tuning needs
-        labels and is left out without them. The sections [teacher], [supernet], [search],
-        [refine], [finetune], [data] and [runtime] of --config set the rest.
+        labels and is left out without them; --supervised uses them in all stages. Sections of
+        --config, one for each stage, [data] and [runtime] set the rest.
         """,
     ),
     "teacher": (
@@ -69,7 +69,8 @@ COMMANDS = {
         """Train all networks of a space at once, with shared weights.
 
         They learn from the teacher, without labels. Reads OUT/teacher and its images, or DATA and
-        the teacher given as --teacher, which becomes OUT/teacher. Writes OUT/supernet.
+        the teacher given as --teacher, which becomes OUT/teacher. Writes OUT/supernet. With
+        --supervised they learn from labels, and need no teacher.
         """,
     ),
     "search": (
@@ -77,7 +78,8 @@ COMMANDS = {
         """Find the best network within a budget, without labels.
 
         Reads OUT/supernet and images held out of its training. Writes OUT/search/NAME with
-        architecture.json, its weights, and every rated network in history.jsonl.
+        architecture.json, its weights, and every rated network in history.jsonl. A supernet that
+        was trained with labels is searched by --rating accuracy.
         """,
     ),
     "refine": (
@@ -87,6 +89,15 @@ COMMANDS = {
         Reads OUT/search/NAME, takes its best networks out of the supernet and trains them in
         rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
         architecture.json, its weights, and every round in rounds.jsonl.
+        """,
+    ),
+    "distill": (
+        "masktas.cli.stages:distill",
+        """Train one network alone by the teacher of a run, to compare with a search.
+
+        Reads OUT/teacher and OUT/supernet, and sees as many images as the supernet did, or spends
+        as many operations as --as-costly-as. Writes OUT/distill/NAME, which
+        `masktas finetune --architecture OUT/distill/NAME` takes.
         """,
     ),
     "finetune": (

@@ -80,6 +80,16 @@ FinetuneSeeds = Annotated[
         help="Fine-tunings of each network, each with the next seed. By default 1.",
     ),
 ]
+Supervised = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        group="Teacher",
+        help="Train and search the supernet with labels, as AutoFormer does: without teacher and "
+        "refinement.",
+    ),
+]
 Adopted = Annotated[AdoptedTeacher | None, Parameter(name="*", group="Teacher")]
 Limits = Annotated[UsedBudgetSettings | None, Parameter(name="*", group="Budget")]
 Latency = Annotated[LatencySettings | None, Parameter(name="*", group="Latency")]

@@ -22,6 +22,7 @@ from masktas.cli.options import (
     Quiet,
     Refine,
     Space,
+    Supervised,
     settings_of_all,
     without_none,
 )
@@ -55,6 +56,7 @@ def plan(
         ),
     ] = None,
     refine: Refine = True,
+    supervised: Supervised = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     devices: Annotated[int, Parameter(help="Number of devices that share each batch.")] = 1,
@@ -86,7 +88,7 @@ def plan(
         machine,
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
-        space=without_none(space=space),
+        space=without_none(space=space, supervised=supervised or None),
         costs=(budget, latency),
     )
     _check(data, num_images, devices, tflops, share, seconds)

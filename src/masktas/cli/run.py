@@ -25,6 +25,7 @@ from masktas.cli.options import (
     Quiet,
     Refine,
     Space,
+    Supervised,
     settings_of_all,
     without_none,
 )
@@ -42,6 +43,7 @@ def run(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     refine: Refine = True,
+    supervised: Supervised = False,
     baselines: Annotated[
         bool,
         Parameter(
@@ -70,7 +72,7 @@ def run(
         machine,
         training=without_none(epochs=epochs, batch_size=batch_size),
         adopted=teacher,
-        space=without_none(space=space),
+        space=without_none(space=space, supervised=supervised or None),
         costs=(budget, latency),
     )
     settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded

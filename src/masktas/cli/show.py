@@ -34,6 +34,7 @@ from masktas.space import (
     format_quantity,
 )
 from masktas.stages.common.manifest import (
+    DistillManifest,
     FinetuneManifest,
     RefineManifest,
     SearchManifest,
@@ -153,6 +154,7 @@ def _run(run: Run) -> dict[str, Any]:
     makers = {
         "search": run.search,
         "refine": run.refine,
+        "distill": run.distilled,
         "finetune": run.finetune,
         "validate": run.validated,
     }
@@ -205,6 +207,9 @@ def _outcome(stage: Stage) -> dict[str, Any]:
         refined = RefineManifest.read(stage).winner
         outcome |= {"network": refined.name, **refined.losses}
         outcome |= {key: refined.network.costs[key] for key in ("params", "macs")}
+    elif stage.name == "distill":
+        alone = DistillManifest.read(stage)
+        outcome |= {"params": alone.params, "macs": alone.macs, "images": alone.cost.images}
     elif stage.name == "finetune":
         tuned = FinetuneManifest.read(stage)
         outcome |= {"top1": tuned.top1, "top5": tuned.top5}
@@ -302,6 +307,8 @@ def _stage_line(stage: dict[str, Any]) -> str:
     if "network" in stage:
         words.append(f"{stage['network']}, {format_quantity(stage['params'])} params")
         words[-1] += f", feature loss {stage['feature_loss']:.4f}"
+    elif "images" in stage:
+        words.append(f"{format_quantity(stage['params'])} params, {stage['images']:,} images")
     elif "params" in stage:
         words.append(f"{format_quantity(stage['params'])} params, rating {stage['rating']:.4f}")
         if stage.get("error"):

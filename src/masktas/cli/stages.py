@@ -1,4 +1,4 @@
-"""`masktas teacher`, `supernet`, `search`, `refine`, `finetune`, `report`: one stage each."""
+"""`masktas teacher`, `supernet`, `search`, `refine`, `distill`, `finetune`, `report`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from masktas.cli.options import (
 from masktas.config import (
     BudgetSettings,
     CostSettings,
+    DistillSettings,
     FinetuneSettings,
     RatingSettings,
     RefineSettings,
@@ -217,6 +218,44 @@ def refine(
     )
 
 
+def distill(
+    data: SameImages = None,
+    /,
+    *,
+    out: Out,
+    name: Name = "main",
+    config: Config = None,
+    overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[DistillSettings | None, Parameter(name="*", group="Distillation")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Train one network alone by masked distillation."""
+    common = StageSettings.read(config, images, machine)
+    from masktas.stages.distill import distill as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        name=name,
+        settings=resolve(DistillSettings, common.sections.get("distill"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
+    _print(
+        manifest,
+        json,
+        f"{out}/distill/{name} is ready: {format_quantity(manifest['params'])} parameters, "
+        f"{format_quantity(manifest['macs'])} MACs, {manifest['cost']['images']:,} images seen",
+    )
+
+
 def finetune(
     data: SameImages = None,
     /,
@@ -272,7 +311,8 @@ def report(
     beside: Annotated[
         Path | None,
         Parameter(
-            help="Another run folder, whose supernet's convergence is drawn beside this one's."
+            help="Another run folder, such as the supervised twin: the convergence of its supernet "
+            "and its networks are shown beside this one's."
         ),
     ] = None,
 ) -> None:

@@ -256,6 +256,11 @@ class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
         "in the paper); the largest, the smallest and two of those; one, "
         "with all sizes equally likely; or one near the limits of the budget.",
     )
+    supervised: bool = Field(
+        False,
+        description="Train with labels instead of a teacher, as AutoFormer does: cross-entropy of "
+        "whole images, by a head that all networks share.",
+    )
     probes: Annotated[int, Field(ge=0)] = Field(
         10,
         description="Number of times, evenly over the epochs, that a few fixed networks are "
@@ -263,6 +268,11 @@ class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
     )
     probe_images: Count = Field(
         512, description="Number of validation images that these networks are evaluated on."
+    )
+    probe_accuracy: bool = Field(
+        False,
+        description="Also evaluate these networks by the accuracy of a linear classifier on their "
+        "frozen features, from labels of the validation images; nothing is trained by them.",
     )
 
 
@@ -343,7 +353,15 @@ class SupernetSettings(CostSettings, SharingSettings):
     """Weight sharing, and the budget that the sampler `focus` trains near to (SPEC 6.4)."""
 
     def _require_together(self) -> None:
-        """Raise ConfigError unless there is an upper limit for `focus`, and for `focus` only."""
+        """Raise ConfigError unless there is an upper limit for `focus`, and for `focus` only.
+
+        And unless there is a teacher to adopt or labels to learn from, not both.
+        """
+        if self.supervised and self.teacher is not None:
+            raise ConfigError(
+                f"--supervised trains with labels and needs no teacher: leave out --teacher "
+                f"{self.teacher}, or --supervised."
+            )
         focused = self.sampler == "focus"
         if focused and not self.limits_above:
             raise ConfigError(
@@ -382,6 +400,42 @@ class FinetuneSettings(TrainSettings):
     )
 
 
+class DistillSettings(MaskedSettings):
+    """Masked distillation of one network alone, by the teacher of a run (SPEC 9).
+
+    All but the length is by default as for the supernet's training, see `of_supernet`.
+    """
+
+    architecture: str = Field(
+        "uniform",
+        description="Network to train: uniform:384x12 (width x depth, then heads and MLP ratio if "
+        "wanted: uniform:384x12x6x4), an architecture.json, or a baseline of OUT/search/main: "
+        "uniform, house or best-uniform.",
+    )
+    beta: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of the feature loss beside the pixel loss (9); 0 turns it off."
+    )
+    mask_ratio: Ratio = Field(0.9, description="Share r of the patches that is masked.")
+    as_costly_as: str | None = Field(
+        None,
+        description="Run or stage folder whose operations are spent: of a run, those of supernet, "
+        "search/main and refine/main. By default as many images are seen as by the supernet.",
+    )
+
+    def of_supernet(self, supernet: SupernetSettings) -> DistillSettings:
+        """Return them with optimiser, images, masks and losses of a supernet, where none are set.
+
+        Raises:
+            ConfigError: if the length is given twice.
+        """
+        if self.as_costly_as is not None and "epochs" in self.model_fields_set:
+            raise ConfigError(
+                "--epochs and --as-costly-as both say how long to train: leave one of them out."
+            )
+        shared = {*MaskedSettings.model_fields, "beta"} - self.model_fields_set
+        return self.model_copy(update={name: getattr(supernet, name) for name in shared})
+
+
 class AllSettings(Settings):
     """The settings of every stage, each a section of a configuration file.
 
@@ -396,5 +450,6 @@ class AllSettings(Settings):
     supernet: SupernetSettings = SupernetSettings()
     search: SearchSettings = SearchSettings()
     refine: RefineSettings = RefineSettings()
+    distill: DistillSettings = DistillSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     validation: ValidateSettings = Field(ValidateSettings(), alias="validate")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from masktas.nn.vit import ViT, init_linears
 from masktas.space import Architecture, SearchSpace
 
 N = TypeVar("N", bound=nn.Module)
+S = TypeVar("S", bound=nn.Module)
 # What a student has of its own for its patch size, and the same in `PatchParts`.
 OF_PATCHES = {
     "encoder.patch_embed": "patch_embed",
@@ -45,20 +46,21 @@ class PatchParts(nn.Module):
 
     Args:
         architecture: the largest of that patch size.
-        shape: of its student.
+        shape: of its student; None if it has no decoder.
     """
 
     positions: Tensor
 
-    def __init__(self, architecture: Architecture, shape: StudentShape) -> None:
+    def __init__(self, architecture: Architecture, shape: StudentShape | None) -> None:
         super().__init__()
         self.architecture = architecture
         width, pixels = architecture.embed_dim, architecture.patch_dim
         self.patch_embed = nn.Linear(pixels, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, architecture.num_patches + 1, width))
-        positions = sincos_positions(shape.decoder_dim, architecture.grid)
-        self.register_buffer("positions", positions)
-        self.pred = nn.Linear(shape.decoder_dim, pixels)
+        if shape is not None:
+            positions = sincos_positions(shape.decoder_dim, architecture.grid)
+            self.register_buffer("positions", positions)
+            self.pred = nn.Linear(shape.decoder_dim, pixels)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -69,45 +71,59 @@ class PatchParts(nn.Module):
         self.pos_embed[:, 1:] = sincos_positions(one.embed_dim, one.grid)
 
 
+def further_patches(space: SearchSpace, shape: StudentShape | None) -> nn.ModuleDict:
+    """Return the parts of a store for every patch size but the largest student's."""
+    largest = space.largest
+    others = [size for size in space.patch_size if size != largest.patch_size]
+    return nn.ModuleDict(
+        {str(size): PatchParts(largest.replace(patch_size=size), shape) for size in others}
+    )
+
+
+def init_patches(patches: nn.ModuleDict, generator: torch.Generator) -> None:
+    """Initialise these parts."""
+    for parts in patches.values():
+        assert isinstance(parts, PatchParts)
+        parts.init_weights(generator)
+
+
 class SharedStudent(MaskedStudent):
     """The store of a supernet: the largest student, and parts for every further patch size."""
 
     def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
-        largest = space.largest
-        super().__init__(largest, shape)
-        others = [size for size in space.patch_size if size != largest.patch_size]
-        self.patches = nn.ModuleDict(
-            {str(size): PatchParts(largest.replace(patch_size=size), shape) for size in others}
-        )
+        super().__init__(space.largest, shape)
+        self.patches = further_patches(space, shape)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Initialise all weights."""
         super().init_weights(generator)
-        for parts in self.patches.values():
-            assert isinstance(parts, PatchParts)
-            parts.init_weights(generator)
+        init_patches(self.patches, generator)
 
 
-class Supernet:
-    """Shared weights: those of the largest student of a space; all others are slices of them.
+class SharedWeights(Generic[S]):
+    """The weights of the largest network of a space; those of all others are slices of them.
+
+    Subclasses say what kind of network is trained, `S`: it has `encoder`, `units`, `patch_size` and
+    `init_weights`.
 
     Args:
         space: the architectures that share the weights.
-        shape: decoder, teacher width and units of the students.
+        student: the largest network; its tensors are the store.
+        patches: its parts for the further patch sizes of the space.
 
     Attributes:
-        student: its tensors are the store.
+        units: what images are divided into, for masks and for patches of several sizes.
     """
 
-    def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
-        self.space = space
-        self.shape = shape
-        self.student = SharedStudent(space, shape)
+    units: Units
 
-    @property
-    def units(self) -> Units:
-        """What masks are made of."""
-        return self.student.units
+    def __init__(self, space: SearchSpace, student: S, patches: nn.ModuleDict) -> None:
+        self.space, self.student = space, student
+        self._patches = patches
+
+    def plain(self, architecture: Architecture) -> S:
+        """Return the plain network of an architecture, of its own weights."""
+        raise NotImplementedError
 
     @property
     def store(self) -> dict[str, Tensor]:
@@ -117,14 +133,14 @@ class Supernet:
     def store_of(self, patch_size: int) -> dict[str, Tensor]:
         """Return the stored tensors that students of this patch size use, by their names there."""
         store = self.store
-        if not self.student.patches:
+        if not self._patches:
             return store
         names = [name for name in store if not name.startswith("patches.")]
         return {name: store[self.stored_name(name, patch_size)] for name in names}
 
     def stored_name(self, name: str, patch_size: int) -> str:
         """Return the name in the store of a tensor of a plain student of this patch size."""
-        if str(patch_size) in self.student.patches:
+        if str(patch_size) in self._patches:
             for own, part in OF_PATCHES.items():
                 if name == own or name.startswith(f"{own}."):
                     return f"patches.{patch_size}.{part}{name.removeprefix(own)}"
@@ -135,7 +151,7 @@ class Supernet:
         sizes: dict[str, list[set[int]]] = {}
         for one in self._corners():
             with torch.device("meta"):
-                student = MaskedStudent(one, self.shape)
+                student = self.plain(one)
             for name, parameter in student.named_parameters():
                 stored = self.stored_name(name, one.patch_size)
                 known = sizes.setdefault(stored, [set() for _ in parameter.shape])
@@ -158,15 +174,15 @@ class Supernet:
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Initialise the whole store."""
-        self.student.init_weights(generator)
+        self.student.init_weights(generator)  # type: ignore[operator]
 
-    def to(self, device: torch.device) -> Supernet:
+    def to(self, device: torch.device) -> Self:
         """Move the store to a device."""
         self.student.to(device)
         return self
 
-    def subnet(self, architecture: Architecture) -> MaskedStudent:
-        """Return the plain student of `architecture` whose parameters are views of the store.
+    def subnet(self, architecture: Architecture) -> S:
+        """Return the plain network of `architecture` whose parameters are views of the store.
 
         They are leaves: gradients have the slice's size, and changing them in place changes the
         store there and nowhere else.
@@ -176,8 +192,8 @@ class Supernet:
         """
         self.space.require(architecture)
         with torch.device("meta"):
-            student = MaskedStudent(architecture, self.shape)
-        return _filled(student, self.slices(student, self.store_of(architecture.patch_size)))
+            student = self.plain(architecture)
+        return filled(student, self.slices(student, self.store_of(architecture.patch_size)))
 
     def encoder(self, architecture: Architecture) -> ViT:
         """Return the plain ViT of `architecture`, without a head, over views of the store."""
@@ -189,7 +205,7 @@ class Supernet:
             for name, tensor in self.store_of(architecture.patch_size).items()
             if name.startswith("encoder.")
         }
-        return _filled(encoder, self.slices(encoder, of_encoder))
+        return filled(encoder, self.slices(encoder, of_encoder))
 
     def extract(self, architecture: Architecture) -> ViT:
         """Return the ViT of `architecture` with a copy of its weights from the store.
@@ -198,10 +214,9 @@ class Supernet:
         """
         return with_head(self.encoder(architecture), architecture)
 
-    def extract_student(self, architecture: Architecture) -> MaskedStudent:
-        """Return the student of `architecture` with a copy of its weights from the store."""
-        student = self.subnet(architecture)
-        return _filled(student, {name: one.clone() for name, one in student.state_dict().items()})
+    def extract_student(self, architecture: Architecture) -> S:
+        """Return the plain network of `architecture` with a copy of its weights from the store."""
+        return copied(self.subnet(architecture))
 
     @staticmethod
     def slices(network: nn.Module, store: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -210,6 +225,25 @@ class Supernet:
             name: leading(store[name], tensor.shape)
             for name, tensor in network.state_dict().items()
         }
+
+
+class Supernet(SharedWeights[MaskedStudent]):
+    """The shared weights of students of masked distillation (SPEC 3).
+
+    Args:
+        space: the architectures that share the weights.
+        shape: decoder, teacher width and units of the students.
+    """
+
+    def __init__(self, space: SearchSpace, shape: StudentShape) -> None:
+        self.shape = shape
+        student = SharedStudent(space, shape)
+        super().__init__(space, student, student.patches)
+        self.units = student.units
+
+    def plain(self, architecture: Architecture) -> MaskedStudent:
+        """Return the student of an architecture, of its own weights."""
+        return MaskedStudent(architecture, self.shape)
 
 
 def with_head(encoder: ViT, architecture: Architecture) -> ViT:
@@ -226,6 +260,12 @@ def with_head(encoder: ViT, architecture: Architecture) -> ViT:
     return network
 
 
-def _filled(network: N, state: dict[str, Tensor]) -> N:
+def filled(network: N, state: Mapping[str, Tensor]) -> N:
+    """Return a network with these tensors in place of its own."""
     network.load_state_dict(state, assign=True)
     return network
+
+
+def copied(network: N) -> N:
+    """Return a network with copies of its tensors, which may have been views of a store."""
+    return filled(network, {name: one.clone() for name, one in network.state_dict().items()})

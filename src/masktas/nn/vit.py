@@ -165,6 +165,10 @@ class ViT(nn.Module):
         """Classify images `[B, C, H, W]`: logits `[B, K]`; without a head, features `[B, D]`."""
         patches = patchify(images, self.architecture.patch_size)
         tokens = self.forward_features(patches, None, branches, recompute=recompute)
+        return self.forward_head(tokens)
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Return logits `[B, K]` of tokens `[B, 1 + V, D]`; without a head, features `[B, D]`."""
         x = tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
         return x if self.head is None else self.head(x)
 

@@ -174,9 +174,9 @@ class RatingBatches:
                 prefixes[prefix] = max(images, prefixes.get(prefix, 0))
         return unshared * sum(prefixes.values()) / blocks if blocks else 0.0
 
-    def teacher_macs(self, teacher: Teacher) -> int:
+    def teacher_macs(self, teacher: Teacher | None) -> int:
         """Count the multiply-accumulates of the teacher's part on one image."""
-        if not self._parts or self.labelled:
+        if teacher is None or not self._parts or self.labelled:
             return 0
         similarities = self.num_visible**2 * teacher.embed_dim
         return self.num_masks * (teacher.macs(self.num_visible) + similarities)

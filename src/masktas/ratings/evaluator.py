@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
 from masktas.formats import parse_bytes
 from masktas.nn.patches import visible_patches
-from masktas.nn.student import MaskedStudent
-from masktas.nn.supernet import Supernet
+from masktas.nn.supernet import SharedWeights
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.ratings.batches import BY_SIZE, FUSED, RatingBatches, measured_parts
 from masktas.ratings.fusion import Fusion
@@ -36,7 +37,7 @@ from masktas.ratings.label_free import (
     similarity_of,
     teacher_tokens,
 )
-from masktas.ratings.labelled import Accuracy, Knn
+from masktas.ratings.labelled import Accuracy, HeadAccuracy, Knn
 from masktas.ratings.prefix_cache import PrefixCache, prefix_order
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace
@@ -73,7 +74,7 @@ class Evaluator:
 
     Args:
         supernet: whose subnets are rated.
-        teacher: frozen.
+        teacher: frozen; None for ratings with labels, which need none.
         store: the images; its split `search` is used.
         settings: rating, images, masks and batch size.
         candidates: the architectures within the budget; `fusion` ranks among a sample of them.
@@ -97,8 +98,8 @@ class Evaluator:
 
     def __init__(
         self,
-        supernet: Supernet,
-        teacher: Teacher,
+        supernet: SharedWeights[Any],
+        teacher: Teacher | None,
         store: ImageStore,
         settings: RatingSettings,
         candidates: BudgetedSpace,
@@ -136,7 +137,7 @@ class Evaluator:
         self._known: dict[Architecture, dict[str, Numbers]] = {}
         self._ratings: dict[str, Rating] = {}
         self._prepared: list[PreparedBatch] = []
-        self._students: dict[tuple[int, int], MaskedStudent] = {}
+        self._students: dict[tuple[int, int], Any] = {}
         self._fusion: Fusion | None = None
 
     def key(self, made_from: dict[str, str]) -> str:
@@ -281,10 +282,12 @@ class Evaluator:
         }
         if self.batches.labelled:
             labels = self._classes()[torch.from_numpy(self.batches.chosen)]
-            made |= {"accuracy": Accuracy(labels), "knn": Knn(labels)}
+            headed = isinstance(self._supernet, SupervisedSupernet)
+            accuracy: Rating = HeadAccuracy(labels) if headed else Accuracy(labels)
+            made |= {"accuracy": accuracy, "knn": Knn(labels)}
         return {part: made[part] for part in self._parts}
 
-    def _student(self, architecture: Architecture) -> MaskedStudent:
+    def _student(self, architecture: Architecture) -> Any:
         """Return a student of the network's width and patch size: they share the heads."""
         key = architecture.patch_size, architecture.embed_dim
         if key not in self._students:

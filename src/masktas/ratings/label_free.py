@@ -105,11 +105,15 @@ class Rating(Protocol):
         ...
 
 
-def teacher_tokens(teacher: Teacher, batch: RatingBatch) -> TeacherTokens:
-    """Return a function that encodes a batch with the teacher, once however often it is called."""
+def teacher_tokens(teacher: Teacher | None, batch: RatingBatch) -> TeacherTokens:
+    """Return a function that encodes a batch with the teacher, once however often it is called.
+
+    Ratings with labels do not call it, so there may be no teacher.
+    """
 
     @cache
     def tokens(class_token: bool) -> Tensor:
+        assert teacher is not None
         encode = teacher.with_class_token if class_token else teacher
         return encode(batch.images, batch.ids_keep)
 

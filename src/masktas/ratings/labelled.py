@@ -1,4 +1,4 @@
-"""Supervised ratings: linear-probe and kNN accuracy of a candidate's frozen features.
+"""Ratings with labels: accuracy of a candidate's own head, or of its frozen features.
 
 They use whole images. Shapes: n images, D width of a candidate, K classes.
 """
@@ -6,10 +6,10 @@ They use whole images. Shapes: n images, D width of a candidate, K classes.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masktas.nn.student import MaskedStudent
+from masktas.nn.supervised import Classifier
 from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import TeacherTokens
 
@@ -19,11 +19,35 @@ SHARPNESS = 0.07  # how much more the nearest neighbours count (Wu et al. 2018, 
 CHUNK_SIZE = 2048  # images whose similarity to all is computed at once
 
 
-class Accuracy:
-    """Whether a linear classifier is right about an image, as AutoFormer rates, without training.
+class HeadAccuracy:
+    """Whether a candidate's slice of the shared head is right about an image (AutoFormer).
 
-    The supernet has no head, so the classifier is fitted in closed form (ridge regression on
-    one-hot labels) on each half of the images and evaluated on the other half.
+    Args:
+        labels: `[n]`, the class of each image.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+
+    def target(self, batch: RatingBatch, teacher: TeacherTokens) -> tuple[Tensor, ...]:
+        """Return nothing: there is no teacher."""
+        return ()
+
+    def measure(self, tokens: Tensor, student: nn.Module, target: tuple[Tensor, ...]) -> Tensor:
+        """Return the predicted classes `[n]`."""
+        assert isinstance(student, Classifier)
+        return student.classify(tokens).argmax(dim=1)
+
+    def per_image(self, measured: Tensor) -> Tensor:
+        """Return 1 for each image that is classified correctly, else 0."""
+        return (measured == self._labels.to(measured.device)).double()
+
+
+class Accuracy:
+    """Whether a linear classifier is right about an image: for networks without a head.
+
+    The classifier is fitted in closed form (ridge regression on one-hot labels) on each half of
+    the images and evaluated on the other half.
 
     Args:
         labels: `[n]`, the class of each image.
@@ -36,7 +60,7 @@ class Accuracy:
         """Return nothing: the teacher is not used."""
         return ()
 
-    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: nn.Module, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 
@@ -78,7 +102,7 @@ class Knn:
         """Return nothing: the teacher is not used."""
         return ()
 
-    def measure(self, tokens: Tensor, student: MaskedStudent, target: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, tokens: Tensor, student: nn.Module, target: tuple[Tensor, ...]) -> Tensor:
         """Return the features `[n, D]`: the mean over the patches."""
         return tokens[:, 1:].float().mean(dim=1)
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from masktas.nn.supernet import Supernet
+from masktas.nn.supernet import SharedWeights
 from masktas.nn.vit import Block, ViT
 from masktas.space import Architecture
 
@@ -46,7 +47,7 @@ class PrefixCache:
         num_computed, num_blocks: blocks that were computed, and that plain encoding would compute.
     """
 
-    def __init__(self, supernet: Supernet, max_bytes: int) -> None:
+    def __init__(self, supernet: SharedWeights[Any], max_bytes: int) -> None:
         self._supernet = supernet
         self._max_bytes, self._bytes = max_bytes, 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
@@ -123,6 +124,6 @@ class PrefixCache:
                     architecture.mlp_dim[index],
                 )
             store = self._supernet.student.encoder.blocks[index].state_dict()
-            block.load_state_dict(Supernet.slices(block, store), assign=True)
+            block.load_state_dict(SharedWeights.slices(block, store), assign=True)
             self._blocks[key] = block
         return self._blocks[key]

@@ -11,11 +11,10 @@ from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
-from masktas.errors import LabelError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
-from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
-from masktas.stages.common.load import load_supernet
+from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
+from masktas.stages.common.load import load_shared, shared_classes
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
 from masktas.train.metrics import accuracy
@@ -75,6 +74,7 @@ def finetune(
         parents |= weights
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
+    same_head = _has_head(context, start, shape, classes)
     folder = context.run.finetune(name)
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
     inputs = FinetuneData(
@@ -83,6 +83,7 @@ def finetune(
         labels,
         classes,
         start,
+        inherit_head=same_head,
     )
     with context.stage(
         folder,
@@ -96,17 +97,14 @@ def finetune(
 
 
 def check(images: ImageInput, architecture: Architecture) -> tuple[list[list[int]], list[str]]:
-    """Refuse images that cannot be learned from; return labels and classes as `read_labels` does.
+    """Refuse images that cannot be learned from; return their labels and classes.
 
     Raises:
         DataError: if they are of another size than the network sees.
         LabelError: if they have no labels, or are all of one class.
     """
     images.require_fit(architecture, "the architecture")
-    labels, classes = read_labels(images.source())
-    if len(classes) < 2:
-        raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
-    return labels, classes
+    return two_classes(images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,7 @@ class FinetuneData:
         labels: class index of every image, shard by shard.
         classes: their names.
         start: the network whose weights it starts from; None to start from random ones.
+        inherit_head: whether it starts from that network's head too.
     """
 
     store: ImageStore
@@ -126,6 +125,7 @@ class FinetuneData:
     labels: list[list[int]]
     classes: list[str]
     start: ViT | None
+    inherit_head: bool
 
 
 def _train(
@@ -137,7 +137,15 @@ def _train(
 ) -> dict[str, Any]:
     store, batches, labels = inputs.store, inputs.batches, inputs.labels
     target = labels_of(labels, batches.images)
-    network, task = classifier_task(settings, shape, inputs.start, batches, target, context.setup)
+    network, task = classifier_task(
+        settings,
+        shape,
+        inputs.start,
+        batches,
+        target,
+        context.setup,
+        inherit_head=inputs.inherit_head,
+    )
     validation: dict[str, float] = {}
 
     def measure(split: str) -> dict[str, float]:
@@ -179,6 +187,14 @@ def _inherited(context: Context, path: Path, shape: Architecture) -> tuple[ViT, 
     beside = path.parent / WEIGHTS
     if path.name == ARCHITECTURE and beside.exists():
         return load_network(path), {"weights": beside}
-    shared = load_supernet(context.run)
+    shared = load_shared(context.run)
     shared.space.require(shape)
     return shared.extract(shape), {"supernet": context.run.supernet.folder / WEIGHTS}
+
+
+def _has_head(context: Context, start: ViT | None, shape: Architecture, classes: list[str]) -> bool:
+    """Return whether the network to start from has learned to tell these classes apart."""
+    if start is None or shared_classes(context.run) != classes:
+        return False
+    its = start.architecture
+    return (its.num_classes, its.pool) == (len(classes), shape.pool)

@@ -13,7 +13,7 @@ from masktas.config import (
     SupernetSettings,
     resolve,
 )
-from masktas.config.searching import LIMITS
+from masktas.config.searching import LABEL_FREE, LIMITS
 from masktas.console import Console
 from masktas.errors import ConfigError, SpaceError
 from masktas.formats import format_size
@@ -21,8 +21,8 @@ from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
-from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.tasks import supernet_for, teacher_for
+from masktas.stages.common.images import Data, ImageInput, two_classes
+from masktas.stages.common.tasks import search_for, supernet_for, teacher_for
 from masktas.stages.downstream import (
     Downstream,
     Made,
@@ -60,6 +60,9 @@ def run(
     Image size, patches and channels come from the space, and so does the teacher's shape where
     it is not set: as deep as the deepest student and 1.2 times as wide as the widest.
 
+    With `supervised` in the supernet's settings, labels train the supernet and accuracy rates in
+    the search: there is no teacher and no refinement (SPEC 9).
+
     Args:
         data: where the images are (docs/data.md), or a Python data set of them; fine-tuning is
             left out if they have no labels.
@@ -81,7 +84,7 @@ def run(
 
     Returns:
         The manifests of the stages by name: `teacher`, `supernet`, `search`, `refine`,
-        `finetune/NAME`.
+        `finetune/NAME`; of those that there are.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -138,10 +141,12 @@ class WholeRun:
         teacher: Ask | None,
     ) -> None:
         focused = supernet_for(settings.supernet, settings.search)
-        settings = settings.model_copy(update={"supernet": focused})
+        search = search_for(focused, settings.search)
+        settings = settings.model_copy(update={"supernet": focused, "search": search})
         self._data, self._settings, self._console = data, settings, console
         self._out, self._overwrite, self._ask = out, overwrite, teacher
-        self._refines = refine
+        self._supervised = focused.supervised
+        self._refines = refine and not self._supervised
         self._accept_changed_images = accept_changed_images
         self._run = Run(out)
         self._space = SearchSpace.load(settings.supernet.space)
@@ -157,7 +162,7 @@ class WholeRun:
             out,
             settings,
             console,
-            refine=refine,
+            refine=self._refines,
             baselines=baselines,
             finetune_seeds=finetune_seeds,
             overwrite=overwrite,
@@ -172,7 +177,9 @@ class WholeRun:
         check_search(settings.search, space)
         if settings.search.limits_latency and settings.search.latency is None:
             scipy("optimize")  # a latency model is going to be fitted
-        if not self._adopts:
+        if self._supervised:
+            self._check_supervised()
+        elif not self._adopts:
             teacher = teacher_for(space, settings.teacher)
             checked = check_teacher(teacher, space.image_size, space.in_channels)
             _require_units(space, checked)
@@ -182,10 +189,23 @@ class WholeRun:
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
 
+    def _check_supervised(self) -> None:
+        """Refuse what a run with labels cannot use."""
+        if self._ask is not None:
+            raise ConfigError("supervised=True trains with labels: leave out teacher=.")
+        rating = self._settings.search.rating
+        if rating in LABEL_FREE:
+            raise ConfigError(
+                f"--supervised trains without a teacher, which --rating {rating} compares with: "
+                "leave the rating out, for accuracy."
+            )
+        two_classes(self._images)
+
     def make(self) -> Made:
         """Make every stage that is not finished; return the manifests by name."""
+        teacher = ("teacher", self._about_teacher(), self._make_teacher)
         stages = [
-            ("teacher", self._about_teacher(), self._make_teacher),
+            *([] if self._supervised else [teacher]),
             ("supernet", self._about_supernet(), self._make_supernet),
             *self._later.stages(),
         ]
@@ -216,18 +236,20 @@ class WholeRun:
         return {"teacher": manifest}
 
     def _make_supernet(self) -> Made:
+        first = self._adopts or self._supervised  # of all stages: no teacher has read the images
         manifest = supernet(
-            self._data if self._adopts else self._images.given,
+            self._data if first else self._images.given,
             out=self._out,
             settings=self._settings.supernet,
-            data_settings=self._data_settings if self._adopts else None,
+            data_settings=self._data_settings if first else None,
             runtime=self._later.runtime("supernet"),
             console=self._console,
             overwrite=self._overwrite,
             accept_changed_images=self._accept_changed_images,
             teacher=self._ask,
         )
-        return {"teacher": self._run.teacher.manifest(), "supernet": manifest}
+        made = {} if self._supervised else {"teacher": self._run.teacher.manifest()}
+        return made | {"supernet": manifest}
 
 
 def _require_same_focus(run: Run, settings: SupernetSettings) -> None:

@@ -36,12 +36,13 @@ class LoopConfig:
 
     Attributes:
         label: of the progress bar, the name of the stage.
-        epochs, steps_per_epoch: their product is the number of steps.
+        epochs, steps_per_epoch: their product is the number of steps, unless `steps` is given.
         batch_size: images of a step, over all processes.
         checkpoint_seconds: seconds between checkpoints.
         accumulate: parts in which a process computes its share of a batch.
         clip_grad: maximum norm of gradients, None for no clipping.
         tensorboard: whether to write TensorBoard files.
+        steps: number of steps, if not that of whole epochs.
     """
 
     label: str
@@ -52,11 +53,12 @@ class LoopConfig:
     accumulate: int = 1
     clip_grad: float | None = None
     tensorboard: bool = False
+    steps: int | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        return self.epochs * self.steps_per_epoch
+        return self.steps or self.epochs * self.steps_per_epoch
 
     @property
     def log_every(self) -> int:
@@ -65,7 +67,7 @@ class LoopConfig:
 
     def is_line(self, done: int) -> bool:
         """Return whether a line is logged after `done` steps."""
-        return done % self.log_every == 0 or self.ends_epoch(done)
+        return done % self.log_every == 0 or self.ends_epoch(done) or done == self.total_steps
 
     def ends_epoch(self, done: int) -> bool:
         """Return whether an epoch ends after `done` steps."""

@@ -10,22 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
+from masktas.errors import LabelError
 from masktas.nn.mae import pixel_loss, pixel_losses
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
 from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import Consistency, PatchSimilarity, teacher_tokens
+from masktas.ratings.labelled import RIDGE, Accuracy
 from masktas.seeding import seed_for
 from masktas.space import Architecture, SearchSpace, macs, params
 from masktas.stages.supernet import convergence
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs, probe_networks
+from masktas.stages.supernet.supervised import SupervisedProbes
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 
@@ -132,6 +137,51 @@ def test_numbers_are_those_of_the_formulas(make):
         found = [measured[f"probe/{name}/{m}"] for m in ("pixel_loss", "feature_loss", "rating")]
         assert found == pytest.approx(wanted, rel=1e-5), name
     assert len(set(measured.values())) > 3 * 6
+
+
+def test_linear_accuracy_is_that_of_each_network_by_itself_and_changes_no_other_number(make):
+    labels = torch.arange(IMAGES) % 2
+    probes, shared, *_ = make(count=16, labels=labels)
+    measured = probes.measure(1)
+    plain = make(count=16)[0].measure(1)
+    assert {name: measured[name] for name in plain} == plain
+    images, classes = held_out().plain(np.arange(16)), (np.arange(16) % 2)
+    for name, one in probe_networks(SPACE, 3).items():
+        with torch.no_grad():
+            x = shared.encoder(one).forward_features(patchify(images, 2))[:, 1:].mean(1).double()
+        right = 0
+        for half in (0, 1):
+            train, test = x[1 - half :: 2].numpy(), x[half::2].numpy()
+            mean, std = train.mean(0), train.std(0)
+            model = Ridge(alpha=RIDGE * len(train)).fit(
+                (train - mean) / std, np.eye(2)[classes[1 - half :: 2]]
+            )
+            right += (model.predict((test - mean) / std).argmax(1) == classes[half::2]).sum()
+        assert measured[f"probe/{name}/accuracy"] == right / 16, name
+
+
+def test_a_supernet_of_labels_is_watched_on_the_same_networks_and_by_the_same_accuracy(randomize):
+    labels, shared = torch.arange(IMAGES) % 3, SupervisedSupernet(SPACE, 3)
+    randomize(shared.student, 0)
+    probes = SupervisedProbes(
+        shared, held_out(), labels, count=12, seed=3, runtime=CPU, ranks=ALONE
+    )
+    assert probes.networks == probe_networks(SPACE, 3)
+    measured = probes.measure(1)
+    images = held_out().plain(np.arange(12))
+    for name, one in probes.networks.items():
+        network = shared.extract(one)
+        with torch.no_grad():
+            logits = network(images)
+            tokens = network.forward_features(patchify(images, 2))
+        wanted = torch.nn.functional.cross_entropy(logits, labels[:12]).item()
+        assert measured[f"probe/{name}/cross_entropy"] == pytest.approx(wanted, rel=1e-5)
+        top1 = (logits.argmax(1) == labels[:12]).double().mean().item()
+        assert measured[f"probe/{name}/top1"] == top1
+        accuracy = Accuracy(labels[:12]).per_image(tokens[:, 1:].mean(1)).mean().item()
+        assert measured[f"probe/{name}/accuracy"] == accuracy
+    with pytest.raises(LabelError, match="--validation-share"):
+        SupervisedProbes(shared, held_out(), labels, count=1, seed=3, runtime=CPU, ranks=ALONE)
 
 
 def test_they_are_the_same_every_time_and_hang_on_seed_and_weights(make):

@@ -33,6 +33,9 @@ MEASURES = (
     ("pixel_loss", "pixel loss"),
     ("feature_loss", "feature loss"),
     ("rating", "rating (higher is better)"),
+    ("cross_entropy", "cross-entropy"),
+    ("top1", "accuracy of the shared head"),
+    ("accuracy", "accuracy of a linear classifier"),
 )
 
 
@@ -81,15 +84,28 @@ def is_share(name: str) -> bool:
     return name.endswith(("top1", "top5"))
 
 
+def probed(runs: list[list[dict[str, Any]]]) -> list[tuple[str, str]]:
+    """Return the measures, and their titles, that the logged probes of all supernets have."""
+    return [
+        one
+        for one in MEASURES
+        if all(any(f"probe/largest/{one[0]}" in line for line in lines) for lines in runs)
+    ]
+
+
 def probes(runs: list[tuple[str, list[dict[str, Any]]]]) -> str:
     """Draw the convergence of a supernet: one panel for each measure, one line for each network.
 
     Args:
         runs: name and logged lines of one run, or of several to compare: solid lines for the
             first, dashed lines for the others. Random networks (thin, grey) only of the first.
+            Measures that not all of them have are left out.
     """
-    figure = matplotlib("figure").Figure(figsize=(10.8, 3.4), layout="constrained")
-    for panel, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
+    measures = probed([lines for _, lines in runs])
+    size = (max(5.4, 3.6 * len(measures)), 3.4)
+    figure = matplotlib("figure").Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for panel, (measure, title) in zip(panels, measures, strict=True):
         _dress(panel)
         for number, (name, lines) in enumerate(runs):
             watched = [line for line in lines if f"probe/largest/{measure}" in line]

@@ -157,6 +157,18 @@ def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:
     return [list(itertools.islice(numbers, len(shard))) for shard in values], classes
 
 
+def two_classes(images: ImageInput) -> tuple[list[list[int]], list[str]]:
+    """Return labels and classes as `read_labels` does, of images that can be learned from.
+
+    Raises:
+        LabelError: if they have no labels, or are all of one class.
+    """
+    labels, classes = read_labels(images.source())
+    if len(classes) < 2:
+        raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
+    return labels, classes
+
+
 def labels_of(labels: list[list[int]], images: Images) -> Tensor:
     """Return the class index of each image of a split, `[n]`."""
     return torch.tensor([labels[shard][index] for shard, index in images.places])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,7 +14,8 @@ from masktas.errors import ArtifactError, ConfigError
 from masktas.formats import format_size
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import StudentShape
-from masktas.nn.supernet import Supernet
+from masktas.nn.supernet import SharedWeights, Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.function import Ask, FunctionTeacher
 from masktas.nn.teachers.teacher import (
     EncoderTeacher,
@@ -31,6 +32,7 @@ from masktas.train import checkpoint
 from masktas.train.networks import WEIGHTS, load_network
 
 DECODER = "decoder.safetensors"
+W = TypeVar("W", bound=SharedWeights[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,31 +216,63 @@ def load_reconstruction(
     )
 
 
-def save_supernet(folder: Path, supernet: Supernet) -> None:
+def save_supernet(folder: Path, supernet: SharedWeights[Any]) -> None:
     """Write the weights and the space of a supernet."""
     checkpoint.save(folder / WEIGHTS, supernet.student.state_dict(), {})
     write_json(folder / SPACE, supernet.space.to_dict())
 
 
+def shared_classes(run: Run) -> list[str] | None:
+    """Return the classes that the run's supernet was trained to tell apart; None without labels."""
+    classes: list[str] | None = run.supernet.manifest().get("classes")
+    return classes
+
+
+def require_distilled(run: Run, what: str) -> None:
+    """Raise ConfigError if the run's supernet was trained with labels and so has no teacher."""
+    if shared_classes(run) is not None:
+        raise ConfigError(
+            f"{run.supernet.folder} was trained with labels (--supervised): it has no teacher, "
+            f"which {what} needs. Give --out of a run whose supernet was distilled."
+        )
+
+
+def load_shared(run: Run, space: SearchSpace | None = None) -> Supernet | SupervisedSupernet:
+    """Return the run's supernet, distilled or trained with labels; see `load_supernet`."""
+    classes = shared_classes(run)
+    if classes is None:
+        return load_supernet(run, space)
+    space = space or SearchSpace.load(run.supernet.folder / SPACE)
+    return _filled(SupervisedSupernet(space, len(classes)), run)
+
+
 def load_supernet(run: Run, space: SearchSpace | None = None) -> Supernet:
-    """Return the run's supernet.
+    """Return the run's supernet, as it was distilled.
 
     Args:
         run: the run.
         space: the space that it was trained on, with the number of classes of the heads to
             extract; as it was trained if None.
+
+    Raises:
+        ConfigError: if it was trained with labels.
+        ArtifactError: if it is missing or damaged.
     """
+    require_distilled(run, "this")
     settings = run.supernet.manifest()["settings"]["settings"]
-    folder = run.supernet.folder
-    space = space or SearchSpace.load(folder / SPACE)
+    space = space or SearchSpace.load(run.supernet.folder / SPACE)
     shape = StudentShape(
         decoder_dim=settings["decoder_dim"],
         decoder_depth=settings["decoder_depth"],
         teacher_dim=_teacher_dim(run),
         unit=units_for(run, space).size,
     )
-    supernet = Supernet(space, shape)
-    path = folder / WEIGHTS
+    return _filled(Supernet(space, shape), run)
+
+
+def _filled(supernet: W, run: Run) -> W:
+    """Fill a supernet with the weights of the run's."""
+    path = run.supernet.folder / WEIGHTS
     checkpoint.load_strict(supernet.student, checkpoint.load(path)[0], where=str(path))
     return supernet
 

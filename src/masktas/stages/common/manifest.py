@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from masktas.artifacts import MANIFEST, Record, Stage
@@ -192,16 +193,25 @@ class SupernetManifest(StageManifest):
     Attributes:
         probe_params: parameters of the networks that were watched in training, by name.
         reconstructions: what the rows of `reconstructions.png` show.
+        classes: that it was trained to tell apart; None if it was distilled without labels.
+        probe_accuracy: whether labels watched it too.
     """
 
     probe_params: dict[str, int]
     reconstructions: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    probe_accuracy: bool
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "probe_params": {name: one["params"] for name, one in content["probes"].items()},
             "reconstructions": tuple(content["reconstructions"]),
+            "classes": None if "classes" not in content else tuple(content["classes"]),
+            "probe_accuracy": any(
+                content["settings"].get("settings", {}).get(key)
+                for key in ("probe_accuracy", "supervised")
+            ),
         }
 
 
@@ -400,6 +410,34 @@ class RefineManifest(StageManifest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillManifest(StageManifest):
+    """The manifest of `distill/NAME/`.
+
+    Attributes:
+        architecture: of the network that was trained alone.
+        params, macs: its costs.
+        equal: to what its length is equal, `images` or `operations`; None if it was set as epochs.
+        equal_to: the folders of the stages that spent these.
+    """
+
+    architecture: Architecture
+    params: int
+    macs: int
+    equal: str | None
+    equal_to: tuple[str, ...]
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        equal = content["equal"]
+        return {
+            "architecture": Architecture.from_dict(content["settings"]["architecture"]),
+            **{key: content[key] for key in ("params", "macs")},
+            "equal": None if equal is None else equal["what"],
+            "equal_to": () if equal is None else tuple(equal["of"]),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneManifest(StageManifest):
     """The manifest of `finetune/NAME/`.
 
@@ -409,12 +447,15 @@ class FinetuneManifest(StageManifest):
         params, macs: of the trained network, with the head of its classes.
         top1, top5: accuracy on the test split, as shares.
         num_test: number of images of that split.
+        weights: the file of the network that it started from, relative to its folder; None if it
+            started from random weights, or from the supernet's.
     """
 
     architecture: Architecture
     init: str
     params: int
     macs: int
+    weights: str | None
     top1: float
     top5: float
     num_test: int
@@ -426,10 +467,17 @@ class FinetuneManifest(StageManifest):
             "init": content["settings"]["settings"]["init"],
             "params": content["params"],
             "macs": content["macs"],
+            "weights": content["parents"].get("weights", {}).get("file"),
             "top1": content["test"]["top1"],
             "top5": content["test"]["top5"],
             "num_test": content["images"]["splits"]["test"]["images"],
         }
+
+    def started_in(self, folder: Path, start: Path) -> bool:
+        """Return whether this fine-tuning, in `folder`, began with the weights in `start`."""
+        if self.weights is None:
+            return False
+        return (folder / self.weights).resolve().parent == start.resolve()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ class ClaimedStage:
         *,
         folder: Path | None = None,
         about: str = "",
+        steps: int | None = None,
     ) -> dict[str, Any]:
         """Train a task to the end and return what it cost.
 
@@ -91,10 +92,11 @@ class ClaimedStage:
             after_epoch: called with the number of the epoch that has ended; returns numbers to log.
             folder: of metrics and checkpoints; the stage's own if None.
             about: which training of the stage it is, where there are several.
+            steps: number of steps, if not that of whole epochs.
         """
         context = self._context
         label = f"{self._stage.name} {about}".rstrip()
-        loop = loop_config(label, settings, batches, context.settings)
+        loop = loop_config(label, settings, batches, context.settings, steps)
         context.ranks.rows(loop.batch_size, loop.accumulate)  # refused before anything else
         processes = "process" if context.ranks.size == 1 else "processes"
         context.console.say(

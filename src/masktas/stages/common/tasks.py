@@ -29,6 +29,7 @@ from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.supernet import Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
@@ -42,7 +43,8 @@ from masktas.train.task import OptimRecipe
 from masktas.train.tasks.classify import Classification
 from masktas.train.tasks.cohort import CohortDistillation
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
-from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
+from masktas.train.tasks.supernet import MaskedDistillation, Sampler, focus_space, sampler
+from masktas.train.tasks.supervised import SupervisedSharing
 
 M = TypeVar("M", bound=MaskRatioSettings)
 TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
@@ -119,6 +121,16 @@ def with_mask_ratio(settings: M, total: int, stage: Stage | None, console: Conso
     return settings.model_copy(update={"mask_ratio": ratio})
 
 
+def search_for(supernet: SupernetSettings, search: SearchSettings) -> SearchSettings:
+    """Return the search's settings with the rating that suits the supernet, if none is set.
+
+    A supernet that labels train is searched by accuracy.
+    """
+    if supernet.supervised and "rating" not in search.model_fields_set:
+        return resolve(SearchSettings, search, {"rating": "accuracy"})
+    return search
+
+
 def teacher_architecture(
     settings: TeacherSettings, image_size: tuple[int, int], in_channels: int
 ) -> Architecture:
@@ -186,7 +198,6 @@ def supernet_task(
         StudentShape(settings.decoder_dim, settings.decoder_depth, teacher.embed_dim, units.size),
     )
     supernet.init_weights(setup.generator("supernet"))
-    near = focus_space(candidates) if candidates and settings.sampler == "focus" else None
     task = MaskedDistillation(
         supernet.to(device),
         teacher,
@@ -194,10 +205,44 @@ def supernet_task(
         recipe(settings, batches),
         setup.runtime,
         beta=settings.beta,
-        draw=sampler(settings.sampler, space, near),
+        draw=_sampler(settings, space, candidates),
         seed=setup.seed,
     )
     return supernet, task
+
+
+def supervised_task(
+    settings: SupernetSettings,
+    space: SearchSpace,
+    num_classes: int,
+    target: Tensor,
+    batches: Batches,
+    setup: Setup,
+    candidates: BudgetedSpace | None = None,
+) -> tuple[SupervisedSupernet, SupervisedSharing]:
+    """Return a supernet that labels train, in its initial state, and its training.
+
+    `target [n]` are the classes of the images of `batches`; for `candidates` see `supernet_task`.
+    """
+    supernet = SupervisedSupernet(space, num_classes)
+    supernet.init_weights(setup.generator("supernet"))
+    task = SupervisedSharing(
+        supernet.to(setup.runtime.device),
+        batches,
+        target,
+        recipe(settings, batches),
+        setup.runtime,
+        draw=_sampler(settings, space, candidates),
+        seed=setup.seed,
+    )
+    return supernet, task
+
+
+def _sampler(
+    settings: SupernetSettings, space: SearchSpace, candidates: BudgetedSpace | None
+) -> Sampler:
+    near = focus_space(candidates) if candidates and settings.sampler == "focus" else None
+    return sampler(settings.sampler, space, near)
 
 
 def cohort_task(
@@ -210,6 +255,8 @@ def cohort_task(
     *,
     mask_ratio: float,
     pixels: bool,
+    beta: float = 1.0,
+    steps: int | None = None,
 ) -> CohortDistillation:
     """Return the training of a cohort; moves students and teacher to the device.
 
@@ -222,6 +269,8 @@ def cohort_task(
         setup: device and seed of the masks.
         mask_ratio: share of the patches that is masked.
         pixels: whether pixels are predicted too.
+        beta: weight of the feature loss beside them (9).
+        steps: number of steps, see `recipe`.
     """
     device = setup.runtime.device
     teacher.to(device)
@@ -231,9 +280,10 @@ def cohort_task(
         shape,
         teacher,
         _masked(batches, units, mask_ratio, setup),
-        recipe(settings, batches),
+        recipe(settings, batches, steps),
         setup.runtime,
         pixels=pixels,
+        beta=beta,
     )
 
 
@@ -244,17 +294,20 @@ def classifier_task(
     batches: Batches,
     target: Tensor,
     setup: Setup,
+    *,
+    inherit_head: bool = False,
 ) -> tuple[ViT, Classification]:
     """Return a network and its fine-tuning.
 
-    It starts from the weights of the network `start`, all but the head's, or from random ones.
+    It starts from the weights of the network `start`, or from random ones. The head starts at zero,
+    or with `inherit_head` as that of `start`.
     """
     network = ViT(shape)
     network.init_weights(setup.generator("finetune"))
     if start is not None:
         given = start.state_dict().items()
-        encoder = {name: tensor for name, tensor in given if not name.startswith("head.")}
-        network.load_state_dict(network.state_dict() | encoder)
+        taken = {name: one for name, one in given if inherit_head or not name.startswith("head.")}
+        network.load_state_dict(network.state_dict() | taken)
     task = Classification(
         network.to(setup.runtime.device),
         batches,
@@ -270,9 +323,16 @@ def classifier_task(
 
 
 def loop_config(
-    label: str, settings: TrainSettings, batches: Batches, runtime: RuntimeSettings
+    label: str,
+    settings: TrainSettings,
+    batches: Batches,
+    runtime: RuntimeSettings,
+    steps: int | None = None,
 ) -> LoopConfig:
-    """Return length and options of a training loop; `label` names it in messages."""
+    """Return length and options of a training loop; `label` names it in messages.
+
+    `steps` is the number of steps, if not that of whole epochs.
+    """
     return LoopConfig(
         label=label,
         epochs=settings.epochs,
@@ -282,6 +342,7 @@ def loop_config(
         accumulate=runtime.accumulate,
         clip_grad=settings.clip_grad,
         tensorboard=runtime.tensorboard,
+        steps=steps,
     )
 
 
@@ -290,12 +351,15 @@ def augment(settings: TrainSettings) -> Augment:
     return Augment(settings.crop_scale, settings.flip, settings.color)
 
 
-def recipe(settings: TrainSettings, batches: Batches) -> OptimRecipe:
-    """Return the optimiser's settings, with the learning rate scaled to the batch size."""
+def recipe(settings: TrainSettings, batches: Batches, steps: int | None = None) -> OptimRecipe:
+    """Return the optimiser's settings, with the learning rate scaled to the batch size.
+
+    `steps` is the number of steps of the training, if not that of whole epochs.
+    """
     return OptimRecipe(
         lr=scaled_lr(settings.lr, settings.batch_size),
         weight_decay=settings.weight_decay,
-        total_steps=settings.epochs * batches.steps_per_epoch,
+        total_steps=steps or settings.epochs * batches.steps_per_epoch,
         warmup_share=settings.warmup_share,
     )
 

@@ -21,9 +21,11 @@ from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.teacher import EncoderTeacher, InputSpec, Teacher, by_units
+from masktas.nn.units import units_of
 from masktas.nn.vit import ViT
-from masktas.ratings.batches import batch_size_for
+from masktas.ratings.batches import LABELLED, batch_size_for
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
 from masktas.stages.common.load import units_with
 from masktas.stages.common.tasks import (
@@ -31,8 +33,10 @@ from masktas.stages.common.tasks import (
     augment,
     classifier_task,
     cohort_task,
+    search_for,
     supernet_for,
     supernet_task,
+    supervised_task,
     teacher_architecture,
     teacher_for,
     teacher_task,
@@ -93,6 +97,7 @@ def plan(
     shapes = {
         "teacher": teacher_for(space, settings.teacher),
         "supernet": _sampled(settings),
+        "search": search_for(settings.supernet, settings.search),
         "refine": settings.refine.of_supernet(settings.supernet),
     }
     settings = settings.model_copy(update=shapes)
@@ -133,14 +138,16 @@ def _sampled(settings: AllSettings) -> SupernetSettings:
 def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[tuple[str, int, int]]:
     """Return stage, number of images that it reads, and number of a refinement's round or 0.
 
-    There is no teacher where one is adopted.
+    There is no teacher where one is adopted, and no teacher and no refinement with labels.
     """
     data = settings.data
     held_out = data.search_share + data.validation_share + data.test_share
     searched = min(settings.search.num_images, round(num_images * data.search_share))
     trained = round(num_images * (1 - held_out))
-    pretrained = [] if settings.supernet.teacher else [("teacher", trained, 0)]
-    rounds = range(1, len(settings.refine.epochs) + 1) if refine else ()
+    supervised = settings.supernet.supervised
+    asked = supervised or settings.supernet.teacher is not None
+    pretrained = [] if asked else [("teacher", trained, 0)]
+    rounds = range(1, len(settings.refine.epochs) + 1) if refine and not supervised else ()
     return [
         *pretrained,
         ("supernet", trained, 0),
@@ -201,7 +208,12 @@ class Trial:
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = None if adopted is None else adopted[0]
         self._grid = self._teacher.grid if adopted is None else adopted[1]
-        self._units = units_with(space, self._grid, "The teacher")
+        self._supervised = settings.supernet.supervised
+        self._units = (
+            units_of(space.image_size, space.unit)
+            if self._supervised
+            else units_with(space, self._grid, "The teacher")
+        )
         self._candidates = candidates
 
     def estimate(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
@@ -229,7 +241,7 @@ class Trial:
             pace = self._pace(settings, max(1, int(share)), seconds) * devices
         images = steps * settings.batch_size
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
-        asks = self.stage in ("supernet", "refine")
+        asks = self.stage in ("supernet", "refine") and not self._supervised
         frozen = self._frozen().num_params if asks else 0
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
         return StageEstimate(
@@ -277,7 +289,9 @@ class Trial:
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
-        visible = num_visible(self._units.total, search.ratio_for(self._units.total))
+        total = self._units.total
+        whole = search.rating in LABELLED
+        visible = total if whole else num_visible(total, search.ratio_for(total))
         networks = min(search.population * search.generations, self._candidates.size())
         if search.baselines:  # a random search, and one among uniform networks
             networks = 2 * networks + Uniforms(self._candidates).total
@@ -313,15 +327,23 @@ class Trial:
         if self.stage == "refine":
             return self._cohort(settings, batches)
         if self.stage == "supernet":
-            frozen = self._frozen()
-            supernet = all_settings.supernet
-            within, units = supernet.by_size(self._space), self._units
-            return supernet_task(supernet, self._space, units, frozen, batches, setup, within)[1]
+            return self._sharing(batches)
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
         shape = shape.replace(num_classes=cost.counted_classes(shape))
         target = torch.zeros(batch_size, dtype=torch.long)
         return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
+
+    def _sharing(self, batches: Batches) -> Task[Any]:
+        """Build the supernet's task."""
+        settings, space, setup = self._settings.supernet, self._space, self._setup
+        within = settings.by_size(space)
+        if self._supervised:
+            classes = cost.counted_classes(space.largest)
+            target = torch.zeros(batches.batch_size, dtype=torch.long)
+            return supervised_task(settings, space, classes, target, batches, setup, within)[1]
+        frozen = self._frozen()
+        return supernet_task(settings, space, self._units, frozen, batches, setup, within)[1]
 
     def _frozen(self) -> Teacher:
         """Return the supernet's teacher: the adopted one, or an untrained one of the same shape."""
@@ -372,20 +394,19 @@ class Trial:
     ) -> float:
         """Measure how many images per second candidates encode."""
         runtime, space = self._setup.runtime, self._space
-        shape = self._settings.supernet
         pixels = self._units.size**2 * space.in_channels
         seen = torch.randn(batch, visible, pixels, device=runtime.device)
         ids = torch.arange(visible, device=runtime.device).expand(batch, -1)
-        any_sampler = shape.model_copy(update={"sampler": "uniform"})
-        noise = self._noise(shape, 1)
-        supernet, _ = supernet_task(
-            any_sampler, space, self._units, self._frozen(), noise, self._setup
-        )
+        shared = SupervisedSupernet(space, cost.counted_classes(space.largest))
+        shared.init_weights(torch.Generator().manual_seed(0))
+        shared.to(runtime.device)
         times, until = [], time.monotonic() + seconds
         for one in networks:
             began = time.perf_counter()
             with runtime.autocast():
-                tokens = supernet.subnet(one).eval().encode(seen, ids)
+                patches = self._units.cut(seen, one.patch_size)
+                places = self._units.patch_ids(ids, one.patch_size)
+                tokens = shared.encoder(one).eval().forward_features(patches, places)
             tokens.sum().item()
             times.append(time.perf_counter() - began)
             if time.monotonic() > until:

@@ -23,6 +23,7 @@ from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import (
     load_supernet,
     load_teacher,
+    require_distilled,
     student_input,
     teacher_file,
 )
@@ -92,6 +93,7 @@ def refine(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    require_distilled(context.run, "a refinement")
     search = context.run.search(name)
     searched = search.manifest()
     search.require_fresh()

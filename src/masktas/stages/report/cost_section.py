@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 from masktas.artifacts import Run, Stage
 from masktas.formats import format_flops, format_seconds
-from masktas.stages.common.manifest import SearchManifest, StageManifest, ValidationManifest
+from masktas.stages.common.manifest import (
+    SearchManifest,
+    StageManifest,
+    SupernetManifest,
+    ValidationManifest,
+)
 from masktas.stages.report.page import Reported, Section, Table, Text, html
 
 NONE = "–"
@@ -52,17 +57,23 @@ def _cost(stage: Stage, manifest: StageManifest, run: Run) -> list[str]:
         f"{cost.share_of_peak:.1%}" if cost.flops else NONE,
         f"{processes}{cost.name} ({cost.precision})",
         str(manifest.seed),
-        "yes" if _used_labels(stage) else "no",
+        _labels_used(stage),
     ]
 
 
-def _used_labels(stage: Stage) -> bool:
+def _labels_used(stage: Stage) -> str:
     """Say whether a stage has read labels."""
+    used = stage.name == "finetune"
     if stage.name == "validate":
-        return ValidationManifest.read(stage).probe is not None
-    if stage.name == "search":
-        return SearchManifest.read(stage).rating in ("accuracy", "knn")
-    return stage.name == "finetune"
+        used = ValidationManifest.read(stage).probe is not None
+    elif stage.name == "supernet":
+        supernet = SupernetManifest.read(stage)
+        if supernet.classes is None and supernet.probe_accuracy:
+            return "to watch only"
+        used = supernet.classes is not None
+    elif stage.name == "search":
+        used = SearchManifest.read(stage).rating in ("accuracy", "knn")
+    return "yes" if used else "no"
 
 
 def _images(run: Run, first: StageManifest, last: StageManifest) -> Section:
@@ -99,10 +110,11 @@ def _images(run: Run, first: StageManifest, last: StageManifest) -> Section:
 def _readers(run: Run) -> dict[str, list[str]]:
     """Return what has read, or would read, the images of each split."""
     refined = ["refinement"] if run.named("refine") else []
+    distilled = ["distillation"] if run.named("distill") else []
     trained = [] if run.is_transfer else ["teacher", "supernet"]
     watched = [] if run.is_transfer else ["probes", "pictures"]
     readers = {
-        "supernet": [*trained, *refined, "fine-tuning"],
+        "supernet": [*trained, *refined, *distilled, "fine-tuning"],
         "search": ["search", *refined, "fine-tuning"],
         "validation": [*watched, "validation during fine-tuning"],
         "test": ["final test of fine-tuning"],

@@ -10,7 +10,12 @@ from typing import Any
 from masktas.artifacts import HISTORY, Run, Stage, read_lines
 from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
+from masktas.stages.common.manifest import (
+    FinetuneManifest,
+    RefineManifest,
+    SearchManifest,
+    SupernetManifest,
+)
 from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
 from masktas.stages.report.refine_section import refinement_section
 from masktas.stages.search.table import ResultTable, is_kept
@@ -18,10 +23,13 @@ from masktas.strategies import Evaluated
 
 RATINGS = {
     "consistency": "the label-free agreement with the teacher (equations 13 to 16)",
+    "projected": "the same agreement, of the tokens that are projected to the teacher's width",
+    "alignment": "the label-free alignment of token similarities with the teacher's",
     "reconstruction": "the negative pixel loss of reconstructing masked images",
     "feature": "the negative loss of predicting the teacher's tokens",
     "fusion": "the fusion of two ranks, by agreement with the teacher and by pixel loss",
     "accuracy": "the accuracy of a linear classifier on the search images, from their labels",
+    "head": "the accuracy of the head that all networks share, on the labelled search images",
     "knn": "the accuracy of nearest neighbours on the search images, from their labels",
     "params": "the number of parameters, nothing else",
     "macs": "the number of multiply-accumulates, nothing else",
@@ -47,6 +55,7 @@ class Found:
         refined: manifest of its refinement; None if it was not refined.
         table: the winner beside its baselines.
         history: lines of the rated candidates.
+        supervised: whether labels trained the supernet.
     """
 
     name: str
@@ -54,18 +63,31 @@ class Found:
     refined: RefineManifest | None
     table: ResultTable
     history: list[dict[str, Any]]
+    supervised: bool
 
     @classmethod
     def of(cls, stage: Stage, run: Run) -> Found:
         """Read a finished search of a run; its refinement may be unfinished."""
+        alone = [one.folder for one in run.named("distill")]
         finetuned: dict[bool, list[FinetuneManifest]] = {True: [], False: []}
         for one in run.named("finetune"):
-            finetuned[is_kept(one.folder.name)].append(FinetuneManifest.read(one))
+            tuned = FinetuneManifest.read(one)
+            # a network that was distilled alone may have the architecture of a baseline
+            if not any(tuned.started_in(one.folder, folder) for folder in alone):
+                finetuned[is_kept(one.folder.name)].append(tuned)
         refinement = run.refine(stage.folder.name)
         search = SearchManifest.read(stage)
         refined = RefineManifest.read(refinement) if refinement.finished else None
         table = ResultTable.of(search, finetuned[False], kept=finetuned[True], refined=refined)
-        return cls(stage.folder.name, search, refined, table, read_lines(stage.folder / HISTORY))
+        supervised = SupernetManifest.read(run.supernet).classes is not None
+        history = read_lines(stage.folder / HISTORY)
+        return cls(stage.folder.name, search, refined, table, history, supervised)
+
+    @property
+    def rating(self) -> str:
+        """What the rating is, in words."""
+        heads = self.supervised and self.search.rating == "accuracy"
+        return RATINGS["head" if heads else self.search.rating]
 
     @property
     def winner(self) -> Evaluated:
@@ -92,7 +114,7 @@ def _result(found: Found, of: str) -> Section:
     verdicts = table.verdicts()
     latency = _target(search.latency_target)
     notes = [
-        f"The rating is {RATINGS[search.rating]}; higher is better. All networks are rated on the "
+        f"The rating is {found.rating}; higher is better. All networks are rated on the "
         "same held-out images and masks. ± is one standard error over the images, or one standard "
         "deviation over the networks where several are averaged.",
         BASELINES if len(table.rows) > 1 else "",

@@ -22,12 +22,14 @@ from masktas.stages.report.training_section import (
     training_sections,
 )
 from masktas.stages.report.transfer_section import transfer_sections
+from masktas.stages.report.twins_section import twins_sections
 from masktas.stages.report.validation_section import validation_sections
 
 # In the order of the page. A function yields no section where the run has nothing to show.
 SECTIONS: tuple[Callable[[Reported], Iterable[Section]], ...] = (
     transfer_sections,
     search_sections,
+    twins_sections,
     validation_sections,
     picture_sections,
     training_sections,
@@ -56,7 +58,8 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
 
     Args:
         run: the run folder; unfinished stages are left out.
-        beside: another run, whose supernet's convergence is drawn beside this one's.
+        beside: another run, whose supernet's convergence is drawn beside this one's, and whose
+            networks are listed beside this one's as twins.
 
     Returns:
         The path of the report.

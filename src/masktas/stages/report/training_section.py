@@ -15,6 +15,8 @@ from masktas.stages.report.page import Figure, Reported, Section, Text, chart, h
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
     "supernet": "Supernet: masked distillation",
+    "supervised": "Supernet: trained with labels",
+    "distill": "Distillation of one network",
     "finetune": "Fine-tuning",
 }
 PROBED = ("smallest", "middle", "largest")  # networks that the legend names
@@ -74,9 +76,16 @@ def training_sections(reported: Reported) -> Iterator[Section]:
 
 
 def _curve(stage: Stage) -> Figure:
-    title = TITLES[stage.name] + (f": {stage.folder.name}" * (stage.name == "finetune"))
     lines = read_lines(stage.folder / METRICS)
-    return Figure(chart(charts.losses(lines)), _course(lines), title=title)
+    return Figure(chart(charts.losses(lines)), _course(lines), title=_title(stage))
+
+
+def _title(stage: Stage) -> str:
+    """Return the title of a training's curves."""
+    if stage.name == "supernet" and SupernetManifest.read(stage).classes is not None:
+        return TITLES["supervised"]
+    named = stage.name in ("finetune", "distill")
+    return TITLES[stage.name] + (f": {stage.folder.name}" if named else "")
 
 
 def _course(lines: list[dict[str, Any]]) -> str:
@@ -110,6 +119,11 @@ def convergence_sections(reported: Reported) -> Iterator[Section]:
             f"{beside.folder}: no finished supernet with probes to draw beside that of "
             f"{run.folder}, or none in {run.folder}: give two runs whose supernets are finished."
         )
+    if len(found) == 2 and not charts.probed([lines for _, lines in found]):
+        raise ArtifactError(
+            f"The probes of {run.folder} and {found[1][0]} have no measure in common, because one "
+            "was trained with labels: train the other with --probe-accuracy."
+        )
     if found:
         caption = _convergence(run, found)
         figure = Figure(chart(charts.probes(found)), caption, wide=True)
@@ -121,7 +135,7 @@ def _probes(run: Run) -> list[dict[str, Any]]:
     if not run.supernet.finished:
         return []
     lines = read_lines(run.supernet.folder / METRICS)
-    return lines if any("probe/largest/rating" in line for line in lines) else []
+    return lines if charts.probed([lines]) else []
 
 
 def _convergence(run: Run, found: list[tuple[str, list[dict[str, Any]]]]) -> str:
@@ -131,14 +145,24 @@ def _convergence(run: Run, found: list[tuple[str, list[dict[str, Any]]]]) -> str
             f"{run.supernet.folder / MANIFEST}: damaged, the probe {missing[0]!r} is missing. Run "
             "the stage again with --overwrite."
         )
-    ratings = [
-        line["probe/largest/rating"] for line in found[0][1] if "probe/largest/rating" in line
+    labelled = SupernetManifest.read(run.supernet).classes is not None
+    measures = dict(charts.probed([lines for _, lines in found]))
+    key = "rating" if "rating" in measures else next(iter(measures))
+    title = measures[key].partition(" (")[0]
+    values = [
+        line[f"probe/largest/{key}"] for line in found[0][1] if f"probe/largest/{key}" in line
     ]
     sizes = ", ".join(f"{name} ({format_quantity(params[name])} parameters)" for name in PROBED)
     names = f" Solid: {found[0][0]}; dashed: {found[1][0]}." if len(found) > 1 else ""
+    accuracy = (
+        " The linear classifier is fitted to frozen features of one half of the images and tested "
+        "on the other."
+        if "accuracy" in measures
+        else ""
+    )
     return (
-        f"At every probe, the same networks are evaluated on the same held-out images and masks: "
-        f"{sizes}, and eight random ones (grey). The rating of the largest goes from "
-        f"{ratings[0]:.4f} to {ratings[-1]:.4f}; flat curves mean that more epochs change little."
-        f"{names}"
+        "At every probe, the same networks are evaluated on the same held-out images"
+        f"{'' if labelled else ' and masks'}: {sizes}, and eight random ones (grey). "
+        f"The {title} of the largest goes from {values[0]:.4f} to {values[-1]:.4f}; flat "
+        f"curves mean that more epochs change little.{accuracy}{names}"
     )

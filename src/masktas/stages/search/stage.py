@@ -9,16 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from masktas.artifacts import HISTORY, SPACE, file_digest, write_text
+from masktas.artifacts import HISTORY, SPACE, Run, file_digest, write_text
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
+from masktas.config.searching import LABEL_FREE
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
-from masktas.errors import ConfigError
+from masktas.errors import ConfigError, LabelError
 from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
+from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.function import Ask
+from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import units_of
+from masktas.ratings.batches import LABELLED
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
@@ -26,8 +30,9 @@ from masktas.stages.common import charts
 from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import (
-    load_supernet,
+    load_shared,
     load_teacher,
+    shared_classes,
     student_input,
     teacher_file,
     units_for,
@@ -69,6 +74,19 @@ def check(settings: SearchSettings, space: SearchSpace) -> BudgetedSpace:
     return candidates
 
 
+def require_rateable(run: Run, settings: SearchSettings) -> None:
+    """Raise ConfigError if a rating needs the teacher of a supernet that was trained with labels.
+
+    Raises:
+        ArtifactError: if the supernet is not finished.
+    """
+    if settings.rating in LABEL_FREE and shared_classes(run) is not None:
+        raise ConfigError(
+            f"{run.supernet.folder} was trained with labels (--supervised) and has no teacher, "
+            f"which --rating {settings.rating} compares with: give --rating accuracy."
+        )
+
+
 def search(
     data: Data | None = None,
     *,
@@ -84,6 +102,8 @@ def search(
     measure: Measure | None = None,
 ) -> dict[str, Any]:
     """Search the supernet for the best architecture within a budget, without labels.
+
+    A supernet that was trained with labels is searched with labels, by accuracy.
 
     Args:
         data: images to search on; those of the supernet if None.
@@ -114,6 +134,7 @@ def search(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or SearchSettings()
+    require_rateable(context.run, settings)
     images = context.images_recorded(context.run.division, data, data_settings)
     candidates, target, models = costed(
         context.run,
@@ -134,10 +155,9 @@ def search(
         context.console if settings.is_masked else None,
     )
     opened = _open(context, settings, candidates, images, teacher)
-    made_from = {
-        "teacher": teacher_file(context.run),
-        "supernet": context.run.supernet.folder / WEIGHTS,
-    }
+    made_from = {"supernet": context.run.supernet.folder / WEIGHTS}
+    if opened.evaluator.teacher is not None:
+        made_from = {"teacher": teacher_file(context.run)} | made_from
     key = opened.evaluator.key({name: file_digest(path) for name, path in made_from.items()})
     with context.stage(
         context.run.search(name),
@@ -171,7 +191,7 @@ def search(
 class OpenedSearch:
     """What a search reads of a run: the supernet, the images, and the evaluator over both."""
 
-    supernet: Supernet
+    supernet: Supernet | SupervisedSupernet
     store: ImageStore
     evaluator: Evaluator
 
@@ -187,12 +207,22 @@ def _open(
     space = candidates.space
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
-    supernet = load_supernet(context.run, space)
+    supernet = load_shared(context.run, space)
+    classes = shared_classes(context.run)
+    if classes is not None and settings.rating in LABELLED:
+        _require_classes(context.run, images, classes)
     store = context.open_images(images, allowed=("search",))
     seen = student_input(space, supernet.units, store)
+    frozen: Teacher | None = None
+    if classes is None:
+        frozen = load_teacher(context.run, seen, context.runtime.device, teacher)
+    elif teacher is not None:
+        raise ConfigError(
+            f"{context.run.supernet.folder} was trained with labels: leave out teacher=."
+        )
     evaluator = Evaluator(
         supernet,
-        load_teacher(context.run, seen, context.runtime.device, teacher),
+        frozen,
         store,
         settings,
         candidates,
@@ -223,7 +253,10 @@ def _summary(
 
 
 def _write(
-    folder: Path, shared: Supernet, found: SearchResult, objectives: tuple[str, ...]
+    folder: Path,
+    shared: Supernet | SupervisedSupernet,
+    found: SearchResult,
+    objectives: tuple[str, ...],
 ) -> None:
     """Write networks and front."""
     for place, one in enumerate(found.top, start=1):
@@ -266,3 +299,17 @@ def _was_known(one: Evaluated, known: dict[str, Any]) -> bool:
 def _labels(images: ImageInput, store: ImageStore) -> Tensor:
     """Return the class of each image of the search split."""
     return labels_of(read_labels(images.source())[0], store.images("search"))
+
+
+def _require_classes(run: Run, images: ImageInput, classes: list[str]) -> None:
+    """Raise LabelError unless images have the classes that the shared head tells apart."""
+    found = read_labels(images.source())[1]
+    if found != classes:
+        raise LabelError(
+            f"{images.location} has other classes ({_listed(found)}) than {run.supernet.folder} "
+            f"has learned ({_listed(classes)}): give the images that it was trained on."
+        )
+
+
+def _listed(classes: list[str]) -> str:
+    return ", ".join(classes[:3]) + (f", ... {len(classes)} in all" if len(classes) > 3 else "")

@@ -10,6 +10,7 @@ from masktas.config import DataSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
+from masktas.errors import ConfigError
 from masktas.nn.mae import require_decoder_dim
 from masktas.nn.patches import num_visible, num_visible_checked
 from masktas.nn.supernet import Supernet
@@ -19,7 +20,7 @@ from masktas.nn.units import Units, units_of
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common.budget import costed
-from masktas.stages.common.images import Data, ImageInput
+from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
 from masktas.stages.common.load import (
     load_reconstruction,
     load_teacher,
@@ -34,6 +35,7 @@ from masktas.stages.common.tasks import supernet_task, with_mask_ratio
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
+from masktas.stages.supernet.supervised import train_supervised
 
 
 def check(settings: SupernetSettings, space: SearchSpace) -> None:
@@ -44,6 +46,8 @@ def check(settings: SupernetSettings, space: SearchSpace) -> None:
         BudgetError: if no architecture meets the budget of the sampler `focus`.
     """
     settings.check(space)
+    if settings.supervised:
+        return  # nothing is masked, and there is no decoder
     require_decoder_dim(settings.decoder_dim)
     total = units_of(space.image_size, space.unit).total
     num_visible_checked(total, settings.ratio_for(total), least=1)
@@ -62,6 +66,9 @@ def supernet(
     teacher: Ask | None = None,
 ) -> dict[str, Any]:
     """Train the weight-sharing supernet of a space; resumes a killed one.
+
+    It learns from the run's teacher without labels; with `supervised` from labels, without a
+    teacher.
 
     Args:
         data: images; those of the teacher if None.
@@ -91,6 +98,10 @@ def supernet(
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
     check(settings, space)
+    if settings.supervised:
+        if teacher is not None:
+            raise ConfigError("supervised=True trains with labels: leave out teacher=.")
+        return train_supervised(context, settings, space, data, data_settings)
     if settings.teacher is not None or teacher is not None:
         adopt(context, settings, space, data=data, data_settings=data_settings, ask=teacher)
     images = context.images_recorded(context.run.teacher, data, data_settings)
@@ -129,6 +140,7 @@ class DistillationData:
         units: what masks are made of.
         seen: what the student sees.
         teacher: frozen.
+        labels: class of every image, shard by shard, to watch accuracy; None without.
     """
 
     store: ImageStore
@@ -136,6 +148,7 @@ class DistillationData:
     units: Units
     seen: InputSpec
     teacher: Teacher
+    labels: list[list[int]] | None
 
 
 def _open(
@@ -148,6 +161,8 @@ def _open(
     """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
     images.source()
+    watches = settings.probe_accuracy and settings.probes > 0
+    labels = two_classes(images)[0] if watches else None
     require_same_images(context.run, space)
     units = units_for(context.run, space)
     num_visible_checked(units.total, settings.ratio_for(units.total), least=1)
@@ -155,7 +170,7 @@ def _open(
     seen = student_input(space, units, store)
     teacher = load_teacher(context.run, seen, context.runtime.device, ask)
     batches = context.batches(store, "supernet", settings=settings)
-    return DistillationData(store, batches, units, seen, teacher)
+    return DistillationData(store, batches, units, seen, teacher, labels)
 
 
 def _train(
@@ -172,7 +187,7 @@ def _train(
     total = inputs.units.total
     visible = num_visible(total, settings.ratio_for(total))
     held_out = context.batches(inputs.store, "validation")
-    probes = _probes(context, settings, shared, inputs.teacher, held_out, visible)
+    probes = _probes(context, settings, shared, inputs, held_out, visible)
     watched = probe_epochs(settings.epochs, settings.probes)
     cost = stage.train(
         task,
@@ -200,13 +215,13 @@ def _probes(
     context: Context,
     settings: SupernetSettings,
     shared: Supernet,
-    teacher: Teacher,
+    inputs: DistillationData,
     held_out: Batches,
     visible: int,
 ) -> ConvergenceProbes:
     return ConvergenceProbes(
         shared,
-        teacher,
+        inputs.teacher,
         held_out,
         visible=visible,
         count=settings.probe_images,
@@ -215,4 +230,5 @@ def _probes(
         runtime=context.runtime,
         ranks=context.ranks,
         warn=context.console.warn,
+        labels=None if inputs.labels is None else labels_of(inputs.labels, held_out.images),
     )

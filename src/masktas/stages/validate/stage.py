@@ -35,6 +35,7 @@ from masktas.stages.common.images import Data, ImageInput, labels_of, read_label
 from masktas.stages.common.load import (
     load_supernet,
     load_teacher,
+    require_distilled,
     student_input,
     teacher_file,
     units_for,
@@ -111,6 +112,7 @@ def validate(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or ValidateSettings()
+    require_distilled(context.run, "a validation of ratings")
     images = context.images_recorded(context.run.division, data, data_settings)
     trained = SearchSpace.load(context.run.supernet.folder / SPACE)
     images.require_fit(trained.largest, f"space {trained.name}")

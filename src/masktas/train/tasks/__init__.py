@@ -1,1 +1,1 @@
-"""The three trainings: masked autoencoder, supernet, classifier."""
+"""The trainings: masked autoencoder, supernet (distilled or with labels), cohort, classifier."""

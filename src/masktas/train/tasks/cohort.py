@@ -30,6 +30,7 @@ class CohortDistillation:
         runtime: device and precision.
         pixels: whether pixels are predicted too: loss (9) instead of (11). Otherwise decoders
             are left out and do not change.
+        beta: weight of the feature loss in (9).
     """
 
     def __init__(
@@ -42,17 +43,24 @@ class CohortDistillation:
         runtime: Runtime,
         *,
         pixels: bool,
+        beta: float = 1.0,
     ) -> None:
         self.module = nn.ModuleDict(students).train()
         self.members = tuple(students)
         self.batch_size = batches.batches.batch_size
         self.optimizer = adamw(self.module, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = recipe.schedule(self.optimizer)
-        self.pixels = pixels
+        self.pixels, self.beta = pixels, beta
         self._batches = batches
         self._distiller = Distiller(teacher, batches.unit, runtime)
         students_macs = [
-            student_macs(one.encoder.architecture, shape, batches.visible, pixels=pixels)
+            student_macs(
+                one.encoder.architecture,
+                shape,
+                batches.visible,
+                pixels=pixels,
+                features=beta > 0 or not pixels,
+            )
             for one in students.values()
         ]
         self._macs = teacher.macs(batches.visible) + sum(students_macs)
@@ -72,7 +80,8 @@ class CohortDistillation:
         if not self.pixels:
             return {"feature_loss": feature}
         pixel = pixel_loss(predicted, inputs.units, inputs.ids_masked)
-        return {"loss": pixel + feature, "pixel_loss": pixel, "feature_loss": feature}
+        loss = pixel + self.beta * feature if self.beta else pixel  # (9)
+        return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
 
     def update(self, _: nn.Module) -> None:
         """Apply AdamW to all members."""

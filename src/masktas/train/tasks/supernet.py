@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from masktas.nn.mae import pixel_loss
 from masktas.nn.student import MaskedStudent, feature_loss
-from masktas.nn.supernet import Supernet
+from masktas.nn.supernet import SharedWeights, Supernet
+from masktas.nn.supervised import Classifier
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
@@ -86,7 +88,63 @@ def _focus(near: BudgetedSpace) -> Sampler:
     return draw
 
 
-class MaskedDistillation:
+class WeightSharing:
+    """What every training of a supernet does: sample subnets, and update nothing but their slices.
+
+    Args:
+        supernet: with initial weights, on its device.
+        batch_size: number of images in a step.
+        recipe: optimiser hyperparameters.
+        draw: samples the architectures of a step.
+        seed: of the sampled architectures.
+    """
+
+    def __init__(
+        self,
+        supernet: SharedWeights[Any],
+        batch_size: int,
+        recipe: OptimRecipe,
+        *,
+        draw: Sampler,
+        seed: int,
+    ) -> None:
+        self.module: nn.Module = supernet.student
+        self.members: tuple[str, ...] = ()
+        self.batch_size = batch_size
+        self.optimizer = SlicedAdamW(
+            supernet.student, supernet.edges(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        self.schedule = recipe.schedule(self.optimizer)
+        self._shared, self._draw, self._seed = supernet, draw, seed
+
+    def sampled(self, step: int) -> list[Architecture]:
+        """Return the architectures of a step (line 6), the same in every process."""
+        return self._draw(random.Random(seed_for(self._seed, "sample", step)))
+
+    def networks(self, step: int) -> list[nn.Module]:
+        """Return the sampled subnets over the store's leading slices."""
+        return [self._shared.subnet(one).train() for one in self.sampled(step)]
+
+    def update(self, network: nn.Module) -> None:
+        """Update the sampled slices; all other weights stay frozen (line 9)."""
+        assert isinstance(network, MaskedStudent | Classifier)
+        self.optimizer.step_slices(
+            {
+                self._shared.stored_name(name, network.patch_size): parameter
+                for name, parameter in network.named_parameters()
+            }
+        )
+
+    def about(self, step: int) -> str:
+        """Name the architectures of a step."""
+        return "; ".join(
+            f"patch size {one.patch_size}, width {one.embed_dim}, heads {list(one.num_heads)}, "
+            f"MLP ratios {list(one.mlp_ratio)}"
+            for one in self.sampled(step)
+        )
+
+
+class MaskedDistillation(WeightSharing):
     """`Task`: lines 5 to 9 of Algorithm 1.
 
     Args:
@@ -112,25 +170,11 @@ class MaskedDistillation:
         draw: Sampler,
         seed: int,
     ) -> None:
-        self.module = supernet.student
-        self.members: tuple[str, ...] = ()
-        self.batch_size = batches.batches.batch_size
-        self.optimizer = SlicedAdamW(
-            supernet.student, supernet.edges(), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
-        self.schedule = recipe.schedule(self.optimizer)
+        super().__init__(supernet, batches.batches.batch_size, recipe, draw=draw, seed=seed)
         self.beta = beta
-        self._supernet, self._teacher, self._draw, self._seed = supernet, teacher, draw, seed
+        self._shape, self._teacher = supernet.shape, teacher
         self._batches = batches
         self._distiller = Distiller(teacher, batches.unit, runtime)
-
-    def sampled(self, step: int) -> list[Architecture]:
-        """Return the architectures of a step (line 6), the same in every process."""
-        return self._draw(random.Random(seed_for(self._seed, "sample", step)))
-
-    def networks(self, step: int) -> list[nn.Module]:
-        """Return the sampled subnets over the store's leading slices."""
-        return [self._supernet.subnet(one).train() for one in self.sampled(step)]
 
     def inputs(self, step: int, rows: slice) -> DistilledInputs:
         """Mask the images (line 5) and encode the visible units by the teacher (7)."""
@@ -144,28 +188,10 @@ class MaskedDistillation:
         loss = pixel + self.beta * feature if self.beta else pixel  # (9)
         return {"loss": loss, "pixel_loss": pixel, "feature_loss": feature}
 
-    def update(self, network: nn.Module) -> None:
-        """Update the sampled slices; all other weights stay frozen (line 9)."""
-        assert isinstance(network, MaskedStudent)
-        self.optimizer.step_slices(
-            {
-                self._supernet.stored_name(name, network.patch_size): parameter
-                for name, parameter in network.named_parameters()
-            }
-        )
-
     def macs(self, step: int) -> int:
         """Count multiply-accumulates per image: teacher forward, students forward and backward."""
         teacher = self._teacher.macs(self._batches.visible)
         return teacher + sum(
-            student_macs(one, self._supernet.shape, self._batches.visible, features=self.beta > 0)
-            for one in self.sampled(step)
-        )
-
-    def about(self, step: int) -> str:
-        """Name the architectures of a step."""
-        return "; ".join(
-            f"patch size {one.patch_size}, width {one.embed_dim}, heads {list(one.num_heads)}, "
-            f"MLP ratios {list(one.mlp_ratio)}"
+            student_macs(one, self._shape, self._batches.visible, features=self.beta > 0)
             for one in self.sampled(step)
         )
