@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from masktas.errors import MasktasError
     from masktas.measure.target import Target as LatencyTarget
     from masktas.notebook import load_supernet, open_images, open_teacher, rate
+    from masktas.predictor import load
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
     from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.report.stage import report
-    from masktas.train.networks import load_network as load
 
 _HOMES = {
     "AllSettings": "masktas.config",
@@ -47,7 +47,7 @@ _HOMES = {
     "build_latency": "masktas.stages.latency",
     "demo": "masktas.api",
     "finetune": "masktas.api",
-    "load": "masktas.train.networks:load_network",
+    "load": "masktas.predictor",
     "load_supernet": "masktas.notebook",
     "macs": "masktas.space",
     "measure_latency": "masktas.stages.latency",

@@ -108,6 +108,26 @@ COMMANDS = {
         each rating is.
         """,
     ),
+    "predict": (
+        "masktas.cli.predict:predict",
+        """Classify images with a trained network.
+
+        Prints the most probable classes of each image. Images are read and prepared as for
+        training; those that cannot be read are named and left out.
+
+        - `masktas predict runs/first photos/ --csv classes.csv`
+        - `masktas predict runs/first/finetune/main photo.jpg --json`
+        """,
+    ),
+    "embed": (
+        "masktas.cli.predict:embed",
+        """Write the features of images, from a network with or without labels.
+
+        Writes an .npz file with `features`, float32, a row for each image, and `names`.
+
+        - `masktas embed runs/first/refine/main photos/ --out features.npz`
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

@@ -18,6 +18,7 @@ from masktas.stages.common.images import Data, ImageInput, labels_of, read_label
 from masktas.stages.common.load import load_supernet
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
+from masktas.train.input import NetworkInput
 from masktas.train.metrics import accuracy
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
@@ -153,7 +154,7 @@ def _train(
     test = measure("test")
 
     def write() -> dict[str, Any]:
-        save_network(stage.folder, network)
+        save_network(stage.folder, network, seen=NetworkInput.of_store(store, inputs.classes))
         sizes = {"params": params(shape), "macs": macs(shape)}
         return {"classes": inputs.classes, **sizes, "validation": validation, "test": test}
 
