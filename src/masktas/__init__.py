@@ -9,10 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masktas.api import demo, finetune, plan, refine, run, search, supernet, teacher, validate
+    from masktas.api import (
+        demo,
+        evaluate,
+        finetune,
+        plan,
+        refine,
+        run,
+        search,
+        supernet,
+        teacher,
+        validate,
+    )
     from masktas.config import (
         AllSettings,
         DataSettings,
+        EvaluateSettings,
         FinetuneSettings,
         RefineSettings,
         RuntimeSettings,
@@ -34,6 +46,7 @@ _HOMES = {
     "Architecture": "masktas.space",
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
+    "EvaluateSettings": "masktas.config",
     "FinetuneSettings": "masktas.config",
     "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
@@ -46,6 +59,7 @@ _HOMES = {
     "ValidateSettings": "masktas.config",
     "build_latency": "masktas.stages.latency",
     "demo": "masktas.api",
+    "evaluate": "masktas.api",
     "finetune": "masktas.api",
     "load": "masktas.predictor",
     "load_supernet": "masktas.notebook",
@@ -70,6 +84,7 @@ __all__ = [
     "Architecture",
     "Budget",
     "DataSettings",
+    "EvaluateSettings",
     "FinetuneSettings",
     "LatencyTarget",
     "MasktasError",
@@ -82,6 +97,7 @@ __all__ = [
     "ValidateSettings",
     "build_latency",
     "demo",
+    "evaluate",
     "finetune",
     "load",
     "load_supernet",

@@ -18,6 +18,7 @@ from masktas.config import (
     AllSettings,
     CostSettings,
     DataSettings,
+    EvaluateSettings,
     FinetuneSettings,
     RefineSettings,
     RuntimeSettings,
@@ -32,6 +33,7 @@ from masktas.config import (
 from masktas.errors import ConfigError
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
+from masktas.stages.evaluate import stage as evaluate_stage
 from masktas.stages.plan import stage as plan_stage
 from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
@@ -172,6 +174,12 @@ finetune = flat(
 validate = flat(
     validate_stage.validate,
     settings=ValidateSettings,
+    data_settings=DataSettings,
+    runtime=RuntimeSettings,
+)
+evaluate = flat(
+    evaluate_stage.evaluate,
+    settings=EvaluateSettings,
     data_settings=DataSettings,
     runtime=RuntimeSettings,
 )

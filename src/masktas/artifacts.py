@@ -45,7 +45,13 @@ HISTORY = "history.jsonl"  # of a search: every rated candidate
 ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 # Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
 MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)
-OUTCOME = {"search": "winner", "refine": "winner", "finetune": "test", "validate": "verdict"}
+OUTCOME = {
+    "search": "winner",
+    "refine": "winner",
+    "finetune": "test",
+    "validate": "verdict",
+    "evaluate": "outcome",
+}
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -418,6 +424,10 @@ class Run:
         """One comparison of ratings with accuracy, by name."""
         return Stage("validate", self.folder / "validate" / _plain(name))
 
+    def evaluated(self, name: str = "main") -> Stage:
+        """One evaluation of a network with labels, by name."""
+        return Stage("evaluate", self.folder / "evaluate" / _plain(name))
+
     @property
     def report(self) -> Path:
         """The report, one HTML file."""
@@ -431,7 +441,7 @@ class Run:
     def stages(self) -> list[Stage]:
         """Return all finished stages in the order of the pipeline."""
         first = [stage for stage in (self.teacher, self.supernet) if stage.finished]
-        kinds = ("search", "refine", "finetune", "validate")
+        kinds = ("search", "refine", "finetune", "validate", "evaluate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

@@ -22,7 +22,7 @@ from masktas.errors import ArtifactError, LabelError, UndecodableImage
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 from masktas.train.input import NetworkInput
-from masktas.train.networks import load_network, network_folder
+from masktas.train.networks import filled, network_folder, read_shape
 
 BATCH_SIZE = 128
 Advance = Callable[[int], None]
@@ -272,8 +272,5 @@ def load(path: str | Path) -> Predictor:
         ArtifactError: if a file is missing or damaged.
     """
     folder = network_folder(path)
-
-    def build(shape: Architecture) -> Predictor:
-        return Predictor(shape, NetworkInput.load(folder, shape), folder)
-
-    return load_network(folder, build)
+    shape = read_shape(folder)
+    return filled(Predictor(shape, NetworkInput.load(folder, shape), folder), folder)

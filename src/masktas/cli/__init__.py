@@ -128,6 +128,18 @@ COMMANDS = {
         - `masktas embed runs/first/refine/main photos/ --out features.npz`
         """,
     ),
+    "evaluate": (
+        "masktas.cli.evaluate:evaluate",
+        """Measure how good a network is on labelled images.
+
+        Writes evaluate/NAME of the network's run: evaluation.json, per_class.csv, confusion.csv and
+        .png, mistakes.png. A network without labels is evaluated by a linear probe and by nearest
+        neighbours of its features.
+
+        - `masktas evaluate runs/first --split validation`
+        - `masktas evaluate runs/first/finetune/main new-photos/`
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

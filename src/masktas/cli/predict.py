@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import json as json_module
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from masktas.artifacts import write_atomic, write_text
 from masktas.cli.options import Json, Quiet
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.formats import shown
+from masktas.formats import csv_text, shown
 
 if TYPE_CHECKING:
     from masktas.data.sources import Source
@@ -176,15 +174,13 @@ def _warn(console: Console, problems: list[tuple[str, str]], num: int) -> None:
 
 def _table(found: list[Prediction], top: int) -> str:
     """Return the predictions as CSV."""
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
     places = range(1, top + 1)
     pairs = [name for place in places for name in (f"class_{place}", f"probability_{place}")]
-    writer.writerow(["name", *pairs, "problem"])
+    rows = []
     for one in found:
         cells = [cell for name, value in one.top for cell in (name, f"{value:.6g}")]
-        writer.writerow([one.name, *(cells or [""] * len(pairs)), one.problem])
-    return text.getvalue()
+        rows.append([one.name, *(cells or [""] * len(pairs)), one.problem])
+    return csv_text(["name", *pairs, "problem"], rows)
 
 
 def _lines(found: list[Prediction]) -> list[str]:

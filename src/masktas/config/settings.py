@@ -372,6 +372,17 @@ class FinetuneSettings(TrainSettings):
     )
 
 
+class EvaluateSettings(Settings):
+    """What a network is evaluated on."""
+
+    split: Literal["test", "validation", "search", "supernet", "all"] | None = Field(
+        None,
+        description="Images to evaluate on: a split of the run, by default test; or, of DATA, all "
+        "(the default) or those in a test split of its own.",
+    )
+    batch_size: Count = Field(128, description="Number of images that are computed at once.")
+
+
 class AllSettings(Settings):
     """The settings of every stage, each a section of a configuration file.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,21 +71,31 @@ def network_folder(path: str | Path) -> Path:
     return folder
 
 
-def load_network(path: str | Path, build: Callable[[Architecture], V] = ViT) -> V:  # type: ignore[assignment]
+def load_network(path: str | Path) -> ViT:
     """Build the network of a folder, see `network_folder`, and fill it strictly.
-
-    Args:
-        path: the folder, or a file in it.
-        build: makes the module of an architecture.
 
     Raises:
         ArtifactError: if a file is missing or damaged, or the weights are of another architecture.
     """
     folder = network_folder(path)
+    return filled(ViT(read_shape(folder)), folder)
+
+
+def read_shape(folder: Path) -> Architecture:
+    """Read the architecture.json of a network's folder.
+
+    Raises:
+        ArtifactError: if it is damaged.
+    """
     try:
-        network = build(Architecture.load(folder / ARCHITECTURE))
+        return Architecture.load(folder / ARCHITECTURE)
     except SpaceError as error:
         raise ArtifactError(f"{error}") from None
+
+
+def filled(network: V, folder: Path) -> V:
+    """Load the weights of a folder into a network of its architecture, strictly, for evaluation."""
     tensors, _ = checkpoint.load(folder / WEIGHTS)
     checkpoint.load_strict(network, tensors, where=str(folder / WEIGHTS))
-    return network.eval()
+    network.eval()
+    return network
