@@ -36,7 +36,9 @@ def evaluate(
     options: Annotated[EvaluateSettings | None, Parameter(name="*", group="Evaluation")] = None,
     label_column: Annotated[
         str | None,
-        Parameter(help="Column of a table that holds the labels. By default it is found."),
+        Parameter(
+            group="Images", help="Column of a table that holds the labels. By default it is found."
+        ),
     ] = None,
     image_column: ImageColumn = None,
     root: Root = None,
@@ -44,9 +46,12 @@ def evaluate(
     device: Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Parameter(help="Precision of matrix products: auto is bf16 on CUDA and fp32 on a CPU."),
+        Parameter(
+            group="Machine",
+            help="Precision of matrix products: auto is bf16 on CUDA and fp32 on a CPU.",
+        ),
     ] = "auto",
-    seed: Annotated[int, Parameter(help="Seed of the linear probe.")] = 0,
+    seed: Annotated[int, Parameter(group="Machine", help="Seed of the linear probe.")] = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,

@@ -47,16 +47,22 @@ Strict = Annotated[
     Parameter(
         negative="",
         show_default=False,
+        group="Machine",
         help="Stop at an image that cannot be read, instead of leaving it out.",
     ),
 ]
-Device = Annotated[str, Parameter(help="Device to run on: auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str, Parameter(group="Machine", help="Device to run on: auto, cpu, cuda or cuda:N.")
+]
 Root = Annotated[
-    str | None, Parameter(help="Folder with torchvision's files, for images such as cifar10.")
+    str | None,
+    Parameter(group="Images", help="Folder with torchvision's files, for images such as cifar10."),
 ]
 ImageColumn = Annotated[
     str | None,
-    Parameter(help="Column of a table that holds the images. By default it is found."),
+    Parameter(
+        group="Images", help="Column of a table that holds the images. By default it is found."
+    ),
 ]
 MAX_NAMED = 5  # unreadable images that a warning names
 

@@ -31,11 +31,10 @@ from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.evaluate import pictures, probing
 from masktas.stages.evaluate.classifying import classify
 from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImages
+from masktas.stages.evaluate.manifest import EVALUATION
 from masktas.stages.evaluate.mistakes import Mistake
 from masktas.stages.evaluate.where import Home, Readings, home_of
 from masktas.train.networks import WEIGHTS
-
-EVALUATION = "evaluation.json"
 
 
 def evaluate(

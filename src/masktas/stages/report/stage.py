@@ -22,6 +22,8 @@ from masktas.stages.common.manifest import (
     TeacherManifest,
     ValidationManifest,
 )
+from masktas.stages.evaluate.manifest import EvaluationManifest
+from masktas.stages.report.evaluation_section import evaluation_section
 from masktas.stages.report.search_section import search_section, svg
 
 TITLES = {
@@ -81,8 +83,9 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
             search_section(stage, finetuned, folder.refine(stage.folder.name))
             for stage in folder.named("search")
         ],
+        evaluations=evaluation_section(folder, environment),
         validations=[_validation(stage) for stage in folder.named("validate")],
-        readers=_readers(folder),
+        readers=_readers(folder, first.location),
         curves=_curves(stages),
         pretrained=_pretrained(folder.teacher),
         probes=_probes(folder, supernet, None if beside is None else Run(Path(beside))),
@@ -108,8 +111,8 @@ def _validation(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _readers(run: Run) -> dict[str, list[str]]:
-    """Return what has read, or would read, the images of each split."""
+def _readers(run: Run, location: str) -> dict[str, list[str]]:
+    """Return what has read, or would read, the images of each split of a location."""
     refined = ["refinement"] if run.named("refine") else []
     readers = {
         "supernet": ["teacher", "supernet", *refined, "fine-tuning"],
@@ -121,6 +124,10 @@ def _readers(run: Run) -> dict[str, list[str]]:
         manifest = ValidationManifest.read(stage)
         for split in ["search", *(["supernet", manifest.split] if manifest.probe else [])]:
             readers[split].append(f"validate/{stage.folder.name}")
+    for stage in run.named("evaluate"):
+        evaluated = EvaluationManifest.read(stage)
+        if evaluated.split in readers and evaluated.location == location:
+            readers[evaluated.split].append(f"evaluate/{stage.folder.name}")
     return readers
 
 
@@ -182,7 +189,7 @@ def _used_labels(stage: Stage) -> bool:
         return ValidationManifest.read(stage).probe is not None
     if stage.name == "search":
         return SearchManifest.read(stage).rating in ("accuracy", "knn")
-    return stage.name == "finetune"
+    return stage.name in ("finetune", "evaluate")
 
 
 def _pretrained(teacher: Stage) -> PretrainedSource | None:
