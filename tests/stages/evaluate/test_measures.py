@@ -57,7 +57,7 @@ def test_calibration_error_of_an_example() -> None:
     assert len(bins) == 15
     perfect, _ = calibration(answers([0, 1], [0, 1], [1.0, 1.0]))
     assert perfect == 0
-    edges, bins = calibration(answers([0, 0], [0, 0], [1 / 15, 1e-9]))  # (0, 1/15] is the first
+    _, bins = calibration(answers([0, 0], [0, 0], [1 / 15, 1e-9]))  # (0, 1/15] is the first
     assert bins[0]["images"] == 2
 
 

@@ -96,13 +96,13 @@ def _say_of_classes(
     """Say in a sentence each which classes the network does not know, or have no images."""
     if unknown:
         warn(
-            f"{sum(unknown.values()):,} images of {len(unknown)} classes that the network does not "
-            f"know ({_listed(sorted(unknown))}) were left out."
+            f"{sum(unknown.values()):,} images were left out: the network does not know their "
+            f"classes ({_listed(sorted(unknown))})."
         )
     missing = [row["class"] for row in found["per_class"] if not row["support"]]
     if missing:
         warn(
-            f"{len(missing)} of the network's classes have no images here ({_listed(missing)}): "
+            f"There are no images of some classes that the network knows ({_listed(missing)}): "
             "means over classes are of the others."
         )
 

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 import masktas as api
-from masktas.cli import main
 from masktas.errors import ConfigError, DataError, LabelError, UndecodableImage
 from masktas.stages.evaluate.where import home_of
 from used import CLASSES, save_classifier
 from worlds import SPACE, draw_images, manifest
 
+pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
 TINY = {"batch_size": 16, "epochs": 1}
 DECODER = {"decoder_dim": 32}
@@ -42,21 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     api.finetune(out=out, batch_size=16, epochs=3, lr=1e-2, device="cpu")
     return out
-
-
-@pytest.fixture
-def masktas(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*tokens: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(token) for token in tokens])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 def test_every_network_folder_says_what_it_needs(run: Path) -> None:
@@ -153,8 +138,8 @@ def test_classes_are_matched_by_name_and_others_left_out(
         "evaluate", run, tmp_path / "images", "--out", tmp_path / "out", "--device", "cpu"
     )
     assert code == 0
-    assert "4 images of 1 classes that the network does not know (a-triangle) were left out" in err
-    assert "1 of the network's classes have no images here (cross)" in err
+    assert "4 images were left out: the network does not know their classes (a-triangle)" in err
+    assert "no images of some classes that the network knows (cross)" in err
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["num_images"] == 8
     assert [row["support"] for row in content["per_class"]] == [4, 0, 4]
