@@ -13,9 +13,11 @@ from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
 from masktas.formats import shown
 from masktas.stages.evaluate.measures import Numbers
-from masktas.stages.evaluate.mistakes import NUM_MISTAKES, Mistake
+from masktas.stages.evaluate.mistakes import Mistake
 
 COLUMNS = 6
+CELL = (1.34, 1.1)  # height and width of a mistake, whose picture is 1 high or wide
+MARGIN = 0.05
 MANY = 40  # classes above which their names are left out
 FEW = 15  # classes up to which counts are written into the cells
 LONGEST = 18  # characters of a class name
@@ -50,18 +52,25 @@ def draw_confusion(path: Path, matrix: Numbers, classes: Sequence[str]) -> None:
 
 
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """Draw the worst mistakes with their true and predicted classes."""
-    rows = max(1, -(-min(len(mistakes), NUM_MISTAKES) // COLUMNS))
-    figure = pictures_package().Figure(figsize=(1.75 * COLUMNS, 2.2 * rows), layout="constrained")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, one in zip(grid, mistakes, strict=False):
-        axes.imshow(_visible(one.pixels), cmap="gray", vmin=0, vmax=255)
+    """Draw the worst mistakes in rows, with their true and predicted classes above each."""
+    rows = max(1, -(-len(mistakes) // COLUMNS))
+    figure = pictures_package().Figure(figsize=(1.75 * COLUMNS, 2.2 * rows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, one in enumerate(mistakes):
+        down, across = divmod(number, COLUMNS)
+        top, left = down * CELL[0] + CELL[0] - 1, across * CELL[1] + MARGIN
+        height, width = one.pixels.shape[:2]
+        high, wide = height / max(height, width), width / max(height, width)
+        place = (left, left + wide, top + high, top)
+        axes.imshow(_visible(one.pixels), cmap="gray", vmin=0, vmax=255, extent=place)
         title = f"{_short(one.truth)}\nsaid {_short(one.predicted)}, {one.confidence:.0%}"
-        axes.set_title(title, fontsize=8, parse_math=False)
+        axes.text(left, top - MARGIN, title, fontsize=8, va="bottom", parse_math=False)
     if not mistakes:
-        grid[0].text(0, 0.5, "no mistakes", fontsize=10)
+        axes.text(0.1, 0.5, "no mistakes", fontsize=10)
+    axes.set_xlim(0, COLUMNS * CELL[1])
+    axes.set_ylim(rows * CELL[0] + MARGIN, 0)
+    axes.set_aspect("equal")
     _save(figure, path)
 
 
