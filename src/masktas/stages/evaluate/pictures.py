@@ -88,6 +88,8 @@ def _save(figure: Any, path: Path) -> None:
     """Write a PNG without the time and version that matplotlib would put into it."""
 
     def write(temporary: Path) -> None:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(
+            temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None}
+        )
 
     write_atomic(path, write)

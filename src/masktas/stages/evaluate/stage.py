@@ -287,9 +287,9 @@ def _note_reading(
     if before:
         times = "once" if before == 1 else f"{before} times"
         context.console.warn(
-            f"The test split has been read {times} for this network already. Its accuracy is no "
-            "surprise, and choosing networks or settings by it makes it too optimistic: use "
-            "--split validation for choices."
+            f"The test split has been read {times} for this network already. An accuracy "
+            "by which networks or settings are chosen is too optimistic: use --split validation "
+            "for choices."
         )
     counted.note(digest, stage.folder.name)
     return before + 1
