@@ -66,6 +66,7 @@ def test_the_test_split_is_read_once_and_again_only_with_a_warning(
     assert found["outcome"]["top5"] == pytest.approx(tuned["test"]["top5"])
     assert found["outcome"]["num_images"] == tuned["images"]["splits"]["test"]["images"]
     assert found["readings"] == 2
+    assert found["network"] == "finetune/main"
     assert f"Top-1 {tuned['test']['top1']:.2%}" in out
     code, again, err = masktas("evaluate", run, "--device", "cpu")
     assert (code, again) == (0, out)

@@ -17,7 +17,7 @@ from masktas.seeding import seed_for
 NEIGHBOURS = 20  # "20 usually best" (Caron et al. 2021, DINO)
 SHARPNESS = 0.07  # how much more the nearest neighbours count (Wu et al. 2018, InstDisc)
 CHUNK_SIZE = 2048  # images whose similarity to all is computed at once
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # learning rates for a batch of 256
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates for a batch of 256
 EPOCHS = 100
 BATCH_SIZE = 256
 HELD_OUT = 0.1  # share of the labelled images that the learning rate is chosen on

@@ -20,7 +20,7 @@ class EvaluationManifest(StageManifest):
     """The manifest of `evaluate/NAME/`.
 
     Attributes:
-        network: folder of the network.
+        network: folder of the network, within the run if it lies in one.
         split: the split that it was evaluated on; `all` of images that no run has divided.
         readings: how often the test split had been read for this network, with this evaluation;
             None for other images.

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from masktas import launch
-from masktas.artifacts import ARCHITECTURE, INPUT, Stage, file_digest, write_json, write_text
-from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings, resolve
+from masktas.artifacts import ARCHITECTURE, INPUT, Stage, file_digest
+from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.formats import csv_text, format_size
 from masktas.predictor import Predictor, load
 from masktas.space import macs
-from masktas.stages.common.images import (
-    Data,
-    ImageInput,
-    Started,
-    changes_since_stage,
-    read_labels,
-)
+from masktas.stages.common.images import Data, changes_since_stage, read_labels
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.evaluate import pictures, probing
+from masktas.stages.evaluate import probing
+from masktas.stages.evaluate.asked import Asked, cached_as, find_images, results_folder
 from masktas.stages.evaluate.classifying import classify
 from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImages
-from masktas.stages.evaluate.manifest import EVALUATION
 from masktas.stages.evaluate.mistakes import Mistake
+from masktas.stages.evaluate.results import write_results
 from masktas.stages.evaluate.where import Home, Readings, home_of
 from masktas.train.networks import WEIGHTS
 
@@ -75,10 +65,10 @@ def evaluate(
     home = home_of(network.folder)
     folder = out if out is not None else home.run.folder if home else network.folder
     context = Context(
-        folder, _cached_as(home, runtime or RuntimeSettings()), console, overwrite=overwrite
+        folder, cached_as(home, runtime or RuntimeSettings()), console, overwrite=overwrite
     )
-    asked = _asked(context, network, home, data, settings, data_settings)
-    stage = _stage(network, asked, out, name)
+    asked = find_images(context, network, home, data, settings, data_settings)
+    stage = results_folder(network, asked, out, name)
     network.to(context.runtime.device)
     parents = {
         "architecture": network.folder / ARCHITECTURE,
@@ -96,107 +86,6 @@ def evaluate(
         if not claimed.todo:
             return claimed.manifest()
         return _evaluate(context, claimed, network, asked)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is to be evaluated.
-
-    Attributes:
-        home: run and stage of the network; None if it lies in no run.
-        images: where the labelled images are.
-        is_own: whether they are those of the run, divided as its stages divided them.
-        split: which of them.
-        batch_size: images that are computed at once.
-    """
-
-    home: Home | None
-    images: ImageInput
-    is_own: bool
-    split: str
-    batch_size: int
-
-    @property
-    def about(self) -> str:
-        """A plain name for the images: empty for the test split of the run."""
-        if self.is_own:
-            return "" if self.split == "test" else self.split
-        stem = re.sub(r"[^\w.-]+", "-", Path(self.images.location).stem).strip("-.") or "data"
-        return stem if self.split == "all" else f"{stem}-{self.split}"
-
-
-def _asked(
-    context: Context,
-    network: Predictor,
-    home: Home | None,
-    data: Data | None,
-    settings: EvaluateSettings,
-    data_settings: DataSettings | None,
-) -> Asked:
-    """Find the images; those of the network's run are divided as there.
-
-    Raises:
-        ConfigError: if there are none, or the split is not one of them.
-    """
-    seen, given = network.seen, None
-    if data is not None:
-        sizes = {"image_size": format_size(seen.image_size), "in_channels": seen.in_channels}
-        given = ImageInput.of(data, resolve(DataSettings, sizes, data_settings))
-    if home is not None:
-        of_run = home.stage.manifest()["settings"]["images"]["location"]
-        if given is None or given.location == of_run:
-            images = context.images_recorded(home.stage, data, data_settings)
-            return Asked(home, images, True, _own_split(network, settings), settings.batch_size)
-    if given is None:
-        raise ConfigError(
-            f"{network.folder} lies in no run folder, so its images are not known: give DATA, "
-            "labelled images."
-        )
-    split = settings.split or "all"
-    if split not in ("all", "test"):
-        raise ConfigError(
-            f"--split {split} is a split of a run, and {given.location} is not what the network's "
-            "run has divided: choose all or test."
-        )
-    return Asked(home, given, False, split, settings.batch_size)
-
-
-def _own_split(network: Predictor, settings: EvaluateSettings) -> str:
-    """Return which split of the run is asked for."""
-    split = settings.split or "test"
-    if split == "all":
-        raise ConfigError(
-            "--split all is for DATA that the run has not divided: choose test, validation, "
-            "search or supernet."
-        )
-    if split == "supernet" and not network.knows_classes:
-        raise ConfigError(
-            "The probes of a network without labels learn from the supernet split: choose "
-            "--split test, validation or search."
-        )
-    return split
-
-
-def _stage(network: Predictor, asked: Asked, out: str | Path | None, name: str | None) -> Stage:
-    """Return the folder of the results."""
-    if out is not None:
-        return Stage("evaluate", Path(out))
-    if asked.home is None:
-        raise ConfigError(
-            f"{network.folder} lies in no run folder: give --out, a folder for the results."
-        )
-    default = "-".join(filter(None, [asked.home.name, asked.about]))
-    return asked.home.run.evaluated(name or default[:100])
-
-
-def _cached_as(home: Home | None, settings: RuntimeSettings) -> RuntimeSettings:
-    """Return the settings with the cache that the network's stage has read, to decode once only."""
-    if home is None or settings.cache_dir is not None:
-        return settings
-    started = Started.read(home.stage)
-    folder = home.run.folder / "data" if started is None else Path(started.store).parent
-    cache = folder if folder.is_dir() else home.run.folder / "data"
-    return settings.model_copy(update={"cache_dir": str(cache)})
 
 
 @contextmanager
@@ -232,8 +121,8 @@ def _evaluate(
     cost = {"images": num, "flops": 2 * macs(network.architecture) * num}
 
     def write() -> dict[str, Any]:
-        outcome = _write(context, stage.folder, network, found, worst, images)
-        about = {"network": str(network.folder.resolve()), "split": asked.split}
+        outcome = write_results(stage.folder, network, found, worst, images, context.console.warn)
+        about = {"network": asked.network, "split": asked.split}
         return {**about, "readings": readings, "outcome": outcome}
 
     return stage.finish(images, cost, write)
@@ -303,34 +192,3 @@ def _warn_of_problems(context: Context, images: GivenImages) -> None:
             f"{len(images.problems)} images could not be read and were left out: {first['name']} "
             f"({first['reason']}){more}."
         )
-
-
-def _write(
-    context: Context,
-    folder: Path,
-    network: Predictor,
-    found: dict[str, Any],
-    worst: list[Mistake],
-    images: LabelledImages,
-) -> dict[str, Any]:
-    """Write the results, and return those that the manifest repeats."""
-    if not network.knows_classes:
-        write_json(folder / EVALUATION, found)
-        return found
-    classes = network.classes
-    listed = [one.to_dict(images) for one in worst]
-    write_json(folder / EVALUATION, found | {"classes": classes, "mistakes": listed})
-    rows = found["per_class"]
-    write_text(folder / "per_class.csv", csv_text(rows[0], (row.values() for row in rows)))
-    counts = zip(classes, found["confusion"], strict=True)
-    write_text(
-        folder / "confusion.csv",
-        csv_text(["true \\ predicted", *classes], ([one, *row] for one, row in counts)),
-    )
-    try:
-        pictures.draw_confusion(folder / "confusion.png", np.array(found["confusion"]), classes)
-        pictures.draw_mistakes(folder / "mistakes.png", worst)
-    except ConfigError as error:
-        context.console.warn(f"{error} confusion.png and mistakes.png were not drawn.")
-    left_out = ("per_class", "confusion", "calibration_bins")
-    return {key: value for key, value in found.items() if key not in left_out}

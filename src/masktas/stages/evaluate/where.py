@@ -29,6 +29,11 @@ class Home:
     below: str
 
     @property
+    def folder(self) -> Path:
+        """Folder of the network."""
+        return self.stage.folder / self.below
+
+    @property
     def name(self) -> str:
         """A plain name for the network, such as `refine-main-top-2`."""
         of_stage = [self.stage.folder.name] if self.stage.name in NAMED else []
