@@ -59,6 +59,7 @@ def find_images(
         ConfigError: if there are none, or the split is not one of them.
     """
     seen, given = network.seen, None
+    where = str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
     if data is not None:
         sizes = {"image_size": format_size(seen.image_size), "in_channels": seen.in_channels}
         given = ImageInput.of(data, resolve(DataSettings, sizes, data_settings))
@@ -82,8 +83,7 @@ def find_images(
             f"--split {split} is a split of a run, and {given.location} is not what the network's "
             "run has divided: choose all or test."
         )
-    name = str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
-    return Asked(home, given, False, split, settings.batch_size, name)
+    return Asked(home, given, False, split, settings.batch_size, where)
 
 
 def _own_split(network: Predictor, settings: EvaluateSettings) -> str:
