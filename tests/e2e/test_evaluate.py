@@ -28,11 +28,15 @@ DECODER = {"decoder_dim": 32}
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose fine-tuned network knows three shapes a little."""
     folder = tmp_path_factory.mktemp("evaluated")
-    draw_images(folder / "images", 180)
+    draw_images(folder / "images" / "train", 180)
+    for path in sorted((folder / "images" / "train").rglob("*.png"))[::4]:
+        to = folder / "images" / "test" / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(to)
     (folder / "space.json").write_text(json.dumps(SPACE))
     out = folder / "run"
     shape = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 16}
-    shares = {"search_share": 0.15, "validation_share": 0.15, "test_share": 0.25}
+    shares = {"search_share": 0.15, "validation_share": 0.15}
     api.teacher(folder / "images", out=out, **TINY, **DECODER, **shape, **shares, device="cpu")
     api.supernet(
         out=out, space=folder / "space.json", **TINY, **DECODER, mask_ratio=0.75, device="cpu"
@@ -77,6 +81,10 @@ def test_the_test_split_is_read_once_and_again_only_with_a_warning(
     code, _, err = masktas("evaluate", run, "--split", "validation", "--device", "cpu")
     assert "already" not in err
     assert manifest(run / "evaluate" / "finetune-main-validation")["readings"] is None
+    api.evaluate(run, run.parent / "images" / "test", name="given", device="cpu")
+    given = manifest(run / "evaluate" / "given")
+    assert given["readings"] == 4
+    assert given["outcome"]["top1"] == found["outcome"]["top1"]
     page = api.report(run).read_text()
     assert "Evaluation: finetune-main" in page
     assert "had been read 2\ntimes" in page

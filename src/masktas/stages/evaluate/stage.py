@@ -117,6 +117,9 @@ def _evaluate(
         found, worst = _on_given(context, network, given, asked)
         images, readings = given, None
         _warn_of_problems(context, given)
+        digest = given.summary()["splits"]["test"]["digest"]
+        if asked.home is not None and digest == asked.home.test_digest:
+            readings = _note_reading(context, stage, asked.home, network, digest)
     num = found["num_images"] + found.get("num_learnt", 0)
     cost = {"images": num, "flops": 2 * macs(network.architecture) * num}
 
@@ -141,7 +144,9 @@ def _on_split(
         context.console.warn(f"The images have changed since {asked.home.stage.folder}: {changes}.")
     readings = None
     if asked.split == "test":
-        readings = _note_reading(context, stage, asked.home, network, store.splits)
+        readings = _note_reading(
+            context, stage, asked.home, network, store.splits["test"]["digest"]
+        )
     images = RunImages(store, asked.split, source, labels, classes)
     if network.knows_classes:
         found, worst = classify(context, network, images, asked.batch_size)
@@ -167,11 +172,10 @@ def _note_reading(
     stage: ClaimedStage,
     home: Home,
     network: Predictor,
-    splits: dict[str, dict[str, Any]],
+    digest: str,
 ) -> int:
     """Count this reading of the test split, and warn if it is not the first."""
     counted = Readings(home, file_digest(network.folder / WEIGHTS))
-    digest = splits["test"]["digest"]
     before = counted.before(digest)
     if before:
         times = "once" if before == 1 else f"{before} times"

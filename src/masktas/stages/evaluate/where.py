@@ -34,6 +34,13 @@ class Home:
         return self.stage.folder / self.below
 
     @property
+    def test_digest(self) -> str:
+        """Digest of the contents of the run's test split."""
+        images: dict[str, Any] = self.stage.manifest()["images"]
+        digest: str = images["splits"]["test"]["digest"]
+        return digest
+
+    @property
     def name(self) -> str:
         """A plain name for the network, such as `refine-main-top-2`."""
         of_stage = [self.stage.folder.name] if self.stage.name in NAMED else []
@@ -70,18 +77,11 @@ class Readings:
         """Return how often the split with a digest has been read; fine-tuning reads it once."""
         lines = read_lines(self._path)
         mine = [one for one in lines if (one["weights"], one["split"]) == (self._weights, digest)]
-        return len(mine) + (self._tested() == digest)
+        is_tested = self._home.stage.name == "finetune" and not self._home.below
+        return len(mine) + (is_tested and self._home.test_digest == digest)
 
     def note(self, digest: str, name: str) -> None:
         """Record a reading, before it is done."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"weights": self._weights, "split": digest, "evaluation": name, "time": now}
         append_lines(self._path, [json.dumps(line)])
-
-    def _tested(self) -> str | None:
-        """Return the digest of the split that fine-tuning has tested the network on."""
-        if self._home.stage.name != "finetune" or self._home.below:
-            return None
-        images: dict[str, Any] = self._home.stage.manifest()["images"]
-        digest: str = images["splits"]["test"]["digest"]
-        return digest

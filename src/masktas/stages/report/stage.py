@@ -127,7 +127,9 @@ def _readers(run: Run, location: str) -> dict[str, list[str]]:
     for stage in run.named("evaluate"):
         evaluated = EvaluationManifest.read(stage)
         if evaluated.split in readers and evaluated.location == location:
-            readers[evaluated.split].append(f"evaluate/{stage.folder.name}")
+            learnt = [] if evaluated.is_classifier else ["supernet"]
+            for split in [*learnt, evaluated.split]:
+                readers[split].append(f"evaluate/{stage.folder.name}")
     return readers
 
 
