@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from masktas.api import (
         demo,
         distill,
+        evaluate,
         finetune,
         plan,
         refine,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         AllSettings,
         DataSettings,
         DistillSettings,
+        EvaluateSettings,
         FinetuneSettings,
         RefineSettings,
         RuntimeSettings,
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
     from masktas.errors import MasktasError
     from masktas.measure.target import Target as LatencyTarget
     from masktas.notebook import load_supernet, open_images, open_teacher, rate
+    from masktas.predictor import load
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
     from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.report.stage import report
-    from masktas.train.networks import load_network as load
 
 _HOMES = {
     "AllSettings": "masktas.config",
@@ -48,6 +50,7 @@ _HOMES = {
     "Budget": "masktas.space",
     "DataSettings": "masktas.config",
     "DistillSettings": "masktas.config",
+    "EvaluateSettings": "masktas.config",
     "FinetuneSettings": "masktas.config",
     "LatencyTarget": "masktas.measure.target:Target",
     "MasktasError": "masktas.errors",
@@ -61,8 +64,9 @@ _HOMES = {
     "build_latency": "masktas.stages.latency",
     "demo": "masktas.api",
     "distill": "masktas.api",
+    "evaluate": "masktas.api",
     "finetune": "masktas.api",
-    "load": "masktas.train.networks:load_network",
+    "load": "masktas.predictor",
     "load_supernet": "masktas.notebook",
     "macs": "masktas.space",
     "measure_latency": "masktas.stages.latency",
@@ -87,6 +91,7 @@ __all__ = [
     "Budget",
     "DataSettings",
     "DistillSettings",
+    "EvaluateSettings",
     "FinetuneSettings",
     "LatencyTarget",
     "MasktasError",
@@ -100,6 +105,7 @@ __all__ = [
     "build_latency",
     "demo",
     "distill",
+    "evaluate",
     "finetune",
     "load",
     "load_supernet",

@@ -19,6 +19,7 @@ from masktas.config import (
     CostSettings,
     DataSettings,
     DistillSettings,
+    EvaluateSettings,
     FinetuneSettings,
     RefineSettings,
     RuntimeSettings,
@@ -35,6 +36,7 @@ from masktas.stages import demo as demo_stage
 from masktas.stages import distill as distill_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
+from masktas.stages.evaluate import stage as evaluate_stage
 from masktas.stages.plan import stage as plan_stage
 from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
@@ -184,6 +186,12 @@ finetune = flat(
 validate = flat(
     validate_stage.validate,
     settings=ValidateSettings,
+    data_settings=DataSettings,
+    runtime=RuntimeSettings,
+)
+evaluate = flat(
+    evaluate_stage.evaluate,
+    settings=EvaluateSettings,
     data_settings=DataSettings,
     runtime=RuntimeSettings,
 )

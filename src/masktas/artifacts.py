@@ -37,6 +37,7 @@ DISCARDED = ".discarded"  # while --overwrite deletes; the next start deletes wh
 METRICS = "metrics.jsonl"  # losses: identical for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 ARCHITECTURE = "architecture.json"
+INPUT = "input.json"  # of a network: how images become its input, and its classes
 SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
 CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet
@@ -46,7 +47,7 @@ ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)
 OUTCOME = {  # the key of a manifest that holds what the stage is for
     "transfer": "source", "search": "winner", "refine": "winner", "finetune": "test",
-    "validate": "verdict",
+    "validate": "verdict", "evaluate": "outcome",
 }  # fmt: skip
 
 
@@ -472,6 +473,10 @@ class Run:
         """One comparison of ratings with accuracy, by name."""
         return Stage("validate", self.folder / "validate" / _plain(name))
 
+    def evaluated(self, name: str = "main") -> Stage:
+        """One evaluation of a network with labels, by name."""
+        return Stage("evaluate", self.folder / "evaluate" / _plain(name))
+
     @property
     def report(self) -> Path:
         """The report, one HTML file."""
@@ -486,7 +491,7 @@ class Run:
         """Return all finished stages of this folder in the order of the pipeline."""
         own = (self.transfer,) if self.is_transfer else (self.teacher, self.supernet)
         first = [stage for stage in own if stage.finished]
-        kinds = ("search", "refine", "distill", "finetune", "validate")
+        kinds = ("search", "refine", "distill", "finetune", "validate", "evaluate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

@@ -30,6 +30,13 @@ class DataError(MasktasError):
     """Images that are missing, cannot be read, or are too few."""
 
 
+class UndecodableImage(DataError):
+    """An image that cannot be decoded, with `--strict`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}. Without --strict it is skipped.")
+
+
 class LabelError(DataError):
     """Images without the labels that fine-tuning needs."""
 

@@ -61,6 +61,9 @@ TARGET = {
     "--engine", "--device", "--threads", "--batch", "--precision", "--command", "--timeout",
     "--rounds", "--quiet", "--json",
 }  # fmt: skip
+USE = {
+    "--batch-size", "--strict", "--device", "--root", "--image-column", "--quiet", "--json",
+}  # fmt: skip
 
 FLAGS = {
     "demo": COMMON,
@@ -92,6 +95,10 @@ FLAGS = {
         "--rating", "--num-images", "--batch-size", "--mask-ratio", "--num-masks",
         "--temperature", "--rows", "--include-self", "--no-include-self", "--class-token",
         "--no-class-token", "--prefix-memory"},
+    "predict": USE | {"--top", "--csv"},
+    "embed": USE | {"--out"},
+    "evaluate": USE | {"--out", "--name", "--split", "--label-column", "--precision", "--seed",
+        "--overwrite"},
     "report": {"--beside"},
     "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",

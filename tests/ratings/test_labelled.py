@@ -11,7 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from masktas.nn.student import MaskedStudent, StudentShape
-from masktas.ratings.labelled import NEIGHBOURS, RIDGE, SHARPNESS, Accuracy, Knn
+from masktas.ratings.labelled import RIDGE, Accuracy, Knn
+from masktas.ratings.probes import NEIGHBOURS, SHARPNESS
 from masktas.space import Architecture
 
 BOTH = [Accuracy, Knn]

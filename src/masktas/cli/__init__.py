@@ -129,6 +129,38 @@ COMMANDS = {
         each rating is.
         """,
     ),
+    "predict": (
+        "masktas.cli.predict:predict",
+        """Classify images with a trained network.
+
+        Prints the most probable classes of each image. Images are read and prepared as for
+        training; those that cannot be read are named and left out.
+
+        - `masktas predict runs/first photos/ --csv classes.csv`
+        - `masktas predict runs/first/finetune/main photo.jpg --json`
+        """,
+    ),
+    "embed": (
+        "masktas.cli.predict:embed",
+        """Write the features of images, from a network with or without labels.
+
+        Writes an .npz file with `features`, float32, a row for each image, and `names`.
+
+        - `masktas embed runs/first/refine/main photos/ --out features.npz`
+        """,
+    ),
+    "evaluate": (
+        "masktas.cli.evaluate:evaluate",
+        """Measure how good a network is on labelled images.
+
+        Writes evaluate/NAME of the network's run: evaluation.json, per_class.csv, confusion.csv and
+        .png, mistakes.png. A network without labels is evaluated by a linear probe and by nearest
+        neighbours of its features.
+
+        - `masktas evaluate runs/first --split validation`
+        - `masktas evaluate runs/first/finetune/main new-photos/`
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

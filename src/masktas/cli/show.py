@@ -42,6 +42,7 @@ from masktas.stages.common.manifest import (
     TeacherManifest,
     ValidationManifest,
 )
+from masktas.stages.evaluate.manifest import EvaluationManifest
 
 # keys that are printed in a form of their own
 RANGES = {"params": "params", "macs": "macs", "file_size": "size", "memory": "memory"}
@@ -157,6 +158,7 @@ def _run(run: Run) -> dict[str, Any]:
         "distill": run.distilled,
         "finetune": run.finetune,
         "validate": run.validated,
+        "evaluate": run.evaluated,
     }
     for kind, made in makers.items():
         folders = sorted({path.parent for path in (run.folder / kind).glob(f"*/{SETTINGS}")})
@@ -219,6 +221,8 @@ def _outcome(stage: Stage) -> dict[str, Any]:
         outcome |= {"difference": compared.difference} if compared.difference else {}
         names = [name for name in (compared.rating, "params") if name in compared.taus]
         outcome["tau"] = {name: compared.taus[name] for name in names}
+    elif stage.name == "evaluate":
+        outcome |= EvaluationManifest.read(stage).summary
     return outcome
 
 
@@ -315,6 +319,8 @@ def _stage_line(stage: dict[str, Any]) -> str:
             words[-1] += f" ± {stage['error']:.4f}"
         if "measured_latency" in stage:
             words[-1] += f", {format_amount('latency', stage['measured_latency'])} measured"
+    if "linear_top1" in stage:
+        words.append(f"linear probe {stage['linear_top1']:.2%}, kNN {stage['knn_top1']:.2%}")
     if "top1" in stage:
         words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
     if "tau" in stage:

@@ -432,8 +432,19 @@ class DistillSettings(MaskedSettings):
             raise ConfigError(
                 "--epochs and --as-costly-as both say how long to train: leave one of them out."
             )
-        shared = {*MaskedSettings.model_fields, "beta"} - self.model_fields_set
+        shared = {*MaskedSettings.model_fields, "mask_ratio", "beta"} - self.model_fields_set
         return self.model_copy(update={name: getattr(supernet, name) for name in shared})
+
+
+class EvaluateSettings(Settings):
+    """What a network is evaluated on."""
+
+    split: Literal["test", "validation", "search", "supernet", "all"] | None = Field(
+        None,
+        description="Images to evaluate on: a split of the run, by default test; or, of DATA, all "
+        "(the default) or those in a test split of its own.",
+    )
+    batch_size: Count = Field(128, description="Number of images that are computed at once.")
 
 
 class AllSettings(Settings):

@@ -48,7 +48,8 @@ def random_erasures(
     lengths = np.rint(sides).astype(np.int64)
     fitting = (lengths < size).all(axis=2)
     lengths = lengths[np.arange(batch), fitting.argmax(axis=1)]
-    lengths[~(erased & fitting.any(axis=1))] = 0
+    fits = np.asarray(fitting, dtype=np.bool_).any(axis=1)
+    lengths[~(erased & fits)] = 0
     starts = (rng.uniform(size=(batch, 2)) * (size - lengths + 1)).astype(np.int64)
     seeds = rng.integers(2**63, size=batch)
     return Erasures(np.concatenate([starts, lengths], axis=1), seeds)

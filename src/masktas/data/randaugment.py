@@ -164,7 +164,7 @@ def operate(image: Image.Image, name: str, level: float, fill: tuple[int, ...]) 
     values = arguments(name, level)
     if name.startswith("Posterize") and values == (0,):  # Pillow 13 refuses to keep no bits
         return Image.new(image.mode, image.size)
-    apply: Callable[..., Image.Image] = NAME_TO_OP[name]
+    apply: Any = NAME_TO_OP[name]
     color = fill if len(fill) > 1 else fill[0]
     return apply(image, *values, fillcolor=color, resample=Image.Resampling.BICUBIC)
 

@@ -148,11 +148,11 @@ class ViT(nn.Module):
         `ids [B, V]` are the indices of these patches; None means all patches in order. See
         `run_blocks` for `branches [L, 2, B]` and `recompute`.
         """
-        x = self.embed(patches, ids)
+        x = self.embed_patches(patches, ids)
         x = run_blocks(self.blocks, x, branches, recompute=recompute)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+    def embed_patches(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Embed patches `[B, V, S]` with positions and class token: `[B, 1 + V, D]`."""
         positions = self.pos_embed[:, 1:]  # [1, N, D]
         x = self.patch_embed(patches) + (positions if ids is None else take(positions, ids))
@@ -163,14 +163,25 @@ class ViT(nn.Module):
         self, images: Tensor, branches: Tensor | None = None, *, recompute: bool = False
     ) -> Tensor:
         """Classify images `[B, C, H, W]`: logits `[B, K]`; without a head, features `[B, D]`."""
+        x = self.pooled(images, branches, recompute=recompute)
+        return x if self.head is None else self.head(x)
+
+    def pooled(
+        self, images: Tensor, branches: Tensor | None = None, *, recompute: bool = False
+    ) -> Tensor:
+        """Encode images `[B, C, H, W]` to features `[B, D]`, pooled as the head takes them."""
         patches = patchify(images, self.architecture.patch_size)
         tokens = self.forward_features(patches, None, branches, recompute=recompute)
-        return self.forward_head(tokens)
+        return self.pool(tokens)
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """Return logits `[B, K]` of tokens `[B, 1 + V, D]`; without a head, features `[B, D]`."""
-        x = tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
+        x = self.pool(tokens)
         return x if self.head is None else self.head(x)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Pool tokens `[B, 1 + V, D]` as the head takes them, `[B, D]`."""
+        return tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -12,11 +12,9 @@ from torch.nn import functional as F
 from masktas.nn.supervised import Classifier
 from masktas.ratings.batches import RatingBatch
 from masktas.ratings.label_free import TeacherTokens
+from masktas.ratings.probes import CHUNK_SIZE, vote
 
-NEIGHBOURS = 20
 RIDGE = 1e-2  # of a feature's variance, which is 1
-SHARPNESS = 0.07  # how much more the nearest neighbours count (Wu et al. 2018, InstDisc)
-CHUNK_SIZE = 2048  # images whose similarity to all is computed at once
 
 
 class HeadAccuracy:
@@ -120,7 +118,4 @@ class Knn:
         """Return the class that the neighbours of the images `rows` vote for."""
         similarity = some @ x.T
         similarity[torch.arange(len(rows), device=x.device), rows] = -torch.inf
-        near, which = similarity.topk(min(NEIGHBOURS, len(x) - 1), dim=1)
-        votes = near.new_zeros(len(some), int(labels.max()) + 1)
-        votes.scatter_add_(1, labels[which], (near / SHARPNESS).softmax(dim=1))
-        return votes.argmax(dim=1)
+        return vote(similarity, labels, int(labels.max()) + 1)

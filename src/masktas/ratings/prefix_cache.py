@@ -79,7 +79,7 @@ class PrefixCache:
         if start is None:
             units = self._supernet.units
             patches, places = units.cut(visible, patch_size), units.patch_ids(ids, patch_size)
-            start, x = 0, stem.embed(patches, places)
+            start, x = 0, stem.embed_patches(patches, places)
             self._keep(prefixes, 0, x)
         else:
             x = self._kept[prefixes[start]]

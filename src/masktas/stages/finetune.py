@@ -17,6 +17,7 @@ from masktas.stages.common.images import Data, ImageInput, labels_of, two_classe
 from masktas.stages.common.load import load_shared, shared_classes
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task
+from masktas.train.input import NetworkInput
 from masktas.train.metrics import accuracy
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
@@ -161,7 +162,7 @@ def _train(
     test = measure("test")
 
     def write() -> dict[str, Any]:
-        save_network(stage.folder, network)
+        save_network(stage.folder, network, seen=NetworkInput.of_store(store, inputs.classes))
         sizes = {"params": params(shape), "macs": macs(shape)}
         return {"classes": inputs.classes, **sizes, "validation": validation, "test": test}
 

@@ -36,11 +36,23 @@ def accuracy(
         with runtime.autocast():
             logits = network(images).float()
         target = labels[numbers].to(logits.device)
-        right = logits.gather(1, target[:, None])
-        before = torch.arange(logits.shape[1], device=logits.device) < target[:, None]
-        place = (~(logits <= right) | ((logits == right) & before)).sum(dim=1)
+        place = places(logits, target)
         loss = nn.functional.cross_entropy(logits, target, reduction="none")
         sums += torch.stack([(place < 1).sum(), (place < 5).sum(), loss.double().sum()])
     network.train(was_training)
     top1, top5, loss = (ranks.sum(sums) / len(labels)).tolist()
     return {"top1": top1, "top5": top5, "loss": loss}
+
+
+def places(logits: Tensor, target: Tensor) -> Tensor:
+    """Return how many classes come before the true one of each image, `[B]`.
+
+    Equal logits come in the order of the classes, and one that is not a number comes first.
+
+    Args:
+        logits: `[B, K]`.
+        target: `[B]`, the true classes.
+    """
+    right = logits.gather(1, target[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < target[:, None]
+    return (~(logits <= right) | ((logits == right) & before)).sum(dim=1)

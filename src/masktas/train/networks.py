@@ -1,22 +1,42 @@
-"""A network on disk: `architecture.json` beside `weights.safetensors`, and nothing pickled."""
+"""A network on disk: architecture, weights and input; nothing is pickled."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
-from masktas.artifacts import ARCHITECTURE, write_json
+from masktas.artifacts import ARCHITECTURE, INPUT, Run, write_json
 from masktas.errors import ArtifactError, SpaceError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.train import checkpoint
+from masktas.train.input import NetworkInput
 
 WEIGHTS = "weights.safetensors"
+V = TypeVar("V", bound=ViT)
 
 
-def save_network(folder: Path, network: ViT, *, rating: float | None = None) -> None:
-    """Write a network's architecture, with what it costs, and its weights."""
+def save_network(
+    folder: Path,
+    network: ViT,
+    *,
+    seen: NetworkInput | None = None,
+    rating: float | None = None,
+) -> None:
+    """Write a network's architecture with what it costs, its weights and its input.
+
+    Args:
+        folder: where the files are written.
+        network: the network.
+        seen: how images become its input; None for a network that is only measured.
+        rating: of the network, where known.
+    """
     checkpoint.save(folder / WEIGHTS, network.state_dict(), {})
     save_architecture(folder / ARCHITECTURE, network.architecture, rating=rating)
+    if seen is None:
+        (folder / INPUT).unlink(missing_ok=True)  # of another network that was there
+    else:
+        seen.save(folder)
 
 
 def save_architecture(
@@ -27,23 +47,55 @@ def save_architecture(
     write_json(path, content if rating is None else content | {"rating": rating})
 
 
+def network_folder(path: str | Path) -> Path:
+    """Return the folder of a network: itself, that of its architecture.json, or a run's main one.
+
+    Args:
+        path: a folder that a stage wrote, the architecture.json in it, or a run folder, which
+            stands for its `finetune/main`.
+
+    Raises:
+        ArtifactError: if there is none.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and not (path / ARCHITECTURE).exists():
+        main = Run(path).finetune().folder
+        if (main / ARCHITECTURE).exists():
+            return main
+    if not (folder / ARCHITECTURE).exists() or (path != folder and path.name != ARCHITECTURE):
+        raise ArtifactError(
+            f"{path}: no {ARCHITECTURE} there. Give a folder that a stage wrote, such as "
+            "RUN/finetune/NAME, or a RUN with a finetune/main."
+        )
+    return folder
+
+
 def load_network(path: str | Path) -> ViT:
-    """Build the network of a folder, or of the architecture.json in it, and fill it strictly.
+    """Build the network of a folder, see `network_folder`, and fill it strictly.
 
     Raises:
         ArtifactError: if a file is missing or damaged, or the weights are of another architecture.
     """
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    if not (folder / ARCHITECTURE).exists():
-        raise ArtifactError(
-            f"{path}: no {ARCHITECTURE} there. Give a folder that a stage wrote, such as "
-            "RUN/finetune/NAME."
-        )
+    folder = network_folder(path)
+    return filled(ViT(read_shape(folder)), folder)
+
+
+def read_shape(folder: Path) -> Architecture:
+    """Read the architecture.json of a network's folder.
+
+    Raises:
+        ArtifactError: if it is damaged.
+    """
     try:
-        network = ViT(Architecture.load(folder / ARCHITECTURE))
+        return Architecture.load(folder / ARCHITECTURE)
     except SpaceError as error:
         raise ArtifactError(f"{error}") from None
+
+
+def filled(network: V, folder: Path) -> V:
+    """Load the weights of a folder into a network of its architecture, strictly, for evaluation."""
     tensors, _ = checkpoint.load(folder / WEIGHTS)
     checkpoint.load_strict(network, tensors, where=str(folder / WEIGHTS))
-    return network.eval()
+    network.eval()
+    return network

@@ -20,7 +20,7 @@ from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
 from masktas.data.store.damage import locked, save_array
 from masktas.data.store.parts import Part, Parts, PixelFile, Skipped
-from masktas.errors import DataError
+from masktas.errors import DataError, UndecodableImage
 from masktas.formats import format_size
 
 CROP_MARGIN = 8 / 7  # 256 over 224, the usual margin for random crops
@@ -68,13 +68,6 @@ class Cache:
     def max_images(self, spec: DecodeSpec) -> float:
         """Return how many images fit."""
         return math.inf if math.isinf(self.num_bytes) else self.num_bytes // spec.num_bytes
-
-
-class UndecodableImage(DataError):
-    """An image that cannot be decoded, with `--strict`."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}. Without --strict it is skipped.")
 
 
 def build(source: Source, spec: StoreSpec, cache: Cache, folder: Path, bar: ShowBar) -> None:

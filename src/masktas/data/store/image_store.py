@@ -26,11 +26,11 @@ from masktas.artifacts import write_json
 from masktas.data.decode.pool import DecodePool, DecodeSpec
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
-from masktas.data.store.build import Cache, ShowBar, StoreSpec, UndecodableImage, build
+from masktas.data.store.build import Cache, ShowBar, StoreSpec, build
 from masktas.data.store.damage import load_array, set_aside
 from masktas.data.store.parts import OpenParts
 from masktas.data.store.statistics import measure, read_statistics
-from masktas.errors import DamagedError, DataError
+from masktas.errors import DamagedError, DataError, UndecodableImage
 from masktas.formats import parse_size
 
 VERSION = 2

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from masktas import launch
 from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
@@ -42,6 +42,14 @@ from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import Task
 from masktas.train.tracking import Tracking, require_tracker
+
+
+class Summarised(Protocol):
+    """Images that describe themselves for a manifest."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return splits, and what could not be read."""
+        ...
 
 
 class ClaimedStage:
@@ -135,12 +143,12 @@ class ClaimedStage:
         return self._tracking
 
     def finish(
-        self, store: ImageStore, cost: dict[str, Any], write: Callable[[], dict[str, Any]]
+        self, images: Summarised, cost: dict[str, Any], write: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         """Let the first process write results and manifest, and return the manifest to all.
 
         Args:
-            store: the images that were read.
+            images: describes the images that were read, such as their store.
             cost: the `images` seen and the `flops` of their matrix products; the ledger's seconds
                 are added, and which share of this machine's peak the products came to.
             write: writes the stage's files and returns the entries of the manifest about them.
@@ -149,7 +157,7 @@ class ClaimedStage:
 
         def finish() -> dict[str, Any]:
             results = write()
-            content = {"images": store.summary(), "cost": self._cost(cost), **results}
+            content = {"images": images.summary(), "cost": self._cost(cost), **results}
             started = Started.read(self._stage)
             if started is not None and started.earlier:
                 content["earlier_images"] = started.earlier

@@ -30,6 +30,7 @@ from masktas.stages.common.load import (
 )
 from masktas.stages.common.stage import Context
 from masktas.train import checkpoint
+from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, load_network, save_network
 
 TAKEN = (
@@ -235,7 +236,11 @@ def _adopt_released(
         if isinstance(fitted.teacher, TimmTeacher):
             checkpoint.save(stage.folder / WEIGHTS, fitted.teacher.model.state_dict(), {})
         else:
-            save_network(stage.folder, fitted.teacher.encoder)
+            sight = fitted.sight
+            seen = NetworkInput.of_released(
+                sight.image_size, sight.in_channels, sight.mean, sight.std
+            )
+            save_network(stage.folder, fitted.teacher.encoder, seen=seen)
         if fitted.decoder is not None:
             checkpoint.save(stage.folder / DECODER, fitted.decoder.state_dict(), {})
 

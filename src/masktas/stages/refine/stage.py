@@ -32,6 +32,7 @@ from masktas.stages.common.stage import Context
 from masktas.stages.refine.held_out import FEATURE_LOSS, PIXEL_LOSS
 from masktas.stages.refine.members import Member, cohort_of
 from masktas.stages.refine.runner import RefinementData, RoundRunner
+from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, save_network
 
 
@@ -125,7 +126,8 @@ def refine(
         journal, students = RoundRunner(context, stage, settings, inputs, members).run()
 
         def write() -> dict[str, Any]:
-            return _write(stage.folder, members, students, journal)
+            seen = NetworkInput.of_store(inputs.store)
+            return _write(stage.folder, members, students, journal, seen)
 
         cost = {key: sum(one["cost"][key] for one in journal) for key in ("images", "flops")}
         return stage.finish(inputs.store, cost, write)
@@ -159,6 +161,7 @@ def _write(
     members: Sequence[Member],
     students: Mapping[str, MaskedStudent],
     journal: list[dict[str, Any]],
+    seen: NetworkInput,
 ) -> dict[str, Any]:
     """Write the networks of the last round; return the entries of the manifest about them."""
     by_name = {one.name: one for one in members}
@@ -170,7 +173,7 @@ def _write(
     folders |= {folder / f"top-{place}": one for place, one in enumerate(top[1:], start=2)}
     for path, one in folders.items():
         encoder = students[one.name].encoder
-        save_network(path, with_head(encoder, one.network.architecture))
+        save_network(path, with_head(encoder, one.network.architecture), seen=seen)
     return {
         "winner": top[0].to_dict(),
         "top": [one.to_dict() for one in top],

@@ -12,6 +12,7 @@ from masktas.stages.common.manifest import (
     SupernetManifest,
     ValidationManifest,
 )
+from masktas.stages.evaluate.manifest import EvaluationManifest
 from masktas.stages.report.page import Reported, Section, Table, Text, html
 
 NONE = "–"
@@ -63,7 +64,7 @@ def _cost(stage: Stage, manifest: StageManifest, run: Run) -> list[str]:
 
 def _labels_used(stage: Stage) -> str:
     """Say whether a stage has read labels."""
-    used = stage.name == "finetune"
+    used = stage.name in ("finetune", "evaluate")
     if stage.name == "validate":
         used = ValidationManifest.read(stage).probe is not None
     elif stage.name == "supernet":
@@ -80,7 +81,7 @@ def _images(run: Run, first: StageManifest, last: StageManifest) -> Section:
     images = first.images
     rows = [
         [name, f"{images.splits[name].images:,}", images.splits[name].digest, ", ".join(readers)]
-        for name, readers in _readers(run).items()
+        for name, readers in _readers(run, first.location).items()
     ]
     duplicates = (
         f"; {images.duplicates} copies of other images are in the same split as the original"
@@ -107,8 +108,8 @@ def _images(run: Run, first: StageManifest, last: StageManifest) -> Section:
     )
 
 
-def _readers(run: Run) -> dict[str, list[str]]:
-    """Return what has read, or would read, the images of each split."""
+def _readers(run: Run, location: str) -> dict[str, list[str]]:
+    """Return what has read, or would read, the images of each split of a location."""
     refined = ["refinement"] if run.named("refine") else []
     distilled = ["distillation"] if run.named("distill") else []
     trained = [] if run.is_transfer else ["teacher", "supernet"]
@@ -123,4 +124,10 @@ def _readers(run: Run) -> dict[str, list[str]]:
         manifest = ValidationManifest.read(stage)
         for split in ["search", *(["supernet", manifest.split] if manifest.probe else [])]:
             readers[split].append(f"validate/{stage.folder.name}")
+    for stage in run.named("evaluate"):
+        evaluated = EvaluationManifest.read(stage)
+        if evaluated.split in readers and evaluated.location == location:
+            learnt = [] if evaluated.is_classifier else ["supernet"]
+            for split in [*learnt, evaluated.split]:
+                readers[split].append(f"evaluate/{stage.folder.name}")
     return readers

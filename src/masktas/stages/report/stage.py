@@ -14,6 +14,7 @@ from masktas.errors import ArtifactError, require_extra
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import StageManifest
 from masktas.stages.report.cost_section import cost_sections
+from masktas.stages.report.evaluation_section import evaluation_sections
 from masktas.stages.report.page import Reported, Section, anchors
 from masktas.stages.report.search_section import search_sections
 from masktas.stages.report.training_section import (
@@ -29,6 +30,7 @@ from masktas.stages.report.validation_section import validation_sections
 SECTIONS: tuple[Callable[[Reported], Iterable[Section]], ...] = (
     transfer_sections,
     search_sections,
+    evaluation_sections,
     twins_sections,
     validation_sections,
     picture_sections,

@@ -54,6 +54,7 @@ from masktas.stages.search.runner import (
     strategy_for,
 )
 from masktas.strategies import Evaluated, Strategy
+from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, save_architecture, save_network
 
 
@@ -179,7 +180,8 @@ def search(
         )
 
         def write() -> dict[str, Any]:
-            _write(stage.folder, opened.supernet, found, objectives)
+            seen = NetworkInput.of_store(opened.store)
+            _write(stage.folder, opened.supernet, found, objectives, seen)
             _draw_front(context, stage.folder, found, objectives[0])
             return _summary(strategy, known, objectives) | found.to_dict()
 
@@ -257,11 +259,13 @@ def _write(
     shared: Supernet | SupervisedSupernet,
     found: SearchResult,
     objectives: tuple[str, ...],
+    seen: NetworkInput,
 ) -> None:
     """Write networks and front."""
     for place, one in enumerate(found.top, start=1):
         of_one = folder if place == 1 else folder / f"top-{place}"
-        save_network(of_one, shared.extract(one.architecture).cpu(), rating=one.rating)
+        network = shared.extract(one.architecture).cpu()
+        save_network(of_one, network, seen=seen, rating=one.rating)
     for name, one in found.baselines.items():
         save_architecture(folder / f"{name}.json", one.architecture, rating=one.rating)
     write_front(folder, found.front, objectives)

@@ -21,6 +21,7 @@ from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
 from masktas.stages.teacher.sizing import mostly_enlarged, open_given, sample, sized
 from masktas.train import checkpoint
+from masktas.train.input import NetworkInput
 from masktas.train.networks import save_network
 
 FEW_IMAGES = 20_000
@@ -141,7 +142,7 @@ def _train(
     cost = stage.train(task, settings, batches)
 
     def write() -> dict[str, Any]:
-        save_network(stage.folder, model.encoder)
+        save_network(stage.folder, model.encoder, seen=NetworkInput.of_store(store))
         checkpoint.save(stage.folder / DECODER, model.decoder.state_dict(), {})
         return checked.about()
 

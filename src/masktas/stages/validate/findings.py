@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_atomic
+from masktas.artifacts import write_atomic, write_text
 from masktas.errors import require_extra
+from masktas.formats import csv_text
 from masktas.stages.validate.agreement import TOP, Agreement
 from masktas.stages.validate.rank_correlation import Interval
 from masktas.stages.validate.reliability import Ceiling, Reliability
@@ -252,15 +251,7 @@ def _named(names: Sequence[str], agreements: Mapping[str, Agreement]) -> str:
 
 def write_csv(path: Path, columns: Mapping[str, Sequence[float | str]]) -> None:
     """Write columns of equal length, one line for each network."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows(zip(*columns.values(), strict=True))
-    write_atomic(path, lambda temporary: _write(temporary, text.getvalue()))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, csv_text(columns, zip(*columns.values(), strict=True)))
 
 
 def matplotlib(part: str = "") -> ModuleType:

@@ -22,11 +22,11 @@ from masktas.errors import MasktasError, require_extra
 from masktas.nn.patches import patchify
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
+from masktas.ratings.probes import nearest_neighbours
 from masktas.space import Architecture
 from masktas.stages.common.stage import Context
 from masktas.stages.validate.labelled_images import LabelledImages
 
-NEIGHBOURS = 20
 RIDGE = 1e-3  # L2 penalty of the linear probe, relative to its mean loss
 ITERATIONS = 1000
 KEPT = 2**30  # bytes of cropped images that are kept in memory for the next networks
@@ -219,8 +219,8 @@ def linear(known: Floats, target: Numbers, asked: Floats) -> Numbers:
 
 
 def nearest(known: Floats, target: Numbers, asked: Floats) -> Numbers:
-    """Classify by the vote of the 20 nearest neighbours in cosine distance; see `linear`."""
-    kind = sklearn("neighbors").KNeighborsClassifier
-    model = kind(min(NEIGHBOURS, len(target)), metric="cosine", algorithm="brute")
-    found: Numbers = model.fit(known, target).predict(asked)
+    """Classify by the vote of the 20 nearest neighbours in cosine similarity; see `linear`."""
+    labels = torch.from_numpy(target)
+    features = (torch.from_numpy(known), labels, torch.from_numpy(asked))
+    found: Numbers = nearest_neighbours(*features, int(target.max()) + 1).numpy()
     return found

@@ -1,0 +1,1 @@
+"""network + labelled images -> evaluate/NAME/"""

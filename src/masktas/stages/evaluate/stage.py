@@ -1,0 +1,198 @@
+"""network + labelled images -> evaluate/NAME/: how good a network is (SPEC 7)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from masktas import launch
+from masktas.artifacts import ARCHITECTURE, INPUT, Stage, file_digest
+from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings
+from masktas.console import Console
+from masktas.errors import ConfigError
+from masktas.predictor import Predictor, load
+from masktas.space import macs
+from masktas.stages.common.images import Data, changes_since_stage, read_labels
+from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.evaluate import probing
+from masktas.stages.evaluate.asked import Asked, cached_as, find_images, results_folder
+from masktas.stages.evaluate.classifying import classify
+from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImages
+from masktas.stages.evaluate.mistakes import Mistake
+from masktas.stages.evaluate.results import write_results
+from masktas.stages.evaluate.where import Home, Readings, home_of
+from masktas.train.networks import WEIGHTS
+
+
+def evaluate(
+    path: str | Path,
+    data: Data | None = None,
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    settings: EvaluateSettings | None = None,
+    data_settings: DataSettings | None = None,
+    runtime: RuntimeSettings | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a network on labelled images.
+
+    A network with classes classifies them; features of a network without are classified by a
+    linear probe and by nearest neighbours.
+
+    Args:
+        path: the network: its folder, or a run, which stands for its `finetune/main`.
+        data: labelled images; a split of the network's run if None.
+        out: folder of the results; `evaluate/NAME/` of the network's run if None.
+        name: of the evaluation in that run; by default made from network, split and data.
+        settings, data_settings, runtime: see `masktas.config`.
+        console: where progress and warnings are shown.
+        overwrite: evaluate again.
+
+    Returns:
+        The manifest, with `outcome`.
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    if launch.world_size() > 1:
+        raise ConfigError("masktas evaluate runs in one process: start it without torchrun.")
+    settings, network = settings or EvaluateSettings(), load(path)
+    home = home_of(network.folder)
+    folder = out if out is not None else home.run.folder if home else network.folder
+    context = Context(
+        folder, cached_as(home, runtime or RuntimeSettings()), console, overwrite=overwrite
+    )
+    asked = find_images(context, network, home, data, settings, data_settings)
+    stage = results_folder(network, asked, out, name)
+    network.to(context.runtime.device)
+    parents = {
+        "architecture": network.folder / ARCHITECTURE,
+        "weights": network.folder / WEIGHTS,
+        "input": network.folder / INPUT,
+    }
+    recorded = {
+        "parents": {name: file_digest(path) for name, path in parents.items()},
+        "settings": settings.model_dump(mode="json") | {"split": asked.split},
+        "seed": context.seed,
+        "precision": context.runtime.describe()["precision"],
+        "images": asked.images.to_dict(),
+    }
+    with _claimed(context, stage, recorded, parents) as claimed:
+        if not claimed.todo:
+            return claimed.manifest()
+        return _evaluate(context, claimed, network, asked)
+
+
+@contextmanager
+def _claimed(
+    context: Context, stage: Stage, recorded: dict[str, Any], parents: dict[str, Path]
+) -> Iterator[ClaimedStage]:
+    """Keep other processes out of the folder; a finished evaluation is not repeated."""
+    with ExitStack() as held:
+        held.callback(os.close, stage.lock())
+        stage.sweep()
+        todo = stage.begin(recorded, overwrite=context.overwrite)
+        if not todo:
+            context.console.say(f"{stage.folder} is finished: nothing to do.")
+        yield ClaimedStage(context, stage, parents, todo=todo)
+
+
+def _evaluate(
+    context: Context, stage: ClaimedStage, network: Predictor, asked: Asked
+) -> dict[str, Any]:
+    """Evaluate and write the results."""
+    if asked.is_own:
+        found, worst, images, readings = _on_split(context, stage, network, asked)
+    else:
+        source = asked.images.source()
+        spec = network.seen.decode_spec
+        given = GivenImages(
+            source, spec, only_test=asked.split == "test", strict=context.settings.strict
+        )
+        found, worst = _on_given(context, network, given, asked)
+        images, readings = given, None
+        _warn_of_problems(context, given)
+        digest = given.summary()["splits"]["test"]["digest"]
+        if asked.home is not None and digest == asked.home.test_digest:
+            readings = _note_reading(context, stage, asked.home, network, digest)
+    num = found["num_images"] + found.get("num_learnt", 0)
+    cost = {"images": num, "flops": 2 * macs(network.architecture) * num}
+
+    def write() -> dict[str, Any]:
+        outcome = write_results(stage.folder, network, found, worst, images, context.console.warn)
+        about = {"network": asked.network, "split": asked.split}
+        return {**about, "readings": readings, "outcome": outcome}
+
+    return stage.finish(images, cost, write)
+
+
+def _on_split(
+    context: Context, stage: ClaimedStage, network: Predictor, asked: Asked
+) -> tuple[dict[str, Any], list[Mistake], LabelledImages, int | None]:
+    """Evaluate on a split of the network's run; also return how often its test split was read."""
+    assert asked.home is not None
+    source = asked.images.source()
+    labels, classes = read_labels(source)
+    splits = (asked.split,) if network.knows_classes else ("supernet", asked.split)
+    store = context.open_images(asked.images, allowed=splits)
+    if changes := changes_since_stage(asked.home.stage, store):
+        context.console.warn(f"The images have changed since {asked.home.stage.folder}: {changes}.")
+    readings = None
+    if asked.split == "test":
+        readings = _note_reading(
+            context, stage, asked.home, network, store.splits["test"]["digest"]
+        )
+    images = RunImages(store, asked.split, source, labels, classes)
+    if network.knows_classes:
+        found, worst = classify(context, network, images, asked.batch_size)
+        return found, worst, images, readings
+    learnt = RunImages(store, "supernet", source, labels, classes)
+    known = probing.encode(context, network, learnt, asked.batch_size)
+    tested = probing.encode(context, network, images, asked.batch_size)
+    return probing.probe(known, tested, seed=context.seed), [], images, readings
+
+
+def _on_given(
+    context: Context, network: Predictor, images: LabelledImages, asked: Asked
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """Evaluate on images that the network's run has not divided."""
+    if network.knows_classes:
+        return classify(context, network, images, asked.batch_size)
+    whole = probing.encode(context, network, images, asked.batch_size)
+    return probing.probe(*probing.divide(whole), seed=context.seed), []
+
+
+def _note_reading(
+    context: Context,
+    stage: ClaimedStage,
+    home: Home,
+    network: Predictor,
+    digest: str,
+) -> int:
+    """Count this reading of the test split, and warn if it is not the first."""
+    counted = Readings(home, file_digest(network.folder / WEIGHTS))
+    before = counted.before(digest)
+    if before:
+        times = "once" if before == 1 else f"{before} times"
+        context.console.warn(
+            f"The test split has been read {times} for this network already. An accuracy "
+            "by which networks or settings are chosen is too optimistic: use --split validation "
+            "for choices."
+        )
+    counted.note(digest, stage.folder.name)
+    return before + 1
+
+
+def _warn_of_problems(context: Context, images: GivenImages) -> None:
+    if images.problems:
+        first = images.problems[0]
+        more = ", ..." if len(images.problems) > 1 else ""
+        context.console.warn(
+            f"{len(images.problems)} images could not be read and were left out: {first['name']} "
+            f"({first['reason']}){more}."
+        )
