@@ -16,6 +16,8 @@ from masktas.data.augment import (
     random_boxes,
     random_colors,
 )
+from masktas.data.mix import Mixed
+from masktas.data.randaugment import RandAugment
 from masktas.data.store.image_store import Images
 from masktas.errors import DataError
 from masktas.seeding import seed_for
@@ -34,6 +36,12 @@ class Augment:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     color: float = 0.0
+    randaugment: RandAugment | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    mix_switch: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,11 @@ class Batches:
             self.indices(step)  # restore the order of this epoch if the next step begins another
             pixels = self._ahead.read(drawn.indices, following)
         return self._cut(pixels, drawn), drawn.indices
+
+    def mixed(self, step: int, rows: slice = slice(None)) -> Mixed:
+        """Return the batch of a step, unmixed."""
+        pixels, numbers = self.train(step, rows)
+        return Mixed(pixels, numbers, numbers, np.ones(len(numbers), dtype=np.float32))
 
     def plain(self, indices: NDArray[np.int64]) -> Tensor:
         """Return center crops of images by their indices, without augmentation, `[B, C, H, W]`."""
