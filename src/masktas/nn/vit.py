@@ -148,8 +148,7 @@ class ViT(nn.Module):
         `ids [B, V]` are the indices of these patches; None means all patches in order. See
         `run_blocks` for `branches [L, 2, B]` and `recompute`.
         """
-        x = self.embed(patches, ids)
-        x = run_blocks(self.blocks, x, branches, recompute=recompute)
+        x = run_blocks(self.blocks, self.embed(patches, ids), branches, recompute=recompute)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -164,8 +163,12 @@ class ViT(nn.Module):
     ) -> Tensor:
         """Classify images `[B, C, H, W]`: logits `[B, K]`; without a head, features `[B, D]`."""
         patches = patchify(images, self.architecture.patch_size)
-        tokens = self.forward_features(patches, None, branches, recompute=recompute)
-        x = tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
+        if self.architecture.pool == "mean-norm":
+            tokens = run_blocks(self.blocks, self.embed(patches), branches, recompute=recompute)
+            x: Tensor = self.norm(tokens[:, 1:].mean(dim=1))
+        else:
+            tokens = self.forward_features(patches, None, branches, recompute=recompute)
+            x = tokens[:, 0] if self.architecture.pool == "cls" else tokens[:, 1:].mean(dim=1)
         return x if self.head is None else self.head(x)
 
     @torch.no_grad()
