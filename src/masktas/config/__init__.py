@@ -1,6 +1,7 @@
 """Typed settings, one set for each stage. No torch here."""
 
 from masktas.config.fields import FIT, Settings
+from masktas.config.finetuning import FinetuneSettings
 from masktas.config.load import load, resolve, validate
 from masktas.config.searching import (
     BudgetSettings,
@@ -17,17 +18,14 @@ from masktas.config.settings import (
     AdoptedTeacher,
     AllSettings,
     DataSettings,
-    EpochSettings,
-    FinetuneSettings,
     MaskedSettings,
     RefineSettings,
     RuntimeSettings,
     SharingSettings,
-    StepSettings,
     SupernetSettings,
     TeacherSettings,
-    TrainSettings,
 )
+from masktas.config.training import EpochSettings, StepSettings, TrainSettings
 
 __all__ = [
     "FIT",
