@@ -22,7 +22,7 @@ SHOWN = {
     "Rating": {"--rating"},
     "Search": {"--strategy", "--racing"},
     "Refinement": {"--rounds", "--cohort", "--baselines"},
-    "Fine-tuning": {"--init", "--epochs", "--batch-size", "--lr"},
+    "Fine-tuning": {"--recipe", "--init", "--epochs", "--batch-size", "--lr"},
     "Validation": {"--num-networks", "--probe"},
     "Target": {"--engine", "--device", "--threads", "--command"},
 }

@@ -26,11 +26,11 @@ from masktas.errors import ConfigError, LabelError, SpaceError
 from masktas.formats import format_seconds, format_size
 from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
-from masktas.space import SearchSpace
+from masktas.space import Architecture, SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common import manifest as manifests
 from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.tasks import supernet_for, teacher_for
+from masktas.stages.common.tasks import finetuning_for, supernet_for, teacher_for
 from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.refine.stage import refine as refine_stage
@@ -172,6 +172,7 @@ class WholeRun:
         check_supernet(settings.supernet, space)
         if self._refines:
             check_refine(settings.refine, space, settings.supernet)
+        finetuning_for(settings.finetune, space.largest)
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
 
@@ -261,9 +262,11 @@ class WholeRun:
         """Fine-tune the winner and, if wanted, its baselines; nothing where there are no labels."""
         made: dict[str, Any] = {}
         found = self._run.refine() if self._refines else self._run.search()
-        networks = [("main", found.folder / ARCHITECTURE, self._settings.finetune)]
-        if self._baselines:
-            networks += _baselines(found, self._settings.finetune)
+        path = found.folder / ARCHITECTURE
+        networks = [("main", path, self._settings.finetune)]
+        if self._baselines:  # by the recipe of the main one, whatever their size
+            same, _ = finetuning_for(self._settings.finetune, Architecture.load(path))
+            networks += _baselines(found, same)
         try:
             for (base, architecture, settings), number in itertools.product(
                 networks, range(self._finetune_seeds)
@@ -397,7 +400,9 @@ def demo(
         ),
         refine=RefineSettings.model_validate(quick | {"rounds": "1,1,2", "cohort": 8, "lr": 6e-3}),
         finetune=FinetuneSettings.model_validate(
-            quick | {"epochs": 4, "lr": 16e-3, "drop_path": 0.0, "label_smoothing": 0.0}
+            quick
+            | {"recipe": "plain", "epochs": 4, "lr": 16e-3, "drop_path": 0.0}
+            | {"label_smoothing": 0.0}
         ),
     )
     return run(

@@ -30,6 +30,7 @@ from masktas.stages.common.tasks import (
     augment,
     classifier_task,
     cohort_task,
+    finetuning_for,
     supernet_for,
     supernet_task,
     teacher_architecture,
@@ -90,6 +91,8 @@ def plan(
     settings = settings.model_copy(update=shapes)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     candidates = settings.search.check(space)
+    tuned, _ = finetuning_for(settings.finetune, candidates.costliest(random.Random(0)))
+    settings = settings.model_copy(update={"finetune": tuned})
     teacher = _adopted(space, settings)
     trials = [
         Trial(
@@ -222,6 +225,7 @@ class Trial:
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
         asks = self.stage in ("supernet", "refine")
         frozen = self._frozen().num_params if asks else 0
+        frozen += sum(p.numel() for p in task.module.parameters() if not p.requires_grad)
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
         return StageEstimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
@@ -310,9 +314,10 @@ class Trial:
             return supernet_task(supernet, self._space, units, frozen, batches, setup, within)[1]
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
-        shape = shape.replace(num_classes=cost.counted_classes(shape))
+        tuned = all_settings.finetune
+        shape = shape.replace(num_classes=cost.counted_classes(shape), pool=tuned.pool)
         target = torch.zeros(batch_size, dtype=torch.long)
-        return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
+        return classifier_task(tuned, shape, None, batches, target, setup)[1]
 
     def _frozen(self) -> Teacher:
         """Return the supernet's teacher: the adopted one, or an untrained one of the same shape."""

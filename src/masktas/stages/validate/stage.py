@@ -39,6 +39,7 @@ from masktas.stages.common.load import (
     teacher_file,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.tasks import finetuning_for
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.findings import matplotlib
@@ -122,7 +123,7 @@ def validate(
         seed=context.seed,
         console=context.console,
     )
-    recipe = _recipe(context, settings, finetune_settings)
+    recipe = _recipe(context, settings, finetune_settings, candidates)
     networks, in_band, center = _networks(context, settings, candidates)
     folder = context.run.validated(name)
     opened = _open(context, settings, recipe, in_band, images, teacher, folder.folder)
@@ -165,21 +166,26 @@ def validate(
 
 
 def _recipe(
-    context: Context, settings: ValidateSettings, given: FinetuneSettings | None
+    context: Context,
+    settings: ValidateSettings,
+    given: FinetuneSettings | None,
+    candidates: BudgetedSpace,
 ) -> FinetuneSettings | None:
     """Return the recipe of fine-tuning: as given, as `finetune/main` recorded it, or the default.
 
-    None if accuracy is not measured by fine-tuning.
+    It is one for all networks; `auto` chooses it by the costliest candidate, as a search within the
+    same budget would find about. None if accuracy is not measured by fine-tuning.
     """
     if settings.probe != "finetune":
         return None
     main = context.run.finetune("main")
     if given is None and main.finished:
-        given = FinetuneSettings.model_validate(main.manifest()["settings"]["settings"])
+        recorded = main.manifest()["settings"]["settings"]
+        given = FinetuneSettings.model_validate({"recipe": "plain"} | recorded)  # once the only one
     recipe = given or FinetuneSettings()
     if settings.epochs is not None:
         recipe = recipe.model_copy(update={"epochs": settings.epochs})
-    return recipe
+    return finetuning_for(recipe, candidates.costliest(random.Random(0)))[0]
 
 
 @dataclass(frozen=True, slots=True)
