@@ -20,10 +20,9 @@ class FinetuneSettings(TrainSettings):
 
     recipe: RecipeName = Field(
         "auto",
-        description="Published settings to start from, which all other flags override: small for "
-        "networks of fewer than 25M parameters, large for others, paper, transfer, deit-transfer, "
-        "linear (the head only) or plain. By default small or large by the size of the network, "
-        "but with 100 epochs in batches of 256.",
+        description="Published settings that other flags override: small (below 25M parameters), "
+        "large, paper, transfer, deit-transfer, linear (the head only) or plain. By default small "
+        "or large by the network's size, with 100 epochs in batches of 256.",
     )
     init: Literal["inherit", "scratch"] = Field(
         "inherit",
