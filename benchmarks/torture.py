@@ -79,6 +79,8 @@ baselines = 2
 [finetune]
 epochs = {epochs}
 batch_size = 16
+cutmix = 1.0
+ema = 0.9
 """
 VERBS = ("teacher", "supernet", "search", "finetune")
 FOLDERS = {"search": "search/main", "finetune": "finetune/main"}

@@ -76,7 +76,7 @@ def main() -> None:
         search=masktas.SearchSettings(
             max_params="15K", mask_ratio=0.6, population=8, generations=4, baselines=0
         ),
-        finetune=masktas.FinetuneSettings(epochs=20, batch_size=32, lr=1e-2),
+        finetune=masktas.FinetuneSettings(recipe="plain", epochs=20, batch_size=32, lr=1e-2),
     )
     made = masktas.run(Shapes(360), out=out / "run", settings=settings, overwrite=True)
 

@@ -71,6 +71,7 @@ diversity = 1
 pixel_rounds = 1
 
 [finetune]
+recipe = "plain"
 epochs = 4
 batch_size = 16
 lr = 1e-2

@@ -236,7 +236,7 @@ def test_the_truth_is_what_fine_tuning_reaches(
     """With its defaults, and by seed: the network that `masktas finetune` would train."""
     run = Path(shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("validate")))
     recipe = tmp_path / "recipe.toml"
-    text = world.recipe.read_text().replace("[finetune]\nepochs = 4", "[finetune]\nepochs = 3")
+    text = world.recipe.read_text().replace('plain"\nepochs = 4', 'plain"\nepochs = 3')
     recipe.write_text(text + "drop_path = 0.3\nflip = false\n")
     tokens = ("validate", "--out", run, "--num-networks", 2, "--mask-ratio", 0.75, "--bootstrap", 9)
     code, _, said = masktas(*tokens, "--config", recipe, "--name", "given")
@@ -251,7 +251,7 @@ def test_the_truth_is_what_fine_tuning_reaches(
         name = "main" if seed == 0 else "second"
         assert masktas("finetune", "--out", run, "--config", recipe, "--quiet", "--name", name,
                        "--architecture", path, "--seed", seed)[0] == 0  # fmt: skip
-        assert manifest(run / "finetune" / name)["validation"]["top1"] == accuracy
+        assert manifest(run / "finetune" / name)["last_validation"]["top1"] == accuracy
     # without a configuration the recipe is the one that finetune/main recorded
     code, _, said = masktas(*tokens, "--name", "recorded")
     assert code == 0, said

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.nn.patches import patchify, sincos_positions, take
-from masktas.nn.vit import Attention, Block, ViT, attend, stochastic_depth
+from masktas.nn.vit import Attention, Block, ViT, attend, run_blocks, stochastic_depth
 from masktas.space import Architecture, SearchSpace, macs, params
 
 NARROW = SearchSpace(
@@ -267,6 +267,12 @@ def test_the_head_looks_at_the_class_token_or_at_the_mean_of_the_patches(randomi
     average = sum(tokens[:, 1 + patch] for patch in range(24)) / 24
     torch.testing.assert_close(mean(images), mean.head(average), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(mean(images), network(images))
+    first = ViT(ONE.replace(pool="mean-norm"))
+    first.load_state_dict(network.state_dict())
+    raw = run_blocks(network.blocks, network.embed(patchify(images, 2)), recompute=False)
+    pooled = network.norm(sum(raw[:, 1 + patch] for patch in range(24)) / 24)
+    torch.testing.assert_close(first(images), first.head(pooled), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(first(images), mean(images), atol=1e-3)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -150,9 +150,12 @@ def training(
     limit: Stopping | None = None,
     console: Console | None = None,
     after_epoch: Callable[[int], dict[str, float]] = watch,
+    is_enough: Callable[[int], bool] | None = None,
 ) -> Training:
     machine = Environment(CPU, ALONE, limit or Stopping(), console or Heard(), Ledger(folder))
-    return Training(task or Tiny(), plan, folder, machine, after_epoch=after_epoch)
+    return Training(
+        task or Tiny(), plan, folder, machine, after_epoch=after_epoch, is_enough=is_enough
+    )
 
 
 def ends(one: Training, folder: Path) -> Ends:
@@ -826,3 +829,63 @@ def test_without_room_for_a_first_checkpoint_no_step_is_done(tmp_path: Path):
     assert in_child(train) == 0
     assert said.read_text().startswith("[] ")
     assert "step-000000000.safetensors: cannot be written" in said.read_text()
+
+
+# --- an early end
+
+
+def enough(folder: Path) -> Callable[[int], bool]:
+    """End after the first of the epochs, by what has been logged."""
+
+    def is_enough(epoch: int) -> bool:
+        logged = [line["accuracy"] for line in lines_of(folder) if "accuracy" in line]
+        assert logged[-1] == epoch / 7, "asked once the epoch is logged"
+        return len(logged) == 1
+
+    return is_enough
+
+
+def test_training_ends_early_where_it_is_told(tmp_path: Path) -> None:
+    one = training(tmp_path, is_enough=enough(tmp_path))
+    cost = one.run()
+    assert one.task.done == list(range(STEPS))
+    assert lines_of(tmp_path)[-1]["epoch"] == 1
+    assert cost["images"] == STEPS * 4
+    assert cost["flops"] == 2 * 4 * sum(100 + step for step in range(STEPS))
+
+
+@pytest.mark.parametrize("plan", [OFTEN, SELDOM])
+@pytest.mark.parametrize("at", [1, STEPS - 1])
+def test_killed_and_resumed_it_ends_early_alike(tmp_path: Path, plan: LoopConfig, at: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    one = training(whole, plan, is_enough=enough(whole))
+    one.run()
+
+    def die(step: int) -> None:
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    first = training(killed, plan, Tiny(before=die), is_enough=enough(killed))
+    assert in_child(first.run) == -signal.SIGKILL
+    again = training(killed, plan, is_enough=enough(killed))
+    again.run()
+    assert_same(again, killed, ends(one, whole))
+
+
+def test_stopped_before_the_line_is_logged_it_ends_when_resumed(
+    tmp_path: Path, sigterm: Callable[[], None]
+) -> None:
+    """A stop request that arrives with the last step of the last epoch that is needed."""
+
+    def stop(step: int) -> None:
+        if step == STEPS - 1:
+            sigterm()
+
+    with pytest.raises(Stopped):
+        training(tmp_path, task=Tiny(after=stop), is_enough=enough(tmp_path)).run()
+    again = training(tmp_path, is_enough=enough(tmp_path))
+    again.run()
+    assert again.task.done == []
+    assert lines_of(tmp_path)[-1]["epoch"] == 1

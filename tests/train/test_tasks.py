@@ -7,12 +7,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.data.mixup import mixup_target
+from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.mix import Mixed
 from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import patchify
@@ -38,7 +42,7 @@ from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 from masktas.train.task import OptimRecipe, Task
-from masktas.train.tasks.classify import Classification
+from masktas.train.tasks.classify import Classification, ClassifierRecipe
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, focus_space, sampler
 from masktas.train.tasks.supervised import SupervisedSharing
@@ -47,6 +51,7 @@ BATCH = 6
 CPU = Runtime(torch.device("cpu"), bf16=False)
 ROUGH = Runtime(torch.device("cpu"), bf16=True)
 RECIPE = OptimRecipe(1e-2, 0.05, 8, 0.2)
+CLASSIFIER = ClassifierRecipe(1e-2, 0.05, 8, 0.2)
 SPACE = SearchSpace(
     "square-test", (12, 18, 24), (1, 2, 3), (1, 2, 3), (1.5, 2, 2.75),
     head_dim=4, image_size=(8, 8), patch_size=2, num_classes=5,
@@ -92,7 +97,7 @@ def classification(
 ) -> Classification:
     network = randomize(ViT(SPACE.largest.replace(pool=pool)), 3)
     return Classification(
-        network, batches_of(seed), torch.arange(15) % 5, RECIPE, runtime,
+        network, batches_of(seed), torch.arange(15) % 5, CLASSIFIER, runtime,
         drop_path=drop_path, label_smoothing=0.1, seed=seed,
     )  # fmt: skip
 
@@ -151,7 +156,7 @@ def test_macs_of_a_projection_that_is_only_watched(randomize, kind: str):
     assert task.macs(1) < distillation(randomize, kind=kind).macs(1)
 
 
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "mean-norm", "cls"])
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
 def test_macs_of_a_classifier(randomize, pool: str, drop_path: float):
     task = classification(randomize, drop_path=drop_path, pool=pool)
@@ -560,3 +565,66 @@ def test_recomputing_changes_no_bit(make):
         assert {n: v.item() for n, v in a.items()} == {n: v.item() for n, v in b.items()}
     for name, tensor in weights(plain).items():
         assert torch.equal(weights(again)[name], tensor), name
+
+
+# --- recipes of fine-tuning
+
+
+def learning(randomize, *, recipe=CLASSIFIER, augment=None, batches=None, **more) -> Classification:
+    """A classifier with other options, on images that may be mixed."""
+    batches = batches or batches_of()
+    if augment is not None:
+        batches.augment = augment
+    network = randomize(ViT(SPACE.largest.replace(pool="mean")), 3)
+    options = {"drop_path": 0.0, "label_smoothing": 0.1, "seed": 0} | more
+    return Classification(network, batches, torch.arange(15) % 5, recipe, CPU, **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_images_is_timms(randomize, smoothing: float, monkeypatch):
+    share = 0.3
+    pairs = batches_of()
+
+    def mixed(step: int, rows: slice) -> Mixed:
+        pixels, numbers = pairs.train(step, rows)  # timm mixes the first with the last
+        shares = np.full(len(numbers), share, dtype=np.float32)
+        return Mixed(pixels, numbers, numbers[::-1].copy(), shares)
+
+    monkeypatch.setattr(pairs, "mixed", mixed)
+    task = learning(randomize, augment=Augment(mixup=0.8), batches=pairs, label_smoothing=smoothing)
+    inputs = task.inputs(1, slice(None))
+    wanted = mixup_target(torch.arange(15)[pairs.indices(1)] % 5, 5, lam=share, smoothing=smoothing)
+    loss = SoftTargetCrossEntropy()(task.module(inputs[0]), wanted)
+    torch.testing.assert_close(task.losses(task.module, inputs)["loss"], loss)
+    smoothed = inputs[1] * (1 - smoothing) + smoothing / 5
+    torch.testing.assert_close(smoothed, wanted.to(smoothed))
+
+
+def test_without_mixing_targets_are_classes(randomize):
+    target = learning(randomize).inputs(0, slice(None))[1]
+    assert target.dtype == torch.int64
+    assert target.tolist() == (batches_of().indices(0) % 5).tolist()
+
+
+def test_only_the_head_of_a_frozen_network_changes(randomize):
+    task = learning(randomize, freeze=True, recipe=replace(CLASSIFIER, optimizer="sgd"))
+    before = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
+    assert 2 * task.macs(0) * BATCH == counted_flops(task, 0)
+    train_step(task, 1, ALONE)
+    for name, tensor in task.module.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (not name.startswith("head.")), name
+
+
+def test_the_average_is_what_is_evaluated(randomize):
+    task = learning(randomize, ema=0.5)
+    trained = task.networks(0)[0]
+    assert task.evaluated is not trained
+    train_step(task, 0, ALONE)
+    assert torch.equal(task.evaluated.head.weight, trained.head.weight)  # the first one copies
+    first = trained.head.weight.detach().clone()
+    train_step(task, 1, ALONE)
+    keeps = 1 - 2 ** (-2 / 3)
+    wanted = keeps * first + (1 - keeps) * trained.head.weight.detach()
+    torch.testing.assert_close(task.evaluated.head.weight, wanted)
+    plain = learning(randomize)
+    assert plain.evaluated is plain.module

@@ -105,8 +105,9 @@ COMMANDS = {
         """Train the network that was found with labels, and test it.
 
         Reads OUT/supernet, an architecture and the labels of the images (a folder for each class,
-        or a parquet column `label`). Writes OUT/finetune/NAME. The test split is read once, at
-        the end.
+        or a parquet column `label`). Writes OUT/finetune/NAME, whose weights are those of the best
+        epoch by validation. The test split is read once, at the end. Settings come from a recipe
+        that suits the size of the network (--recipe, docs/finetune.md).
         """,
     ),
     "transfer": (

@@ -23,7 +23,7 @@ SHOWN = {
     "Search": {"--strategy", "--racing"},
     "Distillation": {"--architecture", "--as-costly-as"},
     "Refinement": {"--rounds", "--cohort", "--baselines"},
-    "Fine-tuning": {"--init", "--epochs", "--batch-size", "--lr"},
+    "Fine-tuning": {"--recipe", "--init", "--epochs", "--batch-size", "--lr"},
     "Validation": {"--num-networks", "--probe"},
     "Target": {"--engine", "--device", "--threads", "--command"},
 }

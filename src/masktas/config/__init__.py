@@ -1,6 +1,7 @@
 """Typed settings, one set for each stage. No torch here."""
 
 from masktas.config.fields import FIT, Settings
+from masktas.config.finetuning import FinetuneSettings
 from masktas.config.load import load, resolve, validate
 from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import (
@@ -19,18 +20,15 @@ from masktas.config.settings import (
     AllSettings,
     DataSettings,
     DistillSettings,
-    EpochSettings,
     EvaluateSettings,
-    FinetuneSettings,
     MaskedSettings,
     RefineSettings,
     RuntimeSettings,
     SharingSettings,
-    StepSettings,
     SupernetSettings,
     TeacherSettings,
-    TrainSettings,
 )
+from masktas.config.training import EpochSettings, StepSettings, TrainSettings
 
 __all__ = [
     "FIT",

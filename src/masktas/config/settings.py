@@ -1,7 +1,8 @@
 """Typed settings of each stage, with a default, a range and a description.
 
 The command line's flags and the sections of a configuration file are made from these, and every
-stage writes the resolved ones into its folder. Those of search and validation are in `searching`.
+stage writes the resolved ones into its folder. Those of search and validation are in `searching`,
+those of fine-tuning in `finetuning`, what all trainings share in `training`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from masktas.config.fields import (
     Settings,
     Share,
 )
+from masktas.config.finetuning import FinetuneSettings
 from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import CostSettings, SearchSettings, ValidateSettings
+from masktas.config.training import StepSettings, TrainSettings
 from masktas.errors import ConfigError
 
 
@@ -128,51 +131,6 @@ class RuntimeSettings(Settings):
     download: bool = Field(
         False, description="Let torchvision download a data set that is not in --root."
     )
-
-
-class EpochSettings(Settings):
-    """The length of a training."""
-
-    epochs: Count = Field(100, description="Number of passes over the images.")
-
-
-class StepSettings(Settings):
-    """Batches and optimiser of a training."""
-
-    batch_size: Count = Field(
-        256, description="Number of images in a step, over all processes and accumulated parts."
-    )
-    lr: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="Peak learning rate for a batch of 256; it is scaled to the batch size."
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.05,
-        description="Weight decay of weight matrices; norms, biases, positions and the "
-        "class token have none.",
-    )
-    warmup_share: Share = Field(
-        0.2,
-        description="Share of the epochs in which the learning rate rises linearly, before "
-        "its cosine.",
-    )
-    clip_grad: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="Largest norm of the gradients; larger ones are scaled down. By default "
-        "there is no limit.",
-    )
-    crop_scale: CropScale = Field(
-        (0.2, 1.0),
-        description="Smallest and largest share of an image's area that a random crop keeps.",
-    )
-    flip: bool = Field(True, description="Mirror images at random, left to right.")
-    color: Share = Field(
-        0.0,
-        description="Largest random change of brightness, contrast and saturation: 0.4.",
-    )
-
-
-class TrainSettings(StepSettings, EpochSettings):
-    """Settings of a training."""
 
 
 class MaskedSettings(TrainSettings):
@@ -373,31 +331,6 @@ class SupernetSettings(CostSettings, SharingSettings):
                 f"--{next(iter(self.limits)).replace('_', '-')} is a limit of a search, and "
                 f"--sampler {self.sampler} trains all sizes: leave it out, or give --sampler focus."
             )
-
-
-class FinetuneSettings(TrainSettings):
-    """Training with labels (SPEC 5)."""
-
-    init: Literal["inherit", "scratch"] = Field(
-        "inherit",
-        description="Weights to start from: those beside the architecture.json, else the "
-        "supernet's slice; or random ones.",
-    )
-    pool: Literal["mean", "cls"] = Field(
-        "mean", description="Input of the head: the mean of the patches, or the class token."
-    )
-    drop_path: Share = Field(
-        0.1,
-        description="Probability that the last block is dropped; it rises linearly to this "
-        "from 0 in the first.",
-    )
-    label_smoothing: Share = Field(
-        0.1, description="Share of the target that is spread over all classes."
-    )
-    crop_scale: CropScale = Field(
-        (0.35, 1.0),
-        description="Smallest and largest share of an image's area that a random crop keeps.",
-    )
 
 
 class DistillSettings(MaskedSettings):

@@ -166,7 +166,8 @@ def operate(image: Image.Image, name: str, level: float, fill: tuple[int, ...]) 
         return Image.new(image.mode, image.size)
     apply: Any = NAME_TO_OP[name]
     color = fill if len(fill) > 1 else fill[0]
-    return apply(image, *values, fillcolor=color, resample=Image.Resampling.BICUBIC)
+    found: Image.Image = apply(image, *values, fillcolor=color, resample=Image.Resampling.BICUBIC)
+    return found
 
 
 def arguments(name: str, level: float) -> tuple[Any, ...]:

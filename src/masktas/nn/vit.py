@@ -171,8 +171,11 @@ class ViT(nn.Module):
     ) -> Tensor:
         """Encode images `[B, C, H, W]` to features `[B, D]`, pooled as the head takes them."""
         patches = patchify(images, self.architecture.patch_size)
-        tokens = self.forward_features(patches, None, branches, recompute=recompute)
-        return self.pool(tokens)
+        if self.architecture.pool != "mean-norm":
+            return self.pool(self.forward_features(patches, None, branches, recompute=recompute))
+        x = self.embed_patches(patches)
+        tokens = run_blocks(self.blocks, x, branches, recompute=recompute)
+        return self.norm(self.pool(tokens))  # type: ignore[no-any-return]
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """Return logits `[B, K]` of tokens `[B, 1 + V, D]`; without a head, features `[B, D]`."""

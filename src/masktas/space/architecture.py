@@ -12,7 +12,7 @@ from typing import Any
 from masktas.documents import read_document
 from masktas.errors import SpaceError
 
-POOLS = ("cls", "mean")
+POOLS = ("cls", "mean", "mean-norm")
 # Keys that an architecture.json may hold besides the architecture itself.
 RESULT_KEYS = ("params", "macs", "latency", "size", "memory", "rating")
 # Far above any network that is trained: larger numbers are mistakes, and would take hours to count.
@@ -46,7 +46,8 @@ class Architecture:
         in_channels: `C`, channels of an image.
         num_classes: outputs of the head; 0 for no head; None if not known yet (built without a
             head, but counted with 1,000 classes, as published tables do).
-        pool: input of the head: the class token (`cls`) or the mean of the patches (`mean`).
+        pool: input of the head: the class token (`cls`), the mean of the patches after the last
+            norm (`mean`), or the last norm of their mean (`mean-norm`, as in MAE).
 
     Raises:
         SpaceError: if the fields do not describe a network.

@@ -59,7 +59,9 @@ def demo(
             quick | {"rounds": "1,1", "pixel_rounds": 1, "cohort": 6, "lr": 6e-3}
         ),
         finetune=FinetuneSettings.model_validate(
-            quick | {"epochs": 4, "lr": 16e-3, "drop_path": 0.0, "label_smoothing": 0.0}
+            quick
+            | {"recipe": "plain", "epochs": 4, "lr": 16e-3, "drop_path": 0.0}
+            | {"label_smoothing": 0.0}
         ),
     )
     return run(

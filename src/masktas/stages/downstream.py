@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from masktas.console import Console
 from masktas.errors import ConfigError, LabelError
 from masktas.formats import format_seconds
 from masktas.nn.teachers.function import Ask
+from masktas.space import Architecture
 from masktas.stages.common import manifest as manifests
+from masktas.stages.common.tasks import finetuning_for
 from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.stage import report_packages
@@ -127,8 +129,11 @@ class Downstream:
         found = self._run.refine() if self._refines else self._run.search()
         networks = [Network("main", found.folder / ARCHITECTURE, self._settings.finetune)]
         if self._baselines:
-            networks += _baselines(found, self._settings.finetune, self._baselines)
-            networks += self._more
+            # by the recipe of the main one, whatever their size
+            main = Architecture.load(found.folder / ARCHITECTURE)
+            same, _ = finetuning_for(self._settings.finetune, main)
+            networks += _baselines(found, same, self._baselines)
+            networks += [replace(one, settings=same) for one in self._more]
         try:
             return self.finetune(networks)
         except LabelError as error:

@@ -16,10 +16,14 @@ from masktas.space import Architecture, macs, params
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
 from masktas.stages.common.load import load_shared, shared_classes
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.common.tasks import classifier_task
+from masktas.stages.common.tasks import classifier_task, finetuning_for
+from masktas.train.best import PREFIX, BestEpoch, Epoch
+from masktas.train.checkpoint import save
 from masktas.train.input import NetworkInput
 from masktas.train.metrics import accuracy
 from masktas.train.networks import WEIGHTS, load_network, save_network
+
+LAST = "last.safetensors"
 
 
 def finetune(
@@ -35,10 +39,11 @@ def finetune(
     overwrite: bool = False,
     accept_changed_images: bool = False,
 ) -> dict[str, Any]:
-    """Train a classifier with labels; measure it on the test split once, after the last epoch.
+    """Train a classifier with labels; measure it on the test split once, after the training.
 
     It is trained on the supernet and search splits and measured on the validation split after
-    every epoch.
+    every epoch. The weights of the best epoch by validation are the result and are what is tested;
+    those of the last epoch are kept in `last.safetensors`.
 
     Args:
         data: labelled images; those of the supernet if None.
@@ -53,7 +58,8 @@ def finetune(
             since this one was started.
 
     Returns:
-        The manifest, with `test` (`top1`, `top5`) and `validation`.
+        The manifest, with `test` (`top1`, `top5`, `loss`) and `validation` of the best epoch,
+        `best_epoch`, `epochs` (trained) and `last_validation`.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -69,6 +75,7 @@ def finetune(
     images = context.images_recorded(context.run.division, data, data_settings)
     path = _wanted(context, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
+    settings, why = finetuning_for(settings, shape)
     start = None
     if settings.init == "inherit":
         start, weights = _inherited(context, path, shape)
@@ -94,7 +101,10 @@ def finetune(
         store=store,
         more={"architecture": shape.to_dict()},
     ) as stage:
-        return _train(context, stage, settings, shape, inputs) if stage.todo else stage.manifest()
+        if not stage.todo:
+            return stage.manifest()
+        context.console.say(why)
+        return _train(context, stage, settings, shape, inputs)
 
 
 def check(images: ImageInput, architecture: Architecture) -> tuple[list[list[int]], list[str]]:
@@ -147,26 +157,54 @@ def _train(
         context.setup,
         inherit_head=inputs.inherit_head,
     )
-    validation: dict[str, float] = {}
+    best, first = BestEpoch(stage.folder, batches.steps_per_epoch), context.ranks.first
 
     def measure(split: str) -> dict[str, float]:
         of_split = context.batches(store, split)
         target = labels_of(labels, of_split.images)
         return accuracy(network, of_split, target, context.runtime, context.ranks)
 
-    def watch(_: int) -> dict[str, float]:
-        validation.update(measure("validation"))
-        return {f"validation_{key}": value for key, value in validation.items()}
+    def watch(number: int) -> dict[str, float]:
+        epoch = Epoch(number, measure("validation"))
+        first(lambda: best.add(epoch, network))
+        return {PREFIX + key: value for key, value in epoch.values.items()}
 
-    cost = stage.train(task, settings, batches, after_epoch=watch)
+    def is_enough(_: int) -> bool:
+        return first(lambda: best.waited() >= settings.patience)
+
+    cost = stage.train(
+        task, settings, batches, watch, is_enough=is_enough if settings.patience else None
+    )
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    best.load(first(lambda: best.best().number), network)
     test = measure("test")
 
     def write() -> dict[str, Any]:
         save_network(stage.folder, network, seen=NetworkInput.of_store(store, inputs.classes))
+        save(stage.folder / LAST, last, {})
         sizes = {"params": params(shape), "macs": macs(shape)}
-        return {"classes": inputs.classes, **sizes, "validation": validation, "test": test}
+        epochs = _epochs(best, settings, context.console)
+        return {"classes": inputs.classes, **sizes, **epochs, "test": test}
 
     return stage.finish(store, cost, write)
+
+
+def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
+    """Return what the manifest says of the best and the last epoch, and tell the user."""
+    one, last = best.best(), best.recorded()[-1]
+    early = ""
+    if last.number < settings.epochs:
+        early = f"; none of the {settings.patience} after it was better, so training ended"
+    console.say(
+        f"Best epoch by validation: {one.number} of {last.number} (top-1 "
+        f"{one.values['top1']:.2%}, last {last.values['top1']:.2%}){early}."
+    )
+    return {
+        "best_epoch": one.number,
+        "epochs": last.number,
+        "validation": one.values,
+        "last_validation": last.values,
+    }
 
 
 def _wanted(context: Context, architecture: str | Path | None) -> Path:

@@ -22,7 +22,12 @@ from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common.images import Data, ImageInput, two_classes
-from masktas.stages.common.tasks import search_for, supernet_for, teacher_for
+from masktas.stages.common.tasks import (
+    finetuning_for,
+    search_for,
+    supernet_for,
+    teacher_for,
+)
 from masktas.stages.downstream import (
     Downstream,
     Made,
@@ -186,6 +191,7 @@ class WholeRun:
         check_supernet(settings.supernet, space)
         if self._refines:
             check_refine(settings.refine, space, settings.supernet)
+        finetuning_for(settings.finetune, space.largest)
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
 

@@ -104,6 +104,9 @@ class Training:
         folder: of the stage; gets `metrics.jsonl`, `ledger.jsonl` and `checkpoints/`.
         environment: device, processes, console and ledger.
         after_epoch: called with the number of the epoch that has ended; returns numbers to log.
+        is_enough: called with the same number once these are logged, and only for the epochs before
+            the last; True ends the training there. It must depend on what is logged only, so that a
+            resumed training ends alike, and be the same in all processes.
     """
 
     def __init__(
@@ -114,9 +117,10 @@ class Training:
         environment: Environment,
         *,
         after_epoch: Callable[[int], dict[str, float]] | None = None,
+        is_enough: Callable[[int], bool] | None = None,
     ) -> None:
         self.task, self.config, self.environment = task, config, environment
-        self.after_epoch = after_epoch
+        self.after_epoch, self.is_enough = after_epoch, is_enough
         self.state = TrainingState(task.module, task.optimizer)
         self.metrics = Metrics(
             folder,
@@ -133,7 +137,7 @@ class Training:
         self._step_seconds = self._save_seconds = self._epoch_seconds = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Train to the end.
+        """Train to the end, or until `is_enough`.
 
         Returns:
             The cost: `images` seen, `flops` of the matrix products, `skipped_steps`.
@@ -152,6 +156,8 @@ class Training:
             while step < config.total_steps:
                 if self._unlogged:
                     self._log(step, self._read_losses(), bar)
+                    if self._ends_early(step):
+                        break
                 began = time.monotonic()
                 self._do(step)
                 self._step_seconds = max(self._step_seconds, time.monotonic() - began)
@@ -173,9 +179,19 @@ class Training:
                     raise stopping.error(f"Stopped at step {step} of {config.total_steps}")
                 if config.is_line(step):
                     self._log(step, values, bar)
+                    if self._ends_early(step):
+                        break
                 if save and step < config.total_steps:
                     self._save(step)
-        return self._cost()
+        return self._cost(step)
+
+    def _ends_early(self, done: int) -> bool:
+        """Return whether training ends after `done` steps, although more are planned."""
+        if self.is_enough is None or not self.config.ends_epoch(done):
+            return False
+        return done < self.config.total_steps and self.is_enough(
+            done // self.config.steps_per_epoch
+        )
 
     def _do(self, step: int) -> None:
         """Run a step, unless it is a skipped one."""
@@ -295,7 +311,8 @@ class Training:
         self.task.schedule.step_update(step - 1)  # also if that step was skipped
         line["lr"] = self.task.optimizer.param_groups[0]["lr"]
         if self.after_epoch and config.ends_epoch(step):
-            line |= self.after_epoch(step // config.steps_per_epoch)
+            with self._room():
+                line |= self.after_epoch(step // config.steps_per_epoch)
             self._epoch_seconds = max(self._epoch_seconds, time.monotonic() - now)
         if environment.ranks.is_first:
             speed = {"images_per_second": round(pace, 2), "memory_bytes": memory}
@@ -313,9 +330,9 @@ class Training:
         except ArtifactError as error:
             raise self.checkpoints.with_newest(error) from None
 
-    def _cost(self) -> dict[str, Any]:
-        """Return the cost of the whole training."""
-        done = [step for step in range(self.config.total_steps) if step not in self.skipped]
+    def _cost(self, steps: int) -> dict[str, Any]:
+        """Return the cost of the whole training, which took so many steps."""
+        done = [step for step in range(steps) if step not in self.skipped]
         macs = sum(self.task.macs(step) for step in done)
         return {
             "images": len(done) * self.config.batch_size,

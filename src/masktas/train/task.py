@@ -24,17 +24,22 @@ class OptimRecipe:
         weight_decay: decoupled, of matrices only.
         total_steps: number of steps of the training.
         warmup_share: share of the steps with linear warm-up.
+        min_lr: learning rate at the end.
     """
 
     lr: float
     weight_decay: float
     total_steps: int
     warmup_share: float
+    min_lr: float = 0.0
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
         """Return the schedule of an optimiser."""
         return warmup_cosine(
-            optimizer, total_steps=self.total_steps, warmup_share=self.warmup_share
+            optimizer,
+            total_steps=self.total_steps,
+            warmup_share=self.warmup_share,
+            min_lr=self.min_lr,
         )
 
 

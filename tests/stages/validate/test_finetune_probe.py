@@ -11,7 +11,7 @@ from masktas.stages.validate.finetune_probe import FinetuneProbe
 from masktas.train.loop import Training
 from probed import LEARNT, SPACE, TESTED, Store, context, labelled, untrained
 
-RECIPE = FinetuneSettings(epochs=8, batch_size=16, lr=1.6e-2, drop_path=0.0)
+RECIPE = FinetuneSettings(recipe="plain", epochs=8, batch_size=16, lr=1.6e-2, drop_path=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ class ClaimedStage:
         batches: Batches,
         after_epoch: Callable[[int], dict[str, float]] | None = None,
         *,
+        is_enough: Callable[[int], bool] | None = None,
         folder: Path | None = None,
         about: str = "",
         steps: int | None = None,
@@ -98,6 +99,7 @@ class ClaimedStage:
             settings: length, batch size and clipping.
             batches: of the images.
             after_epoch: called with the number of the epoch that has ended; returns numbers to log.
+            is_enough: ends the training after an epoch, see `Training`.
             folder: of metrics and checkpoints; the stage's own if None.
             about: which training of the stage it is, where there are several.
             steps: number of steps, if not that of whole epochs.
@@ -117,7 +119,9 @@ class ClaimedStage:
         environment = Environment(
             context.runtime, context.ranks, context.stopping, context.console, self.ledger, tracking
         )
-        training = Training(task, loop, folder, environment, after_epoch=after_epoch)
+        training = Training(
+            task, loop, folder, environment, after_epoch=after_epoch, is_enough=is_enough
+        )
         try:
             return training.run()
         except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -21,9 +21,12 @@ from masktas.config import (
     TrainSettings,
     resolve,
 )
+from masktas.config.finetuning import NO_RANDAUGMENT
 from masktas.config.masking import PAPER_RATIO
+from masktas.config.recipes import with_recipe
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.randaugment import RandAugment
 from masktas.errors import ConfigError
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
@@ -34,13 +37,13 @@ from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.seeding import seed_for
-from masktas.space import Architecture, BudgetedSpace, SearchSpace
+from masktas.space import Architecture, BudgetedSpace, SearchSpace, params
 from masktas.train.loop import LoopConfig
 from masktas.train.optim.schedule import scaled_lr
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.task import OptimRecipe
-from masktas.train.tasks.classify import Classification
+from masktas.train.tasks.classify import Classification, ClassifierRecipe
 from masktas.train.tasks.cohort import CohortDistillation
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, Sampler, focus_space, sampler
@@ -297,7 +300,7 @@ def classifier_task(
     *,
     inherit_head: bool = False,
 ) -> tuple[ViT, Classification]:
-    """Return a network and its fine-tuning.
+    """Return the network that is evaluated, and the fine-tuning that makes it.
 
     It starts from the weights of the network `start`, or from random ones. The head starts at zero,
     or with `inherit_head` as that of `start`.
@@ -312,14 +315,32 @@ def classifier_task(
         network.to(setup.runtime.device),
         batches,
         target,
-        recipe(settings, batches),
+        _classifier_recipe(settings, batches),
         setup.runtime,
         drop_path=settings.drop_path,
         label_smoothing=settings.label_smoothing,
+        ema=settings.ema,
+        freeze=settings.freeze,
         seed=setup.seed,
         ranks=setup.ranks,
     )
-    return network, task
+    return task.evaluated, task
+
+
+def finetuning_for(
+    settings: FinetuneSettings, architecture: Architecture
+) -> tuple[FinetuneSettings, str]:
+    """Return the settings that a network is fine-tuned with, all of them set, and why.
+
+    See `with_recipe`. The size that `auto` goes by does not depend on the number of classes.
+
+    Raises:
+        ConfigError: if they cannot be trained with.
+    """
+    size = params(architecture.replace(num_classes=0))
+    resolved, why = with_recipe(settings, size, architecture.in_channels)
+    augment(resolved)  # refuses a RandAugment that is none
+    return resolved, why
 
 
 def loop_config(
@@ -347,8 +368,22 @@ def loop_config(
 
 
 def augment(settings: TrainSettings) -> Augment:
-    """Return how training batches are augmented."""
-    return Augment(settings.crop_scale, settings.flip, settings.color)
+    """Return how training batches are augmented.
+
+    Raises:
+        ConfigError: if the text of a RandAugment is none.
+    """
+    basic = Augment(settings.crop_scale, settings.flip, settings.color)
+    if not isinstance(settings, FinetuneSettings):
+        return basic
+    text = settings.randaugment
+    return replace(
+        basic,
+        randaugment=None if text == NO_RANDAUGMENT else RandAugment.parse(text),
+        erasing=settings.erasing,
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+    )
 
 
 def recipe(settings: TrainSettings, batches: Batches, steps: int | None = None) -> OptimRecipe:
@@ -361,6 +396,21 @@ def recipe(settings: TrainSettings, batches: Batches, steps: int | None = None) 
         weight_decay=settings.weight_decay,
         total_steps=steps or settings.epochs * batches.steps_per_epoch,
         warmup_share=settings.warmup_share,
+    )
+
+
+def _classifier_recipe(settings: FinetuneSettings, batches: Batches) -> ClassifierRecipe:
+    shared = recipe(settings, batches)
+    return ClassifierRecipe(
+        lr=shared.lr,
+        weight_decay=shared.weight_decay,
+        total_steps=shared.total_steps,
+        warmup_share=shared.warmup_share,
+        min_lr=settings.min_lr,
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        beta2=settings.beta2,
+        layer_decay=settings.layer_decay,
     )
 
 

@@ -33,6 +33,7 @@ from masktas.stages.common.tasks import (
     augment,
     classifier_task,
     cohort_task,
+    finetuning_for,
     search_for,
     supernet_for,
     supernet_task,
@@ -103,6 +104,8 @@ def plan(
     settings = settings.model_copy(update=shapes)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     candidates = settings.search.check(space)
+    tuned, _ = finetuning_for(settings.finetune, candidates.costliest(random.Random(0)))
+    settings = settings.model_copy(update={"finetune": tuned})
     teacher = _adopted(space, settings)
     trials = [
         Trial(
@@ -243,6 +246,7 @@ class Trial:
         trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
         asks = self.stage in ("supernet", "refine") and not self._supervised
         frozen = self._frozen().num_params if asks else 0
+        frozen += sum(p.numel() for p in task.module.parameters() if not p.requires_grad)
         memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
         return StageEstimate(
             self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
@@ -330,9 +334,10 @@ class Trial:
             return self._sharing(batches)
         # the costliest network within the budget: the winner takes no longer
         shape = self._candidates.costliest(random.Random(0))
-        shape = shape.replace(num_classes=cost.counted_classes(shape))
+        tuned = all_settings.finetune
+        shape = shape.replace(num_classes=cost.counted_classes(shape), pool=tuned.pool)
         target = torch.zeros(batch_size, dtype=torch.long)
-        return classifier_task(all_settings.finetune, shape, None, batches, target, setup)[1]
+        return classifier_task(tuned, shape, None, batches, target, setup)[1]
 
     def _sharing(self, batches: Batches) -> Task[Any]:
         """Build the supernet's task."""

@@ -28,8 +28,8 @@ CONFUSION = (
 )
 MISTAKES = (
     "The {:,} wrong answers that the network is most sure of, the surest first: the true class "
-    "above what it said. Look for wrong labels, images of several things, and what the images of one "
-    "mistake have in common."
+    "above what it said. Look for wrong labels, images of several things, and what the images of "
+    "one mistake have in common."
 )
 
 

@@ -41,8 +41,9 @@ class FinetuneProbe:
     """`Probe`: trains every subnet with labels, each seed by the same recipe, by one process.
 
     The first seed is that of the stage, so that with all images its network is the one that
-    `masktas finetune` trains; the others are the numbers after it. A training that is interrupted
-    is resumed from its last checkpoint.
+    `masktas finetune` has after its last epoch; the others are the numbers after it. No best epoch
+    is chosen and training never ends early: the images that would decide are the test. A training
+    that is interrupted is resumed from its last checkpoint.
 
     Args:
         context: of the stage.
@@ -91,9 +92,9 @@ class FinetuneProbe:
         share = sum(macs(one) for one in networks) / macs(middle) / ranks.size
         seconds = self._seconds_per_step(shared, middle) * self._steps * self.images.seeds * share
         return (
-            f"Accuracy of {len(networks)} networks: fine-tuned from {weights} weights on "
-            f"{self.images.num_learnt:,} images, {recipe.epochs} epochs in batches of "
-            f"{recipe.batch_size}, learning rate {recipe.lr:g} for 256 images, "
+            f"Accuracy by recipe {recipe.recipe} of {len(networks)} networks: fine-tuned from "
+            f"{weights} weights on {self.images.num_learnt:,} images, {recipe.epochs} epochs in "
+            f"batches of {recipe.batch_size}, learning rate {recipe.lr:g} for 256 images, "
             f"{self.images.seeds} seeds; this takes about {format_seconds(seconds)}."
         )
 

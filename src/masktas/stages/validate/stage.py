@@ -41,7 +41,7 @@ from masktas.stages.common.load import (
     units_for,
 )
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.common.tasks import with_mask_ratio
+from masktas.stages.common.tasks import finetuning_for, with_mask_ratio
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
 from masktas.stages.validate.finetune_probe import FinetuneProbe
@@ -125,7 +125,7 @@ def validate(
         seed=context.seed,
         console=context.console,
     )
-    recipe = _recipe(context, settings, finetune_settings)
+    recipe = _recipe(context, settings, finetune_settings, candidates)
     networks, in_band, center = _networks(context, settings, candidates)
     folder = context.run.validated(name)
     units = units_for(context.run, trained)
@@ -172,21 +172,26 @@ def validate(
 
 
 def _recipe(
-    context: Context, settings: ValidateSettings, given: FinetuneSettings | None
+    context: Context,
+    settings: ValidateSettings,
+    given: FinetuneSettings | None,
+    candidates: BudgetedSpace,
 ) -> FinetuneSettings | None:
     """Return the recipe of fine-tuning: as given, as `finetune/main` recorded it, or the default.
 
-    None if accuracy is not measured by fine-tuning.
+    It is one for all networks; `auto` chooses it by the costliest candidate, as a search within the
+    same budget would find about. None if accuracy is not measured by fine-tuning.
     """
     if settings.probe != "finetune":
         return None
     main = context.run.finetune("main")
     if given is None and main.finished:
-        given = FinetuneSettings.model_validate(main.manifest()["settings"]["settings"])
+        recorded = main.manifest()["settings"]["settings"]
+        given = FinetuneSettings.model_validate({"recipe": "plain"} | recorded)  # once the only one
     recipe = given or FinetuneSettings()
     if settings.epochs is not None:
         recipe = recipe.model_copy(update={"epochs": settings.epochs})
-    return recipe
+    return finetuning_for(recipe, candidates.costliest(random.Random(0)))[0]
 
 
 @dataclass(frozen=True, slots=True)

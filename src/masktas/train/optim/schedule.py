@@ -7,9 +7,9 @@ from timm.scheduler import CosineLRScheduler
 
 
 def warmup_cosine(
-    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_share: float
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_share: float, min_lr: float = 0.0
 ) -> CosineLRScheduler:
-    """Return the schedule: linear from nearly 0, then a cosine to 0 (SPEC 3).
+    """Return the schedule: linear from nearly 0, then a cosine to `min_lr` (SPEC 3).
 
     `schedule.step_update(step)` sets the rate of that step; it depends on the step only.
     """
@@ -17,6 +17,7 @@ def warmup_cosine(
     return CosineLRScheduler(
         optimizer,
         t_initial=max(2, total_steps - warmup),  # timm warns of 1, which gives the same rates
+        lr_min=min_lr,
         warmup_t=warmup,
         warmup_lr_init=1e-6,
         warmup_prefix=True,

@@ -22,7 +22,7 @@ from masktas.train.optim.triton import OneLaunch, available
 NO_DECAY = ("cls_token", "pos_embed", "mask_token")
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Group a module's trained parameters: no decay on norms, biases, positions, tokens."""
     exempt = [name for name, _ in module.named_parameters() if name.rsplit(".")[-1] in NO_DECAY]
     return list(param_groups_weight_decay(module, weight_decay, no_weight_decay_list=exempt))
