@@ -59,14 +59,14 @@ COMMANDS = {
     ),
     "teacher": (
         "masktas.cli.stages:teacher",
-        """Pre-train a masked autoencoder on the images, without labels.
+        """Pre-train a masked autoencoder, without labels.
 
         Reads DATA and writes OUT/teacher, the teacher of every later stage.
         """,
     ),
     "supernet": (
         "masktas.cli.stages:supernet",
-        """Train all networks of a space at once, with shared weights.
+        """Train all networks of a space, with shared weights.
 
         They learn from the teacher, without labels. Reads OUT/teacher and its images, or DATA and
         the teacher given as --teacher, which becomes OUT/teacher. Writes OUT/supernet. With
@@ -75,7 +75,7 @@ COMMANDS = {
     ),
     "search": (
         "masktas.cli.stages:search",
-        """Find the best network within a budget, without labels.
+        """Find the best network within a budget.
 
         Reads OUT/supernet and images held out of its training. Writes OUT/search/NAME with
         architecture.json, its weights, and every rated network in history.jsonl. A supernet that
@@ -84,16 +84,16 @@ COMMANDS = {
     ),
     "refine": (
         "masktas.cli.stages:refine",
-        """Train the best networks of a search by themselves, without labels.
+        """Train the best networks of a search further.
 
-        Reads OUT/search/NAME, takes its best networks out of the supernet and trains them in
-        rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
+        Reads OUT/search/NAME, takes its best networks out of the supernet and trains each by
+        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
         architecture.json, its weights, and every round in rounds.jsonl.
         """,
     ),
     "distill": (
         "masktas.cli.stages:distill",
-        """Train one network alone by the teacher of a run, to compare with a search.
+        """Train one network alone, to compare with a search.
 
         Reads OUT/teacher and OUT/supernet, and sees as many images as the supernet did, or spends
         as many operations as --as-costly-as. Writes OUT/distill/NAME, which
@@ -102,7 +102,7 @@ COMMANDS = {
     ),
     "finetune": (
         "masktas.cli.stages:finetune",
-        """Train the network that was found with labels, and test it.
+        """Train the network with labels, and test it.
 
         Reads OUT/supernet, an architecture and the labels of the images (a folder for each class,
         or a parquet column `label`). Writes OUT/finetune/NAME, whose weights are those of the best
@@ -112,7 +112,7 @@ COMMANDS = {
     ),
     "transfer": (
         "masktas.cli.transfer:transfer",
-        """Search and fine-tune for other images, with the supernet of a finished run.
+        """Search the supernet of a run for other images.
 
         Searches the supernet of --from again on DATA, without labels, refines, fine-tunes with
         labels and tests once. OUT refers to that supernet. --config sets the rest, as for `run`.
@@ -122,7 +122,7 @@ COMMANDS = {
     ),
     "validate": (
         "masktas.cli.validate:validate",
-        """Measure whether ratings rank networks as accuracy does.
+        """Measure whether ratings rank as accuracy does.
 
         Reads OUT/supernet, images and their labels. Fine-tunes some networks (--probe) and compares
         every rating, and size alone, with their accuracy. Writes OUT/validate/NAME:
@@ -143,7 +143,7 @@ COMMANDS = {
     ),
     "embed": (
         "masktas.cli.predict:embed",
-        """Write the features of images, from a network with or without labels.
+        """Write the features of images.
 
         Writes an .npz file with `features`, float32, a row for each image, and `names`.
 

@@ -79,7 +79,8 @@ class Found:
         search = SearchManifest.read(stage)
         refined = RefineManifest.read(refinement) if refinement.finished else None
         table = ResultTable.of(search, finetuned[False], kept=finetuned[True], refined=refined)
-        supervised = SupernetManifest.read(run.supernet).classes is not None
+        trained = run.supernet
+        supervised = trained.finished and SupernetManifest.read(trained).classes is not None
         history = read_lines(stage.folder / HISTORY)
         return cls(stage.folder.name, search, refined, table, history, supervised)
 
