@@ -23,7 +23,7 @@ from masktas.nn.student import MaskedStudent
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
-from masktas.stages.distill import _open
+from masktas.stages.distill.stage import _open
 from masktas.train.ranks import ALONE
 from masktas.train.step import train_step
 from worlds import World, ended, manifest, started, until

@@ -10,15 +10,11 @@ from typing import Any
 from masktas.artifacts import HISTORY, Run, Stage, read_lines
 from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import (
-    FinetuneManifest,
-    RefineManifest,
-    SearchManifest,
-    SupernetManifest,
-)
+from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
 from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
 from masktas.stages.report.refine_section import refinement_section
 from masktas.stages.search.table import ResultTable, is_kept
+from masktas.stages.supernet.manifest import SupernetManifest
 from masktas.strategies import Evaluated
 
 RATINGS = {

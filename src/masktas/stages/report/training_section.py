@@ -9,8 +9,9 @@ from masktas.artifacts import MANIFEST, METRICS, Run, Stage, read_lines
 from masktas.errors import ArtifactError
 from masktas.space import format_quantity
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import PretrainedSource, SupernetManifest, TeacherManifest
 from masktas.stages.report.page import Figure, Reported, Section, Text, chart, html, png
+from masktas.stages.supernet.manifest import SupernetManifest
+from masktas.stages.teacher.manifest import PretrainedSource, TeacherManifest
 
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
