@@ -65,7 +65,7 @@ def whole(base: Path, tune: Call) -> Path:
     if not (folder / "manifest.json").exists():
         code, _, said = tune("whole", *FLAGS)
         assert code == 0, said
-        assert "Recipe small (MAE-Lite, for ViT-Tiny): as set; 5 epochs in batches of 48." in said
+        assert "Recipe small (MAE-Lite, for ViT-Tiny); 5 epochs in batches of 48." in said
         assert "Best epoch by validation: " in said
     return folder
 

@@ -168,7 +168,7 @@ def with_recipe(
             for images that it does not know.
     """
     is_auto = settings.recipe == AUTO
-    name, why = _chosen(num_params) if is_auto else (settings.recipe, "as set")
+    name, why = _chosen(num_params) if is_auto else (settings.recipe, "")
     recipe = RECIPES[name]
     left_out: tuple[str, ...] = OF_THE_DATA if is_auto else ()
     augments = recipe.values.get("randaugment", NO_RANDAUGMENT) != NO_RANDAUGMENT
@@ -184,7 +184,8 @@ def with_recipe(
     length = f"{full.epochs} epochs in batches of {full.batch_size}"
     if is_auto:
         length += f" (published: {recipe.values['epochs']} of {recipe.values['batch_size']})"
-    sentence = f"Recipe {name} ({recipe.source}): {why}; {length}."
+    because = f": {why.removeprefix(', ')}" if why else ""
+    sentence = f"Recipe {name} ({recipe.source}){because}; {length}."
     return resolve(FinetuneSettings, full.model_dump()), sentence
 
 
