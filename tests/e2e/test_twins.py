@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,16 @@ from masktas.artifacts import Run, file_digest, read_lines
 from masktas.cli import main
 from masktas.config import DistillSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
+from masktas.errors import Stopped
 from masktas.nn.student import MaskedStudent
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
 from masktas.stages.distill.stage import _open
+from masktas.train.loop import Training
 from masktas.train.ranks import ALONE
 from masktas.train.step import train_step
-from worlds import World, ended, manifest, started, until
+from worlds import World, ended, manifest, started
 
 pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
@@ -163,20 +164,30 @@ def test_images_that_labels_cannot_train_on_are_refused(
     assert "has other classes (a, b)" in error
 
 
-def test_killed_with_labels_it_resumes_to_the_same_bits(world: World, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = ("supernet", world.images, "--supervised", "--epochs", 2, "--probes", 1,
-               "--config", world.recipe, "--quiet", "--out")  # fmt: skip
-    call(*command[:-2], "--out", whole, "--checkpoint-seconds", 60)
-    log = killed / "supernet/metrics.jsonl"
-    with started(*command, killed) as process:
-        until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, process)
-        process.send_signal(signal.SIGKILL)
-        assert ended(process) == -signal.SIGKILL
-    assert not (killed / "supernet/manifest.json").exists()
-    call(*command[:-2], "--out", killed)
-    for name in ("weights.safetensors", "metrics.jsonl"):
-        assert file_digest(whole / "supernet" / name) == file_digest(killed / "supernet" / name)
+def test_stopped_with_labels_it_resumes_to_the_same_bits(
+    world: World, quick: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two steps, and after the probes of the first epoch."""
+    command = ("run", world.images, "--supervised", "--out", tmp_path, "--config", quick,
+               "--epochs", 2, "--checkpoint-seconds", 0, "--quiet")  # fmt: skip
+    step_of = Training._do
+    per_epoch = manifest(labelled / "supernet")["cost"]["images"] // 16 // 2
+    for at in (3, per_epoch + 1):
+
+        def stopping(training: Training, step: int, at: int = at) -> None:
+            if step == at:
+                raise Stopped("killed", exit_code=75)
+            step_of(training, step)
+
+        monkeypatch.setattr(Training, "_do", stopping)
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, command)])
+        assert end.value.code == 75
+    monkeypatch.setattr(Training, "_do", step_of)
+    call(*command[:-1])
+    for name in ("supernet/weights.safetensors", "supernet/metrics.jsonl",
+                 "finetune/main/weights.safetensors"):  # fmt: skip
+        assert file_digest(labelled / name) == file_digest(tmp_path / name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
