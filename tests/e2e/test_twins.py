@@ -125,12 +125,14 @@ def test_fine_tuning_inherits_the_head_if_the_classes_are_the_same(
         (("refine",), "which a refinement needs"),
         (("validate",), "which a validation of ratings needs"),
         (("distill", "--architecture", "uniform:16x2"), "which distillation of one network needs"),
+        (("transfer", "photos", "--from", "{labelled}"), "which a transfer needs"),
     ],
 )
 def test_what_needs_a_teacher_is_refused_in_one_sentence(
     labelled: Path, masktas: Call, tokens: tuple[object, ...], said: str
 ) -> None:
-    code, _, error = masktas(*tokens, "--out", labelled)
+    tokens = tuple(str(one).format(labelled=labelled) for one in tokens)
+    code, _, error = masktas(*tokens, "--out", labelled.parent if "--from" in tokens else labelled)
     assert code == 2
     assert said in error
     assert error.count("\n") == 1

@@ -125,8 +125,8 @@ def embed(
     """Write the features of images."""
     import numpy as np
 
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: a folder: give the name of a file, such as features.npz.")
+    if out.suffix != ".npz" or out.is_dir():
+        raise ConfigError(f"--out {out}: give the name of an .npz file, such as features.npz.")
     console = Console(quiet=quiet)
     network = _load(path, device)
     network.seen  # noqa: B018  # refused before images are read

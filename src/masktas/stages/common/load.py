@@ -237,7 +237,7 @@ def require_distilled(run: Run, what: str) -> None:
     if shared_classes(run) is not None:
         raise ConfigError(
             f"{run.supernet.folder} was trained with labels (--supervised): it has no teacher, "
-            f"which {what} needs. Give --out of a run whose supernet was distilled."
+            f"which {what} needs. Give a run whose supernet was distilled."
         )
 
 

@@ -31,8 +31,9 @@ def picture_sections(reported: Reported) -> Iterator[Section]:
         alt = f"Held-out images, in rows: {', '.join(names)}"
         picture = png(run.supernet.folder / "reconstructions.png", alt)
         if picture is not None:
+            split = "the source's validation split" if run.is_transfer else "the validation split"
             caption = (
-                "Images of the validation split: the closer the lower rows are to the originals, "
+                f"Images of {split}: the closer the lower rows are to the originals, "
                 "the more the networks know of what was masked. They predict masked patches "
                 "without their mean and contrast, which are taken from the original, as in MAE."
             )
