@@ -178,13 +178,14 @@ def test_by_default_the_size_chooses_and_it_is_said(base: Path, tune: Call) -> N
         (("--recipe", "large"), "fewer than one batch of 1024: choose a smaller --batch-size"),
         (("--min-lr", 5), "above the peak learning rate"),
         (("--layer-decay", 0), "--layer-decay 0: input should be greater than 0"),
+        (("--architecture", "nowhere"), "--architecture nowhere: there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_is_refused(
     base: Path, masktas: Call, flags: tuple[object, ...], complaint: str
 ) -> None:
-    code, _, said = masktas("finetune", "--out", base, "--name", "no", "--architecture",
-                            base / "middle.json", *flags)  # fmt: skip
+    shape = () if "--architecture" in flags else ("--architecture", base / "middle.json")
+    code, _, said = masktas("finetune", "--out", base, "--name", "no", *shape, *flags)
     assert code == 2
     assert complaint in said
     assert not (base / "finetune/no").exists()

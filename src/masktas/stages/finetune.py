@@ -11,6 +11,7 @@ from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
+from masktas.errors import ArtifactError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
@@ -215,6 +216,11 @@ def _wanted(context: Context, architecture: str | Path | None) -> Path:
             searched.manifest()
         return (refined if refined.finished else searched).folder / ARCHITECTURE
     path = Path(architecture)
+    if not path.exists():
+        raise ArtifactError(
+            f"--architecture {path}: there is no such file or folder. Give an architecture.json, "
+            "or a folder with one."
+        )
     return path / ARCHITECTURE if path.is_dir() else path
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from manifests import finetune_content, rated_networks, search_content, write_stage
 from masktas.cli.show import show
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, ConfigError
 from masktas.stages.common import charts
 from masktas.stages.report.stage import report
 
@@ -172,6 +172,10 @@ def test_report_draws_how_the_supernet_converges(run: Path) -> None:
 
 def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other & run $x^{"
+    for none in (other, run):
+        with pytest.raises(ConfigError, match="give another run folder"):
+            report(run, beside=none)
+    other.mkdir()
     with pytest.raises(ArtifactError, match="no finished supernet with probes"):
         report(run, beside=other)
     write_supernet(run, 0.5)
