@@ -120,7 +120,7 @@ def test_it_ends_early_and_alike_when_resumed(
     assert code == 0, said
     made, run = manifest(base / "finetune/patient"), Training._do
     assert made["epochs"] == made["best_epoch"] + 1 < 30
-    assert "none of the 1 after it was better, so training ended" in said
+    assert "--patience 1 ended the training" in said
     done = read_lines(base / "finetune/patient/metrics.jsonl")[-1]["step"]
     assert made["cost"]["images"] == 16 * done
 
@@ -165,7 +165,7 @@ def test_a_linear_head_leaves_the_network_as_it_was(base: Path, tune: Call) -> N
 def test_by_default_the_size_chooses_and_it_is_said(base: Path, tune: Call) -> None:
     code, _, said = tune("auto", "--recipe", "auto", "--epochs", 1)
     assert code == 0, said
-    assert "parameters without the head are fewer than 25M; 1 epochs in batches of 16 " in said
+    assert "parameters without the head are fewer than 25M; 1 epoch in batches of 16 " in said
     settings = manifest(base / "finetune/auto")["settings"]["settings"]
     assert (settings["recipe"], settings["layer_decay"]) == ("small", 0.85)
     assert settings["batch_size"] == 16

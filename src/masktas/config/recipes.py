@@ -181,7 +181,8 @@ def with_recipe(
     if recipe.warmup_epochs is not None and "warmup_share" not in settings.model_fields_set:
         share = min(MOST_WARMUP, recipe.warmup_epochs / full.epochs)
         full = full.model_copy(update={"warmup_share": share})
-    length = f"{full.epochs} epochs in batches of {full.batch_size}"
+    plural = "s" if full.epochs > 1 else ""
+    length = f"{full.epochs} epoch{plural} in batches of {full.batch_size}"
     if is_auto:
         length += f" (published: {recipe.values['epochs']} of {recipe.values['batch_size']})"
     because = f": {why.removeprefix(', ')}" if why else ""

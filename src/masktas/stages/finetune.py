@@ -195,7 +195,7 @@ def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> di
     one, last = best.best(), best.recorded()[-1]
     early = ""
     if last.number < settings.epochs:
-        early = f"; none of the {settings.patience} after it was better, so training ended"
+        early = f"; --patience {settings.patience} ended the training"
     console.say(
         f"Best epoch by validation: {one.number} of {last.number} (top-1 "
         f"{one.values['top1']:.2%}, last {last.values['top1']:.2%}){early}."

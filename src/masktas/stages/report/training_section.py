@@ -121,13 +121,16 @@ def convergence_sections(reported: Reported) -> Iterator[Section]:
             f"{beside.folder}: no finished supernet with probes to draw beside that of "
             f"{run.folder}, or none in {run.folder}: give two runs whose supernets are finished."
         )
+    apart = ""
     if len(found) == 2 and not charts.probed([lines for _, lines in found]):
-        raise ArtifactError(
-            f"The probes of {run.folder} and {found[1][0]} have no measure in common, because one "
-            "was trained with labels: train the other with --probe-accuracy."
+        apart = (
+            f" The curves of {found[1][0]} are not drawn, because one of both supernets was "
+            "trained with labels and nothing was measured of both; --probe-accuracy measures the "
+            "same of either."
         )
+        found = found[:1]
     if found:
-        caption = _convergence(run, found)
+        caption = _convergence(run, found) + apart
         figure = Figure(chart(charts.probes(found)), caption, wide=True)
         yield Section("How the supernet converges", [figure])
 
