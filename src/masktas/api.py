@@ -33,9 +33,9 @@ from masktas.config import (
 )
 from masktas.errors import ConfigError
 from masktas.stages import demo as demo_stage
-from masktas.stages import distill as distill_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
+from masktas.stages.distill import stage as distill_stage
 from masktas.stages.evaluate import stage as evaluate_stage
 from masktas.stages.plan import stage as plan_stage
 from masktas.stages.refine import stage as refine_stage

@@ -33,7 +33,7 @@ def test_auto_leaves_length_batch_and_crops_to_images_and_machine() -> None:
     named, why = with_recipe(FinetuneSettings(recipe="small"), LARGE_PARAMS)
     assert (auto.epochs, auto.batch_size, auto.crop_scale) == (100, 256, (0.35, 1))
     assert (named.epochs, named.batch_size, named.crop_scale) == (300, 1024, (0.08, 1))
-    assert why.endswith("as set; 300 epochs in batches of 1024.")
+    assert why.endswith("Tiny); 300 epochs in batches of 1024.")
     left = {"epochs", "batch_size", "crop_scale", "warmup_share"}
     assert auto.model_dump(exclude=left) == named.model_dump(exclude=left)
 

@@ -258,5 +258,6 @@ def test_predict_and_embed_on_the_command_line(run: Path, tmp_path: Path, maskta
         assert stored["features"].shape == (9, width)
         assert stored["features"].dtype == np.float32
         assert len(stored["names"]) == 9
-    code, _, err = masktas("embed", run, tmp_path / "images", "--out", tmp_path)
-    assert (code, "give the name of a file" in err) == (2, True)
+    for other in (tmp_path, tmp_path / "features.csv"):
+        code, _, err = masktas("embed", run, tmp_path / "images", "--out", other)
+        assert (code, "give the name of an .npz file" in err) == (2, True)

@@ -68,7 +68,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moved(world: World, target: Path, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     """A run as far as its search, and the transfer from it."""
     folder = tmp_path_factory.mktemp("runs")
-    common = ("--config", world.recipe, "--quiet")
+    common = ("--config", world.recipe, "--quiet", "--checkpoint-seconds", 60)
     for tokens in (
         ("teacher", world.images, *TEACHER, "--epochs", 1),
         ("supernet", "--epochs", 1),
@@ -76,7 +76,8 @@ def moved(world: World, target: Path, tmp_path_factory: pytest.TempPathFactory) 
     ):
         call(*tokens, "--out", folder / "source", *common)
     command = ("transfer", target, "--from", folder / "source", "--config", world.recipe,
-               "--epochs", 1, "--no-refine", "--baselines", "--quiet")  # fmt: skip
+               "--epochs", 1, "--no-refine", "--baselines", "--quiet",
+               "--checkpoint-seconds", 60)  # fmt: skip
     made = Moved(folder, command)
     with pytest.MonkeyPatch.context() as patch:
         record(made.reads, patch)
@@ -86,11 +87,16 @@ def moved(world: World, target: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def record(reads: list[tuple[str, Any]], patch: pytest.MonkeyPatch) -> None:
     """Note every read of images, by split, and of labels, in order."""
-    train, plain, labels = Batches.train, Batches.plain, FileSource.labels
+    train, mixed = Batches.train, Batches.mixed
+    plain, labels = Batches.plain, FileSource.labels
 
     def trained(self: Batches, step: int, *rows: Any) -> Any:
         reads.append((self.images.split, "train"))
         return train(self, step, *rows)
+
+    def mixing(self: Batches, step: int, *rows: Any) -> Any:
+        reads.append((self.images.split, "train"))
+        return mixed(self, step, *rows)
 
     def measured(self: Batches, indices: Any) -> Any:
         reads.append((self.images.split, indices.tolist()))
@@ -101,6 +107,7 @@ def record(reads: list[tuple[str, Any]], patch: pytest.MonkeyPatch) -> None:
         return labels(self, shard)
 
     patch.setattr(Batches, "train", trained)
+    patch.setattr(Batches, "mixed", mixing)
     patch.setattr(Batches, "plain", measured)
     patch.setattr(FileSource, "labels", labelled)
 
@@ -148,7 +155,8 @@ def test_no_label_and_no_test_image_is_read_before_its_time(moved: Moved) -> Non
 
 
 def test_the_table_shows_the_architecture_that_was_kept(moved: Moved, masktas: Call) -> None:
-    code, _, said = masktas(*moved.command[:-1], "--out", moved.out)
+    command = [one for one in moved.command if one != "--quiet"]
+    code, _, said = masktas(*command, "--out", moved.out)
     assert code == 0
     assert "transfer is finished: nothing to do" in said
     row = next(line for line in said.splitlines() if "kept architecture" in line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,16 @@ from masktas.artifacts import Run, file_digest, read_lines
 from masktas.cli import main
 from masktas.config import DistillSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
+from masktas.errors import Stopped
 from masktas.nn.student import MaskedStudent
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
-from masktas.stages.distill import _open
+from masktas.stages.distill.stage import _open
+from masktas.train.loop import Training
 from masktas.train.ranks import ALONE
 from masktas.train.step import train_step
-from worlds import World, ended, manifest, started, until
+from worlds import World, ended, manifest, started
 
 pytestmark = pytest.mark.e2e
 Call = Callable[..., tuple[int, str, str]]
@@ -124,12 +125,14 @@ def test_fine_tuning_inherits_the_head_if_the_classes_are_the_same(
         (("refine",), "which a refinement needs"),
         (("validate",), "which a validation of ratings needs"),
         (("distill", "--architecture", "uniform:16x2"), "which distillation of one network needs"),
+        (("transfer", "photos", "--from", "{labelled}"), "which a transfer needs"),
     ],
 )
 def test_what_needs_a_teacher_is_refused_in_one_sentence(
     labelled: Path, masktas: Call, tokens: tuple[object, ...], said: str
 ) -> None:
-    code, _, error = masktas(*tokens, "--out", labelled)
+    tokens = tuple(str(one).format(labelled=labelled) for one in tokens)
+    code, _, error = masktas(*tokens, "--out", labelled.parent if "--from" in tokens else labelled)
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
@@ -163,20 +166,30 @@ def test_images_that_labels_cannot_train_on_are_refused(
     assert "has other classes (a, b)" in error
 
 
-def test_killed_with_labels_it_resumes_to_the_same_bits(world: World, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = ("supernet", world.images, "--supervised", "--epochs", 2, "--probes", 1,
-               "--config", world.recipe, "--quiet", "--out")  # fmt: skip
-    call(*command[:-2], "--out", whole, "--checkpoint-seconds", 60)
-    log = killed / "supernet/metrics.jsonl"
-    with started(*command, killed) as process:
-        until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, process)
-        process.send_signal(signal.SIGKILL)
-        assert ended(process) == -signal.SIGKILL
-    assert not (killed / "supernet/manifest.json").exists()
-    call(*command[:-2], "--out", killed)
-    for name in ("weights.safetensors", "metrics.jsonl"):
-        assert file_digest(whole / "supernet" / name) == file_digest(killed / "supernet" / name)
+def test_stopped_with_labels_it_resumes_to_the_same_bits(
+    world: World, quick: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two steps, and after the probes of the first epoch."""
+    command = ("run", world.images, "--supervised", "--out", tmp_path, "--config", quick,
+               "--epochs", 2, "--checkpoint-seconds", 0, "--quiet")  # fmt: skip
+    step_of = Training._do
+    per_epoch = manifest(labelled / "supernet")["cost"]["images"] // 16 // 2
+    for at in (3, per_epoch + 1):
+
+        def stopping(training: Training, step: int, at: int = at) -> None:
+            if step == at:
+                raise Stopped("killed", exit_code=75)
+            step_of(training, step)
+
+        monkeypatch.setattr(Training, "_do", stopping)
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, command)])
+        assert end.value.code == 75
+    monkeypatch.setattr(Training, "_do", step_of)
+    call(*command[:-1])
+    for name in ("supernet/weights.safetensors", "supernet/metrics.jsonl",
+                 "finetune/main/weights.safetensors"):  # fmt: skip
+        assert file_digest(labelled / name) == file_digest(tmp_path / name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
@@ -208,6 +221,14 @@ def test_a_network_alone_sees_what_the_supernet_saw(distilled: Path) -> None:
     shape = Architecture.load(distilled / "distill/main/architecture.json")
     assert (shape.embed_dim, shape.num_heads, shape.mlp_ratio) == (24, (3, 3), (4.0, 4.0))
     assert {one["stage"] for one in json.loads(_shown(distilled))["stages"]} >= {"distill/main"}
+
+
+def test_a_network_alone_can_be_used_and_evaluated(distilled: Path, world: World) -> None:
+    network = package.load(distilled / "distill/main")
+    assert network.embed(world.images).values.shape[1] == 24
+    evaluated = package.evaluate(distilled / "distill/main", split="validation")
+    assert 0 <= evaluated["outcome"]["knn"]["top1"] <= 1
+    assert (distilled / "evaluate/distill-main-validation/evaluation.json").exists()
 
 
 def _shown(run: Path) -> str:
@@ -282,7 +303,7 @@ def test_operations_are_spent_to_the_nearest_step_and_weights_are_fine_tuned(
     assert "cross-entropy</text>" not in page, "curves that only one of both has are not drawn"
     top1 = f"{100 * tuned['test']['top1']:.2f}"
     row = page.split("distill/costly: distilled")[1].split("</tr>")[0]
-    assert f"<td>{top1}</td>" in row
+    assert f">{top1}</td>" in row
 
 
 def test_a_plan_with_labels_has_no_teacher_and_no_refinement(world: World, masktas: Call) -> None:

@@ -264,7 +264,7 @@ def test_the_truth_is_what_fine_tuning_reaches(
     assert "finetune.epochs: 3 there, 4 now" in said
     code, _, said = masktas(*tokens, "--name", "shorter", "--epochs", 1, "--seeds", 1)
     assert code == 0, said
-    assert "1 epochs in batches of 16" in said
+    assert "1 epoch in batches of 16" in said
 
 
 def test_fine_tuning_killed_and_resumed_is_the_same(

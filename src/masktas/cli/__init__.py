@@ -87,8 +87,8 @@ COMMANDS = {
         """Train the best networks of a search further.
 
         Reads OUT/search/NAME, takes its best networks out of the supernet and trains each by
-        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
-        architecture.json, its weights, and every round in rounds.jsonl.
+        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME
+        with the winner's architecture.json, its weights, and every round in rounds.jsonl.
         """,
     ),
     "distill": (

@@ -64,7 +64,6 @@ ImageColumn = Annotated[
         group="Images", help="Column of a table that holds the images. By default it is found."
     ),
 ]
-MAX_NAMED = 5  # unreadable images that a warning names
 
 
 def predict(
@@ -126,8 +125,8 @@ def embed(
     """Write the features of images."""
     import numpy as np
 
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: a folder: give the name of a file, such as features.npz.")
+    if out.suffix != ".npz" or out.is_dir():
+        raise ConfigError(f"--out {out}: give the name of an .npz file, such as features.npz.")
     console = Console(quiet=quiet)
     network = _load(path, device)
     network.seen  # noqa: B018  # refused before images are read
@@ -170,12 +169,10 @@ def _reading(
 
 def _warn(console: Console, problems: list[tuple[str, str]], num: int) -> None:
     """Name the first images that could not be read, and count all."""
+    from masktas.data.reading import left_out
+
     if problems:
-        named = ", ".join(f"{name} ({problem})" for name, problem in problems[:MAX_NAMED])
-        more = ", ..." if len(problems) > MAX_NAMED else ""
-        console.warn(
-            f"{len(problems)} of {num} images could not be read and were left out: {named}{more}."
-        )
+        console.warn(left_out(problems, num))
 
 
 def _table(found: list[Prediction], top: int) -> str:

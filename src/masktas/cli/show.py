@@ -34,15 +34,15 @@ from masktas.space import (
     format_quantity,
 )
 from masktas.stages.common.manifest import (
-    DistillManifest,
     FinetuneManifest,
     RefineManifest,
     SearchManifest,
     StageManifest,
-    TeacherManifest,
-    ValidationManifest,
 )
+from masktas.stages.distill.manifest import DistillManifest
 from masktas.stages.evaluate.manifest import EvaluationManifest
+from masktas.stages.teacher.manifest import TeacherManifest
+from masktas.stages.validate.manifest import ValidationManifest
 
 # keys that are printed in a form of their own
 RANGES = {"params": "params", "macs": "macs", "file_size": "size", "memory": "memory"}

@@ -235,7 +235,7 @@ def distill(
 ) -> None:
     """Train one network alone by masked distillation."""
     common = StageSettings.read(config, images, machine)
-    from masktas.stages.distill import distill as stage
+    from masktas.stages.distill.stage import distill as stage
 
     manifest = stage(
         data,

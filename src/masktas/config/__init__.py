@@ -1,34 +1,35 @@
 """Typed settings, one set for each stage. No torch here."""
 
+from masktas.config.distilling import (
+    AdoptedTeacher,
+    DistillSettings,
+    MaskedSettings,
+    RefineSettings,
+    SharingSettings,
+    SupernetSettings,
+    TeacherSettings,
+)
 from masktas.config.fields import FIT, Settings
 from masktas.config.finetuning import FinetuneSettings
 from masktas.config.load import load, resolve, validate
 from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import (
     BudgetSettings,
-    ComparisonSettings,
     CostSettings,
     LatencySettings,
     RatingSettings,
     SearchSettings,
     StrategySettings,
     UsedBudgetSettings,
-    ValidateSettings,
 )
 from masktas.config.settings import (
-    AdoptedTeacher,
     AllSettings,
     DataSettings,
-    DistillSettings,
     EvaluateSettings,
-    MaskedSettings,
-    RefineSettings,
     RuntimeSettings,
-    SharingSettings,
-    SupernetSettings,
-    TeacherSettings,
 )
 from masktas.config.training import EpochSettings, StepSettings, TrainSettings
+from masktas.config.validating import ComparisonSettings, ValidateSettings
 
 __all__ = [
     "FIT",

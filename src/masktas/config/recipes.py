@@ -168,7 +168,7 @@ def with_recipe(
             for images that it does not know.
     """
     is_auto = settings.recipe == AUTO
-    name, why = _chosen(num_params) if is_auto else (settings.recipe, "as set")
+    name, why = _chosen(num_params) if is_auto else (settings.recipe, "")
     recipe = RECIPES[name]
     left_out: tuple[str, ...] = OF_THE_DATA if is_auto else ()
     augments = recipe.values.get("randaugment", NO_RANDAUGMENT) != NO_RANDAUGMENT
@@ -181,10 +181,12 @@ def with_recipe(
     if recipe.warmup_epochs is not None and "warmup_share" not in settings.model_fields_set:
         share = min(MOST_WARMUP, recipe.warmup_epochs / full.epochs)
         full = full.model_copy(update={"warmup_share": share})
-    length = f"{full.epochs} epochs in batches of {full.batch_size}"
+    plural = "s" if full.epochs > 1 else ""
+    length = f"{full.epochs} epoch{plural} in batches of {full.batch_size}"
     if is_auto:
         length += f" (published: {recipe.values['epochs']} of {recipe.values['batch_size']})"
-    sentence = f"Recipe {name} ({recipe.source}): {why}; {length}."
+    because = f": {why.removeprefix(', ')}" if why else ""
+    sentence = f"Recipe {name} ({recipe.source}){because}; {length}."
     return resolve(FinetuneSettings, full.model_dump()), sentence
 
 

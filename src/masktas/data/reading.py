@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from masktas.data.sources.remote import LocalPlace
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError
 from masktas.formats import shown
+
+MAX_NAMED = 5  # unreadable images that a warning names
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,15 @@ def read_images(source: Source, spec: DecodeSpec) -> Iterator[ReadImage]:
 def stacked(images: list[ReadImage]) -> NDArray[np.uint8]:
     """Return the pixels of decoded images as one array `[B, H, W, C]`."""
     return np.stack([one.decoded.pixels for one in images if one.decoded.pixels is not None])
+
+
+def left_out(problems: Sequence[tuple[str, str]], num: int) -> str:
+    """Say that some of `num` images could not be read, with (name, reason) of the first."""
+    named = ", ".join(f"{name} ({reason})" for name, reason in problems[:MAX_NAMED])
+    more = ", ..." if len(problems) > MAX_NAMED else ""
+    return (
+        f"{len(problems):,} of {num:,} images could not be read and were left out: {named}{more}."
+    )
 
 
 def nothing_read(source: Source, num: int, name: str, problem: str) -> DataError:

@@ -78,7 +78,11 @@ class Downstream:
     def stages(self) -> list[tuple[str, str, Callable[[], Made]]]:
         """List the stages: name, what it is about, and a function that makes it."""
         rounds = len(self._settings.refine.epochs)
-        refine = ("refine", f": the best networks by themselves, {rounds} rounds", self._refine)
+        refine = (
+            "refine",
+            f": the best networks by themselves, {rounds} round{'s'[: rounds > 1]}",
+            self._refine,
+        )
         return [
             ("search", f": {flags(self._settings.search.limits)}", self._search),
             *([refine] if self._refines else []),

@@ -11,6 +11,7 @@ from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
+from masktas.errors import ArtifactError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
@@ -194,7 +195,7 @@ def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> di
     one, last = best.best(), best.recorded()[-1]
     early = ""
     if last.number < settings.epochs:
-        early = f"; none of the {settings.patience} after it was better, so training ended"
+        early = f"; --patience {settings.patience} ended the training"
     console.say(
         f"Best epoch by validation: {one.number} of {last.number} (top-1 "
         f"{one.values['top1']:.2%}, last {last.values['top1']:.2%}){early}."
@@ -215,6 +216,11 @@ def _wanted(context: Context, architecture: str | Path | None) -> Path:
             searched.manifest()
         return (refined if refined.finished else searched).folder / ARCHITECTURE
     path = Path(architecture)
+    if not path.exists():
+        raise ArtifactError(
+            f"--architecture {path}: there is no such file or folder. Give an architecture.json, "
+            "or a folder with one."
+        )
     return path / ARCHITECTURE if path.is_dir() else path
 
 

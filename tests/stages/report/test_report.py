@@ -13,7 +13,7 @@ import pytest
 
 from manifests import finetune_content, rated_networks, search_content, write_stage
 from masktas.cli.show import show
-from masktas.errors import ArtifactError
+from masktas.errors import ArtifactError, ConfigError
 from masktas.stages.common import charts
 from masktas.stages.report.stage import report
 
@@ -172,6 +172,10 @@ def test_report_draws_how_the_supernet_converges(run: Path) -> None:
 
 def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other & run $x^{"
+    for none in (other, run):
+        with pytest.raises(ConfigError, match="give another run folder"):
+            report(run, beside=none)
+    other.mkdir()
     with pytest.raises(ArtifactError, match="no finished supernet with probes"):
         report(run, beside=other)
     write_supernet(run, 0.5)
@@ -179,6 +183,23 @@ def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path)
     page = report(run, beside=other).read_text()
     assert "dashed: other &amp; run $x^{" in page
     assert "largest, other &amp; run $x^{" in page  # the chart's legend
+
+
+def test_curves_of_two_supernets_that_measure_nothing_alike_are_not_mixed(
+    run: Path, tmp_path: Path
+) -> None:
+    write_supernet(run, 0.5)
+    write_supernet(tmp_path / "other", 0.7)
+    log = tmp_path / "other/supernet/metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = {name: f"{name.rpartition('/')[0]}/top1" for line in lines for name in line
+             if name.startswith("probe/")}  # fmt: skip
+    renamed = [{names.get(name, name): one for name, one in line.items()} for line in lines]
+    log.write_text("".join(json.dumps(line) + "\n" for line in renamed))
+    page = " ".join(report(run, beside=tmp_path / "other").read_text().split())
+    assert "The curves of other are not drawn" in page
+    assert "pixel loss</text>" in page.replace("> ", ">")
+    assert "dashed: other" not in page
 
 
 def test_report_tells_what_it_took(run: Path) -> None:

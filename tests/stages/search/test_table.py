@@ -151,6 +151,13 @@ def test_the_standard_error_counts_images_and_seeds():
     assert f"+35.0 ± {(sum(images) + seeds) ** 0.5:.1f} " in said
 
 
+def test_a_baseline_that_is_the_winner_is_not_compared_with_itself():
+    winner = search_content()["winner"]
+    same, other = verdicts_of([0.9], [0.5], house=winner | {"error": 0.5}, random_search=None)
+    assert same == "Winner and house shape are the same network."
+    assert other.startswith("Winner ahead of largest uniform: ")
+
+
 def test_nothing_is_said_without_accuracies():
     assert table().verdicts() == []
 

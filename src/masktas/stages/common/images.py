@@ -165,7 +165,10 @@ def two_classes(images: ImageInput) -> tuple[list[list[int]], list[str]]:
     """
     labels, classes = read_labels(images.source())
     if len(classes) < 2:
-        raise LabelError(f"{images.location}: all images are of one class, {classes[0]!r}.")
+        raise LabelError(
+            f"{images.location}: all images are of one class, {classes[0]!r}: give images of two "
+            "or more."
+        )
     return labels, classes
 
 

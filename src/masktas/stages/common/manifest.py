@@ -140,82 +140,6 @@ class StageManifest:
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainedSource:
-    """A pretrained teacher, as the manifest of `teacher/` records it.
-
-    Attributes:
-        kind: `vit`, `timm` or `function`.
-        source: what the user named.
-        licence: of its weights.
-        depth: number of blocks; None for a function.
-        layer: the block whose tokens are the targets; None for the last one.
-        decoder: whether it has one.
-    """
-
-    kind: str
-    source: str
-    licence: str
-    embed_dim: int
-    depth: int | None
-    layer: int | None
-    image_size: tuple[int, int]
-    patch_size: int
-    decoder: bool
-    weights_sha256: str
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """Read the `adopted` of a manifest."""
-        known = {key: content[key] for key in cls.__slots__ if key in content}
-        return cls(**{"depth": None} | known | {"image_size": tuple(content["image_size"])})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherManifest(StageManifest):
-    """The manifest of `teacher/`.
-
-    Attributes:
-        pretrained: the teacher that was taken instead of training one; None if it was trained.
-    """
-
-    pretrained: PretrainedSource | None
-
-    @classmethod
-    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        adopted = content.get("adopted")
-        return {"pretrained": None if adopted is None else PretrainedSource.of(adopted)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupernetManifest(StageManifest):
-    """The manifest of `supernet/`.
-
-    Attributes:
-        probe_params: parameters of the networks that were watched in training, by name.
-        reconstructions: what the rows of `reconstructions.png` show.
-        classes: that it was trained to tell apart; None if it was distilled without labels.
-        probe_accuracy: whether labels watched it too.
-    """
-
-    probe_params: dict[str, int]
-    reconstructions: tuple[str, ...]
-    classes: tuple[str, ...] | None
-    probe_accuracy: bool
-
-    @classmethod
-    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "probe_params": {name: one["params"] for name, one in content["probes"].items()},
-            "reconstructions": tuple(content["reconstructions"]),
-            "classes": None if "classes" not in content else tuple(content["classes"]),
-            "probe_accuracy": any(
-                content["settings"].get("settings", {}).get(key)
-                for key in ("probe_accuracy", "supervised")
-            ),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class RatingDifference:
     """By how much one network is rated higher than another, and the standard error of that."""
 
@@ -410,34 +334,6 @@ class RefineManifest(StageManifest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistillManifest(StageManifest):
-    """The manifest of `distill/NAME/`.
-
-    Attributes:
-        architecture: of the network that was trained alone.
-        params, macs: its costs.
-        equal: to what its length is equal, `images` or `operations`; None if it was set as epochs.
-        equal_to: the folders of the stages that spent these.
-    """
-
-    architecture: Architecture
-    params: int
-    macs: int
-    equal: str | None
-    equal_to: tuple[str, ...]
-
-    @classmethod
-    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        equal = content["equal"]
-        return {
-            "architecture": Architecture.from_dict(content["settings"]["architecture"]),
-            **{key: content[key] for key in ("params", "macs")},
-            "equal": None if equal is None else equal["what"],
-            "equal_to": () if equal is None else tuple(equal["of"]),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneManifest(StageManifest):
     """The manifest of `finetune/NAME/`.
 
@@ -478,40 +374,3 @@ class FinetuneManifest(StageManifest):
         if self.weights is None:
             return False
         return (folder / self.weights).resolve().parent == start.resolve()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationManifest(StageManifest):
-    """The manifest of `validate/NAME/`.
-
-    Attributes:
-        rating: the name of the rating that the verdict is about.
-        num_networks: networks that were compared.
-        verdict: the result in one sentence.
-        difference: how much networks differ, in one sentence; None without labels.
-        tables: `title`, `header` and `rows` of each.
-        probe: how accuracy was measured; None without labels.
-        probe_images: labelled images that the probe learns from; None without labels.
-        split: the split that accuracy was measured on.
-        taus: Kendall's tau with accuracy by rating; empty without labels.
-    """
-
-    rating: str
-    num_networks: int
-    verdict: str
-    difference: str | None
-    tables: list[dict[str, Any]]
-    probe: str | None
-    probe_images: int | None
-    split: str
-    taus: dict[str, float | None]
-
-    @classmethod
-    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        settings, agreement = content["settings"]["settings"], content["agreement"] or {}
-        return {
-            **{key: settings[key] for key in ("rating", "split")},
-            **{key: content[key] for key in ("num_networks", "verdict", "difference", "tables")},
-            **{key: content[key] for key in ("probe", "probe_images")},
-            "taus": {name: one["tau"]["value"] for name, one in agreement.items()},
-        }

@@ -67,11 +67,8 @@ def find_images(
         of_run = home.stage.manifest()["settings"]["images"]["location"]
         if given is None or given.location == of_run:
             images = context.images_recorded(home.stage, data, data_settings)
-            split, name = (
-                _own_split(network, settings),
-                str(home.folder.relative_to(home.run.folder)),
-            )
-            return Asked(home, images, True, split, settings.batch_size, name)
+            split = _own_split(network, settings)
+            return Asked(home, images, True, split, settings.batch_size, where)
     if given is None:
         raise ConfigError(
             f"{network.folder} lies in no run folder, so its images are not known: give DATA, "

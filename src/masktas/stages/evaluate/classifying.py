@@ -55,8 +55,8 @@ def classify(
     if not parts:
         raise DataError(
             f"{images.location}: the network knows none of its classes "
-            f"({_listed(sorted(unknown))}); it knows {_listed(list(network.classes))}. Give images "
-            "with labels of these names."
+            f"({_listed(sorted(unknown))}): give images with labels of the names that it knows "
+            f"({_listed(list(network.classes))})."
         )
     answers = Answers.joined(parts)
     found = measures(answers, network.classes)

@@ -139,7 +139,7 @@ class GivenImages:
         ]
         self._names: dict[Place, str] = {}
         self._digests: list[NDArray[np.uint8]] = []
-        self._tried = 0
+        self.tried = 0
 
     @property
     def total(self) -> int:
@@ -150,7 +150,7 @@ class GivenImages:
         """Yield the images that can be read."""
         waiting: list[ReadImage] = []
         for one in read_images(self._source, self._spec):
-            self._tried += 1
+            self.tried += 1
             if one.decoded.pixels is None:
                 if self._strict:
                     raise UndecodableImage(one.item.name, one.decoded.problem)
@@ -180,13 +180,13 @@ class GivenImages:
         )
 
     def _nothing(self) -> DataError:
-        if self._only_test and len(self.problems) < self._tried:
+        if self._only_test and len(self.problems) < self.tried:
             return DataError(
                 f"{self.location}: no image is in a test split of its own: leave out --split test "
                 "to evaluate on all of them."
             )
         first = self.problems[0] if self.problems else {"name": "it", "reason": "empty"}
-        return nothing_read(self._source, self._tried, first["name"], first["reason"])
+        return nothing_read(self._source, self.tried, first["name"], first["reason"])
 
     def name(self, place: Place) -> str:
         """Return the name of an image."""
@@ -201,7 +201,7 @@ class GivenImages:
             "source": self.location,
             "size": format_size(self._spec.size),
             "in_channels": self._spec.in_channels,
-            "tried": self._tried,
+            "tried": self.tried,
             "duplicates": duplicates,
             "splits": {"test": describe_splits(one, digests)["test"]},
             "num_skipped": len(self.problems),

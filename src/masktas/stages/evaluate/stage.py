@@ -12,6 +12,7 @@ from masktas import launch
 from masktas.artifacts import ARCHITECTURE, INPUT, Stage, file_digest
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings
 from masktas.console import Console
+from masktas.data.reading import left_out
 from masktas.errors import ConfigError
 from masktas.predictor import Predictor, load
 from masktas.space import macs
@@ -190,9 +191,5 @@ def _note_reading(
 
 def _warn_of_problems(context: Context, images: GivenImages) -> None:
     if images.problems:
-        first = images.problems[0]
-        more = ", ..." if len(images.problems) > 1 else ""
-        context.console.warn(
-            f"{len(images.problems)} images could not be read and were left out: {first['name']} "
-            f"({first['reason']}){more}."
-        )
+        problems = [(one["name"], one["reason"]) for one in images.problems]
+        context.console.warn(left_out(problems, images.tried))

@@ -11,7 +11,7 @@ from typing import Any
 from masktas.artifacts import MANIFEST, Run, Stage, append_lines, read_lines
 
 READINGS = "readings.jsonl"  # of test splits, also by evaluations that were overwritten
-NAMED = ("search", "refine", "finetune")
+NAMED = ("search", "refine", "distill", "finetune")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 from masktas.artifacts import Run, Stage
 from masktas.formats import format_flops, format_seconds
-from masktas.stages.common.manifest import (
-    SearchManifest,
-    StageManifest,
-    SupernetManifest,
-    ValidationManifest,
-)
+from masktas.stages.common.manifest import SearchManifest, StageManifest
 from masktas.stages.evaluate.manifest import EvaluationManifest
 from masktas.stages.report.page import Reported, Section, Table, Text, html
+from masktas.stages.supernet.manifest import SupernetManifest
+from masktas.stages.validate.manifest import ValidationManifest
 
 NONE = "–"
 COSTS = (

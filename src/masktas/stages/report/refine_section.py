@@ -37,8 +37,9 @@ def refinement_section(refined: RefineManifest, name: str, of: str) -> Section:
         intro=(
             "The best networks of the search and its baselines were taken out of the supernet and "
             "trained by themselves, without labels, all on the same images: "
-            f"{', '.join(map(str, sizes))} networks in {len(sizes)} rounds. After each round the "
-            "half with the lower ranks in held-out and training losses stayed."
+            f"{', '.join(map(str, sizes))} networks in {len(sizes)} "
+            f"round{'s'[: len(sizes) > 1]}. After each round the half with "
+            "the lower ranks in held-out and training losses stayed."
         ),
     )
 

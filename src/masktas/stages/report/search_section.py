@@ -10,15 +10,11 @@ from typing import Any
 from masktas.artifacts import HISTORY, Run, Stage, read_lines
 from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import (
-    FinetuneManifest,
-    RefineManifest,
-    SearchManifest,
-    SupernetManifest,
-)
+from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
 from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
 from masktas.stages.report.refine_section import refinement_section
 from masktas.stages.search.table import ResultTable, is_kept
+from masktas.stages.supernet.manifest import SupernetManifest
 from masktas.strategies import Evaluated
 
 RATINGS = {
@@ -143,14 +139,15 @@ def _lead(found: Found) -> str:
     search, winner, first = found.search, found.winner, found.table.rows[0]
     accuracy = html(", <b>{} % top-1</b> on the test split", first.top1) if first.finetuned else ""
     return html(
-        "Budget {}: <b>{} parameters</b>, <b>{} MACs</b>{}. This is the best of {:,} rated "
-        "networks{}, out of {:,} that meet the budget{}.",
+        "Budget {}: <b>{} parameters</b>, <b>{} MACs</b>{}. This is {} of {:,} rated networks{}, "
+        "out of {:,} that meet the budget{}.",
         search.budget,
         format_quantity(winner.costs["params"]),
         format_quantity(winner.costs["macs"]),
         accuracy,
+        "the winner of a refinement of the best" if found.refined else "the best",
         search.rated,
-        ", after refinement" if found.refined else "",
+        " and of uniform baselines" if found.refined else "",
         search.feasible,
         ""
         if winner.measured_latency is None

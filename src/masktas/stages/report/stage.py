@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from masktas.artifacts import Run, write_text
-from masktas.errors import ArtifactError, require_extra
+from masktas.errors import ArtifactError, ConfigError, require_extra
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import StageManifest
 from masktas.stages.report.cost_section import cost_sections
@@ -68,12 +68,15 @@ def report(run: str | Path, *, beside: str | Path | None = None) -> Path:
 
     Raises:
         ArtifactError: if no stage of the run is finished.
+        ConfigError: if `beside` is no other folder.
     """
     jinja2, markupsafe = report_packages()
     folder = Run(Path(run))
     stages = folder.stages()
     if not stages:
         raise ArtifactError(f"{folder.folder}: no finished stage to report on.")
+    if beside is not None and (not Path(beside).is_dir() or folder.folder.samefile(beside)):
+        raise ConfigError(f"--beside {beside}: give another run folder to compare with.")
     reported = Reported(folder, None if beside is None else Run(Path(beside)))
     sections = [section for make in SECTIONS for section in make(reported)]
     environment = jinja2.Environment(

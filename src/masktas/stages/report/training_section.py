@@ -9,8 +9,9 @@ from masktas.artifacts import MANIFEST, METRICS, Run, Stage, read_lines
 from masktas.errors import ArtifactError
 from masktas.space import format_quantity
 from masktas.stages.common import charts
-from masktas.stages.common.manifest import PretrainedSource, SupernetManifest, TeacherManifest
 from masktas.stages.report.page import Figure, Reported, Section, Text, chart, html, png
+from masktas.stages.supernet.manifest import SupernetManifest
+from masktas.stages.teacher.manifest import PretrainedSource, TeacherManifest
 
 TITLES = {
     "teacher": "Teacher: masked autoencoder",
@@ -30,8 +31,9 @@ def picture_sections(reported: Reported) -> Iterator[Section]:
         alt = f"Held-out images, in rows: {', '.join(names)}"
         picture = png(run.supernet.folder / "reconstructions.png", alt)
         if picture is not None:
+            split = "the source's validation split" if run.is_transfer else "the validation split"
             caption = (
-                "Images of the validation split: the closer the lower rows are to the originals, "
+                f"Images of {split}: the closer the lower rows are to the originals, "
                 "the more the networks know of what was masked. They predict masked patches "
                 "without their mean and contrast, which are taken from the original, as in MAE."
             )
@@ -119,13 +121,16 @@ def convergence_sections(reported: Reported) -> Iterator[Section]:
             f"{beside.folder}: no finished supernet with probes to draw beside that of "
             f"{run.folder}, or none in {run.folder}: give two runs whose supernets are finished."
         )
+    apart = ""
     if len(found) == 2 and not charts.probed([lines for _, lines in found]):
-        raise ArtifactError(
-            f"The probes of {run.folder} and {found[1][0]} have no measure in common, because one "
-            "was trained with labels: train the other with --probe-accuracy."
+        apart = (
+            f" The curves of {found[1][0]} are not drawn, because one of both supernets was "
+            "trained with labels and nothing was measured of both; --probe-accuracy measures the "
+            "same of either."
         )
+        found = found[:1]
     if found:
-        caption = _convergence(run, found)
+        caption = _convergence(run, found) + apart
         figure = Figure(chart(charts.probes(found)), caption, wide=True)
         yield Section("How the supernet converges", [figure])
 

@@ -15,14 +15,14 @@ from masktas.artifacts import Run, Stage
 from masktas.formats import format_flops
 from masktas.space import format_quantity
 from masktas.stages.common.manifest import (
-    DistillManifest,
     FinetuneManifest,
     RefineManifest,
     SearchManifest,
     StageManifest,
-    SupernetManifest,
 )
+from masktas.stages.distill.manifest import DistillManifest
 from masktas.stages.report.page import Reported, Section, Table, Text
+from masktas.stages.supernet.manifest import SupernetManifest
 
 HEADER = (
     "network", "run", "params", "MACs", "images seen", "operations", "labels", "top-1 %",

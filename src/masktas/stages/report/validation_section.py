@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from masktas.artifacts import Stage
-from masktas.stages.common.manifest import ValidationManifest
 from masktas.stages.report.page import Figure, Reported, Section, Table, Text, png
+from masktas.stages.validate.manifest import ValidationManifest
 
 READING = (
     "Brackets: 95 % bootstrap interval over the networks. The ceiling is the agreement that a "

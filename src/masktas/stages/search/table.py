@@ -182,10 +182,11 @@ class ResultTable:
             return []
         random = tuple(one for row in others if row.is_random for one in row.finetuned)
         named = [row for row in others if row.finetuned and not row.is_random]
-        named = [row for row in named if row.init == "inherit"]
+        named = [row for row in named if row.init == "inherit" and not row.is_winner]
         if random:
             named.append(Row("random networks", (), random))
-        return [_verdict(winner, row) for row in named]
+        same = [f"Winner and {row.name} are the same network." for row in others if row.is_winner]
+        return [*same, *(_verdict(winner, row) for row in named)]
 
 
 def _verdict(winner: Row, other: Row) -> str:
@@ -219,7 +220,9 @@ def _rows(
 ) -> list[Row]:
     result = search.result
     winner = result.winner if refined is None else refined.winner.network
-    rows = [Row("winner", (winner,))]
+    # a baseline that wins the refinement was written without the standard error of its rating
+    rated = (one for one in result.baselines.values() if one.architecture == winner.architecture)
+    rows = [Row("winner", (next(rated, winner),))]
     if winner.architecture != result.winner.architecture:
         rows.append(Row("winner of the search", (result.winner,)))
     rows += [Row(f"{place}. best", (one,)) for place, one in enumerate(result.top[1:], start=2)]

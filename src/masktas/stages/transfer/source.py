@@ -12,7 +12,7 @@ from masktas.errors import ArtifactError, ConfigError
 from masktas.formats import format_size
 from masktas.space import SearchSpace
 from masktas.stages.common.images import ImageInput
-from masktas.stages.common.load import teacher_file
+from masktas.stages.common.load import require_distilled, teacher_file
 from masktas.stages.common.stage import Context
 from masktas.stages.teacher.sizing import mostly_enlarged, sample
 from masktas.train.networks import WEIGHTS
@@ -39,7 +39,8 @@ class SourceRun:
             out: the run folder of the transfer, if there is going to be one.
 
         Raises:
-            ConfigError: if there is no such folder, or `out` has a teacher or supernet of its own.
+            ConfigError: if there is no such folder, its supernet was trained with labels, or `out`
+                has a teacher or supernet of its own.
             ArtifactError: if the supernet is not finished, or is not of the teacher beside it.
         """
         if not folder.is_dir():
@@ -56,6 +57,7 @@ class SourceRun:
                 f"--from {folder}: its supernet is not finished. Run the command that trains it "
                 "again, or choose another run."
             )
+        require_distilled(run, "a transfer")
         run.supernet.require_fresh()
         return SourceRun(run, SearchSpace.load(run.supernet.folder / SPACE))
 

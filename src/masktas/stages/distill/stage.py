@@ -38,6 +38,7 @@ from masktas.stages.common.load import (
 from masktas.stages.common.manifest import StageManifest
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
+from masktas.train.input import NetworkInput
 from masktas.train.networks import save_network
 from masktas.train.tasks.distillation import student_macs
 
@@ -127,7 +128,8 @@ def distill(
         def write() -> dict[str, Any]:
             student = task.module.get_submodule(STUDENT)
             assert isinstance(student, MaskedStudent)
-            save_network(stage.folder, with_head(student.encoder.cpu(), one))
+            seen = NetworkInput.of_store(inputs.store)
+            save_network(stage.folder, with_head(student.encoder.cpu(), one), seen=seen)
             sizes = {"params": params(one), "macs": macs(one)}
             return {**sizes, "equal": None if length is None else length.to_dict()}
 

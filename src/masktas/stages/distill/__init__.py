@@ -1,0 +1,1 @@
+"""teacher + supernet -> distill/NAME/"""
