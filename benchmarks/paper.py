@@ -1,13 +1,13 @@
 """The paper's experiments, in full or scaled down, and its tables beside ours.
 
 Command   python benchmarks/paper.py EXPERIMENT... --data IMAGENET=IMAGES [CIFAR100=IMAGES ...]
-              [--scale cpu] [--out runs/paper] [--limit 3000] [--epochs 2] [--seeds 2] [--plan]
-          EXPERIMENT is table1, twins, table2, figure3 or figure4. IMAGENET names the images to train
-          on; at the scale cpu they are others, such as CIFAR-10.
+              [--scale cpu] [--out runs] [--limit 3000] [--epochs 2] [--seeds 2] [--plan]
+          EXPERIMENT is table1, twins, table2, figure3 or figure4. IMAGENET names the images to
+          train on; at the scale cpu they are others, such as CIFAR-10.
 Shows     `--plan` lists the commands. Otherwise they are run, one after the other, and the paper's
           numbers printed beside ours. A repeated command resumes: finished stages are kept.
-Scale     full: the commands at the head of the files in recipes/paper, with their settings, for GPUs
-          and days; TEACHER=FILE names the released teacher.
+Scale     full: the commands at the head of the files in recipes/paper, with their settings, for
+          GPUs and days; TEACHER=FILE names the released teacher.
           cpu: the same commands with recipes/paper/cpu.toml, 32 pixels, space micro, a teacher that
           is pre-trained on the images; minutes on a core with --limit. It shows that the way works.
           The numbers say nothing about the paper.
@@ -144,8 +144,8 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Entry, ...]]] = {
         tuple(masked(ratio) for ratio in RATIOS),
     ),
     "figure4": (
-        "Figure 4, two supernets in training: mean accuracy in % of a fixed panel of networks, by a "
-        "linear classifier of frozen features",
+        "Figure 4, two supernets in training: mean accuracy in % of a fixed panel of networks, by "
+        "a linear classifier of frozen features",
         (
             watched("MaskTAS", "--teacher TEACHER --probe-accuracy", "stable at epoch 100 (loss)"),
             watched("AutoFormer", "--supervised", "not converged at epoch 500 (loss)"),

@@ -42,13 +42,17 @@ def test_the_command_line_accepts_every_command(
     more = ("--limit", "300", "--epochs", "1", "--seeds", "2", "--data", *DATA)
     lines = listed(paper, capsys, *paper.EXPERIMENTS, "--scale", scale, *more)
     assert len(lines) > 2 * len(paper.EXPERIMENTS)
-    app = build_app()
+    app, seen = build_app(), set()
     for line in lines:
         command, *words = line.split()
         assert command == "masktas"
+        kind = (words[0], frozenset(word for word in words if word.startswith("--")))
+        if kind in seen:
+            continue
+        seen.add(kind)
         _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
         given = bound.arguments
-        assert (given["machine"].seed == 1) == ("seed-1" in line)
+        assert ("machine" in given) == ("seed-1" in line)
         if words[0] != "search" and words[0] != "distill":
             assert "epochs" in given or given["options"].epochs == 1, line
         assert (ROOT / given["config"]).exists()

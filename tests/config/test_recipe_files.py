@@ -1,4 +1,4 @@
-"""The files in recipes/: they load, their budgets can be met, and their heads say what to expect."""
+"""The files in recipes/: they load, their budgets can be met, their heads say what to expect."""
 
 from __future__ import annotations
 

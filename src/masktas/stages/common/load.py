@@ -73,9 +73,13 @@ def teacher_file(run: Run) -> Path:
 def units_for(run: Run, space: SearchSpace) -> Units:
     """Return the units that the patches of a space and of the run's teacher tile (SPEC 6.1).
 
+    A supernet that was trained with labels has no teacher: its units are those of the space.
+
     Raises:
         ArtifactError: if there are none.
     """
+    if run.supernet.finished and shared_classes(run) is not None:
+        return units_of(space.image_size, space.unit)
     run.teacher.manifest()
     facts = adopted_facts(run)
     if facts is not None and facts["kind"] == "function":
