@@ -292,7 +292,7 @@ def test_a_plan_with_labels_has_no_teacher_and_no_refinement(world: World, maskt
         code, printed, progress = masktas("plan", *flags, *more)
         assert code == 0
         stages.append([one["stage"] for one in json.loads(printed)])
-    assert "estimating: 3/3  (0 s left)" in progress
+    assert "estimating: 3/3 finetune (0 s left)" in progress
     assert stages == [
         ["teacher", "supernet", "search", "refine", "finetune"],
         ["supernet", "search", "finetune"],
