@@ -322,12 +322,29 @@ def test_a_budget_turned_round_is_refused():
     [
         ({"sampler": "focus"}, "--sampler focus trains networks near the budget, and there is no"),
         ({"sampler": "focus", "min_params": "2M"}, "give an upper limit such as --max-macs"),
-        ({"max_macs": "15M"}, "--max-macs is a limit of a search, and --sampler uniform trains"),
+        (
+            {"sampler": "uniform", "max_macs": "30M"},
+            "--max-macs is a limit of a search, and --sampler uniform trains",
+        ),
+        ({"min_macs": "5M"}, "--min-macs is a limit of a search, and --sampler uniform trains"),
     ],
 )
 def test_a_budget_goes_with_the_sampler_that_uses_it(said, words):
     with pytest.raises(ConfigError, match=words):
         resolve(SupernetSettings, said).check(SearchSpace.preset("micro"))
+
+
+def test_a_supernet_with_an_upper_limit_is_trained_near_it():
+    """As in a run, and whichever of the layers has the limit."""
+    space = SearchSpace.preset("micro")
+    for layers in (({"max_macs": "30M"},), ({}, SupernetSettings(max_macs="30M")), ({"beta": 0.5},
+                   {"max_macs": "30M"})):  # fmt: skip
+        settings = resolve(SupernetSettings, *layers)
+        assert settings.sampler == "focus"
+        assert settings.check(space).size() > 0
+    later = resolve(SupernetSettings, settings, {"sampler": "sandwich"})
+    assert later.sampler == "sandwich"
+    assert SupernetSettings().sampler == "uniform"
 
 
 def test_a_focus_on_nothing_is_refused():

@@ -310,9 +310,10 @@ def test_a_plan_with_labels_has_no_teacher_and_no_refinement(world: World, maskt
     flags = ("--num-images", 400, "--config", world.recipe, "--tflops", 1, "--json")
     stages = []
     for more in ((), ("--supervised",)):
-        code, printed, _ = masktas("plan", *flags, *more)
+        code, printed, progress = masktas("plan", *flags, *more)
         assert code == 0
         stages.append([one["stage"] for one in json.loads(printed)])
+    assert "estimating: 3/3 finetune (0 s left)" in progress
     assert stages == [
         ["teacher", "supernet", "search", "refine", "finetune"],
         ["supernet", "search", "finetune"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from masktas.config.fields import (
     Count,
@@ -99,7 +99,8 @@ class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
         "uniform",
         description="Networks that a step trains: one with every choice drawn uniformly (as "
         "in the paper); the largest, the smallest and two of those; one, "
-        "with all sizes equally likely; or one near the limits of the budget.",
+        "with all sizes equally likely; or one near the limits of the budget, which is the "
+        "default if the budget has an upper limit.",
     )
     supervised: bool = Field(
         False,
@@ -195,7 +196,16 @@ class RefineSettings(StepSettings):
 
 
 class SupernetSettings(CostSettings, SharingSettings):
-    """Weight sharing, and the budget that the sampler `focus` trains near to (SPEC 6.4)."""
+    """Weight sharing, and the budget that the sampler `focus` trains near to (SPEC 6.4).
+
+    With an upper limit and no sampler set, the sampler is `focus`.
+    """
+
+    @model_validator(mode="after")
+    def _focus_on_a_budget(self) -> SupernetSettings:
+        if "sampler" not in self.model_fields_set and self.limits_above:
+            self.__dict__["sampler"] = "focus"  # stays a default: a later layer may set another
+        return self
 
     def _require_together(self) -> None:
         """Raise ConfigError unless there is an upper limit for `focus`, and for `focus` only.

@@ -95,10 +95,9 @@ def supernet_for(settings: SupernetSettings, search: SearchSettings) -> Supernet
     """
     budget = {name: getattr(search, name) for name in CostSettings.model_fields}
     said = {name: value for name, value in budget.items() if name in search.model_fields_set}
-    if "sampler" not in settings.model_fields_set and search.limits_above and not settings.limits:
-        return resolve(SupernetSettings, settings, said | {"sampler": "focus"})
-    if settings.sampler == "focus" and not settings.limits:
-        return resolve(SupernetSettings, settings, said)
+    follows = "sampler" not in settings.model_fields_set and search.limits_above
+    if (follows or settings.sampler == "focus") and not settings.limits:
+        return resolve(SupernetSettings, settings, said)  # with an upper limit it is `focus`
     return settings
 
 

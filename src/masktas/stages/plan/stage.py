@@ -120,7 +120,8 @@ def plan(
         if source is None or part[0] != "supernet"
     ]
     estimates = []
-    with console.bar("measuring", len(trials) if device is None else 0) as bar:
+    label = "measuring" if device is None else "estimating"
+    with console.bar(label, len(trials)) as bar:
         for number, trial in enumerate(trials, start=1):
             estimates.append(trial.estimate(devices, device, seconds / len(trials)))
             bar.update(number, trial.stage)
