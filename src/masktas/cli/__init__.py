@@ -87,8 +87,8 @@ COMMANDS = {
         """Train the best networks of a search further.
 
         Reads OUT/search/NAME, takes its best networks out of the supernet and trains each by
-        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
-        architecture.json, its weights, and every round in rounds.jsonl.
+        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME
+        with the winner's architecture.json, its weights, and every round in rounds.jsonl.
         """,
     ),
     "distill": (
@@ -160,6 +160,18 @@ COMMANDS = {
 
         - `masktas evaluate runs/first --split validation`
         - `masktas evaluate runs/first/finetune/main new-photos/`
+        """,
+    ),
+    "export": (
+        "masktas.cli.export:export",
+        """Write a network for other programs, and prove that it computes the same.
+
+        Writes one folder that timm, transformers, onnxruntime and plain PyTorch open, and compares
+        each form with the network on held-out images: outputs, size, time. A form that is too far
+        off is not written, and the exit code is 1.
+
+        - `masktas export runs/first`
+        - `masktas export runs/first/finetune/main --to torch,onnx --out shipped/`
         """,
     ),
     "report": (
