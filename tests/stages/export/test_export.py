@@ -26,6 +26,7 @@ from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 from masktas.stages.export import onnx_form, torch_form
+from masktas.stages.export.card import plain
 from masktas.stages.export.forms import FORMS
 from masktas.stages.export.stage import table_of
 from masktas.stages.export.timm_form import crop_share
@@ -112,6 +113,22 @@ def test_what_was_measured_is_recorded(out: Path, record: dict[str, Any]) -> Non
     _, rows = table_of(record)
     assert [row[0] for row in rows] == names
     assert sorted(path.name for path in out.parent.iterdir()) == ["net", "out"]
+
+
+def test_the_card_says_what_it_is(out: Path) -> None:
+    text = (out / "README.md").read_text()
+    front = text.split("---")[1]
+    assert "pipeline_tag: image-classification" in front
+    assert "license" not in front  # nobody has said which
+    assert f"| MLP width | {SHAPE.mlp_dim[0]} | {SHAPE.mlp_dim[1]} |" in text
+    assert "Its 3 classes are circle, cross, square." in text
+    assert "| onnx-int8 |" in text
+    assert "hf:" not in text
+    assert str(out.parent) not in text
+
+
+def test_names_are_shown_as_they_are() -> None:
+    assert plain("a|b <i>\n[x](y)") == r"a\|b \<i\>\\n\[x\](y)"
 
 
 def test_onnx_says_what_goes_in_and_comes_out(out: Path) -> None:
@@ -249,7 +266,7 @@ def test_a_form_that_is_off_is_not_written(
     printed = capsys.readouterr().out
     assert "not written: too far from the original" in printed
     assert "200 random images" in printed
-    names = ["config.json", "model.safetensors", "parity.json"]
+    names = ["README.md", "config.json", "model.safetensors", "parity.json"]
     assert sorted(path.name for path in out.iterdir()) == names
     off = {one["form"]: one["max_difference"] for one in record_of(out)["forms"]}
     assert off["torch"] > 1e-3 > off["timm"]
@@ -267,7 +284,7 @@ def test_nothing_is_left_half_written(
     (tmp_path / ".out.partial" / "onnx").mkdir(parents=True)  # of a process that was killed
     (tmp_path / ".out.partial" / "onnx" / "model.onnx").write_bytes(b"half")
     masktas.export(net, out=tmp_path / "out", to="torch", num_images=4)
-    names = ["model.py", "model.safetensors", "parity.json"]
+    names = ["README.md", "model.py", "model.safetensors", "parity.json"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == names
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
@@ -302,7 +319,9 @@ def test_what_cannot_be_exported_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="--out"):
         masktas.export(net, to="torch")
-    with pytest.raises(ConfigError, match=r"--to tflite: not a form of export: choose some of tor"):
+    with pytest.raises(
+        ConfigError, match=r"--to 'tflite': not a form of export: choose some of tor"
+    ):
         masktas.export(net, out=tmp_path / "out", to="torch,tflite")
     save_classifier(tmp_path / "old", seen=None)
     with pytest.raises(ArtifactError, match=r"no input\.json there"):

@@ -42,7 +42,7 @@ def chosen(to: str | None, subject: Subject) -> tuple[list[Form], list[str]]:
     for name in names:
         if name not in FORMS:
             raise ConfigError(
-                f"--to {name or to!r}: not a form of export: choose some of {','.join(FORMS)}."
+                f"--to {name!r}: not a form of export: choose some of {','.join(FORMS)}."
             )
         FORMS[name].require(subject)
     return [one for name, one in FORMS.items() if name in names], []

@@ -24,11 +24,13 @@ from masktas.artifacts import (
     read_json,
     versions,
     write_json,
+    write_text,
 )
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.predictor import Predictor, load
 from masktas.stages.evaluate.where import Home, home_of
+from masktas.stages.export.card import card
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.forms import chosen
 from masktas.stages.export.held_out import SampleImages, sample_images
@@ -42,7 +44,7 @@ from masktas.stages.export.parity import (
 from masktas.train.networks import WEIGHTS
 from masktas.train.runtime import Runtime
 
-PARITY = "parity.json"
+PARITY, CARD = "parity.json", "README.md"
 NUM_IMAGES = 200
 FILES = (ARCHITECTURE, WEIGHTS, INPUT)  # of the network
 
@@ -97,6 +99,11 @@ def export(
     with _made_beside(folder) as made:
         found = _write(subject, forms, images, made, console)
         record = asked | _record(subject, images, found)
+        good = {one.form for one in found if one.written}
+        written = [one for one in forms if one.name in good]
+        header, rows = table_of(record)
+        text = card(subject, home, written, images.about, [header, *rows])
+        write_text(made / CARD, text)
         write_json(made / PARITY, record)
     return record
 
