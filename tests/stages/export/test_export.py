@@ -190,9 +190,8 @@ def test_timm_and_model_py_prepare_photos_alike(tmp_path: Path) -> None:
     image.save(tmp_path / "photo.png")
     model = FORMS["timm"].open(tmp_path / "out")
     found = create_transform(**resolve_model_data_config(model), is_training=False)(image)
-    whole = seen.prepare(
-        np.asarray(image.resize((18, 18), Image.Resampling.BICUBIC))[None], torch.device("cpu")
-    )
+    stored = np.array(image.resize((18, 18), Image.Resampling.BICUBIC))[None]
+    whole = seen.prepare(stored, torch.device("cpu"))
     torch.testing.assert_close(found, whole[0], atol=1e-5, rtol=1e-5)
     said = run_model_py(tmp_path / "out", tmp_path / "photo.png")
     [prediction] = masktas.load(tmp_path / "net").predict(tmp_path / "photo.png", top=3)

@@ -62,10 +62,15 @@ def preprocessor(subject: Subject) -> dict[str, Any]:
 
 
 def open_(folder: Path) -> Run:
-    """Open the folder as a user of transformers does."""
-    require_extra("masktas.timm", "all", "timm's layout")
+    """Open the folder as a user of transformers does, who has imported `masktas.timm`."""
     transformers: Any = require_extra("transformers", "hf", "Exporting for transformers")
-    made = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        made = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
     def run(images: Tensor) -> Tensor:
         found: Tensor = made(pixel_values=images).logits

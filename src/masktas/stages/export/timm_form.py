@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from masktas.artifacts import write_json
-from masktas.errors import require_extra
 from masktas.stages.export.form import Form, Run, Subject, always
 from masktas.stages.export.weights import SAFETENSORS, write_weights
+from masktas.timm import NAME, POOLING
 
 CONFIG = "config.json"
 
@@ -26,8 +28,6 @@ def config(subject: Subject) -> dict[str, Any]:
     `model_args` has no `num_classes`: timm does not need it there, and transformers would pass it
     twice.
     """
-    from masktas.timm import NAME, POOLING
-
     shape, seen = subject.network.architecture, subject.seen
     pool, fc_norm = POOLING[shape.pool]
     input_size = [shape.in_channels, *shape.image_size]
@@ -76,10 +76,8 @@ def crop_share(side: int, stored: int) -> float:
 
 def open_(folder: Path) -> Run:
     """Open the folder as a user of timm does."""
-    timm: Any = require_extra("timm", "all", "timm's layout")
-    require_extra("masktas.timm", "all", "timm's layout")
-    made = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    return made  # type: ignore[no-any-return]
+    made: Run = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return made
 
 
 FORM = Form("timm", (CONFIG, SAFETENSORS), True, always, write, open_)
