@@ -15,13 +15,13 @@ FLOORS = {
     "native": 0, "space": 0,
     "strategies": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
-    "train": 3, "measure": 3,
+    "train": 3, "measure": 3, "timm": 3,
     "ratings": 4, "predictor": 4,
     "stages": 5,
     "api": 6, "notebook": 6, "cli": 6, "__main__": 6, "": 6,
 }  # fmt: skip
 # call stages, or read what they made; `downstream` is what `run` and `transfer` share
-ORCHESTRATORS = {"run", "demo", "transfer", "downstream", "plan", "report"}
+ORCHESTRATORS = {"run", "demo", "transfer", "downstream", "plan", "report", "export"}
 TORCH = {"torch", "torchvision", "timm"}
 
 

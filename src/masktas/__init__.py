@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from masktas.notebook import load_supernet, open_images, open_teacher, rate
     from masktas.predictor import load
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
+    from masktas.stages.export.stage import export
     from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.report.stage import report
 
@@ -65,6 +66,7 @@ _HOMES = {
     "demo": "masktas.api",
     "distill": "masktas.api",
     "evaluate": "masktas.api",
+    "export": "masktas.stages.export.stage",
     "finetune": "masktas.api",
     "load": "masktas.predictor",
     "load_supernet": "masktas.notebook",
@@ -106,6 +108,7 @@ __all__ = [
     "demo",
     "distill",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "load_supernet",

@@ -477,6 +477,10 @@ class Run:
         """One evaluation of a network with labels, by name."""
         return Stage("evaluate", self.folder / "evaluate" / _plain(name))
 
+    def exported(self, name: str = "main") -> Path:
+        """Folder of one exported network, by name."""
+        return self.folder / "export" / _plain(name)
+
     @property
     def report(self) -> Path:
         """The report, one HTML file."""

@@ -101,6 +101,7 @@ FLAGS = {
     "embed": USE | {"--out"},
     "evaluate": USE | {"--out", "--name", "--split", "--label-column", "--precision", "--seed",
         "--overwrite"},
+    "export": {"--to", "--out", "--name", "--num-images", "--overwrite", "--quiet", "--json"},
     "report": {"--beside"},
     "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",

@@ -261,3 +261,31 @@ def test_predict_and_embed_on_the_command_line(run: Path, tmp_path: Path, maskta
     for other in (tmp_path, tmp_path / "features.csv"):
         code, _, err = masktas("embed", run, tmp_path / "images", "--out", other)
         assert (code, "give the name of an .npz file" in err) == (2, True)
+
+
+def test_an_export_is_compared_on_held_out_images_and_its_card_knows_the_run(
+    run: Path, masktas: Call
+) -> None:
+    code, out, err = masktas("export", run, "--to", "torch,timm", "--num-images", "12")
+    assert code == 0, err
+    assert "12 images of the validation split of run" in out
+    folder = run / "export" / "finetune-main"
+    assert json.loads((folder / "parity.json").read_text())["is_held_out"]
+    text = (folder / "README.md").read_text()
+    tuned = manifest(run / "finetune" / "main")
+    assert f"**main** (this network) | {tuned['params'] / 1e3:.3g}K" in text
+    assert f"{tuned['test']['top1']:.2%} |" in text
+    assert "Budget asked: no limit." in text
+    assert "This card names no licence" in text
+    assert str(run.parent) not in text
+    code, again, err = masktas("export", run, "--to", "torch,timm", "--num-images", "12")
+    assert (code, again) == (0, out)
+    assert "nothing to do" in err
+
+
+def test_a_network_without_labels_is_exported_as_features(run: Path) -> None:
+    record = api.export(run / "search" / "main", to="torch", num_images=8)
+    assert (record["outputs"], record["network"]) == ("features", "search/main")
+    text = (run / "export" / "search-main" / "README.md").read_text()
+    assert "pipeline_tag: image-feature-extraction" in text
+    assert "Met with:" in text

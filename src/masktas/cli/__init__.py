@@ -162,6 +162,18 @@ COMMANDS = {
         - `masktas evaluate runs/first/finetune/main new-photos/`
         """,
     ),
+    "export": (
+        "masktas.cli.export:export",
+        """Write a network for other programs, and prove that it computes the same.
+
+        Writes one folder that timm, transformers, onnxruntime and plain PyTorch open, and compares
+        each form with the network on held-out images: outputs, size, time. A form that is too far
+        off is not written, and the exit code is 1.
+
+        - `masktas export runs/first`
+        - `masktas export runs/first/finetune/main --to torch,onnx --out shipped/`
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

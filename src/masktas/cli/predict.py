@@ -15,7 +15,7 @@ from masktas.artifacts import write_atomic, write_text
 from masktas.cli.options import Json, Quiet
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.formats import csv_text, shown
+from masktas.formats import columns, csv_text, shown
 
 if TYPE_CHECKING:
     from masktas.data.sources import Source
@@ -193,8 +193,4 @@ def _lines(found: list[Prediction]) -> list[str]:
         for one in found
         if not one.problem
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return columns(rows)

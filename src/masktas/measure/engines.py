@@ -6,7 +6,7 @@ Weights are random: speed does not depend on them as long as no activation is de
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from masktas.space import Architecture, cost
 
 INPUT, OUTPUT = "images", "outputs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OPSET = 20  # what TensorRT, OpenVINO and earlier versions of onnxruntime read
 MAX_COMPILED = 2**20  # networks in a process: torch would silently run the ninth uncompiled
 
 Run = Callable[[], object]
@@ -126,33 +127,58 @@ def forget_compiled() -> None:
     torch.compiler.reset()
 
 
-def export_onnx(network: ViT, images: Tensor, path: Path) -> None:
-    """Write a network as ONNX for batches of this size, its weights in the same file."""
-    torch.onnx.export(
+def export_onnx(
+    network: ViT,
+    images: Tensor,
+    path: Path,
+    *,
+    dynamic_batch: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network as ONNX, its weights in the same file.
+
+    Args:
+        network: for inference.
+        images: contiguous, of the size that is exported.
+        path: the file.
+        dynamic_batch: for batches of any size, instead of that of `images` only.
+        metadata: texts to store in the file.
+    """
+    program = torch.onnx.export(
         network,
         (images,),
-        path,
         dynamo=True,
+        opset_version=OPSET,
         external_data=False,
         verbose=False,
         input_names=[INPUT],
         output_names=[OUTPUT],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}} if dynamic_batch else None,
     )
+    assert program is not None
+    program.model.metadata_props.update(metadata or {})
+    program.save(path, external_data=False)
 
 
-def onnx_runner(path: Path, images: Tensor, device: torch.device, threads: int | None) -> Run:
-    """Return a function that runs an ONNX file on images that are already on the device."""
+def onnx_session(path: Path, device: torch.device, threads: int | None) -> Any:
+    """Open an ONNX file in onnxruntime, on a device, with a number of CPU threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
+    cuda: Any = ("CUDAExecutionProvider", {"device_id": device.index or 0})
+    provider = cuda if device.type == "cuda" else "CPUExecutionProvider"
+    return onnxruntime.InferenceSession(path, options, providers=[provider])
+
+
+def onnx_runner(path: Path, images: Tensor, device: torch.device, threads: int | None) -> Run:
+    """Return a function that runs an ONNX file on images that are already on the device."""
+    import onnxruntime
+
     kind, index = device.type, device.index or 0
-    provider: Any = ("CUDAExecutionProvider", {"device_id": index}) if kind == "cuda" else None
-    session = onnxruntime.InferenceSession(
-        path, options, providers=[provider or "CPUExecutionProvider"]
-    )
+    session = onnx_session(path, device, threads)
     binding = session.io_binding()
     value = onnxruntime.OrtValue.ortvalue_from_numpy(images.cpu().numpy(), kind, index)
     binding.bind_ortvalue_input(INPUT, value)

@@ -1,0 +1,236 @@
+"""`README.md`, the model card: what a network is, where it is from, and what was not tested.
+
+What a run knows is read from its manifests; of a network outside a run only its shape is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from masktas.artifacts import Stage
+from masktas.formats import format_flops, format_seconds, shown
+from masktas.space import Architecture, format_amount, format_quantity, macs, params
+from masktas.stages.common.manifest import (
+    FinetuneManifest,
+    SearchManifest,
+    StageManifest,
+    TeacherManifest,
+)
+from masktas.stages.evaluate.manifest import EvaluationManifest
+from masktas.stages.evaluate.where import Home, home_of
+from masktas.stages.export.form import Form, Subject
+from masktas.strategies import Evaluated
+
+MOST_CLASSES = 20  # that are named
+USAGE = {
+    "torch": "`python model.py photo.jpg`, or `from model import load, prepare` (PyTorch only)",
+    "timm": '`import masktas.timm`, then `timm.create_model("local-dir:FOLDER", pretrained=True)`',
+    "hf": '`import masktas.timm`, then `transformers.pipeline("image-classification", "FOLDER")`',
+    "torch-export": '`torch.export.load("model.pt2").module()`',
+    "onnx": '`onnxruntime.InferenceSession("onnx/model.onnx")`; its metadata says how to prepare '
+    "images",
+    "onnx-int8": "`onnx/model_int8.onnx`, in the same way",
+}
+
+
+def card(
+    subject: Subject,
+    home: Home | None,
+    forms: Sequence[Form],
+    about: str,
+    rows: Sequence[Sequence[str]],
+) -> str:
+    """Return the card.
+
+    Args:
+        subject: the network.
+        home: its run and stage; None if it lies in no run.
+        forms: that were written.
+        about: the images that the forms were compared on.
+        rows: header and rows of that comparison.
+    """
+    parts = [_front(subject), *_what(subject), *_usage(forms), "## Where it is from", ""]
+    if home is None:
+        parts += ["Not known: the network was exported from a folder outside its run.", ""]
+    else:
+        parts += [*_origin(home, subject.network.architecture), *_results(home), *_cost(home)]
+    parts += ["## Licence", "", _licence(home), "", "## The same in every form", ""]
+    parts += [*_table(rows), "", f"Compared on {plain(about)}.", ""]
+    parts += ["## What was not tested", "", *_untested(home, forms), ""]
+    return "\n".join(parts)
+
+
+def plain(text: str) -> str:
+    """Return a text of a user as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", shown(text))
+
+
+def _front(subject: Subject) -> str:
+    task = "image-feature-extraction" if subject.seen.classes is None else "image-classification"
+    tags = "tags:\n- masktas\n- timm\n- vision-transformer"
+    return f"---\nlibrary_name: timm\npipeline_tag: {task}\n{tags}\n---\n"
+
+
+def _what(subject: Subject) -> Iterator[str]:
+    shape, seen = subject.network.architecture, subject.seen
+    height, width = shape.image_size
+    size, macs_ = format_quantity(params(shape)), format_quantity(macs(shape))
+    yield f"# A Vision Transformer of {size} parameters"
+    yield ""
+    yield (
+        f"A plain Vision Transformer whose shape was found by masktas: {size} parameters, {macs_} "
+        f"multiply-accumulates for an image of {height} x {width} pixels and {shape.in_channels} "
+        f"channels, in patches of {shape.patch_size}; width {shape.embed_dim}, "
+        f"{shape.depth} blocks."
+    )
+    yield ""
+    numbers = [str(number) for number in range(1, shape.depth + 1)]
+    yield from _table(
+        [
+            ["block", *numbers],
+            ["attention heads", *map(str, shape.num_heads)],
+            ["MLP width", *map(str, shape.mlp_dim)],
+        ]
+    )
+    yield ""
+    if seen.classes is None:
+        yield f"It was trained without labels: its outputs are {shape.embed_dim} features."
+    else:
+        named = ", ".join(plain(name) for name in seen.classes[:MOST_CLASSES])
+        more = ", ..." if len(seen.classes) > MOST_CLASSES else ""
+        yield f"Its {len(seen.classes)} classes are {named}{more}."
+    yield ""
+
+
+def _usage(forms: Sequence[Form]) -> Iterator[str]:
+    yield "## How to use it"
+    yield ""
+    for form in forms:
+        yield f"- {form.name}: {USAGE[form.name]}"
+    yield ""
+
+
+def _origin(home: Home, shape: Architecture) -> Iterator[str]:
+    """Say what the budget was, whether it is met, and what the images were."""
+    manifest = StageManifest.read(home.stage)
+    splits = ", ".join(f"{one.images:,} {name}" for name, one in manifest.images.splits.items())
+    yield (
+        f"From `{home.name}` of the run {plain(home.run.folder.name)}. Images: "
+        f"{plain(Path(manifest.location).name)}, divided by content ({splits})."
+    )
+    yield ""
+    search = _search(home)
+    if search is None:
+        return
+    found = SearchManifest.read(search)
+    yield f"Budget asked: {found.budget}."
+    if (one := _rated(found, shape)) is not None:
+        met = "" if found.budget.allows(one.costs) else ", which is **not** within the budget"
+        amounts = [f"{format_amount(what, one.costs[what])} {what}" for what in one.costs]
+        yield f"Met with: {', '.join(amounts)}{met}."
+        if one.measured_latency is not None and found.latency_target is not None:
+            target = ", ".join(f"{key} {value}" for key, value in found.latency_target.items())
+            yield f"Latency measured: {one.measured_latency:.3g} ms ({plain(target)})."
+    yield f"Found by the rating {found.rating} among {found.rated:,} rated networks."
+    yield ""
+
+
+def _search(home: Home) -> Stage | None:
+    """Return the search that found a network; None if none did."""
+    stage = home.stage
+    if stage.name == "finetune":
+        parent = stage.manifest()["parents"].get("architecture")
+        start = None if parent is None else home_of(stage.parent(parent["file"]).parent)
+        if start is None:
+            return None
+        stage = start.stage
+    if stage.name not in ("search", "refine"):
+        return None
+    search = home.run.search(stage.folder.name)
+    return search if search.finished else None
+
+
+def _rated(found: SearchManifest, shape: Architecture) -> Evaluated | None:
+    """Return what a search says about an architecture."""
+
+    def bare(one: Architecture) -> Architecture:
+        return one.replace(num_classes=None, pool="cls")
+
+    rated = [*found.result.top, *found.result.baselines.values()]
+    return next((one for one in rated if bare(one.architecture) == bare(shape)), None)
+
+
+def _results(home: Home) -> Iterator[str]:
+    """Return accuracies of the network and of the baselines of its run."""
+    rows = []
+    for stage in home.run.named("finetune"):
+        tuned = FinetuneManifest.read(stage)
+        name = plain(stage.folder.name)
+        rows.append(
+            [
+                f"**{name}** (this network)" if stage.folder == home.folder else name,
+                format_quantity(tuned.params),
+                format_quantity(tuned.macs),
+                f"{tuned.top1:.2%}",
+            ]
+        )
+    if rows:
+        yield "Accuracy of the fine-tuned networks of the run on its test split:"
+        yield ""
+        yield from _table([["network", "params", "macs", "top-1"], *rows])
+        yield ""
+    where = str(home.folder.relative_to(home.run.folder))
+    for stage in home.run.named("evaluate"):
+        found = EvaluationManifest.read(stage)
+        if found.network == where:
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.summary.items())
+            images = plain(Path(found.location).name)
+            yield f"Evaluated on {images} ({found.split}): {numbers}."
+            yield ""
+
+
+def _cost(home: Home) -> Iterator[str]:
+    costs = [StageManifest.read(stage).cost for stage in home.run.stages()]
+    machines = ", ".join(dict.fromkeys(plain(one.name) for one in costs))
+    seconds = format_seconds(sum(one.seconds * one.processes for one in costs))
+    flops = format_flops(sum(one.flops for one in costs))
+    yield f"All stages of the run took {seconds} of device time and {flops}, on {machines}."
+    yield ""
+
+
+def _licence(home: Home | None) -> str:
+    """Say what is known about the licence of what the network was distilled from."""
+    adopted = None
+    if home is not None and (home.run.is_transfer or home.run.teacher.finished):
+        adopted = TeacherManifest.read(home.run.teacher).pretrained
+    if adopted is None:
+        return (
+            "This card names no licence: decide on one before you publish the weights, with regard "
+            "to the images they were trained on."
+        )
+    return (
+        f"The network was distilled from {plain(Path(adopted.source).name)}, whose weights have "
+        f"the licence: {plain(adopted.licence)}. Conditions of that licence, such as "
+        "non-commercial use only, may extend to this network: let a person decide before you "
+        "publish or sell it."
+    )
+
+
+def _untested(home: Home | None, forms: Sequence[Form]) -> Iterator[str]:
+    yield "- Images of another kind than those of the run."
+    if home is None or not home.run.named("evaluate"):
+        yield "- Accuracy for each class, and how well probabilities are calibrated."
+    yield "- Robustness, and fairness towards groups of people."
+    if not all(form.is_exact for form in forms):
+        yield "- Accuracy of the 8-bit form: only its agreement with the network was measured."
+    yield "- TensorRT, OpenVINO, Core ML, ExecuTorch and GPUs: no form was run there."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    for number, row in enumerate(rows):
+        yield "| " + " | ".join(row) + " |"
+        if number == 0:
+            yield "| " + " | ".join("---" for _ in row) + " |"

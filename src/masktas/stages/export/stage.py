@@ -1,0 +1,216 @@
+"""network -> export/NAME/: files that open without masktas, and how far each is from the network.
+
+An export is made in a folder beside its place and moved there when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from masktas import launch
+from masktas.artifacts import (
+    ARCHITECTURE,
+    INPUT,
+    LOCK,
+    Stage,
+    file_digest,
+    read_json,
+    versions,
+    write_json,
+    write_text,
+)
+from masktas.console import Console
+from masktas.errors import ArtifactError, ConfigError
+from masktas.predictor import Predictor, load
+from masktas.stages.evaluate.where import Home, home_of
+from masktas.stages.export.card import card
+from masktas.stages.export.form import Form, Subject
+from masktas.stages.export.forms import chosen
+from masktas.stages.export.held_out import SampleImages, sample_images
+from masktas.stages.export.parity import (
+    LEAST_AGREEMENT,
+    MOST_DIFFERENCE,
+    Comparison,
+    Parity,
+    table,
+)
+from masktas.train.networks import WEIGHTS
+from masktas.train.runtime import Runtime
+
+PARITY, CARD = "parity.json", "README.md"
+NUM_IMAGES = 200
+FILES = (ARCHITECTURE, WEIGHTS, INPUT)  # of the network
+
+
+def export(
+    path: str | Path,
+    *,
+    to: str | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    num_images: int = NUM_IMAGES,
+    console: Console | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a network in forms that open without masktas, and compare each with the network.
+
+    A network that was trained without labels is exported without a head: its outputs are features.
+
+    Args:
+        path: the network: its folder, or a run, which stands for its `finetune/main`.
+        to: names of forms with commas between them; all that the installation can write if None.
+        out: folder to write; `export/NAME/` of the network's run if None.
+        name: of the export in that run; by default made from the network's place.
+        num_images: that the forms are compared on, at most.
+        console: where progress and warnings are shown.
+        overwrite: replace an earlier export.
+
+    Returns:
+        The content of `parity.json`. A form whose outputs differ by more than 1e-3 is not written.
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    if launch.world_size() > 1:
+        raise ConfigError("masktas export runs in one process: start it without torchrun.")
+    console, network = console or Console(), load(path)
+    subject, home = Subject.of(network), home_of(network.folder)
+    folder = _place(network, home, out, name)
+    forms, left_out = chosen(to, subject)
+    asked = {
+        "network": _name_of(network, home),
+        "made_from": {one: file_digest(network.folder / one) for one in FILES},
+        "asked": [form.name for form in forms],
+        "asked_images": num_images,
+    }
+    if _is_done(folder, asked, overwrite=overwrite):
+        console.say(f"{folder} is finished: nothing to do.")
+        return dict(read_json(folder / PARITY))
+    for sentence in left_out:
+        console.say(f"Left out: {sentence}")
+    images = sample_images(home, subject.seen, num_images, console)
+    with _made_beside(folder) as made:
+        found = _write(subject, forms, images, made, console)
+        record = asked | _record(subject, images, found)
+        good = {one.form for one in found if one.written}
+        written = [one for one in forms if one.name in good]
+        header, rows = table_of(record)
+        text = card(subject, home, written, images.about, [header, *rows])
+        write_text(made / CARD, text)
+        write_json(made / PARITY, record)
+    return record
+
+
+def _place(network: Predictor, home: Home | None, out: str | Path | None, name: str | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if home is None:
+        raise ConfigError(
+            f"{network.folder} lies in no run folder: give --out, a folder for the export."
+        )
+    return home.run.exported(name or home.name)
+
+
+def _name_of(network: Predictor, home: Home | None) -> str:
+    return str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
+
+
+def _is_done(folder: Path, asked: dict[str, Any], *, overwrite: bool) -> bool:
+    """Return whether the folder holds this export already.
+
+    Raises:
+        ArtifactError: if it holds something else that must not be replaced.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not (folder / PARITY).exists():
+        raise ArtifactError(f"{folder} is no export of masktas: choose another --out.")
+    if overwrite:
+        return False
+    there = read_json(folder / PARITY)
+    if isinstance(there, dict) and all(there.get(key) == asked[key] for key in asked):
+        return True
+    raise ArtifactError(
+        f"{folder} holds an export of another network or of other forms: choose another --out "
+        "(or --name), or add --overwrite to replace it."
+    )
+
+
+@contextmanager
+def _made_beside(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, which takes the place of `folder` at the end if nothing failed."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    with ExitStack() as held:
+        held.callback(os.close, Stage("export", beside).lock())
+        _empty(beside)  # of a process that was killed
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            yield beside
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        (beside / LOCK).unlink()
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _write(
+    subject: Subject, forms: list[Form], images: SampleImages, folder: Path, console: Console
+) -> list[Parity]:
+    """Write every form, compare it, and delete the files of those that are too far off."""
+    comparison = Comparison(subject, subject.seen.prepare(images.pixels, torch.device("cpu")))
+    found = [comparison.original]
+    with console.bar("exporting", len(forms)) as bar:
+        for number, form in enumerate(forms, start=1):
+            form.write(subject, folder)
+            found.append(comparison.of(form, folder))
+            bar.update(number, form.name)
+    good = {one.form for one in found if one.written}
+    kept = {name for form in forms if form.name in good for name in form.files}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and path.name != LOCK and str(path.relative_to(folder)) not in kept:
+            path.unlink()
+    return found
+
+
+def _record(subject: Subject, images: SampleImages, found: list[Parity]) -> dict[str, Any]:
+    """Return what is measured, for `parity.json`."""
+    return {
+        "outputs": "features" if subject.seen.classes is None else "logits",
+        "images": images.about,
+        "is_held_out": images.is_real,
+        "forms": [one.to_dict() for one in found],
+        "limits": {"max_difference": MOST_DIFFERENCE, "agreement_int8": LEAST_AGREEMENT},
+        "machine": Runtime.choose("cpu", "fp32").describe()["name"],
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def is_complete(record: dict[str, Any]) -> bool:
+    """Return whether every form has been written."""
+    return all(one["written"] for one in record["forms"])
+
+
+def table_of(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of what an export has measured, for a person."""
+    found = [Parity.of(one) for one in record["forms"]]
+    return table(found, is_classifier=record["outputs"] == "logits")
