@@ -87,8 +87,8 @@ COMMANDS = {
         """Train the best networks of a search further.
 
         Reads OUT/search/NAME, takes its best networks out of the supernet and trains each by
-        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME with the winner's
-        architecture.json, its weights, and every round in rounds.jsonl.
+        itself, without labels, in rounds; after each the worse half leaves. Writes OUT/refine/NAME
+        with the winner's architecture.json, its weights, and every round in rounds.jsonl.
         """,
     ),
     "distill": (
@@ -108,6 +108,17 @@ COMMANDS = {
         or a parquet column `label`). Writes OUT/finetune/NAME, whose weights are those of the best
         epoch by validation. The test split is read once, at the end. Settings come from a recipe
         that suits the size of the network (--recipe, docs/finetune.md).
+        """,
+    ),
+    "segment": (
+        "masktas.cli.stages:segment",
+        """Train a segmenter with masks, and test it.
+
+        Reads an architecture, its weights, and images with masks: DATA. Writes OUT/segment/NAME:
+        the backbone as any network, the decoder beside it. Images are read at their own size;
+        --image-size is that of crops. The test split is read once, at the end.
+
+        - `masktas segment camvid/ --out runs/first --ignore 11 --image-size 192`
         """,
     ),
     "transfer": (

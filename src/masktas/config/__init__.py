@@ -15,6 +15,7 @@ from masktas.config.searching import (
     UsedBudgetSettings,
     ValidateSettings,
 )
+from masktas.config.segmenting import SegmentSettings
 from masktas.config.settings import (
     AdoptedTeacher,
     AllSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "RefineSettings",
     "RuntimeSettings",
     "SearchSettings",
+    "SegmentSettings",
     "Settings",
     "SharingSettings",
     "StepSettings",

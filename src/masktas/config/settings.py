@@ -27,6 +27,7 @@ from masktas.config.fields import (
 from masktas.config.finetuning import FinetuneSettings
 from masktas.config.masking import MaskRatioSettings
 from masktas.config.searching import CostSettings, SearchSettings, ValidateSettings
+from masktas.config.segmenting import SegmentSettings
 from masktas.config.training import StepSettings, TrainSettings
 from masktas.errors import ConfigError
 
@@ -396,4 +397,5 @@ class AllSettings(Settings):
     refine: RefineSettings = RefineSettings()
     distill: DistillSettings = DistillSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    segment: SegmentSettings = SegmentSettings()
     validation: ValidateSettings = Field(ValidateSettings(), alias="validate")

@@ -481,6 +481,21 @@ class FinetuneManifest(StageManifest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentManifest(StageManifest):
+    """The manifest of `segment/NAME/`.
+
+    Attributes:
+        miou: mean intersection over union on the test split, as a share.
+    """
+
+    miou: float
+
+    @classmethod
+    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {"miou": content["test"]["miou"]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationManifest(StageManifest):
     """The manifest of `validate/NAME/`.
 
