@@ -79,7 +79,7 @@ def test_numbers_of_a_mask_are_kept(content: bytes, expected: np.ndarray) -> Non
         (encoded(drawn(0)[0]), "colours: a mask holds the number of a class in each pixel"),
         (VALUES / 2, "values of type float64"),
         (b"no image", "not an image"),
-        (encoded(VALUES)[:-20], "truncated|broken|decod|end"),
+        (encoded(drawn(0)[1])[:-60], "trunc"),
     ],
 )
 def test_what_is_no_mask_is_refused(content: bytes, said: str) -> None:
@@ -90,14 +90,14 @@ def test_what_is_no_mask_is_refused(content: bytes, said: str) -> None:
 def test_pairs_go_by_name_and_images_without_a_mask_are_counted(tmp_path: Path) -> None:
     write_pairs(tmp_path)
     (tmp_path / "images/more.png").write_bytes(encoded(drawn(50)[0]))
-    (tmp_path / "images/0.png").rename(tmp_path / "images/0.bmp")
+    (tmp_path / "images/0.ppm").rename(tmp_path / "images/0.pnm")
     images = opened(tmp_path)
     assert images.summary()["num_unlabelled"] == 1
     assert images.classes.names == ("0", "1", "2")
     for row in range(8):
         pixels, mask = drawn(row)
         assert (images.image(row) == pixels).all()
-        assert (images.mask(row) == np.where(mask == 255, IGNORED, mask)).all()
+        assert (images.mask(row) == np.where(mask == 255, IGNORED, mask.astype(int))).all()
     shares = images.pixel_shares("supernet", "search", "validation", "test")
     counted = np.concatenate([drawn(row)[1].ravel() for row in range(8)])
     for value in range(3):
@@ -135,10 +135,10 @@ def change(root: Path, what: str) -> None:
     ("what", "said"),
     [
         ("value", r"3\.png: the mask holds 77, which is none of the 3 classes \(0 to 2\)"),
-        ("size", r"3\.png: the mask is 31 x 48 pixels and its image 3\.png is 32 x 48"),
+        ("size", r"3\.png: the mask is 31 x 48 pixels and its image 3\.ppm is 32 x 48"),
         ("jpeg", r"3\.png: the mask cannot be used \(a JPEG file"),
-        ("twice", r"3\.bmp and 3\.png have the same name"),
-        ("names", r"the mask of 0\.png is to be called 0\.png"),
+        ("twice", r"3\.bmp and 3\.ppm have the same name"),
+        ("names", r"the mask of 0\.ppm is to be called 0\.png"),
         ("folder", "no folder masks or mask"),
         ("classes", "classes.json: neither a list of names nor an object"),
     ],
@@ -152,9 +152,9 @@ def test_one_sentence_names_the_file(tmp_path: Path, what: str, said: str) -> No
 
 def test_an_image_that_cannot_be_read_is_skipped_or_stops(tmp_path: Path) -> None:
     write_pairs(tmp_path)
-    (tmp_path / "images/2.png").write_bytes(b"")
-    assert [one["name"] for one in opened(tmp_path).summary()["skipped"]] == ["2.png"]
-    with pytest.raises(UndecodableImage, match=r"2\.png: empty"):
+    (tmp_path / "images/2.ppm").write_bytes(b"")
+    assert [one["name"] for one in opened(tmp_path).summary()["skipped"]] == ["2.ppm"]
+    with pytest.raises(UndecodableImage, match=r"2\.ppm: empty"):
         opened(tmp_path, strict=True)
 
 
@@ -174,9 +174,8 @@ def test_classes_json(
 
 
 def test_an_ignored_class_is_no_class(tmp_path: Path) -> None:
-    found = opened(write_pairs(tmp_path), classes=["a", "b", "c"], ignore=1)
-    with pytest.raises(DataError, match="holds 255"):
-        found.mask(0)
+    with pytest.raises(DataError, match=r"holds 255, .* the 2 classes \(0, 2\) .* ignored \(1\)"):
+        opened(write_pairs(tmp_path), classes=["a", "b", "c"], ignore=1)
     assert classes_of(["a", "b", "c"], 1).names == ("a", "c")
 
 
@@ -209,10 +208,10 @@ def test_ade20k_in_its_own_folders(tmp_path: Path) -> None:
         split = "training" if number < 6 else "validation"
         pixels, mask = drawn(number)
         mask = np.where(mask == 255, 0, mask + 100)
-        for folder, one, end in (("images", pixels, "jpg"), ("annotations", mask, "png")):
-            path = tmp_path / folder / split / f"ADE_{number:08d}.{end}"
+        for folder, one, kind in (("images", pixels, "PPM"), ("annotations", mask, "PNG")):
+            path = tmp_path / folder / split / f"ADE_{number:08d}.{kind.lower()}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(one.astype(np.uint8), "JPEG" if end == "jpg" else "PNG"))
+            path.write_bytes(encoded(one.astype(np.uint8), kind))
     names = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
     names += [f"{n}\t0.1\t1\t1\t0\tthing {n}, other" for n in range(1, 151)]
     (tmp_path / "objectInfo150.txt").write_text("\n".join(names))
@@ -243,5 +242,5 @@ def test_a_folder_without_masks_is_explained(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", range(2), lambda n: encoded(drawn(n)[1]))
     table = pq.read_table(tmp_path / "a.parquet").drop_columns(["mask"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no masks .* columns image and mask"):
+    with pytest.raises(DataError, match=r"no masks .* columns image and mask"):
         open_pairs(str(tmp_path), image_column=None, ignore=255)

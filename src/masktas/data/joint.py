@@ -120,7 +120,7 @@ class JointAugment:
             box = (top, left, height, width)
             labels = mask[top : top + height, left : left + width]
             counts = np.bincount(labels[labels >= 0])
-            if counts.size and counts.max() < self.max_class_share * counts.sum():
+            if counts.size and counts.max() <= self.max_class_share * counts.sum():
                 break
         return box
 
@@ -149,7 +149,8 @@ def nearest(
     top, left, height, width = box
     rows = top + ((np.arange(size[0]) + 0.5) * height / size[0]).astype(int)
     columns = left + ((np.arange(size[1]) + 0.5) * width / size[1]).astype(int)
-    return mask[np.ix_(rows, columns[::-1] if flipped else columns)]
+    found: NDArray[np.int16] = mask[np.ix_(rows, columns[::-1] if flipped else columns)]
+    return found
 
 
 class JointBatches:

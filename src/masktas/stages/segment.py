@@ -111,11 +111,11 @@ def segment(
         if not stage.todo:
             return stage.manifest()
         _describe(context.console, images)
-        return _Run(context, stage, settings, backbone, images, batches).train(start)
+        return _Training(context, stage, settings, backbone, images, batches).train(start)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Training:
     """One training, with all that it needs."""
 
     context: Context
@@ -278,7 +278,7 @@ def _normalised(
         found = {} if seen is None else {"mean": seen.mean, "std": seen.std}
     elif "supernet" in parents:
         found = context.run.supernet.manifest()["images"]
-    values = {
+    values: dict[str, Any] = {
         name: list(found[name]) for name in ("mean", "std") if name in found and name not in given
     }
     return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))

@@ -22,7 +22,6 @@ from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
 
 WINDOWS = 16  # computed at once
-STRIDE = 2 / 3  # of a window's side, as 341 of 512 (BEiT, MAE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ def slide(network: Segmenter, image: Tensor, runtime: Runtime) -> Tensor:
 
 def window_starts(whole: int, side: int) -> list[int]:
     """Return where windows of a side begin along a whole length, which they cover."""
-    step = max(1, int(side * STRIDE))
+    step = max(1, 2 * side // 3)  # 341 of 512 (BEiT, MAE)
     count = max(0, -(-(whole - side) // step)) + 1
     return [min(number * step, whole - side) for number in range(count)]
 
