@@ -121,5 +121,5 @@ def test_too_few_images_are_refused(images: SegmentationImages) -> None:
 def test_a_split_that_is_not_open_cannot_be_read(tmp_path: Path) -> None:
     found = opened(write_pairs(tmp_path))
     found.access = type(found.access)(found.access.shares, ("supernet",))
-    with pytest.raises(ValueError, match="not open"):
+    with pytest.raises(PermissionError, match="not 'test'"):
         found.rows("test")

@@ -117,6 +117,11 @@ def change(root: Path, what: str) -> None:
         path.write_bytes(encoded(mask[:-1]))
     elif what == "jpeg":
         path.write_bytes(encoded(mask, "JPEG"))
+    elif what == "link":
+        path.unlink()
+        path.symlink_to(root / "nowhere.png")
+    elif what == "ignored":
+        (root / "masks/5.png").write_bytes(encoded(np.full_like(mask, 255)))
     elif what == "twice":
         (root / "images/3.bmp").write_bytes(encoded(drawn(3)[0], "BMP"))
     elif what == "names":
@@ -134,9 +139,11 @@ def change(root: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("value", r"3\.png: the mask holds 77, which is none of the 3 classes \(0 to 2\)"),
+        ("value", r"3\.ppm: its mask holds 77, which is none of the 3 classes \(0 to 2\)"),
         ("size", r"3\.png: the mask is 31 x 48 pixels and its image 3\.ppm is 32 x 48"),
         ("jpeg", r"3\.png: the mask cannot be used \(a JPEG file"),
+        ("link", r"3\.png: the mask cannot be read"),
+        ("ignored", r"all pixels of the validation split are ignored \(255\)"),
         ("twice", r"3\.bmp and 3\.ppm have the same name"),
         ("names", r"the mask of 0\.ppm is to be called 0\.png"),
         ("folder", "no folder masks or mask"),

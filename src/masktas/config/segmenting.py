@@ -35,7 +35,7 @@ class SegmentSettings(OptimSettings, EpochSettings):
         "more than most backbones.",
     )
     ignore: int = Field(
-        255, description="Number of the pixels of a mask that are left out of everything."
+        255, description="Number in a mask that marks pixels which are left out of everything."
     )
     classes: str | None = Field(
         None,

@@ -55,6 +55,8 @@ class Classes:
     def indices(self, mask: NDArray[np.int32], name: str) -> NDArray[np.int16]:
         """Return the class index of each pixel of a mask `[H, W]`, `IGNORED` where there is none.
 
+        `name` is that of its image.
+
         Raises:
             DataError: if the mask holds a number that is neither a class nor ignored.
         """
@@ -68,10 +70,10 @@ class Classes:
         return np.where(found < len(self.values), found, IGNORED).astype(np.int16)
 
     def unknown(self, value: int, name: str) -> DataError:
-        """Return the error for a number that is no class."""
+        """Return the error for a number that is no class, in the mask of an image `name`."""
         ignored = ", ".join(map(str, self.ignored))
         return DataError(
-            f"{name}: the mask holds {value}, which is none of the {len(self.values)} classes "
+            f"{name}: its mask holds {value}, which is none of the {len(self.values)} classes "
             f"({_ranges(self.values)}) and is not ignored ({ignored}): add it to {CLASSES}, or "
             "name it as --ignore."
         )
@@ -85,6 +87,7 @@ class Pairs:
         location: as the user wrote it.
         images, masks: their sources.
         places: of the image and of the mask of each pair.
+        in_table: whether a pair is a row of a table, which may have no mask.
         unpaired: number of images without a mask, which are left out.
         classes: where the source says what they are; else None.
     """
@@ -93,6 +96,7 @@ class Pairs:
     images: Source
     masks: Source
     places: list[tuple[Place, Place]]
+    in_table: bool
     unpaired: int
     classes: Classes | None
 
@@ -203,6 +207,7 @@ def _paired(location: str, images: Path, masks: Path, classes: Classes | None) -
         sources[0],
         sources[1],
         places,
+        False,
         len(of_images) - len(common),
         classes,
     )
@@ -278,6 +283,7 @@ def _of_table(location: str, image_column: str | None, ignore: int) -> Pairs:
         images,
         masks,
         [(place, place) for place in places_of(images)],
+        True,
         0,
         _listed(root if root.is_dir() else root.parent, ignore),
     )

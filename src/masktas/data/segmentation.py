@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +34,6 @@ from masktas.errors import DataError, UndecodableImage
 MAX_LISTED = 20  # names of skipped images in a manifest
 STATISTICS_IMAGES = 200  # images that mean and std are measured on
 THREADS = 8
-
-
-class Progress(Protocol):
-    """What shows the progress of a loop."""
-
-    def update(self, step: int, text: str) -> None:
-        """Show the number of steps that are done."""
-        ...
 
 
 ShowBar = Callable[[str, int | None], AbstractContextManager[Any]]
@@ -138,7 +130,7 @@ class SegmentationImages:
             try:
                 for one in threads.map(self._scan_one, range(total)):
                     found.append(one)
-                    shown.update(len(found), "")
+                    shown.update(len(found))
             except DataError:
                 threads.shutdown(cancel_futures=True)
                 raise
@@ -148,7 +140,7 @@ class SegmentationImages:
         of_image, of_mask = self._pairs.places[number]
         image, mask = self._pairs.images.read(*of_image), self._pairs.masks.read(*of_mask)
         unusable = Scanned(number, image.name, (0, 0), b"", b"", {})
-        if mask.content is None and mask.name == image.name:  # an empty cell of a table
+        if mask.content is None and self._pairs.in_table:
             return unusable
         if image.content is None:
             return Scanned(number, image.name, (0, 0), b"", b"", {}, image.problem)
@@ -189,7 +181,7 @@ class SegmentationImages:
         """Assign images to splits, by what the source declares and else by content."""
         declared = [declared_split(one.name) for one in self._images]
         test = "test" if "test" in declared else "validation"
-        self.validation_is_test = test not in ("test",) and "validation" in declared
+        self.validation_is_test = test == "validation" and test in declared
         digests = np.frombuffer(b"".join(one.image for one in self._images), np.uint8)
         digests = digests.reshape(-1, 16)
         both = np.frombuffer(b"".join(one.both for one in self._images), np.uint8).reshape(-1, 16)
@@ -209,18 +201,32 @@ class SegmentationImages:
                     f"{self._pairs.location}: the {name} split has no image: give more images, "
                     "or other shares (--validation-share, --test-share)."
                 )
+            if not any(self.pixel_shares(name).values()):
+                raise DataError(
+                    f"{self._pairs.location}: all pixels of the {name} split are ignored "
+                    f"({self.classes.ignored[0]}): give images with classes, or another --ignore."
+                )
 
     def rows(self, *names: str) -> NDArray[np.int64]:
         """Return the numbers of the images of some splits.
 
         Raises:
-            ValueError: if a split may not be read.
+            PermissionError: if a split may not be read.
         """
-        forbidden = set(names) - set(self.access.allowed)
-        if forbidden:
-            raise ValueError(f"the splits {sorted(forbidden)} are not open")
-        wanted = [SPLITS.index(name) for name in names]
-        return np.flatnonzero(np.isin(self._splits, wanted))
+        for name in names:
+            if name not in self.access.allowed:
+                raise PermissionError(f"this stage may read {self.access.allowed}, not {name!r}")
+        return self._rows(names)
+
+    def _rows(self, names: Sequence[str]) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(self._splits, [SPLITS.index(name) for name in names]))
+
+    def _counted(self, names: Sequence[str]) -> Counter[int]:
+        """Count the pixels of each number in the masks of some splits."""
+        counted: Counter[int] = Counter()
+        for row in self._rows(names):
+            counted.update(self._images[row].counts)
+        return counted
 
     def size(self, row: int) -> tuple[int, int]:
         """Return (height, width) of an image."""
@@ -250,18 +256,14 @@ class SegmentationImages:
 
     def pixel_shares(self, *names: str) -> dict[str, float]:
         """Return the share of each class among the pixels of some splits that have one."""
-        counted: Counter[int] = Counter()
-        for row in self.rows(*names):
-            counted.update(self._images[row].counts)
+        counted = self._counted(names)
         total = sum(counted[value] for value in self.classes.values)
         pairs = zip(self.classes.names, self.classes.values, strict=True)
         return {name: counted[value] / max(1, total) for name, value in pairs}
 
     def ignored_share(self, *names: str) -> float:
         """Return the share of the pixels of some splits that are ignored."""
-        counted: Counter[int] = Counter()
-        for row in self.rows(*names):
-            counted.update(self._images[row].counts)
+        counted = self._counted(names)
         return sum(counted[value] for value in self.classes.ignored) / max(1, counted.total())
 
     def _statistics(self) -> tuple[list[float], list[float]]:
@@ -269,7 +271,7 @@ class SegmentationImages:
         given = self.access.given
         if {"mean", "std"} <= given.keys():
             return given["mean"], given["std"]
-        rows = np.flatnonzero(self._splits == SPLITS.index("supernet"))
+        rows = self._rows(["supernet"])
         sums = np.zeros((2, self._channels))
         count = 0
         for row in rows[:: -(-len(rows) // STATISTICS_IMAGES)]:
