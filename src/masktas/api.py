@@ -24,6 +24,7 @@ from masktas.config import (
     RefineSettings,
     RuntimeSettings,
     SearchSettings,
+    SegmentSettings,
     Settings,
     SupernetSettings,
     TeacherSettings,
@@ -35,6 +36,7 @@ from masktas.errors import ConfigError
 from masktas.stages import demo as demo_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
+from masktas.stages import segment as segment_stage
 from masktas.stages.distill import stage as distill_stage
 from masktas.stages.evaluate import stage as evaluate_stage
 from masktas.stages.plan import stage as plan_stage
@@ -180,6 +182,12 @@ distill = flat(
 finetune = flat(
     finetune_stage.finetune,
     settings=FinetuneSettings,
+    data_settings=DataSettings,
+    runtime=RuntimeSettings,
+)
+segment = flat(
+    segment_stage.segment,
+    settings=SegmentSettings,
     data_settings=DataSettings,
     runtime=RuntimeSettings,
 )

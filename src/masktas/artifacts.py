@@ -465,6 +465,10 @@ class Run:
         """One fine-tuned network, by name."""
         return Stage("finetune", self.folder / "finetune" / _plain(name))
 
+    def segmented(self, name: str = "main") -> Stage:
+        """One segmentation network, by name."""
+        return Stage("segment", self.folder / "segment" / _plain(name))
+
     def distilled(self, name: str = "main") -> Stage:
         """One network that was distilled alone, by name."""
         return Stage("distill", self.folder / "distill" / _plain(name))
@@ -495,7 +499,7 @@ class Run:
         """Return all finished stages of this folder in the order of the pipeline."""
         own = (self.transfer,) if self.is_transfer else (self.teacher, self.supernet)
         first = [stage for stage in own if stage.finished]
-        kinds = ("search", "refine", "distill", "finetune", "validate", "evaluate")
+        kinds = ("search", "refine", "distill", "finetune", "segment", "validate", "evaluate")
         return first + [stage for kind in kinds for stage in self.named(kind)]
 
 

@@ -69,7 +69,7 @@ def test_every_class_of_settings_is_public_and_a_section():
     assert {kind.__name__ for kind in KINDS} <= set(config.__all__)
     assert (
         " ".join(SECTIONS)
-        == "data runtime teacher supernet search refine distill finetune validate"
+        == "data runtime teacher supernet search refine distill finetune segment validate"
     )
 
 

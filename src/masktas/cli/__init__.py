@@ -110,6 +110,17 @@ COMMANDS = {
         that suits the size of the network (--recipe, docs/finetune.md).
         """,
     ),
+    "segment": (
+        "masktas.cli.stages:segment",
+        """Train a segmenter with masks, and test it.
+
+        Reads an architecture, its weights, and images with masks: DATA. Writes OUT/segment/NAME:
+        the backbone as any network, the decoder beside it. Images are read at their own size;
+        --image-size is that of crops. The test split is read once, at the end.
+
+        - `masktas segment camvid/ --out runs/first --ignore 11 --image-size 192`
+        """,
+    ),
     "transfer": (
         "masktas.cli.transfer:transfer",
         """Search the supernet of a run for other images.

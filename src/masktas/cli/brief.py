@@ -24,6 +24,7 @@ SHOWN = {
     "Distillation": {"--architecture", "--as-costly-as"},
     "Refinement": {"--rounds", "--cohort", "--baselines"},
     "Fine-tuning": {"--recipe", "--init", "--epochs", "--batch-size", "--lr"},
+    "Segmentation": {"--decoder", "--init", "--ignore", "--classes", "--epochs"},
     "Validation": {"--num-networks", "--probe"},
     "Target": {"--engine", "--device", "--threads", "--command"},
 }

@@ -37,6 +37,7 @@ from masktas.stages.common.manifest import (
     FinetuneManifest,
     RefineManifest,
     SearchManifest,
+    SegmentManifest,
     StageManifest,
 )
 from masktas.stages.distill.manifest import DistillManifest
@@ -157,6 +158,7 @@ def _run(run: Run) -> dict[str, Any]:
         "refine": run.refine,
         "distill": run.distilled,
         "finetune": run.finetune,
+        "segment": run.segmented,
         "validate": run.validated,
         "evaluate": run.evaluated,
     }
@@ -215,6 +217,8 @@ def _outcome(stage: Stage) -> dict[str, Any]:
     elif stage.name == "finetune":
         tuned = FinetuneManifest.read(stage)
         outcome |= {"top1": tuned.top1, "top5": tuned.top5}
+    elif stage.name == "segment":
+        outcome |= {"miou": SegmentManifest.read(stage).miou}
     elif stage.name == "validate":
         compared = ValidationManifest.read(stage)
         outcome |= {"num_networks": compared.num_networks, "verdict": compared.verdict}
@@ -323,6 +327,8 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"linear probe {stage['linear_top1']:.2%}, kNN {stage['knn_top1']:.2%}")
     if "top1" in stage:
         words.append(f"top-1 {stage['top1']:.2%}, top-5 {stage['top5']:.2%}")
+    if "miou" in stage:
+        words.append(f"mIoU {stage['miou']:.2%}")
     if "tau" in stage:
         taus = [f"{name} tau {_tau(value)}" for name, value in stage["tau"].items()]
         result = ", ".join(taus) or "without labels"

@@ -1,4 +1,4 @@
-"""`masktas teacher`, `supernet`, `search`, `refine`, `distill`, `finetune`, `report`."""
+"""The command of each stage: `masktas teacher`, `supernet`, ... `segment`, `report`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from masktas.config import (
     RatingSettings,
     RefineSettings,
     SearchSettings,
+    SegmentSettings,
     SharingSettings,
     StrategySettings,
     SupernetSettings,
@@ -301,6 +302,60 @@ def finetune(
         json,
         f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%} on "
         f"{count:,} test images",
+    )
+
+
+def segment(
+    data: Annotated[
+        str,
+        Parameter(
+            help="Images with masks: a folder of images/ and masks/ with the same names, ADE20K's "
+            "folder, or parquet files with columns image and mask."
+        ),
+    ],
+    /,
+    *,
+    out: Out,
+    name: Name = "main",
+    architecture: Annotated[
+        Path | None,
+        Parameter(
+            help="Backbone, an architecture.json. By default that of OUT/refine/main or, without "
+            "one, of OUT/search/main."
+        ),
+    ] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    options: Annotated[SegmentSettings | None, Parameter(name="*", group="Segmentation")] = None,
+    images: Data = None,
+    machine: Machine = None,
+) -> None:
+    """Train a segmenter with masks."""
+    common = StageSettings.read(config, images, machine)
+    from masktas.stages.segment import segment as stage
+
+    manifest = stage(
+        data,
+        out=out,
+        name=name,
+        architecture=architecture,
+        settings=resolve(SegmentSettings, common.sections.get("segment"), options),
+        data_settings=common.data,
+        runtime=common.runtime,
+        console=Console(quiet=quiet),
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
+    test = manifest["test"]
+    count = manifest["images"]["splits"]["test"]["images"]
+    _print(
+        manifest,
+        json,
+        f"{out}/segment/{name} is ready: mIoU {test['miou']:.2%}, {test['pixel_accuracy']:.2%} of "
+        f"the pixels are right, on {count:,} test images",
     )
 
 

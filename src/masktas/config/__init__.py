@@ -22,6 +22,7 @@ from masktas.config.searching import (
     StrategySettings,
     UsedBudgetSettings,
 )
+from masktas.config.segmenting import SegmentSettings
 from masktas.config.settings import (
     AllSettings,
     DataSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "RefineSettings",
     "RuntimeSettings",
     "SearchSettings",
+    "SegmentSettings",
     "Settings",
     "SharingSettings",
     "StepSettings",

@@ -30,6 +30,7 @@ from masktas.config.fields import (
 )
 from masktas.config.finetuning import FinetuneSettings
 from masktas.config.searching import SearchSettings
+from masktas.config.segmenting import SegmentSettings
 from masktas.config.validating import ValidateSettings
 
 
@@ -162,4 +163,5 @@ class AllSettings(Settings):
     refine: RefineSettings = RefineSettings()
     distill: DistillSettings = DistillSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    segment: SegmentSettings = SegmentSettings()
     validation: ValidateSettings = Field(ValidateSettings(), alias="validate")

@@ -15,8 +15,8 @@ class EpochSettings(Settings):
     epochs: Count = Field(100, description="Number of passes over the images.")
 
 
-class StepSettings(Settings):
-    """Batches and optimiser of a training."""
+class OptimSettings(Settings):
+    """Batch size and optimiser of a training."""
 
     batch_size: Count = Field(
         256, description="Number of images in a step, over all processes and accumulated parts."
@@ -39,6 +39,11 @@ class StepSettings(Settings):
         description="Largest norm of the gradients; larger ones are scaled down. By default "
         "there is no limit.",
     )
+
+
+class StepSettings(OptimSettings):
+    """Batches and optimiser of a training on images of one size."""
+
     crop_scale: CropScale = Field(
         (0.2, 1.0),
         description="Smallest and largest share of an image's area that a random crop keeps.",

@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import ARCHITECTURE
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
-from masktas.errors import ArtifactError
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
-from masktas.stages.common.load import load_shared, shared_classes
+from masktas.stages.common.load import inherited, shared_classes, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import classifier_task, finetuning_for
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.checkpoint import save
 from masktas.train.input import NetworkInput
 from masktas.train.metrics import accuracy
-from masktas.train.networks import WEIGHTS, load_network, save_network
+from masktas.train.networks import save_network
 
 LAST = "last.safetensors"
 
@@ -74,12 +72,12 @@ def finetune(
     )
     settings = settings or FinetuneSettings()
     images = context.images_recorded(context.run.division, data, data_settings)
-    path = _wanted(context, architecture)
+    path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
     start = None
     if settings.init == "inherit":
-        start, weights = _inherited(context, path, shape)
+        start, weights = inherited(context.run, path, shape)
         parents |= weights
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
@@ -206,35 +204,6 @@ def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> di
         "validation": one.values,
         "last_validation": last.values,
     }
-
-
-def _wanted(context: Context, architecture: str | Path | None) -> Path:
-    """Return the file of the architecture to train."""
-    if architecture is None:
-        refined, searched = context.run.refine(), context.run.search()
-        if not refined.finished:
-            searched.manifest()
-        return (refined if refined.finished else searched).folder / ARCHITECTURE
-    path = Path(architecture)
-    if not path.exists():
-        raise ArtifactError(
-            f"--architecture {path}: there is no such file or folder. Give an architecture.json, "
-            "or a folder with one."
-        )
-    return path / ARCHITECTURE if path.is_dir() else path
-
-
-def _inherited(context: Context, path: Path, shape: Architecture) -> tuple[ViT, dict[str, Path]]:
-    """Return the network to start from, and the file of its weights by name.
-
-    They are beside the architecture.json, or else the supernet's slice.
-    """
-    beside = path.parent / WEIGHTS
-    if path.name == ARCHITECTURE and beside.exists():
-        return load_network(path), {"weights": beside}
-    shared = load_shared(context.run)
-    shared.space.require(shape)
-    return shared.extract(shape), {"supernet": context.run.supernet.folder / WEIGHTS}
 
 
 def _has_head(context: Context, start: ViT | None, shape: Architecture, classes: list[str]) -> bool:

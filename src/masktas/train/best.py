@@ -21,16 +21,20 @@ PREFIX = "validation_"
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """An epoch, and what was measured after it on the validation split: `top1`, `loss`, others."""
+    """An epoch, and what was measured after it on the validation split.
+
+    That is `loss`, and `top1` or, of a segmentation, `miou`; and others.
+    """
 
     number: int
     values: dict[str, float]
 
     def is_better(self, other: Epoch) -> bool:
-        """Return whether more images are right, or as many at a lower loss."""
+        """Return whether it is more accurate, or as accurate at a lower loss."""
         mine, its = self.values, other.values
-        if mine["top1"] != its["top1"]:
-            return mine["top1"] > its["top1"]
+        what = "miou" if "miou" in mine else "top1"
+        if mine[what] != its[what]:
+            return mine[what] > its[what]
         return mine["loss"] < its["loss"]
 
 

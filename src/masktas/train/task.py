@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from masktas.train.optim.schedule import warmup_cosine
@@ -33,7 +33,7 @@ class OptimRecipe:
     warmup_share: float
     min_lr: float = 0.0
 
-    def schedule(self, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Scheduler:
         """Return the schedule of an optimiser."""
         return warmup_cosine(
             optimizer,
@@ -61,7 +61,7 @@ class Task(Protocol[Inputs]):
         ...
 
     @property
-    def schedule(self) -> CosineLRScheduler:
+    def schedule(self) -> Scheduler:
         """The learning rate schedule."""
         ...
 

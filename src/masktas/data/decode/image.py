@@ -69,7 +69,7 @@ def decode(
     Raises:
         DataError: if it cannot be decoded, with a short reason.
     """
-    with _reasons():
+    with reasons():
         if isinstance(content, np.ndarray):
             return fit_array(to_bytes(content, white), size, in_channels)
         if content.startswith(NPY_MARK):
@@ -94,13 +94,13 @@ def is_grey(content: Content) -> bool:
     Raises:
         DataError: if it is not an image, or too large.
     """
-    with _reasons():
+    with reasons():
         if isinstance(content, np.ndarray) or content.startswith(NPY_MARK):
             shape = content.shape if isinstance(content, np.ndarray) else npy_shape(content)[0]
             return len(shape) == 2 or shape[2] == 1
         if content.startswith(tiff.MAGIC):
             return tiff.is_grey(content)
-        with _open(content) as image:
+        with open_picture(content) as image:
             return ImageMode.getmode(image.mode).basemode == "L"
 
 
@@ -110,7 +110,7 @@ def dimensions(content: Content) -> tuple[int, int]:
     Raises:
         DataError: if it is not an image, or too large.
     """
-    with _reasons():
+    with reasons():
         if isinstance(content, np.ndarray):
             check_shape(content.shape, content.itemsize)
             return content.shape[0], content.shape[1]
@@ -121,7 +121,7 @@ def dimensions(content: Content) -> tuple[int, int]:
             page = tiff.read_header(content, 1)
             height, width, orientation = page.height, page.width, page.orientation
         else:
-            with _open(content) as image:
+            with open_picture(content) as image:
                 width, height = image.size
                 # only PNG may store EXIF after the pixels
                 late = image.format == "PNG" and "exif" not in image.info
@@ -132,7 +132,7 @@ def dimensions(content: Content) -> tuple[int, int]:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _open(content: bytes) -> ImageFile.ImageFile:
+def open_picture(content: bytes) -> ImageFile.ImageFile:
     """Read the header; refuse an image that is too large before the decoder allocates memory."""
     if not content:
         raise DataError("empty")
@@ -174,7 +174,7 @@ def _scans(content: bytes) -> int:
 def _decode_picture(
     content: bytes, size: tuple[int, int], in_channels: int, white: float | None
 ) -> NDArray[np.uint8]:
-    with _open(content) as image:
+    with open_picture(content) as image:
         if image.format in ("JPEG", "MPO"):
             # decode at a reduced size, accurate from three times the target size
             sideways = _orientation(image) in SIDEWAYS
@@ -234,7 +234,7 @@ def _deep_png(
     if raw not in ("RGB;16B", "RGBA;16B"):
         return None
     check_size(*image.size, most=MAX_COPIED_PIXELS)
-    with _open(content) as again:
+    with open_picture(content) as again:
         again.tile = [again.tile[0]._replace(args=str(raw).replace("16B", "16L"))]
         lower = np.asarray(again)
     values = np.asarray(image).astype(np.uint16)
@@ -268,7 +268,7 @@ def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def reasons() -> Iterator[None]:
     """Turn any exception of a decoder into a DataError with one short line."""
     with QUIET.entered():
         try:

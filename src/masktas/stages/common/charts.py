@@ -81,7 +81,7 @@ def curves(lines: list[dict[str, Any]]) -> list[str]:
 
 def is_share(name: str) -> bool:
     """Say whether a logged number is an accuracy, from 0 to 1."""
-    return name.endswith(("top1", "top5"))
+    return name.endswith(("top1", "top5", "miou", "accuracy"))
 
 
 def probed(runs: list[list[dict[str, Any]]]) -> list[tuple[str, str]]:

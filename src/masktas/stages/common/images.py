@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from masktas.config import DataSettings
 from masktas.data.sources import Source, canonical, class_index, open_source
 from masktas.data.store.build import StoreSpec
 from masktas.data.store.changes import Described, describe_changes
-from masktas.data.store.image_store import Images, ImageStore, SplitAccess
+from masktas.data.store.image_store import Images, SplitAccess
 from masktas.errors import ArtifactError, ConfigError, DataError, LabelError
 from masktas.formats import format_size, parse_size
 from masktas.space import Architecture
@@ -38,6 +38,23 @@ SELECTION = (  # what determines which images are in which split
     "test_share",
 )
 Data = str | Path | object  # where images are, or a Python data set of them
+
+
+class Divided(Protocol):
+    """Opened images of which it is known whether they have changed: a store, or labelled images.
+
+    Attributes:
+        folder: where they are, which can be compared with an earlier one if it is a store's.
+        access: how they are divided.
+    """
+
+    folder: Path
+    access: SplitAccess
+
+    @property
+    def splits(self) -> Described:
+        """Number of images of each split, and a digest of their contents."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +211,7 @@ class Started:
     earlier: list[Described] = field(default_factory=list)
 
     @staticmethod
-    def now(store: ImageStore) -> Started:
+    def now(store: Divided) -> Started:
         """Return what a stage that is started now has to record."""
         found = versions()
         kept = {name: found[name] for name in COMPARED}
@@ -234,13 +251,13 @@ class Started:
         )
 
 
-def changes_since(before: Started, store: ImageStore) -> str:
+def changes_since(before: Started, store: Divided) -> str:
     """Say how the images have changed since a stage was started; empty if they have not."""
     folders = (Path(before.store), store.folder)
     return describe_changes(before.splits, store.splits, folders, store.access.shares)
 
 
-def changes_since_stage(stage: Stage, store: ImageStore) -> str:
+def changes_since_stage(stage: Stage, store: Divided) -> str:
     """Say how the images have changed since a stage was finished; empty if they have not."""
     started = Started.read(stage)
     folders = (None if started is None else Path(started.store), store.folder)

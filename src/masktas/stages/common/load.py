@@ -26,6 +26,7 @@ from masktas.nn.teachers.teacher import (
     by_units,
 )
 from masktas.nn.units import Units, units_of
+from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.space.tiling import MIN_UNITS, common_unit, patch_in
 from masktas.train import checkpoint
@@ -248,6 +249,41 @@ def load_shared(run: Run, space: SearchSpace | None = None) -> Supernet | Superv
         return load_supernet(run, space)
     space = space or SearchSpace.load(run.supernet.folder / SPACE)
     return _filled(SupervisedSupernet(space, len(classes)), run)
+
+
+def wanted_architecture(run: Run, architecture: str | Path | None) -> Path:
+    """Return the file of the architecture to train with labels.
+
+    Without one that is named, it is that of `refine/main`, or else of `search/main`.
+
+    Raises:
+        ArtifactError: if it does not exist.
+    """
+    if architecture is None:
+        refined, searched = run.refine(), run.search()
+        if not refined.finished:
+            searched.manifest()
+        return (refined if refined.finished else searched).folder / ARCHITECTURE
+    path = Path(architecture)
+    if not path.exists():
+        raise ArtifactError(
+            f"--architecture {path}: there is no such file or folder. Give an architecture.json, "
+            "or a folder with one."
+        )
+    return path / ARCHITECTURE if path.is_dir() else path
+
+
+def inherited(run: Run, path: Path, shape: Architecture) -> tuple[ViT, dict[str, Path]]:
+    """Return the network to start from, and the file of its weights by name.
+
+    They are beside the architecture.json `path`, or else the supernet's slice.
+    """
+    beside = path.parent / WEIGHTS
+    if path.name == ARCHITECTURE and beside.exists():
+        return load_network(path), {"weights": beside}
+    shared = load_shared(run)
+    shared.space.require(shape)
+    return shared.extract(shape), {"supernet": run.supernet.folder / WEIGHTS}
 
 
 def load_supernet(run: Run, space: SearchSpace | None = None) -> Supernet:

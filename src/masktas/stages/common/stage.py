@@ -12,9 +12,17 @@ from typing import Any, Protocol
 
 from masktas import launch
 from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
-from masktas.config import DataSettings, RuntimeSettings, Settings, TrainSettings, resolve
+from masktas.config import (
+    DataSettings,
+    RuntimeSettings,
+    SegmentSettings,
+    Settings,
+    TrainSettings,
+    resolve,
+)
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.joint import JointBatches
 from masktas.data.sources.base import IndexedSource
 from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
@@ -25,6 +33,7 @@ from masktas.stages.common.images import (
     PYTHON,
     SELECTION,
     Data,
+    Divided,
     ImageInput,
     Started,
     changed_between_stages,
@@ -83,8 +92,8 @@ class ClaimedStage:
     def train(
         self,
         task: Task[Any],
-        settings: TrainSettings,
-        batches: Batches,
+        settings: TrainSettings | SegmentSettings,
+        batches: Batches | JointBatches,
         after_epoch: Callable[[int], dict[str, float]] | None = None,
         *,
         is_enough: Callable[[int], bool] | None = None,
@@ -245,7 +254,7 @@ class Context:
         *,
         parents: dict[str, Path],
         images: ImageInput,
-        store: ImageStore,
+        store: Divided,
         more: dict[str, Any] | None = None,
     ) -> Iterator[ClaimedStage]:
         """Claim a stage's folder and keep other processes out of it within the `with` block.
@@ -290,7 +299,7 @@ class Context:
         stage: Stage,
         recorded: dict[str, Any],
         images: ImageInput,
-        store: ImageStore,
+        store: Divided,
         held: ExitStack,
     ) -> bool:
         """Lock and claim a folder; return whether there is anything to do."""
@@ -316,7 +325,7 @@ class Context:
         stage: Stage,
         recorded: dict[str, Any],
         parent: Stage | None,
-        store: ImageStore,
+        store: Divided,
         before: Started | None,
         resumed: bool,
     ) -> None:
@@ -329,7 +338,7 @@ class Context:
             changes = changes_since(before, store)
             self._accept(changes, changed_on_resume(stage, changes))
 
-    def _note_start(self, stage: Stage, store: ImageStore, before: Started | None) -> None:
+    def _note_start(self, stage: Stage, store: Divided, before: Started | None) -> None:
         """Record the images and versions that a stage starts with, or resumes with."""
         now = Started.now(store)
         if before is None:

@@ -16,6 +16,7 @@ from masktas.config import (
     MaskRatioSettings,
     RuntimeSettings,
     SearchSettings,
+    SegmentSettings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
@@ -26,6 +27,7 @@ from masktas.config.masking import PAPER_RATIO
 from masktas.config.recipes import with_recipe
 from masktas.console import Console
 from masktas.data.batches import Augment, Batches
+from masktas.data.joint import JointBatches
 from masktas.data.randaugment import RandAugment
 from masktas.errors import ConfigError
 from masktas.nn.mae import MaskedAutoencoder
@@ -344,8 +346,8 @@ def finetuning_for(
 
 def loop_config(
     label: str,
-    settings: TrainSettings,
-    batches: Batches,
+    settings: TrainSettings | SegmentSettings,
+    batches: Batches | JointBatches,
     runtime: RuntimeSettings,
     steps: int | None = None,
 ) -> LoopConfig:

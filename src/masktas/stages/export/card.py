@@ -16,11 +16,11 @@ from masktas.stages.common.manifest import (
     FinetuneManifest,
     SearchManifest,
     StageManifest,
-    TeacherManifest,
 )
 from masktas.stages.evaluate.manifest import EvaluationManifest
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.form import Form, Subject
+from masktas.stages.teacher.manifest import TeacherManifest
 from masktas.strategies import Evaluated
 
 MOST_CLASSES = 20  # that are named

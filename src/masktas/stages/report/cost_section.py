@@ -61,7 +61,7 @@ def _cost(stage: Stage, manifest: StageManifest, run: Run) -> list[str]:
 
 def _labels_used(stage: Stage) -> str:
     """Say whether a stage has read labels."""
-    used = stage.name in ("finetune", "evaluate")
+    used = stage.name in ("finetune", "segment", "evaluate")
     if stage.name == "validate":
         used = ValidationManifest.read(stage).probe is not None
     elif stage.name == "supernet":

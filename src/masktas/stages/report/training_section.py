@@ -19,6 +19,7 @@ TITLES = {
     "supervised": "Supernet: trained with labels",
     "distill": "Distillation of one network",
     "finetune": "Fine-tuning",
+    "segment": "Segmentation",
 }
 PROBED = ("smallest", "middle", "largest")  # networks that the legend names
 
@@ -86,7 +87,7 @@ def _title(stage: Stage) -> str:
     """Return the title of a training's curves."""
     if stage.name == "supernet" and SupernetManifest.read(stage).classes is not None:
         return TITLES["supervised"]
-    named = stage.name in ("finetune", "distill")
+    named = stage.name in ("finetune", "segment", "distill")
     return TITLES[stage.name] + (f": {stage.folder.name}" if named else "")
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
 from masktas.train.optim.sliced_adamw import decay_groups
 
 STEM = ("patch_embed.", "cls_token", "pos_embed")
 BLOCKS = "blocks."
+BACKBONE = "backbone."  # begins the names of a segmenter's ViT
 
 
 def layer_of(name: str, depth: int) -> int:
-    """Return the layer of a parameter: stem 0, block i (from 0) i + 1, last norm and head L + 1."""
+    """Return the layer of a parameter: stem 0, block i (from 0) i + 1, last norm and head L + 1.
+
+    A decoder of segmentation is of the last layer too.
+    """
+    name = name.removeprefix(BACKBONE)
     if name.startswith(STEM):
         return 0
     if name.startswith(BLOCKS):
@@ -24,7 +30,9 @@ def layer_of(name: str, depth: int) -> int:
     return depth + 1
 
 
-def layer_groups(network: ViT, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def layer_groups(
+    network: ViT | Segmenter, *, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
     """Group a network's trained parameters by layer, the head's first, and by weight decay.
 
     Layer `i` of `L + 2` has the scale `layer_decay ** (L + 1 - i)` as `lr_scale`, so the first

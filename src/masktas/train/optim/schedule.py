@@ -1,9 +1,9 @@
-"""The learning rate: linear warm-up, then a cosine (SPEC 3), scaled to the batch size."""
+"""The learning rate: linear warm-up, then a cosine or a line, scaled to the batch size."""
 
 from __future__ import annotations
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 
 
 def warmup_cosine(
@@ -17,6 +17,26 @@ def warmup_cosine(
     return CosineLRScheduler(
         optimizer,
         t_initial=max(2, total_steps - warmup),  # timm warns of 1, which gives the same rates
+        lr_min=min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=1e-6,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def warmup_linear(
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup_share: float, min_lr: float = 0.0
+) -> PolyLRScheduler:
+    """Return the schedule of segmentation: linear from nearly 0, then a line to `min_lr` (SPEC 8).
+
+    As `warmup_cosine` otherwise.
+    """
+    warmup = min(round(total_steps * warmup_share), total_steps - 1)
+    return PolyLRScheduler(
+        optimizer,
+        t_initial=max(2, total_steps - warmup),
+        power=1.0,
         lr_min=min_lr,
         warmup_t=warmup,
         warmup_lr_init=1e-6,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from masktas.data.batches import Batches, to_device
 from masktas.data.mix import Mixed
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT, stochastic_depth
 from masktas.seeding import seed_for
 from masktas.space import cost
@@ -43,7 +44,7 @@ class ClassifierRecipe(OptimRecipe):
     beta2: float = BETAS[1]
     layer_decay: float = 1.0
 
-    def build(self, network: ViT) -> torch.optim.Optimizer:
+    def build(self, network: ViT | Segmenter) -> torch.optim.Optimizer:
         """Return the optimiser of a network's trained parameters."""
         groups = layer_groups(network, weight_decay=self.weight_decay, layer_decay=self.layer_decay)
         if self.optimizer == "sgd":

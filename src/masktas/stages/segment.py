@@ -1,0 +1,347 @@
+"""architecture + supernet + masks -> segment/NAME/: a segmenter (SPEC 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masktas.artifacts import ARCHITECTURE, INPUT
+from masktas.config import DataSettings, RuntimeSettings, SegmentSettings, resolve
+from masktas.console import Console
+from masktas.data.joint import JointAugment, JointBatches
+from masktas.data.masks import open_pairs
+from masktas.data.segmentation import SegmentationImages
+from masktas.errors import ConfigError, DataError
+from masktas.formats import format_size
+from masktas.nn.segmenter import Segmenter, decoder_costs
+from masktas.nn.teachers.pretrained import resize_encoder
+from masktas.nn.vit import ViT
+from masktas.space import Architecture, format_quantity, macs, params
+from masktas.stages.common.images import PYTHON, Data, ImageInput
+from masktas.stages.common.load import inherited, wanted_architecture
+from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.train.best import PREFIX, BestEpoch, Epoch
+from masktas.train.confusion import Confusion, confusion
+from masktas.train.input import NetworkInput
+from masktas.train.optim.schedule import scaled_lr
+from masktas.train.segmenters import SegmenterFacts, save_segmenter
+from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
+
+TRAINED = ("supernet", "search")  # the splits that are trained on
+BETA2 = 0.999  # as in published settings
+UNUSED = ("root", "limit", "label_column")  # flags of images that masks do not go with
+
+
+def segment(
+    data: Data,
+    *,
+    out: str | Path,
+    name: str = "main",
+    architecture: str | Path | None = None,
+    settings: SegmentSettings | None = None,
+    data_settings: DataSettings | None = None,
+    runtime: RuntimeSettings | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
+    accept_changed_images: bool = False,
+) -> dict[str, Any]:
+    """Train a segmenter with masks; measure it on the test split once, after the training.
+
+    It is trained on the supernet and search splits and measured on the validation split between
+    epochs. The weights of the best epoch by validation are the result and are what is tested.
+
+    Args:
+        data: images with masks, see `open_pairs`.
+        out: the run folder; `segment/NAME/` is written in it.
+        name: of this network; one run can hold many.
+        architecture: an architecture.json; that of `refine/main`, or else of `search/main`, if
+            None. Weights beside it are those to start from.
+        settings, data_settings, runtime: see `masktas.config`; `image_size` is that of crops.
+        console: where progress is shown.
+        overwrite: start afresh.
+        accept_changed_images: continue with images that have changed since this was started.
+
+    Returns:
+        The manifest, with `test` and `validation` (`miou`, `pixel_accuracy`, `class_accuracy`,
+        `loss`), `per_class` and `absent` of the test split, `backbone` and `decoder` (parameters
+        and multiply-accumulates) and `best_epoch`.
+
+    Raises:
+        MasktasError: with one sentence for the user.
+    """
+    context = Context(
+        out, runtime, console, overwrite=overwrite, accept_changed_images=accept_changed_images
+    )
+    settings = settings or SegmentSettings()
+    path = wanted_architecture(context.run, architecture)
+    shape, parents = Architecture.load(path), {"architecture": path}
+    start = None
+    if settings.init == "inherit":
+        start, weights = inherited(context.run, path, shape)
+        parents |= weights
+    asked = _input_of(data, shape, data_settings)
+    backbone = shape.replace(num_classes=0, image_size=asked.image_size)
+    asked.require_fit(backbone, "the architecture")
+    asked = _normalised(context, asked, path, parents)
+    images = _open(context, asked, settings)
+    batches = JointBatches(
+        images,
+        *TRAINED,
+        augment=JointAugment(
+            asked.image_size,
+            settings.scale,
+            settings.short_side,
+            settings.max_class_share,
+            settings.flip,
+            settings.color,
+        ),
+        batch_size=settings.batch_size,
+        seed=context.seed,
+        device=context.runtime.device,
+    )
+    with context.stage(
+        context.run.segmented(name),
+        settings,
+        parents=parents,
+        images=asked,
+        store=images,
+        more={"architecture": backbone.to_dict(), "classes": list(images.classes.names)},
+    ) as stage:
+        if not stage.todo:
+            return stage.manifest()
+        _describe(context.console, images)
+        return _Training(context, stage, settings, backbone, images, batches).train(start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """One training, with all that it needs."""
+
+    context: Context
+    stage: ClaimedStage
+    settings: SegmentSettings
+    backbone: Architecture
+    images: SegmentationImages
+    batches: JointBatches
+
+    def train(self, start: ViT | None) -> dict[str, Any]:
+        """Train from the weights of `start`, test, and return the manifest."""
+        context, settings = self.context, self.settings
+        network = self._network(start)
+        classes = len(self.images.classes.names)
+        costs = decoder_costs(self.backbone, settings.decoder, settings.channels, classes)
+        context.console.say(
+            f"Backbone: {format_quantity(params(self.backbone))} parameters, "
+            f"{format_quantity(macs(self.backbone))} MACs for a crop of "
+            f"{format_size(self.backbone.image_size)}; decoder {settings.decoder}: "
+            f"{format_quantity(costs[0])} and {format_quantity(costs[1])}."
+        )
+        task = self._task(network, costs[1])
+        best = BestEpoch(self.stage.folder, self.batches.steps_per_epoch)
+
+        def watch(number: int) -> dict[str, float]:
+            if number % settings.validate_every and number < settings.epochs:
+                return {}
+            epoch = Epoch(number, self._measure(network, "validation").measures())
+            context.ranks.first(lambda: best.add(epoch, network))
+            return {PREFIX + key: value for key, value in epoch.values.items()}
+
+        cost = self.stage.train(task, settings, self.batches, watch)
+        best.load(context.ranks.first(lambda: best.best().number), network)
+        test = self._measure(network, "test")
+
+        def write() -> dict[str, Any]:
+            one, last = best.best(), best.recorded()[-1]
+            context.console.say(
+                f"Best epoch by validation: {one.number} of {last.number} (mIoU "
+                f"{one.values['miou']:.2%}, last {last.values['miou']:.2%})."
+            )
+            return self._write(network, costs, test) | {
+                "best_epoch": one.number,
+                "epochs": last.number,
+                "validation": one.values,
+                "last_validation": last.values,
+            }
+
+        return self.stage.finish(self.images, cost, write)
+
+    def _network(self, start: ViT | None) -> Segmenter:
+        """Return the segmenter with its first weights, on the device."""
+        generator = self.context.setup.generator("segment")
+        vit = ViT(self.backbone)
+        vit.init_weights(generator)
+        if start is not None:
+            resized = resize_encoder(start, self.backbone.image_size).state_dict()
+            vit.load_state_dict(
+                {name: one for name, one in resized.items() if not name.startswith("head.")}
+            )
+        settings, classes = self.settings, len(self.images.classes.names)
+        network = Segmenter(vit, settings.decoder, settings.channels, classes)
+        network.init_weights(generator)
+        return network.to(self.context.runtime.device)
+
+    def _task(self, network: Segmenter, decoder_macs: int) -> Segmentation:
+        settings, setup = self.settings, self.context.setup
+        recipe = SegmenterRecipe(
+            lr=scaled_lr(settings.lr, settings.batch_size),
+            weight_decay=settings.weight_decay,
+            total_steps=settings.epochs * self.batches.steps_per_epoch,
+            warmup_share=settings.warmup_share,
+            beta2=BETA2,
+            layer_decay=settings.layer_decay,
+        )
+        return Segmentation(
+            network,
+            self.batches,
+            recipe,
+            setup.runtime,
+            drop_path=settings.drop_path,
+            decoder_macs=decoder_macs,
+            seed=setup.seed,
+            ranks=setup.ranks,
+        )
+
+    def _measure(self, network: Segmenter, split: str) -> Confusion:
+        context = self.context
+        return confusion(
+            network,
+            self.images,
+            split,
+            short_side=self.settings.short_side,
+            runtime=context.runtime,
+            ranks=context.ranks,
+        )
+
+    def _write(self, network: Segmenter, costs: tuple[int, int], test: Confusion) -> dict[str, Any]:
+        """Write the network, print the table of classes, and return what the manifest says."""
+        images, settings = self.images, self.settings
+        size, channels = self.backbone.image_size, self.backbone.in_channels
+        seen = NetworkInput(
+            size, size, channels, images.white, tuple(images.mean), tuple(images.std)
+        )
+        facts = SegmenterFacts(
+            settings.decoder,
+            settings.channels,
+            images.classes.names,
+            images.classes.values,
+            settings.short_side,
+        )
+        save_segmenter(self.stage.folder, network, facts, seen)
+        per_class = test.per_class(images.classes.names)
+        absent = [one for one in images.classes.names if one not in per_class]
+        _print_classes(self.context.console, per_class, absent)
+        return {
+            "classes": list(images.classes.names),
+            "backbone": {"params": params(self.backbone), "macs": macs(self.backbone)},
+            "decoder": {"params": costs[0], "macs": costs[1]},
+            "pixel_shares": images.pixel_shares(*TRAINED),
+            "test": test.measures(),
+            "per_class": per_class,
+            "absent": absent,
+        }
+
+
+def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) -> ImageInput:
+    """Return where images and masks are, and how large crops are: as the network sees by default.
+
+    Raises:
+        DataError: if they are a Python object.
+        ConfigError: if a flag is given that masks do not go with.
+    """
+    sizes = {"image_size": format_size(shape.image_size), "in_channels": shape.in_channels}
+    resolved = resolve(DataSettings, sizes, settings)
+    for name in UNUSED:
+        if getattr(resolved, name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} does not apply to images with masks: leave it out."
+            )
+    asked = ImageInput.of(data, resolved)
+    if asked.location.startswith(PYTHON):
+        raise DataError(
+            "Segmentation reads images and masks from a folder or parquet files: give its path."
+        )
+    return asked
+
+
+def _normalised(
+    context: Context, asked: ImageInput, path: Path, parents: dict[str, Path]
+) -> ImageInput:
+    """Return the input with the mean and std that the inherited weights have seen, if there are.
+
+    They are those of the network's `input.json`, or of the supernet's images.
+    """
+    given = {name for name in ("mean", "std") if getattr(asked.settings, name) is not None}
+    found: dict[str, Any] = {}
+    if "weights" in parents and (path.parent / INPUT).exists():
+        seen = NetworkInput.load(path.parent, Architecture.load(path.parent / ARCHITECTURE))
+        found = {} if seen is None else {"mean": seen.mean, "std": seen.std}
+    elif "supernet" in parents:
+        found = context.run.supernet.manifest()["images"]
+    values: dict[str, Any] = {
+        name: list(found[name]) for name in ("mean", "std") if name in found and name not in given
+    }
+    return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))
+
+
+def _open(context: Context, asked: ImageInput, settings: SegmentSettings) -> SegmentationImages:
+    """Read all masks once, and divide the images."""
+    names = None
+    if settings.classes is not None:
+        names = [name.strip() for name in settings.classes.split(",")]
+    return SegmentationImages(
+        open_pairs(
+            asked.location, image_column=asked.settings.image_column, ignore=settings.ignore
+        ),
+        in_channels=asked.in_channels,
+        white=asked.settings.white,
+        access=asked.access((*TRAINED, "validation", "test")),
+        classes=names,
+        ignore=settings.ignore,
+        strict=context.settings.strict,
+        bar=context.console.bar,
+    )
+
+
+def _describe(console: Console, images: SegmentationImages) -> None:
+    """Print how many images there are, and how much of them each class takes."""
+    counts = {name: one["images"] for name, one in images.splits.items()}
+    trained = sum(counts[name] for name in TRAINED)
+    console.say(
+        f"{trained:,} images with masks to train on, {counts['validation']:,} for validation, "
+        f"{counts['test']:,} to test; {len(images.classes.names)} classes, "
+        f"{images.ignored_share(*TRAINED):.1%} of the training pixels are ignored."
+    )
+    if images.validation_is_test:
+        console.say(
+            "The source declares validation images and no test images: they are the test split, "
+            "and the validation split is taken from the training images."
+        )
+    summary = images.summary()
+    if summary["num_unlabelled"]:
+        console.warn(f"{summary['num_unlabelled']:,} images have no mask and are left out.")
+    if summary["num_skipped"]:
+        first = summary["skipped"][0]
+        console.warn(
+            f"{summary['num_skipped']:,} images cannot be read and are left out, such as "
+            f"{first['name']} ({first['problem']})."
+        )
+    shares = images.pixel_shares(*TRAINED)
+    console.table(
+        "training pixels that have a class",
+        ("class", "share"),
+        [(name, f"{share:.2%}") for name, share in shares.items()],
+    )
+
+
+def _print_classes(
+    console: Console, per_class: dict[str, dict[str, float]], absent: list[str]
+) -> None:
+    """Print the measurements of each class on the test split."""
+    rows = [
+        (name, *(f"{one[key]:.2%}" for key in ("iou", "accuracy", "share")))
+        for name, one in per_class.items()
+    ]
+    console.table("test images", ("class", "IoU", "accuracy", "share"), rows)
+    if absent:
+        console.say(f"Not in the test masks, and left out of the means: {', '.join(absent)}.")
