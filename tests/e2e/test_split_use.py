@@ -23,17 +23,21 @@ TEACHER = ("--patch-size", 4, "--image-size", 16, "--embed-dim", 32, "--depth", 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, NDArray[np.int64]]]:
     """Record for what purpose, and of which split, batches are read, and the images."""
     recorded: list[tuple[str, str, NDArray[np.int64]]] = []
-    train, plain = Batches.train, Batches.plain
+    plain = Batches.plain
 
-    def trained(self: Batches, step: int, *rows: Any) -> tuple[Tensor, NDArray[np.int64]]:
-        recorded.append(("train", self.images.split, self.indices(step)))
-        return train(self, step, *rows)
+    def recording(read: Callable[..., Any]) -> Callable[..., Any]:
+        def trained(self: Batches, step: int, *rows: Any) -> Any:
+            recorded.append(("train", self.images.split, self.indices(step)))
+            return read(self, step, *rows)
+
+        return trained
 
     def measured(self: Batches, indices: NDArray[np.int64]) -> Tensor:
         recorded.append(("plain", self.images.split, indices))
         return plain(self, indices)
 
-    monkeypatch.setattr(Batches, "train", trained)
+    for name in ("train", "mixed"):  # of masked training, and of classifiers
+        monkeypatch.setattr(Batches, name, recording(getattr(Batches, name)))
     monkeypatch.setattr(Batches, "plain", measured)
     return recorded
 

@@ -47,7 +47,7 @@ class Record:
 def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     """Record every split that is opened, and every row that is read."""
     done, training = Record(), [False]
-    images, read, train = ImageStore.images, ImageStore.read, Batches.train
+    images, read = ImageStore.images, ImageStore.read
 
     def recorded_images(store: ImageStore, *splits: str) -> Any:
         done.allowed |= set(store.access.allowed)
@@ -59,16 +59,20 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Record:
         done.reads.append((training[0], splits))
         return read(store, rows)
 
-    def recorded_train(batches: Batches, *given: Any) -> Any:
-        training[0] = True
-        try:
-            return train(batches, *given)
-        finally:
-            training[0] = False
+    def recorded(read_batch: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(batches: Batches, *given: Any) -> Any:
+            training[0] = True
+            try:
+                return read_batch(batches, *given)
+            finally:
+                training[0] = False
+
+        return reading
 
     monkeypatch.setattr(ImageStore, "images", recorded_images)
     monkeypatch.setattr(ImageStore, "read", recorded_read)
-    monkeypatch.setattr(Batches, "train", recorded_train)
+    for name in ("train", "mixed"):  # of masked training, and of classifiers
+        monkeypatch.setattr(Batches, name, recorded(getattr(Batches, name)))
     return done
 
 

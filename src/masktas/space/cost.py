@@ -150,8 +150,8 @@ def memory(architecture: Architecture, precision: str = "fp32") -> int:
     the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits.
 
     Not counted: workspace of kernels, and the 32-bit copies of 16-bit attention on a CPU. If only
-    the first block reaches the peak, the true value is one `[T, D]` smaller; if the logits do, it is
-    smaller by the patches.
+    the first block reaches the peak, the true value is one `[T, D]` smaller; if the logits do, it
+    is smaller by the patches.
     """
     tokens, width = architecture.num_patches + 1, architecture.embed_dim
     peaks = [
