@@ -269,7 +269,7 @@ def test_the_head_looks_at_the_class_token_or_at_the_mean_of_the_patches(randomi
     assert not torch.allclose(mean(images), network(images))
     first = ViT(ONE.replace(pool="mean-norm"))
     first.load_state_dict(network.state_dict())
-    raw = run_blocks(network.blocks, network.embed(patchify(images, 2)), recompute=False)
+    raw = run_blocks(network.blocks, network.embed_patches(patchify(images, 2)), recompute=False)
     pooled = network.norm(sum(raw[:, 1 + patch] for patch in range(24)) / 24)
     torch.testing.assert_close(first(images), first.head(pooled), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(first(images), mean(images), atol=1e-3)
