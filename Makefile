@@ -1,5 +1,6 @@
 # make demo   the whole way on images that come with the installation
 # make test   style, types and tests: what is checked before a change lands
+# make all    the same with the slow tests, before a release
 # make lock   renew the pinned versions after pyproject.toml changed
 
 PYTHON ?= python3
@@ -9,16 +10,19 @@ READY := $(VENV)/.ready
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header --quiet
 
-.PHONY: demo test fast lint format lock clean
+.PHONY: demo test all fast lint format lock clean
 
 demo: $(READY)
 	$(BIN)/masktas demo --out masktas-demo
 
 test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+all: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ def test_every_example_is_checked_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRINTED)
 def test_an_example_prints_its_result(name: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / name, "--out", tmp_path / "out"]

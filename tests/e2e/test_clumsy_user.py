@@ -188,6 +188,7 @@ def test_one_class_is_not_fine_tuned(world: World, tmp_path: Path, masktas: Call
     assert not (tmp_path / "run/finetune").exists()
 
 
+@pytest.mark.slow
 def test_interrupt_says_how_to_go_on_and_leftovers_do_no_harm(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

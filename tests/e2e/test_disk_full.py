@@ -103,6 +103,7 @@ def test_every_stage_waits_for_room_and_ends_the_same(
     assert set(fell) == set(FOLDERS), "each was in want of room"
 
 
+@pytest.mark.slow
 def test_a_quota_on_files_is_told_too(world: World, tmp_path: Path, masktas: Call) -> None:
     out, said = tmp_path / "run", tmp_path / "said"
 

@@ -124,6 +124,7 @@ def test_whichever_way_they_are_given_they_are_divided_alike(
     assert mine["mean"] == pytest.approx(theirs["mean"])
 
 
+@pytest.mark.slow
 def test_shards_and_their_labels_go_the_whole_way(
     photos: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -134,6 +135,7 @@ def test_shards_and_their_labels_go_the_whole_way(
     assert tuned["classes"] == ["circle", "cross", "square"]
 
 
+@pytest.mark.slow
 def test_python_data_set_goes_the_whole_way(world: World, tmp_path: Path) -> None:
     draw_images(tmp_path / "few", 120)
     files = sorted((tmp_path / "few").rglob("*.png"))
@@ -161,6 +163,7 @@ def _toml(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_non_square_images_of_five_channels_go_the_whole_way(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

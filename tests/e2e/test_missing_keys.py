@@ -87,6 +87,7 @@ def refusal(call: Callable[[], object], file: Path, keys: Keys) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_show_reads_a_run_without_any_one_of_its_keys(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     for file, keys in damages(run):
@@ -95,6 +96,7 @@ def test_show_reads_a_run_without_any_one_of_its_keys(finished: Path, tmp_path: 
     assert "cost" in refusal(lambda: describe(str(run)), run / "teacher/manifest.json", ("cost",))
 
 
+@pytest.mark.slow
 def test_report_of_networks_without_any_one_of_their_keys(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     search, supernet = run / "search/main/manifest.json", run / "supernet/manifest.json"

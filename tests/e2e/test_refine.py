@@ -169,6 +169,7 @@ def test_killed_in_a_round_it_resumes_to_identical_files(
     assert not list((out / "refine").rglob("checkpoints"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "round_"), [("weights", 3), ("journal", 1), ("tidy", 1), ("manifest", 3)]
 )

@@ -54,6 +54,7 @@ def assert_identical(one: Path, two: Path) -> None:
             assert file_digest(one / name) == file_digest(two / name), name
 
 
+@pytest.mark.slow
 def test_terminated_in_every_stage_a_run_ends_the_same(
     world: World, long: Path, whole: Path, tmp_path: Path, masktas: Call
 ) -> None:

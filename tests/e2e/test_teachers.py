@@ -96,6 +96,7 @@ def test_the_whole_way_with_a_file_in_the_public_format(
     assert "which has changed since" in said
 
 
+@pytest.mark.slow
 def test_a_killed_supernet_goes_on_with_its_adopted_teacher(
     world: World, mae: Path, tmp_path: Path, masktas: Call
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_killed_supernet_goes_on_with_its_adopted_teacher(
         assert file_digest(whole / "supernet" / name) == file_digest(killed / "supernet" / name)
 
 
+@pytest.mark.slow
 def test_a_run_of_ours_teaches_another(world: World, tmp_path: Path, masktas: Call) -> None:
     flags = ("--config", world.recipe, "--quiet")
     pretrain = ("teacher", world.images, "--patch-size", 4, "--image-size", 16, "--embed-dim", 32,
@@ -172,6 +174,7 @@ def patch_means(images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return torch.gather(tokens, 1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+@pytest.mark.slow
 def test_a_function_teaches_from_python(world: World, tmp_path: Path, masktas: Call) -> None:
     settings, out = settings_of(world), tmp_path / "run"
     made = api.run(world.images, out=out, settings=settings, teacher=patch_means)

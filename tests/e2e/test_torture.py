@@ -27,6 +27,7 @@ def torture() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_not_a_byte_is_different(
     torture: ModuleType, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def assert_identical(one: Path, two: Path) -> None:
             assert same, f"{stage}/{name}"
 
 
+@pytest.mark.slow
 def test_two_learn_what_one_learns(alone: Path, undisturbed: tuple[Path, Path]) -> None:
     two, said = undisturbed
     assert_close(alone, two)
@@ -133,6 +134,7 @@ def test_two_learn_what_one_learns(alone: Path, undisturbed: tuple[Path, Path]) 
     assert not [path.name for path in two.rglob("*.tmp")]
 
 
+@pytest.mark.slow
 def test_two_find_what_one_finds(alone: Path, hot: Path, tmp_path: Path) -> None:
     run = shutil.copytree(alone, tmp_path / "run")
     shutil.rmtree(run / "search")  # its ratings would be reused
@@ -154,6 +156,7 @@ def test_two_find_what_one_finds(alone: Path, hot: Path, tmp_path: Path) -> None
     assert len(set(weights)) == 1 or one["winner"]["rating"] != two["winner"]["rating"]
 
 
+@pytest.mark.slow
 def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
     world: World, hot: Path, undisturbed: tuple[Path, Path], alone: Path, tmp_path: Path,
     masktas: Call,
@@ -195,6 +198,7 @@ def test_killed_terminated_stopped_and_restarted_it_ends_the_same(
     assert_close(alone, one)
 
 
+@pytest.mark.slow
 def test_one_goes_on_as_two_and_two_as_one(
     world: World, hot: Path, alone: Path, tmp_path: Path, masktas: Call
 ) -> None:
@@ -212,6 +216,7 @@ def test_one_goes_on_as_two_and_two_as_one(
     assert_close(alone, out)
 
 
+@pytest.mark.slow
 def test_a_restarted_job_keeps_what_it_has_overwritten_with(
     world: World, hot: Path, alone: Path, undisturbed: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -230,6 +235,7 @@ def test_a_restarted_job_keeps_what_it_has_overwritten_with(
     assert file_digest(out / "supernet/weights.safetensors") != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

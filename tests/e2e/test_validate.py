@@ -267,6 +267,7 @@ def test_the_truth_is_what_fine_tuning_reaches(
     assert "1 epoch in batches of 16" in said
 
 
+@pytest.mark.slow
 def test_fine_tuning_killed_and_resumed_is_the_same(
     base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def test_fine_tuning_killed_and_resumed_is_the_same(
         assert file_digest(folder / name) == file_digest(whole / name), name
 
 
+@pytest.mark.slow
 def test_a_band_of_any_quantity(base: Path, world: World, masktas: Call) -> None:
     common = (
         "validate", "--out", base, "--config", world.recipe, "--json", *FEW, "--band", "20%",
@@ -315,6 +317,7 @@ def test_a_band_of_any_quantity(base: Path, world: World, masktas: Call) -> None
                for one in sizes)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_supernets_of_one_space_are_compared(
     base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:

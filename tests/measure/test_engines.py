@@ -56,6 +56,7 @@ def test_an_engine_computes_the_same(
     assert next(network.parameters()).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_compiled_networks_are_the_same_too_however_many(small_space, randomize, tmp_path):
     target, fallen_back = Target("compiled", batch=2), []

@@ -230,6 +230,7 @@ def test_a_thousand_draws_from_a_hundredth_of_the_range(name, quantities):
     assert len(set(drawn)) > 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["big", "uneven"])
 @pytest.mark.parametrize("share", [0.2, 0.6, 5])
 def test_big_spaces_can_be_used_up_under_limits_of_all_quantities(name, share):
