@@ -41,16 +41,14 @@ def demo(
     Ranks.join().first(write)
     # Few images and minutes: small batches, for many steps. And a mirrored 2 is no digit.
     quick = {"batch_size": 32, "warmup_share": 0.1, "flip": False, "crop_scale": (0.8, 1.0)}
-    masked = quick | {"lr": 12e-3, "decoder_dim": 64}
+    masked = quick | {"epochs": 9, "lr": 12e-3, "mask_ratio": 0.6, "decoder_dim": 64}
     settings = AllSettings(
         runtime=runtime or RuntimeSettings(),
         data=DataSettings(search_share=0.1),
         teacher=TeacherSettings.model_validate(
-            masked | {"epochs": 5, "embed_dim": 96, "num_heads": 6, "depth": 5}
+            masked | {"embed_dim": 96, "num_heads": 6, "depth": 5}
         ),
-        supernet=SupernetSettings.model_validate(
-            masked | {"epochs": 6, "mask_ratio": 0.6, "space": "digits", "probes": 3}
-        ),
+        supernet=SupernetSettings.model_validate(masked | {"space": "digits", "probes": 3}),
         search=SearchSettings(
             max_macs="4M", population=30, generations=7, mask_ratio=0.5, baselines=3
         ),
