@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from masktas.artifacts import METRICS, Run, Stage, read_json, read_lines
+from masktas.artifacts import METRICS, Run, Stage
+from masktas.files import read_json, read_lines
 from masktas.train import checkpoint
 
 

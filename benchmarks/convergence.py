@@ -14,7 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import METRICS, Run, read_lines, write_text
+from masktas.artifacts import METRICS, Run
+from masktas.files import read_lines, write_text
 from masktas.stages.common import charts
 
 

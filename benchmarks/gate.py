@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import Run, Stage, read_json, write_json
+from masktas.artifacts import Run, Stage
 from masktas.config import RefineSettings, RuntimeSettings, SupernetSettings, load, resolve
 from masktas.errors import ArtifactError, MasktasError
+from masktas.files import read_json, write_json
 from masktas.space import Architecture, SearchSpace, macs, params
 from masktas.stages.common.load import teacher_file
 from masktas.stages.common.stage import Context
@@ -125,19 +126,34 @@ def predictors(validated: Validated, rounds: list[dict[str, Any]]) -> dict[str, 
     return found
 
 
-def compared(found: dict[str, Floats], accuracy: Floats) -> dict[str, dict[str, Any]]:
-    """Return tau and what is lost by taking the best, for each, the highest tau first."""
+def compared(
+    found: dict[str, Floats], accuracy: Floats, patch_sizes: NDArray[np.int64]
+) -> dict[str, dict[str, Any]]:
+    """Return tau, also of each patch size, and what is lost by taking the best; best tau first."""
+
+    def tau(values: Floats, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
+        counts = resamples(int(chosen.sum()), RESAMPLES, seed=0)
+        return Interval.of(kendall(values[chosen], accuracy[chosen], counts)).to_dict()
+
     counts = resamples(len(accuracy), RESAMPLES, seed=0)
     table = {
         name: {
-            "tau": Interval.of(kendall(values, accuracy, counts)).to_dict(),
+            "tau": tau(values, patch_sizes > 0),
+            "tau_of_patch_size": {
+                str(size): tau(values, patch_sizes == size) for size in np.unique(patch_sizes)
+            },
             "lost": {
                 str(k): Interval.of(regret(values, accuracy, counts, k)).to_dict() for k in (1, 3)
             },
         }
         for name, values in found.items()
     }
-    return dict(sorted(table.items(), key=lambda item: -(item[1]["tau"]["value"] or -2.0)))
+
+    def order(name: str) -> float:
+        value = table[name]["tau"]["value"]
+        return 2.0 if value is None else -value
+
+    return {name: table[name] for name in sorted(table, key=order)}
 
 
 def in_words(interval: dict[str, float | None], times: float = 1.0, digits: int = 2) -> str:
@@ -165,6 +181,7 @@ def main() -> None:
         raise ArtifactError(f"{args.run}: these validations are of different networks.")
     rounds = refined_losses(args, first.networks)
     found = predictors(first, rounds)
+    patch_sizes = np.array([one.patch_size for one in first.networks])
     others = {f"accuracy, {one.name}": one.accuracy for one in all_}
     result: dict[str, Any] = {
         "networks": [
@@ -179,18 +196,21 @@ def main() -> None:
     }
     for one in all_:
         more = {name: values for name, values in others.items() if not name.endswith(one.name)}
-        result["agreement"][one.name] = table = compared(found | more, one.accuracy)
+        result["agreement"][one.name] = table = compared(found | more, one.accuracy, patch_sizes)
         low, high = 100 * one.accuracy.min(), 100 * one.accuracy.max()
         spread = in_words(one.manifest["spread"]["sd"], 100, 1)
         print(
             f"\n{len(first.networks)} networks, fine-tuned ({one.name}): {low:.1f} to "
             f"{high:.1f} %, true standard deviation {spread} points\n"
         )
-        print("| ranked by | tau | points lost by taking the best | the best of 3 |")
-        print("| --- | --- | --- | --- |")
+        sizes = [str(size) for size in np.unique(patch_sizes)]
+        within = " | ".join(f"tau, patches of {size}" for size in sizes)
+        print(f"| ranked by | tau | {within} | points lost by taking the best | the best of 3 |")
+        print("| --- | --- |" + " --- |" * len(sizes) + " --- | --- |")
         for name, entry in table.items():
             lost = " | ".join(in_words(entry["lost"][k], 100, 1) for k in ("1", "3"))
-            print(f"| {name} | {in_words(entry['tau'])} | {lost} |")
+            each = " | ".join(in_words(entry["tau_of_patch_size"][size]) for size in sizes)
+            print(f"| {name} | {in_words(entry['tau'])} | {each} | {lost} |")
     if args.table:
         write_json(args.table, result)
 

@@ -24,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from masktas.artifacts import MANIFEST, METRICS, read_json, read_lines
+from masktas.artifacts import MANIFEST, METRICS
+from masktas.files import read_json, read_lines
 
 RECIPES = "recipes/paper"
 CPU_RECIPE = f"{RECIPES}/cpu.toml"

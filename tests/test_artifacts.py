@@ -10,24 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from masktas import artifacts
-from masktas.artifacts import (
-    HISTORY,
-    LOCK,
-    MANIFEST,
-    SETTINGS,
-    Run,
-    Stage,
+from masktas import artifacts, files
+from masktas.artifacts import HISTORY, LOCK, MANIFEST, SETTINGS, Run, Stage, versions
+from masktas.errors import ArtifactError
+from masktas.files import (
     append_lines,
     file_digest,
     read_json,
     read_lines,
-    versions,
     write_atomic,
     write_json,
     write_text,
 )
-from masktas.errors import ArtifactError
 
 
 def names(folder):
@@ -42,7 +36,7 @@ def on_a_disk_of(size, code):
         "sys.dont_write_bytecode = True\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
         "from pathlib import Path\n"
-        "from masktas import artifacts\n"
+        "from masktas import files\n"
         "from masktas.errors import ArtifactError\n"
         "try:\n"
         f"    {code}\n"
@@ -94,7 +88,7 @@ def test_a_full_disk_where_nothing_was_leaves_nothing(tmp_path):
 def test_a_file_that_the_system_cuts_short_is_not_moved_into_place(tmp_path):
     path = tmp_path / "file.json"
     write_json(path, {"old": True})
-    said = on_a_disk_of(1000, f"artifacts.write_text(Path({str(path)!r}), 'x' * 5000)")
+    said = on_a_disk_of(1000, f"files.write_text(Path({str(path)!r}), 'x' * 5000)")
     assert said.startswith("refused: ")
     assert "cannot be written" in said
     assert read_json(path) == {"old": True}
@@ -171,7 +165,7 @@ def test_temporary_files_have_names_that_nobody_can_guess(tmp_path):
 def test_no_link_in_a_run_folder_is_written_through(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("untouched")
-    monkeypatch.setattr(artifacts.secrets, "token_hex", lambda _: "known")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "known")
     for name in (".x.known.tmp", "lines.jsonl", LOCK):
         (tmp_path / name).symlink_to(victim)
     with pytest.raises(ArtifactError, match="cannot be written"):
@@ -206,8 +200,8 @@ def test_files_and_folders_are_synced_before_and_after_a_rename(tmp_path, monkey
         calls.append(("replace", str(source), str(target)))
         replace(source, target)
 
-    monkeypatch.setattr(artifacts.os, "fsync", synced)
-    monkeypatch.setattr(artifacts.os, "replace", replaced)
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", replaced)
     write_text(tmp_path / "x", "1")
     temporary = calls[0][1]
     assert calls == [
@@ -276,7 +270,7 @@ def test_lines_that_a_full_disk_cuts_short_go_on_whole(tmp_path):
     path = tmp_path / "lines.jsonl"
     line = json.dumps({"text": "x" * 88})
     append_lines(path, [line] * 9)
-    said = on_a_disk_of(1000, f"artifacts.append_lines(Path({str(path)!r}), {[line]!r} * 5)")
+    said = on_a_disk_of(1000, f"files.append_lines(Path({str(path)!r}), {[line]!r} * 5)")
     assert said.startswith("refused: ")
     assert path.stat().st_size == 1000
     kept = read_lines(path)

@@ -43,6 +43,11 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless it is one: `1 round`, `2 rounds`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a line for each row of a table, with its cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

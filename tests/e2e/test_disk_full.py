@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from masktas.artifacts import file_digest
+from masktas.files import file_digest
 from masktas.train import checkpoint
 from worlds import World, ended, started, without_advice
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from masktas.artifacts import file_digest, read_lines
 from masktas.errors import Stopped
+from masktas.files import file_digest, read_lines
 from masktas.space import SearchSpace
 from masktas.train.loop import Training
 from worlds import World, ended, manifest, started

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from masktas.artifacts import file_digest
+from masktas.files import file_digest
 from worlds import World, start
 
 pytestmark = pytest.mark.e2e

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from masktas.artifacts import file_digest, read_lines
+from masktas.files import file_digest, read_lines
 from masktas.space import Architecture
 from worlds import SPACE, World, count_lines, ended, manifest, started, until
 

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from masktas.artifacts import file_digest
 from masktas.data.sources import FileSource, ParquetSource
+from masktas.files import file_digest
 from worlds import World, manifest
 
 pytestmark = pytest.mark.e2e

@@ -16,8 +16,9 @@ import torch
 from safetensors.numpy import load_file
 
 import masktas as package
-from masktas.artifacts import Run, file_digest, read_lines
+from masktas.artifacts import Run
 from masktas.cli import main
+from masktas.files import file_digest, read_lines
 from masktas.space import Architecture
 from masktas.stages.common.load import load_supernet
 from worlds import World, count_lines, ended, manifest, started, until

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 import masktas as package
-from masktas.artifacts import file_digest
 from masktas.cli import main
+from masktas.files import file_digest
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
 from masktas.strategies import Exhaustive
 from worlds import (

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from masktas.artifacts import file_digest, read_lines
 from masktas.errors import Stopped
+from masktas.files import file_digest, read_lines
 from masktas.train.loop import Training
 from masktas.train.networks import load_network
 from masktas.train.segmenters import load_segmenter

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from masktas.artifacts import file_digest
+from masktas.files import file_digest
 from worlds import World, count_lines, ended, manifest, start, started, until, without_advice
 
 pytestmark = pytest.mark.e2e

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktas.artifacts import read_json
+from masktas.files import read_json
 from masktas.space import Architecture
 from worlds import World
 

@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import masktas as api
-from masktas.artifacts import Run, file_digest, read_lines
+from masktas.artifacts import Run
 from masktas.config import load, validate
+from masktas.files import file_digest, read_lines
 from masktas.nn.teachers.mae_format import convert
 from masktas.nn.teachers.teacher import InputSpec
 from masktas.stages.common.load import load_teacher

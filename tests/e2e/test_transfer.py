@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageOps
 
 import masktas as package
-from masktas.artifacts import Run, file_digest
+from masktas.artifacts import Run
 from masktas.cli import main
 from masktas.data.batches import Batches
 from masktas.data.sources import FileSource
+from masktas.files import file_digest
 from worlds import SPACE, World, count_lines, draw_images, manifest, started, until
 
 pytestmark = pytest.mark.e2e

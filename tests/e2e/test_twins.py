@@ -14,11 +14,12 @@ import torch
 from safetensors.numpy import load_file
 
 import masktas as package
-from masktas.artifacts import Run, file_digest, read_lines
+from masktas.artifacts import Run
 from masktas.cli import main
 from masktas.config import DistillSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.errors import Stopped
+from masktas.files import file_digest, read_lines
 from masktas.nn.student import MaskedStudent
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.stage import Context

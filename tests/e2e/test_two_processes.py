@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from masktas.artifacts import file_digest
+from masktas.files import file_digest
 from worlds import TORCHRUN, World, count_lines, ended, manifest, started, until, worker
 
 pytestmark = [

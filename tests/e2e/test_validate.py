@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktas.artifacts import file_digest, read_lines
 from masktas.cli import main
+from masktas.files import file_digest, read_lines
 from masktas.space import Architecture, SearchSpace, params
 from masktas.space.cost import size
 from worlds import World, count_lines, manifest, started, until

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import masktas as api
-from masktas.artifacts import Run, file_digest, read_lines
+from masktas.artifacts import Run
 from masktas.cli import main
 from masktas.config import AllSettings, load, resolve
 from masktas.config.searching import _budgeted
 from masktas.errors import ConfigError
+from masktas.files import file_digest, read_lines
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.space.exact.cells import Cells

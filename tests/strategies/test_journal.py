@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from masktas.artifacts import append_lines
 from masktas.errors import ArtifactError
+from masktas.files import append_lines
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.strategies import Candidate, Evolution, Score, journal
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from masktas.artifacts import write_atomic, write_text
 from masktas.cli.options import Json, Quiet
 from masktas.console import Console
 from masktas.errors import ConfigError
+from masktas.files import write_atomic, write_text
 from masktas.formats import columns, csv_text, shown
 
 if TYPE_CHECKING:

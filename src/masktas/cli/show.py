@@ -8,18 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.artifacts import (
-    ARCHITECTURE,
-    LEDGER,
-    SETTINGS,
-    SPACE,
-    TEACHER,
-    Run,
-    Stage,
-    read_json,
-    read_lines,
-)
+from masktas.artifacts import ARCHITECTURE, LEDGER, SETTINGS, SPACE, TEACHER, Run, Stage
 from masktas.errors import MasktasError
+from masktas.files import read_json, read_lines
 from masktas.formats import format_seconds, shown
 from masktas.space import (
     PRESETS,

@@ -9,8 +9,8 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
+from masktas.files import write_atomic
 
 
 def demo_packages() -> tuple[ModuleType, ModuleType, ModuleType]:

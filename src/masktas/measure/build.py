@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import read_json, write_json
 from masktas.console import Console
 from masktas.errors import ConfigError
+from masktas.files import read_json, write_json
 from masktas.measure.clock import Rounds, Timing
 from masktas.measure.fit import (
     FittedCosts,

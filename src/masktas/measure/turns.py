@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import append_lines, read_lines
 from masktas.console import Bar, Console
 from masktas.errors import ArtifactError
+from masktas.files import append_lines, read_lines
 from masktas.measure.clock import ONCE, Rounds, Timing, Turn, order_of_turns
 from masktas.measure.meter import Meter
 from masktas.measure.target import Target

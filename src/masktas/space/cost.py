@@ -147,15 +147,15 @@ def memory(architecture: Architecture, precision: str = "fp32") -> int:
 
     For `nn.vit.ViT` in eager mode without gradients; weights are not counted. The image, its
     patches and the tokens that entered the first block stay live through all blocks; the peak adds
-    the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits.
+    the costliest moment of a block (`attention_memory`, `mlp_memory`) or the logits, when the
+    patches are gone (`logits_memory`).
 
     Not counted: workspace of kernels, and the 32-bit copies of 16-bit attention on a CPU. If only
-    the first block reaches the peak, the true value is one `[T, D]` smaller; if the logits do, it
-    is smaller by the patches.
+    the first block reaches the peak, the true value is one `[T, D]` smaller.
     """
     tokens, width = architecture.num_patches + 1, architecture.embed_dim
     peaks = [
-        counted_classes(architecture),
+        logits_memory(architecture),
         *(
             attention_memory(tokens, width, architecture.head_dim * heads)
             for heads in architecture.num_heads
@@ -170,6 +170,12 @@ def held_memory(architecture: Architecture) -> int:
     patches, width = architecture.num_patches, architecture.embed_dim
     pixels = architecture.patch_size**2 * architecture.in_channels
     return 2 * patches * pixels + (patches + 1) * width
+
+
+def logits_memory(architecture: Architecture) -> int:
+    """Count what the logits add to `held_memory` without its patches, which are gone by then."""
+    pixels = architecture.patch_size**2 * architecture.in_channels
+    return counted_classes(architecture) - architecture.num_patches * pixels
 
 
 def attention_memory(tokens: int, width: int, inner: int) -> int:

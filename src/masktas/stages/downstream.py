@@ -12,7 +12,7 @@ from masktas.artifacts import ARCHITECTURE, Run, Stage
 from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.errors import ConfigError, LabelError
-from masktas.formats import format_seconds
+from masktas.formats import counted, format_seconds
 from masktas.nn.teachers.function import Ask
 from masktas.space import Architecture
 from masktas.stages.common import manifest as manifests
@@ -80,7 +80,7 @@ class Downstream:
         rounds = len(self._settings.refine.epochs)
         refine = (
             "refine",
-            f": the best networks by themselves, {rounds} round{'s'[: rounds > 1]}",
+            f": the best networks by themselves, {counted(rounds, 'round')}",
             self._refine,
         )
         return [

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import SETTINGS, Run, read_json
+from masktas.artifacts import SETTINGS, Run
 from masktas.config import (
     AllSettings,
     DataSettings,
@@ -16,6 +16,7 @@ from masktas.config import (
 from masktas.config.searching import LABEL_FREE, LIMITS
 from masktas.console import Console
 from masktas.errors import ConfigError, SpaceError
+from masktas.files import read_json
 from masktas.formats import format_size
 from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from masktas.space import Architecture, format_quantity, macs, params
 from masktas.stages.common.images import PYTHON, Data, ImageInput
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.tasks import recipe
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
-from masktas.train.optim.schedule import scaled_lr
 from masktas.train.segmenters import SegmenterFacts, save_segmenter
 from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
 
@@ -183,18 +183,15 @@ class _Training:
 
     def _task(self, network: Segmenter, decoder_macs: int) -> Segmentation:
         settings, setup = self.settings, self.context.setup
-        recipe = SegmenterRecipe(
-            lr=scaled_lr(settings.lr, settings.batch_size),
-            weight_decay=settings.weight_decay,
-            total_steps=settings.epochs * self.batches.steps_per_epoch,
-            warmup_share=settings.warmup_share,
+        optimised = SegmenterRecipe(
+            **asdict(recipe(settings, self.batches)),
             beta2=BETA2,
             layer_decay=settings.layer_decay,
         )
         return Segmentation(
             network,
             self.batches,
-            recipe,
+            optimised,
             setup.runtime,
             drop_path=settings.drop_path,
             decoder_macs=decoder_macs,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import append_lines, read_lines
 from masktas.errors import ArtifactError, MasktasError
+from masktas.files import append_lines, read_lines
 from masktas.space import Architecture
 from masktas.strategies.strategy import Candidate, Evaluated, Score, Strategy
 

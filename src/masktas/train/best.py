@@ -11,8 +11,9 @@ from pathlib import Path
 
 from torch import nn
 
-from masktas.artifacts import METRICS, read_lines
+from masktas.artifacts import METRICS
 from masktas.console import Console
+from masktas.files import read_lines
 from masktas.train import checkpoint
 from masktas.train.checkpoint import Checkpoints
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from masktas.artifacts import write_atomic
 from masktas.errors import ArtifactError, DamagedError
+from masktas.files import write_atomic
 
 KEEP = 2
 HEADER = "masktas"

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.artifacts import INPUT, read_json, write_json
+from masktas.artifacts import INPUT
 from masktas.data.augment import center_boxes, crop
 from masktas.data.decode.pool import DecodeSpec
 from masktas.errors import ArtifactError
+from masktas.files import read_json, write_json
 from masktas.space import Architecture
 
 if TYPE_CHECKING:  # reading a network needs no store

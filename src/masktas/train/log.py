@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktas.artifacts import LEDGER, METRICS, append_lines, read_lines, write_text
+from masktas.artifacts import LEDGER, METRICS
 from masktas.errors import ConfigError
+from masktas.files import append_lines, read_lines, write_text
 from masktas.train.ranks import Ranks
 from masktas.train.tracking import Tracking
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from masktas.artifacts import ARCHITECTURE, INPUT, Run, write_json
+from masktas.artifacts import ARCHITECTURE, INPUT, Run
 from masktas.errors import ArtifactError, SpaceError
+from masktas.files import write_json
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.train import checkpoint

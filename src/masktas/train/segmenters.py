@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from masktas.artifacts import read_json, write_json
 from masktas.errors import ArtifactError
+from masktas.files import read_json, write_json
 from masktas.nn.segmenter import DecoderName, Segmenter
 from masktas.nn.vit import ViT
 from masktas.train import checkpoint

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from masktas.artifacts import read_json, write_json
 from masktas.errors import require_extra
+from masktas.files import read_json, write_json
 
 TRACKING = "tracking.json"
 PROJECT = "masktas"  # unless the tracker's own environment variable names another one

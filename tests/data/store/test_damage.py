@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masktas import artifacts
+from masktas import files as atomic
 from masktas.data.splits import SPLITS
 from masktas.data.store import parts
 from masktas.data.store.build import Cache, StoreSpec
@@ -208,7 +208,7 @@ def test_pixels_are_on_the_disk_before_the_record_that_speaks_of_them(
         calls.append(("replace", Path(target).name))
         replace(start, target)
 
-    for module in (artifacts, parts):
+    for module in (atomic, parts):
         monkeypatch.setattr(module.os, "fsync", synced)
         monkeypatch.setattr(module.os, "replace", replaced)
     opened(source, tmp_path, [])

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from masktas.artifacts import read_json, write_json
 from masktas.config import DataSettings, SearchSettings
 from masktas.console import Console
 from masktas.data.splits import SPLITS
 from masktas.data.store.image_store import SplitAccess
 from masktas.errors import ArtifactError, DataError
+from masktas.files import read_json, write_json
 from masktas.stages.common.images import ImageInput
 from masktas.stages.common.stage import ClaimedStage, Context
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from masktas.artifacts import METRICS, SETTINGS, Stage, write_json
+from masktas.artifacts import METRICS, SETTINGS, Stage
 from masktas.config import FinetuneSettings, SearchSettings, SupernetSettings
 from masktas.config.recipes import RECIPES
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
+from masktas.files import write_json
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 from masktas.stages.common.tasks import (

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from masktas.artifacts import SETTINGS, write_json
+from masktas.artifacts import SETTINGS
 from masktas.config import AllSettings, SearchSettings, load, resolve, validate
 from masktas.console import Console
+from masktas.files import write_json
 from masktas.space import PRESETS, Architecture, SearchSpace
 from masktas.stages.common.stage import Context
 from masktas.stages.search.results import objectives_for

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from masktas.artifacts import MANIFEST, OUTCOME, SCHEMA, SPACE, Run, write_json
+from masktas.artifacts import MANIFEST, OUTCOME, SCHEMA, SPACE, Run
 from masktas.config import ValidateSettings
 from masktas.errors import ArtifactError, DataError, SpaceError
+from masktas.files import write_json
 from masktas.space import Budget, BudgetedSpace, SearchSpace
 from masktas.stages.validate.against import open_other
 from probed import SPACE as PROBED

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_json
 from masktas.console import Bar
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
 from masktas.data.sources import Item, Source
 from masktas.data.store.damage import locked, save_array
 from masktas.data.store.parts import Part, Parts, PixelFile, Skipped
 from masktas.errors import DataError, UndecodableImage
+from masktas.files import write_json
 from masktas.formats import format_size
 
 CROP_MARGIN = 8 / 7  # 256 over 224, the usual margin for random crops

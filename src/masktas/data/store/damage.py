@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_atomic
 from masktas.errors import DamagedError
+from masktas.files import write_atomic
 
 
 def save_array(path: Path, array: NDArray[Any]) -> int:

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_json
 from masktas.data.decode.pool import DecodePool, DecodeSpec
 from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
@@ -31,6 +30,7 @@ from masktas.data.store.damage import load_array, set_aside
 from masktas.data.store.parts import OpenParts
 from masktas.data.store.statistics import measure, read_statistics
 from masktas.errors import DamagedError, DataError, UndecodableImage
+from masktas.files import write_json
 from masktas.formats import parse_size
 
 VERSION = 2

@@ -21,8 +21,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import not_through_links, read_json, write_json
 from masktas.errors import ArtifactError
+from masktas.files import not_through_links, read_json, write_json
 
 MAX_LISTED = 100  # skipped images in the record of a part
 SYNC_BYTES = 32 << 20  # of pixels, after which a sync begins in the background

@@ -175,7 +175,7 @@ class Tables:
     def _level(self, levels: MemoryLevels, stem: Stem, numbers: int) -> int:
         """Return the level of a network with `numbers` live numbers at its costliest moment."""
         one = self._networks[stem]
-        most = cost.held_memory(one) + max(numbers, cost.counted_classes(one))
+        most = cost.held_memory(one) + max(numbers, cost.logits_memory(one))
         return levels.of(most * self.number_bytes)
 
     def _attention(self, what: str, stem: Stem, heads: int) -> int:

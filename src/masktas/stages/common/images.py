@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from masktas.artifacts import STARTED, Stage, read_json, versions, write_json
+from masktas.artifacts import STARTED, Stage, versions
 from masktas.config import DataSettings
 from masktas.data.sources import Source, canonical, class_index, open_source
 from masktas.data.store.build import StoreSpec
 from masktas.data.store.changes import Described, describe_changes
 from masktas.data.store.image_store import Images, SplitAccess
 from masktas.errors import ArtifactError, ConfigError, DataError, LabelError
+from masktas.files import read_json, write_json
 from masktas.formats import format_size, parse_size
 from masktas.space import Architecture
 

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run, read_json, write_json
+from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ArtifactError, ConfigError
+from masktas.files import read_json, write_json
 from masktas.formats import format_size
 from masktas.nn.mae import Decoder, MaskedAutoencoder
 from masktas.nn.student import StudentShape

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from masktas.artifacts import MANIFEST, Record, Stage
+from masktas.artifacts import MANIFEST, Stage
 from masktas.errors import ArtifactError, MasktasError
+from masktas.files import Record
 from masktas.space import Architecture, Budget
 from masktas.strategies import Evaluated
 

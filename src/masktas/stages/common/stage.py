@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from masktas import launch
-from masktas.artifacts import SETTINGS, Run, Stage, file_digest, read_json
+from masktas.artifacts import SETTINGS, Run, Stage
 from masktas.config import (
     DataSettings,
     RuntimeSettings,
@@ -28,6 +28,7 @@ from masktas.data.sources.files import FileSource
 from masktas.data.store.build import Cache
 from masktas.data.store.image_store import Images, ImageStore, open_store
 from masktas.errors import ArtifactError, ConfigError, DataError, MasktasError
+from masktas.files import file_digest, read_json
 from masktas.formats import format_size, parse_bytes, shown
 from masktas.stages.common.images import (
     PYTHON,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from masktas.artifacts import SETTINGS, Stage, read_json
+from masktas.artifacts import SETTINGS, Stage
 from masktas.config import (
     CostSettings,
     FinetuneSettings,
@@ -30,6 +30,7 @@ from masktas.data.batches import Augment, Batches
 from masktas.data.joint import JointBatches
 from masktas.data.randaugment import RandAugment
 from masktas.errors import ConfigError
+from masktas.files import read_json
 from masktas.nn.mae import MaskedAutoencoder
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
@@ -387,7 +388,11 @@ def augment(settings: TrainSettings) -> Augment:
     )
 
 
-def recipe(settings: TrainSettings, batches: Batches, steps: int | None = None) -> OptimRecipe:
+def recipe(
+    settings: TrainSettings | SegmentSettings,
+    batches: Batches | JointBatches,
+    steps: int | None = None,
+) -> OptimRecipe:
     """Return the optimiser's settings, with the learning rate scaled to the batch size.
 
     `steps` is the number of steps of the training, if not that of whole epochs.
@@ -401,13 +406,9 @@ def recipe(settings: TrainSettings, batches: Batches, steps: int | None = None) 
 
 
 def _classifier_recipe(settings: FinetuneSettings, batches: Batches) -> ClassifierRecipe:
-    shared = recipe(settings, batches)
+    shared = replace(recipe(settings, batches), min_lr=settings.min_lr)
     return ClassifierRecipe(
-        lr=shared.lr,
-        weight_decay=shared.weight_decay,
-        total_steps=shared.total_steps,
-        warmup_share=shared.warmup_share,
-        min_lr=settings.min_lr,
+        **asdict(shared),
         optimizer=settings.optimizer,
         momentum=settings.momentum,
         beta2=settings.beta2,

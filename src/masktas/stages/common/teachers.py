@@ -9,9 +9,10 @@ from typing import Any
 
 import timm
 
-from masktas.artifacts import MANIFEST, TEACHER, Run, Stage, file_digest, write_json
+from masktas.artifacts import MANIFEST, TEACHER, Run, Stage
 from masktas.config import AdoptedTeacher, DataSettings
 from masktas.errors import ArtifactError, ConfigError
+from masktas.files import file_digest, write_json
 from masktas.nn.teachers.files import UNKNOWN, read_config, read_licence, read_tensors
 from masktas.nn.teachers.function import Ask, FunctionTeacher, name_of
 from masktas.nn.teachers.mae_format import IMAGENET_MEAN, IMAGENET_STD, convert, licence_of

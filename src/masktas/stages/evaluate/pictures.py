@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
+from masktas.files import write_atomic
 from masktas.formats import shown
 from masktas.stages.evaluate.measures import Numbers
 from masktas.stages.evaluate.mistakes import Mistake

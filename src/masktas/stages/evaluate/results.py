@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from masktas.artifacts import write_json, write_text
 from masktas.errors import ConfigError
+from masktas.files import write_json, write_text
 from masktas.formats import csv_text
 from masktas.predictor import Predictor
 from masktas.stages.evaluate import pictures

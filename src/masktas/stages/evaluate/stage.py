@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from masktas import launch
-from masktas.artifacts import ARCHITECTURE, INPUT, Stage, file_digest
+from masktas.artifacts import ARCHITECTURE, INPUT, Stage
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.reading import left_out
 from masktas.errors import ConfigError
+from masktas.files import file_digest
 from masktas.predictor import Predictor, load
 from masktas.space import macs
 from masktas.stages.common.images import Data, changes_since_stage, read_labels

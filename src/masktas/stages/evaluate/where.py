@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import MANIFEST, Run, Stage, append_lines, read_lines
+from masktas.artifacts import MANIFEST, Run, Stage
+from masktas.files import append_lines, read_lines
 
 READINGS = "readings.jsonl"  # of test splits, also by evaluations that were overwritten
 NAMED = ("search", "refine", "distill", "finetune")

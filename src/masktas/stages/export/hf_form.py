@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from masktas.artifacts import write_json
 from masktas.errors import ConfigError, require_extra
+from masktas.files import write_json
 from masktas.stages.export import timm_form
 from masktas.stages.export.form import Form, Run, Subject
 from masktas.stages.export.timm_form import CONFIG

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
+from masktas.files import write_atomic
 from masktas.stages.export import onnx_form
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.onnx_form import EXTRA, ONNX, opener, require

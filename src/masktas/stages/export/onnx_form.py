@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from masktas.artifacts import write_atomic
 from masktas.errors import require_extra
+from masktas.files import write_atomic
 from masktas.measure.engines import INPUT, export_onnx, images_for, onnx_session
 from masktas.stages.export.form import Form, Run, Subject
 from masktas.train.input import STEPS

@@ -15,19 +15,10 @@ from typing import Any
 import torch
 
 from masktas import launch
-from masktas.artifacts import (
-    ARCHITECTURE,
-    INPUT,
-    LOCK,
-    Stage,
-    file_digest,
-    read_json,
-    versions,
-    write_json,
-    write_text,
-)
+from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, Stage, versions
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
+from masktas.files import file_digest, read_json, write_json, write_text
 from masktas.predictor import Predictor, load
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.card import card

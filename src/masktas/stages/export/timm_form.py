@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 
-from masktas.artifacts import write_json
+from masktas.files import write_json
 from masktas.stages.export.form import Form, Run, Subject, always
 from masktas.stages.export.weights import SAFETENSORS, write_weights
 from masktas.timm import NAME, POOLING

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from masktas.artifacts import write_atomic
+from masktas.files import write_atomic
 from masktas.measure.engines import images_for
 from masktas.stages.export.form import Form, Run, Subject, always
 

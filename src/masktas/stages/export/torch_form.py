@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import write_text
+from masktas.files import write_text
 from masktas.stages.export import standalone
 from masktas.stages.export.form import Form, Run, Subject, always
 from masktas.stages.export.weights import SAFETENSORS, write_weights

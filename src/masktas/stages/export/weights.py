@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from masktas.artifacts import write_atomic
+from masktas.files import write_atomic
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 from masktas.stages.export.form import Subject

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import ARCHITECTURE, HISTORY, read_json, read_lines
+from masktas.artifacts import ARCHITECTURE, HISTORY
 from masktas.errors import ArtifactError, MasktasError
+from masktas.files import read_json, read_lines
 from masktas.space import QUANTITIES, Architecture, SearchSpace
 from masktas.space.vary import distance
 from masktas.strategies import Evaluated, Score, journal

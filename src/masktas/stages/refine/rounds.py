@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import METRICS, read_lines
+from masktas.artifacts import METRICS
+from masktas.files import read_lines
 from masktas.stages.refine.held_out import FEATURE_LOSS, Numbers, paired
 from masktas.stages.refine.members import Member
 

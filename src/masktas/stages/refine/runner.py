@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from masktas.artifacts import ROUNDS, append_lines, read_lines
+from masktas.artifacts import ROUNDS
 from masktas.config import RefineSettings
 from masktas.data.store.image_store import ImageStore
+from masktas.files import append_lines, read_lines
+from masktas.formats import counted
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent
 from masktas.nn.supernet import Supernet
@@ -128,7 +130,7 @@ class RoundRunner:
             settings,
             batches,
             folder=self._folder(number),
-            about=f"round {number} of {self._num_rounds}, {_counted(len(members))}",
+            about=f"round {number} of {self._num_rounds}, {counted(len(members), 'network')}",
         )
         task.module.eval()
         measured = self._held_out.measure(students, pixels=pixels)
@@ -167,7 +169,7 @@ class RoundRunner:
         }
         append_lines(self._stage.folder / ROUNDS, [json.dumps(record)])
         self._tidy(number)
-        best, left = entries[0], f"; {len(stay)} of {_counted(len(members))} stay"
+        best, left = entries[0], f"; {len(stay)} of {counted(len(members), 'network')} stay"
         self._context.console.say(
             f"Round {number} of {self._num_rounds}: {best['name']} is ahead, with a feature loss "
             f"of {best[FEATURE_LOSS]:.4f}{'' if is_last else left}."
@@ -197,7 +199,3 @@ class RoundRunner:
         """Delete the checkpoints of a finished round, and the weights that it started from."""
         Checkpoints(self._folder(number) / "checkpoints", self._context.console.warn).clear()
         self._weights(number - 1).unlink(missing_ok=True)
-
-
-def _counted(networks: int) -> str:
-    return "1 network" if networks == 1 else f"{networks} networks"

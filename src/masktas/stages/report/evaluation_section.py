@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import read_json
 from masktas.errors import ArtifactError
+from masktas.files import read_json
 from masktas.formats import shown
 from masktas.stages.evaluate.manifest import EVALUATION, EvaluationManifest
 from masktas.stages.report.page import Figure, Reported, Section, Table, Text, html, png

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from masktas.formats import counted
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import RefineManifest
 from masktas.stages.refine.table import HEADER, cells
@@ -37,8 +38,8 @@ def refinement_section(refined: RefineManifest, name: str, of: str) -> Section:
         intro=(
             "The best networks of the search and its baselines were taken out of the supernet and "
             "trained by themselves, without labels, all on the same images: "
-            f"{', '.join(map(str, sizes))} networks in {len(sizes)} "
-            f"round{'s'[: len(sizes) > 1]}. After each round the half with "
+            f"{', '.join(map(str, sizes))} networks in "
+            f"{counted(len(sizes), 'round')}. After each round the half with "
             "the lower ranks in held-out and training losses stayed."
         ),
     )

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from masktas.artifacts import HISTORY, Run, Stage, read_lines
+from masktas.artifacts import HISTORY, Run, Stage
+from masktas.files import read_lines
+from masktas.formats import counted
 from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
@@ -211,7 +213,7 @@ def _search(found: Found, of: str) -> Section:
                     "The Pareto front, {}: no rated network is better than one of these in rating "
                     "and {} at once. Bars are one standard error of the rating. "
                     "Files: <code>search/{}/front.json</code>, <code>front.csv</code>.",
-                    "1 network" if networks == 1 else f"{networks:,} networks",
+                    counted(networks, "network"),
                     ", ".join(search.objectives),
                     found.name,
                 ),

@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
-from masktas.artifacts import Run, write_text
+from masktas.artifacts import Run
 from masktas.errors import ArtifactError, ConfigError, require_extra
+from masktas.files import write_text
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import StageManifest
 from masktas.stages.report.cost_section import cost_sections

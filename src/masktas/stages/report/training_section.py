@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from masktas.artifacts import MANIFEST, METRICS, Run, Stage, read_lines
+from masktas.artifacts import MANIFEST, METRICS, Run, Stage
 from masktas.errors import ArtifactError
+from masktas.files import read_lines
 from masktas.space import format_quantity
 from masktas.stages.common import charts
 from masktas.stages.report.page import Figure, Reported, Section, Text, chart, html, png

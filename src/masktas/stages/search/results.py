@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import write_json, write_text
 from masktas.errors import BudgetError
+from masktas.files import write_json, write_text
 from masktas.measure.target import Target
 from masktas.measure.turns import measure_in_turns
 from masktas.ratings.evaluator import Evaluator

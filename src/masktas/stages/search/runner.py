@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import SETTINGS, read_json, read_lines
+from masktas.artifacts import SETTINGS
 from masktas.config import StrategySettings
 from masktas.errors import MasktasError
+from masktas.files import read_json, read_lines
 from masktas.ratings.evaluator import MAX_REMEMBERED, Evaluator
 from masktas.space import Architecture, BudgetedSpace, format_quantity, params
 from masktas.stages.common.stage import Context

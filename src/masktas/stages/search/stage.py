@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from masktas.artifacts import HISTORY, SPACE, Run, file_digest, write_text
+from masktas.artifacts import HISTORY, SPACE, Run
 from masktas.config import DataSettings, RuntimeSettings, SearchSettings
 from masktas.config.searching import LABEL_FREE
 from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError, LabelError
+from masktas.files import file_digest, write_text
 from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from masktas.artifacts import write_atomic
 from masktas.data.batches import Batches
+from masktas.files import write_atomic
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
 from masktas.nn.student import MaskedStudent
 from masktas.nn.units import Units

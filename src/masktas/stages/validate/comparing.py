@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_json
 from masktas.config import ValidateSettings
 from masktas.console import Console
 from masktas.errors import ConfigError
+from masktas.files import write_json
 from masktas.ratings.batches import FUSED
 from masktas.seeding import seed_for
 from masktas.space import Architecture, format_amount, macs, params

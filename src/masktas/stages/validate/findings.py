@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.artifacts import write_atomic, write_text
 from masktas.errors import require_extra
+from masktas.files import write_atomic, write_text
 from masktas.formats import csv_text
 from masktas.stages.validate.agreement import TOP, Agreement
 from masktas.stages.validate.rank_correlation import Interval

@@ -19,7 +19,7 @@ from masktas.config import FinetuneSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.errors import MasktasError
-from masktas.formats import format_seconds
+from masktas.formats import counted, format_seconds
 from masktas.nn.supernet import Supernet
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs
@@ -91,13 +91,12 @@ class FinetuneProbe:
         middle = sorted(networks, key=macs)[len(networks) // 2]
         share = sum(macs(one) for one in networks) / macs(middle) / ranks.size
         seconds = self._seconds_per_step(shared, middle) * self._steps * self.images.seeds * share
-        epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
-        seeds = "1 seed" if self.images.seeds == 1 else f"{self.images.seeds} seeds"
         return (
             f"Accuracy by recipe {recipe.recipe} of {len(networks)} networks: fine-tuned from "
-            f"{weights} weights on {self.images.num_learnt:,} images, {epochs} in "
-            f"batches of {recipe.batch_size}, learning rate {recipe.lr:g} for 256 images, "
-            f"{seeds}; this takes about {format_seconds(seconds)}."
+            f"{weights} weights on {self.images.num_learnt:,} images, "
+            f"{counted(recipe.epochs, 'epoch')} in batches of {recipe.batch_size}, "
+            f"learning rate {recipe.lr:g} for 256 images, "
+            f"{counted(self.images.seeds, 'seed')}; this takes about {format_seconds(seconds)}."
         )
 
     def correct(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masktas.artifacts import append_lines, read_lines
 from masktas.errors import ArtifactError, MasktasError, Stopped
+from masktas.files import append_lines, read_lines
 from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, params
 from masktas.stages.common.stage import Context
