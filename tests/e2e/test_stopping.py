@@ -64,7 +64,8 @@ def test_terminated_in_every_stage_a_run_ends_the_same(
             until(lambda log=log: count_lines(out / log) >= 3, process)
             process.terminate()
             assert ended(process) == TERMINATED, verb
-        what = "after (\\d+) of \\d+ candidates" if verb == "search" else "at step (\\d+) of \\d+"
+        step, candidates = r"at step (\d+) of \d+", r"after (\d+) of \d+ candidates \(search\)"
+        what = candidates if verb == "search" else step
         sentence = re.findall(rf"^masktas: Stopped {what}, on SIGTERM\. (.*)$",
                               said.read_text(), re.MULTILINE)  # fmt: skip
         assert len(sentence) == 1, said.read_text()
@@ -110,7 +111,7 @@ def test_every_stage_stops_in_time_and_gets_on_each_time(
             code, _, said = masktas(*refine, "--max-time", "0.001s")
             assert (code, "Stopped at step" in said) == (TIME_IS_UP, True), said
             assert masktas(*refine)[0] == 0
-        before = 0
+        before: tuple[str, int] = ("", 0)
         for limit in ("0.001s", "0.001s", "0.3s"):  # too short for anything, and for something
             code, printed, said = masktas(*tokens, "--max-time", limit)
             if code == 0:
@@ -118,14 +119,15 @@ def test_every_stage_stops_in_time_and_gets_on_each_time(
             assert code == TIME_IS_UP, said
             assert printed == ""
             assert re.fullmatch(
-                r"masktas: Stopped (at step \d+ of|after \d+ of) \d+( candidates)?, "
+                r"masktas: Stopped (at step \d+ of \d+|after \d+ of \d+ candidates \([a-z ]+\)), "
                 rf"at the end of --max-time\. {RESUME}\n",
                 without_advice(said).replace("Warning: ", ""),
             ), said
-            done = int(re.findall(r"(?:step|after) (\d+)", said)[0])
-            assert done > before
-            before = done
-        assert before > 0, "it was stopped"
+            done, what = re.findall(r"(?:step|after) (\d+) of (.*), at the end", said)[0]
+            if what == before[0]:  # not yet the next of a search's three parts
+                assert int(done) > before[1]
+            before = (what, int(done))
+        assert before[1] > 0, "it was stopped"
         assert masktas(*tokens)[0] == 0
     assert_identical(whole, out)
 

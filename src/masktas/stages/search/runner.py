@@ -107,8 +107,12 @@ class SearchRunner:
         context.ranks.any()  # no rank writes before all have read
         total = strategy.total
         done = len(strategy.history) + len(scores)
+
+        def progress(done: int) -> str:
+            return f"Stopped after {done} of {total} candidates ({label})"
+
         if done and not strategy.done:
-            context.console.say(f"Resuming after {done} candidates.")
+            context.console.say(f"Resuming after {done} candidates ({label}).")
         with context.console.bar(label, total, done) as bar, context.stopping.listening():
             while not strategy.done:
                 asked = strategy.ask()
@@ -124,13 +128,13 @@ class SearchRunner:
                         stopped = True
                         break
                 if stopped and len(scores) < len(asked):
-                    raise context.stopping.error(f"Stopped after {done} of {total} candidates")
+                    raise context.stopping.error(progress(done))
                 strategy.tell(scores)
                 scores = []
                 best = strategy.top(MAX_REMEMBERED)
                 self._evaluator.forget_others([one.architecture for one in best])
                 if stopped and not strategy.done:
-                    raise context.stopping.error(f"Stopped after {done} of {total} candidates")
+                    raise context.stopping.error(progress(done))
 
     def _chunks(self, asked: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
         """Divide a generation, so that a stop need not wait for its end; a race is not divided."""
