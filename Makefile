@@ -1,6 +1,6 @@
 # make demo   the whole way on images that come with the installation
 # make test   style, types and tests: what is checked before a change lands
-# make all    the same with the slow tests, before a release
+# make all    the same with the slow tests and four times as many examples, before a release
 # make lock   renew the pinned versions after pyproject.toml changed
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 all: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile thorough
 
 fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not slow"

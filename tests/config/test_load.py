@@ -304,6 +304,9 @@ def test_settings_that_do_not_go_together_are_refused():
         SearchSettings(racing=True, rating="knn").check(space)
     with pytest.raises(ConfigError, match="nsga2 also keeps those with low"):
         SearchSettings(racing=True, strategy="nsga2").check(space)
+    with pytest.raises(ConfigError, match=r"--rows is for .* --rating alignment does not"):
+        SearchSettings(rows="unit").check(space)
+    SearchSettings(rows="unit", rating="fusion").check(space)
     with pytest.raises(ConfigError, match="give --band 5% as well"):
         ValidateSettings(center="900K").check(space)
     assert ValidateSettings(center="900K", band="5%").check(space).size() > 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
+from examples import examples
 from masktas.data import augment, resample
 from masktas.data.augment import (
     ASPECT,
@@ -115,7 +116,7 @@ def test_crops_agree_with_pillow(cut, stored, size, scale, channels):
         assert difference.max() < 1.01
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@examples(60)
 @given(
     seed=st.integers(0, 2**32),
     stored=st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -286,7 +287,7 @@ def test_colours_may_be_changed_in_the_same_pass(way, channels, size, monkeypatc
 # Boxes
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     seed=st.integers(0, 2**32),
     size=st.tuples(st.integers(8, 300), st.integers(8, 300)),

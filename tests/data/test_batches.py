@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from examples import examples
 from masktas.data.augment import crop, random_boxes, random_colors
 from masktas.data.batches import Augment, Batches, ReadAhead
 from masktas.data.mix import mix
@@ -54,7 +55,7 @@ def epoch_of(batches: Batches, epoch: int) -> np.ndarray:
     return np.concatenate([batches.indices(epoch * steps + at) for at in range(steps)])
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(
     count=st.integers(1, 60),
     batch_size=st.integers(1, 20),

@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import stats
 from timm.data import auto_augment
 
+from examples import examples
 from masktas.data.randaugment import RandAugment, arguments, operate, operation_names
 from masktas.errors import ConfigError
 
@@ -158,7 +159,7 @@ def test_apply_changes_the_drawn_images_by_their_operations_in_order():
 # --- text ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     magnitude=st.integers(0, 10),
     num_ops=st.integers(1, 15),
@@ -213,7 +214,7 @@ def test_other_texts_are_refused_in_one_sentence(text, part):
     assert "\n" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.one_of(
         st.text(st.characters(max_codepoint=1700), max_size=12),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from masktas.data.splits import SPLITS, split_by_content
 
 SHARES = {"search_share": 0.15, "validation_share": 0.1, "test_share": 0.05}
@@ -41,7 +42,7 @@ def share_settings(draw):
     return dict(zip(SHARES, values, strict=True))
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(collections(), share_settings(), st.randoms(use_true_random=False))
 def test_splits_are_exhaustive_and_do_not_hang_on_the_order(collection, shares, random):
     digests, declared = collection
@@ -53,7 +54,7 @@ def test_splits_are_exhaustive_and_do_not_hang_on_the_order(collection, shares, 
     np.testing.assert_array_equal(again, splits[order])
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(collections(), share_settings())
 def test_copies_are_together_in_one_split(collection, shares):
     digests, declared = collection
@@ -63,7 +64,7 @@ def test_copies_are_together_in_one_split(collection, shares):
         assert seen.setdefault(digest.tobytes(), int(split)) == split
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(collections(), share_settings())
 def test_declared_test_images_and_their_copies_are_the_test_split(collection, shares):
     digests, declared = collection
@@ -75,7 +76,7 @@ def test_declared_test_images_and_their_copies_are_the_test_split(collection, sh
     )
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(collections(), collections(), share_settings())
 def test_adding_images_moves_none(collection, added, shares):
     digests, _ = collection
@@ -85,7 +86,7 @@ def test_adding_images_moves_none(collection, added, shares):
     np.testing.assert_array_equal(after[: len(digests)], splits)
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(collections(), collections(), share_settings())
 def test_adding_images_moves_none_where_test_is_declared(collection, added, shares):
     digests, declared = collection

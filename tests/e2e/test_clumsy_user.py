@@ -146,6 +146,7 @@ def test_impossible_later_stages_are_refused_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(run: Path, world: World, masktas: Call) -> None:
     for damage in ("parts/000000.u8", "places.npy", "store.json"):
         store = next(path for path in (run / "data").iterdir() if "damaged" not in path.name)
@@ -168,13 +169,15 @@ def test_damaged_manifests_are_named(run: Path, world: World, masktas: Call) -> 
 
 def test_a_rating_that_is_no_number_wins_nothing(run: Path, world: World, masktas: Call) -> None:
     code, _, said = masktas(
-        "search", "--out", run, "--name", "nan", "--config", world.recipe, "--temperature", 1e-300
-    )
+        "search", "--out", run, "--name", "nan", "--config", world.recipe,
+        "--rating", "consistency", "--temperature", 1e-300,
+    )  # fmt: skip
     assert code == 2
     assert "choose a higher --temperature" in said
     assert masktas("report", run)[0] == 0
 
 
+@pytest.mark.slow
 def test_one_class_is_not_fine_tuned(world: World, tmp_path: Path, masktas: Call) -> None:
     images = tmp_path / "images/only"
     images.mkdir(parents=True)

@@ -69,6 +69,7 @@ def files(folder: Path) -> dict[Path, str]:
     return {path: file_digest(path) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_stage_waits_for_room_and_ends_the_same(
     world: World, disk: Path, tmp_path: Path, masktas: Call
 ) -> None:

@@ -29,6 +29,7 @@ def kill_when_begun(log: Path, lines: int, *tokens: object) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_stages_go_on_to_bit_identical_ends(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -52,6 +52,7 @@ def test_labels_are_not_read_before_fine_tuning(
         masktas("finetune", "--out", tmp_path / "run", "--config", world.recipe)
 
 
+@pytest.mark.slow
 def test_images_without_labels_are_taken_as_far_as_the_search(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -83,6 +84,7 @@ def test_parquet_with_unreadable_labels_is_searched(
     assert "some rows have no label" in said
 
 
+@pytest.mark.slow
 def test_one_seed_one_result_and_the_teacher_never_changes(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -151,7 +151,7 @@ def test_a_member_is_what_it_is_in_a_smaller_cohort(
         assert mine["candidate-1/feature_loss"] == its["candidate-1/feature_loss"]
 
 
-@pytest.mark.parametrize(("round_", "lines"), [(1, 3), (3, 7)])
+@pytest.mark.parametrize(("round_", "lines"), [(1, 3), pytest.param(3, 7, marks=pytest.mark.slow)])
 def test_killed_in_a_round_it_resumes_to_identical_files(
     searched: Path, refined: Path, world: World, tmp_path: Path, masktas: Call, round_: int,
     lines: int,
@@ -210,6 +210,7 @@ def test_killed_between_rounds_it_resumes_to_identical_files(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(
     searched: Path, refined: Path, world: World, tmp_path: Path
 ) -> None:

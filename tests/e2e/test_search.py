@@ -236,6 +236,7 @@ def test_a_winner_that_breaks_the_budget_when_measured_is_dropped(
     assert len({json.dumps(one["architecture"]) for one in found["top"]}) == len(found["top"])
 
 
+@pytest.mark.slow
 def test_when_none_keeps_the_budget_that_is_said(
     run: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -323,6 +324,7 @@ def test_killed_hard_in_the_middle_it_ends_the_same(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.slow
 def test_two_processes_race_like_one(
     base: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -649,7 +651,7 @@ def test_searches_say_what_they_found(run: Path, world: World, masktas: Call) ->
         assert words in said, words
     code, out, said = masktas(*tokens, "--name", "json", "--json", "--quiet")
     assert (code, said) == (0, "")
-    assert json.loads(out)["winner"]["rating"] <= 0
+    assert 0 < json.loads(out)["winner"]["rating"] <= 1
     code, out, said = masktas(*tokens, "--population", 5)
     assert code == 2
     assert "settings.population" in said

@@ -94,6 +94,7 @@ def test_sigterm_in_the_last_step_of_a_stage_is_not_forgotten(world: World, tmp_
     assert not (out / "supernet").exists()
 
 
+@pytest.mark.slow
 def test_every_stage_stops_in_time_and_gets_on_each_time(
     world: World, long: Path, whole: Path, tmp_path: Path, masktas: Call
 ) -> None:

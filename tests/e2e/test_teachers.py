@@ -42,6 +42,7 @@ def settings_of(world: World) -> api.AllSettings:
     return validate(api.AllSettings, load(world.recipe))
 
 
+@pytest.mark.slow
 def test_the_whole_way_with_a_file_in_the_public_format(
     world: World, mae: Path, tmp_path: Path, masktas: Call
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_run_of_ours_teaches_another(world: World, tmp_path: Path, masktas: Ca
     assert "was pre-trained here" in said
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_is_kept_whole_and_needs_no_file_afterwards(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -155,6 +155,7 @@ def test_no_label_and_no_test_image_is_read_before_its_time(moved: Moved) -> Non
         assert at + 1 == len(tuned) or tuned[at + 1] in ("test", "labels")
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_architecture_that_was_kept(moved: Moved, masktas: Call) -> None:
     command = [one for one in moved.command if one != "--quiet"]
     code, _, said = masktas(*command, "--out", moved.out)
@@ -168,6 +169,7 @@ def test_the_table_shows_the_architecture_that_was_kept(moved: Moved, masktas: C
     assert f"teacher and supernet of {moved.folder / 'source'}" in said
 
 
+@pytest.mark.slow
 def test_killed_in_the_search_it_resumes_to_the_same_networks(moved: Moved, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     command = [one for one in moved.command if one != "--baselines"]  # the winner is the same
@@ -182,6 +184,7 @@ def test_killed_in_the_search_it_resumes_to_the_same_networks(moved: Moved, tmp_
         assert file_digest(out / name) == file_digest(moved.out / name), name
 
 
+@pytest.mark.slow
 def test_the_other_commands_work_in_its_folder(moved: Moved, tmp_path: Path, world: World) -> None:
     copy = shutil.copytree(moved.folder, tmp_path / "runs")
     out = copy / "moved"

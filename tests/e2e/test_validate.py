@@ -70,7 +70,7 @@ def test_it_leaves_table_picture_and_manifest(validated: Path, world: World) -> 
         assert (one["gain"]["value"] is None) == (name in SIZES)
     table, gains = made["tables"]
     assert {row[0] for row in table["rows"]} >= ratings | SIZES | {"ceiling"}
-    assert made["verdict"].startswith("consistency ranks 5 networks")
+    assert made["verdict"].startswith("alignment ranks 5 networks")
     assert 0 <= found["ceiling"]["rho"]["value"] <= 1
     assert made["probe"] == "linear"
     assert not made["test_split_read"]
@@ -117,6 +117,7 @@ def test_the_same_command_again_does_nothing(validated: Path, world: World, mask
     assert "settings.probe: 'linear' there, 'knn' now" in said
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same(
     validated: Path, base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_journal_of_something_else_is_refused(
         assert words in said
 
 
+@pytest.mark.slow
 def test_variants_inside_a_band_by_neighbours_on_the_test_split_as_json(
     base: Path, world: World, masktas: Call
 ) -> None:
@@ -230,6 +232,7 @@ def journalled(folder: Path) -> list[list[float]]:
     return [line["accuracy"] for line in read_lines(folder / "networks.jsonl")]
 
 
+@pytest.mark.slow
 def test_the_truth_is_what_fine_tuning_reaches(
     base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:
@@ -347,6 +350,7 @@ def test_two_supernets_of_one_space_are_compared(
     assert "the supernet of" in made["tables"][-1]["title"]
 
 
+@pytest.mark.slow
 def test_a_supernet_that_cannot_be_compared_is_refused(
     base: Path, world: World, masktas: Call, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_same_command_again_does_nothing_and_says_so(
     assert "top-1" in said
 
 
+@pytest.mark.slow
 def test_baselines_can_be_chosen_by_name(finished: Path, world: World) -> None:
     settings = resolve(AllSettings, load(world.recipe))
     chosen = ("house", "random")
@@ -192,7 +193,7 @@ def test_a_second_search_in_the_same_run(
 ) -> None:
     code, out, _ = masktas(
         "search", "--out", finished, "--name", "smaller", "--config", world.recipe,
-        "--max-params", "9K", "--rows", "unit", "--json", "--quiet",
+        "--max-params", "9K", "--rating", "consistency", "--rows", "unit", "--json", "--quiet",
     )  # fmt: skip
     assert code == 0
     found = json.loads(out)

@@ -7,9 +7,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from masktas.space import Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.strategies import (
     NSGA2,
@@ -154,7 +155,7 @@ def path_of(history):
     return [(one.architecture, one.generation, one.origin, one.rating) for one in history]
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(searches, seeds)
 def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(make, seed):
     search, rate = make(), rating(seed)
@@ -172,7 +173,7 @@ def test_a_search_ends_and_rates_each_architecture_of_the_budget_at_most_once(ma
     assert max(Counter(generations).values()) <= search.population
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(evolutions(), seeds)
 def test_generations_keep_their_size_and_their_shares(search, seed):
     search = search()
@@ -196,13 +197,13 @@ def test_generations_keep_their_size_and_their_shares(search, seed):
         assert origins.count("ramp") <= search.population // 4
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(searches, seeds)
 def test_the_same_search_again_is_the_same(make, seed):
     assert run(make(), rating(seed)) == run(make(), rating(seed))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(searches, seeds)
 def test_who_is_not_among_the_best_that_it_keeps_makes_no_difference(make, seed):
     rate, whole, raced = rating(seed), make(), make()
@@ -212,7 +213,7 @@ def test_who_is_not_among_the_best_that_it_keeps_makes_no_difference(make, seed)
     assert raced.best == whole.best
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(searches, seeds)
 def test_patience_ends_a_search_that_finds_nothing_better_and_no_other(make, seed):
     search, endless = make(), make()
@@ -228,7 +229,7 @@ def test_patience_ends_a_search_that_finds_nothing_better_and_no_other(make, see
         assert idle == search.patience
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(searches, seeds, st.lists(st.floats(0, 1), min_size=1, max_size=3))
 def test_a_search_killed_at_any_bytes_resumes_identically(make, seed, cuts):
     rate = rating(seed)
@@ -258,7 +259,7 @@ def clouds(draw):
     return draw(st.lists(st.tuples(*[number] * count), max_size=30))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(clouds())
 def test_the_front_holds_what_nothing_dominates_and_dominates_all_else(points):
     inside = front(points)

@@ -8,9 +8,10 @@ from collections import Counter
 from unittest import mock
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from examples import examples
 from masktas.errors import BudgetError, SpaceError
 from masktas.space import (
     QUANTITIES,
@@ -29,7 +30,7 @@ from masktas.space import (
 from masktas.space.exact import tables
 from measured import latency_model
 
-few = settings(max_examples=60, deadline=None)
+few = examples(60)
 seeds = st.integers(0, 2**32).map(random.Random)
 probabilities = st.one_of(st.sampled_from([0, 1]), st.floats(0, 1))
 
@@ -154,7 +155,7 @@ def test_digests_tell_architectures_apart(space, rng):
 # --- budgets
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(worlds(), seeds)
 def test_a_budgeted_space_agrees_with_enumeration(world, rng):
     space, costs, every, budget = world
@@ -178,7 +179,7 @@ def test_a_budgeted_space_agrees_with_enumeration(world, rng):
     assert fitting[counted.costliest(rng)]["macs"] == most
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(worlds(), seeds, st.sampled_from([(0, 0), (40, 10**6), (10**6, 40), (10**6, 400)]))
 def test_where_cells_are_not_exact_nothing_is_lost_and_no_draw_breaks_the_budget(world, rng, most):
     space, costs, every, budget = world
@@ -239,7 +240,7 @@ def using(fitting, budget, min_use):
 shares = st.sampled_from([0.3, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(worlds(), shares, seeds)
 def test_what_uses_the_budget_agrees_with_enumeration(world, min_use, rng):
     space, costs, every, budget = world
@@ -268,7 +269,7 @@ def test_what_uses_the_budget_agrees_with_enumeration(world, min_use, rng):
         assert counted.largest_uniform() in (alike & set(used) or alike & set(fitting))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(worlds(), shares, seeds, st.sampled_from([(0, 0), (40, 10**6), (10**6, 40)]))
 def test_using_the_budget_never_breaks_it_where_cells_are_not_exact(world, min_use, rng, most):
     space, costs, every, budget = world
@@ -292,7 +293,7 @@ def test_using_the_budget_never_breaks_it_where_cells_are_not_exact(world, min_u
             assert {sample(rng) for _ in range(5)} <= found
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@examples(6)
 @given(worlds(), shares, st.integers(0, 2**32))
 def test_draws_that_use_the_budget_are_those_of_the_space_that_do(world, min_use, seed):
     space, costs, every, budget = world
@@ -324,7 +325,7 @@ def assert_draws_are_those_of(counted, fitting, seed):
     assert chi_square < freedom + 7 * (2 * freedom) ** 0.5 + 20
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@examples(6)
 @given(worlds(), st.integers(0, 2**32))
 def test_draws_within_a_budget_are_those_of_the_space_that_meet_it(world, seed):
     space, costs, every, budget = world
@@ -382,7 +383,7 @@ def test_draws_that_use_one_of_several_limits(most):
 # --- quantities
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @example(999_999)
 @given(st.integers(1, 10**16))
 def test_what_is_written_can_be_read(value):
@@ -391,7 +392,7 @@ def test_what_is_written_can_be_read(value):
     assert parse_quantity(str(value)) == pytest.approx(value, rel=1e-15)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @example("9e999")
 @given(st.text(alphabet="0123456789.eEkKmMgGtTbB+-_, naif", max_size=12))
 def test_any_text_is_a_count_or_refused(text):
@@ -406,7 +407,7 @@ def test_any_text_is_a_count_or_refused(text):
 # --- mutation and crossover
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(spaces(), seeds, probabilities, probabilities)
 def test_mutation_never_leaves_the_space(space, rng, depth_probability, block_probability):
     one = space.sample(rng)
@@ -431,7 +432,7 @@ def test_mutation_without_a_chance_returns_the_parent(space, rng):
     assert mutate(one, space, rng, depth_probability=0, block_probability=0) == one
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(spaces(), seeds)
 def test_crossing_takes_every_gene_from_one_of_the_parents(space, rng):
     first, second = space.sample(rng), space.sample(rng)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from examples import examples
 from masktas.config import RatingSettings
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
@@ -165,7 +166,7 @@ def test_accuracy_of_a_shared_head_is_that_of_each_network_by_itself(randomize) 
 NAMES = ("consistency", "reconstruction", "feature", "fusion", "params")
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(
     st.permutations(range(6)), st.sampled_from([None, 20, 64, 333]),
     st.sampled_from(["0MB", "20KB", "1GB"]),
@@ -387,7 +388,7 @@ def test_several_processes_rate_what_one_does(evaluator_for, size: int) -> None:
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40), st.integers(1, 9))
-@settings(max_examples=30)
+@examples(30)
 def test_every_network_is_the_share_of_one_process(
     evaluator_for, which: list[int], size: int
 ) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from examples import examples
 from masktas.config import RatingSettings
 from masktas.data.store.image_store import Images, InMemory
 from masktas.errors import ConfigError, SpaceError
@@ -148,12 +149,13 @@ def test_ratings_are_bit_for_bit_those_of_each_network_alone(
             assert torch.equal(numbers, expected[name]), name
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.permutations(range(8)),
     st.integers(1, IMAGES),
     st.one_of(st.just(0), st.integers(1, 80 * IMAGES * TOKENS), st.just(10**9)),
 )
+@pytest.mark.slow
 def test_order_batch_size_and_memory_do_not_matter(shared, teacher, family, order, size, memory):
     evaluator = evaluator_for(shared, teacher, size, memory=memory)
     for at in order:

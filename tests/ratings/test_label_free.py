@@ -4,10 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from examples import examples
 from masktas.nn.patches import masking_noise, patchify, random_masking, take, unpatchify
 from masktas.nn.student import MaskedStudent, StudentShape, feature_loss, feature_losses
 from masktas.nn.supernet import Supernet
@@ -112,7 +113,7 @@ def test_consistency_equals_equation_15_in_loops(relation: PatchSimilarity):
 
 
 @given(st.sampled_from([*VARIANTS, PatchSimilarity()]), st.integers(0, 10_000), st.floats(0.01, 3))
-@settings(max_examples=60)
+@examples(60)
 def test_no_tokens_are_more_consistent_than_the_teachers_own(
     relation: PatchSimilarity, seed: int, noise: float
 ):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from examples import examples
 from masktas.nn.patches import masking_noise, patchify, random_masking, take
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet
@@ -82,7 +83,7 @@ def test_relatives_side_by_side_need_memory_for_one_network_only(shared, sample_
     )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(0, 12 * IMAGES * TOKENS))
 def test_never_more_is_kept_than_allowed_and_nothing_changes(shared, family, order, numbers):
     most = 8 * numbers

@@ -208,7 +208,11 @@ def test_the_budgets_of_table_1_are_met_by_exact_cost(name, most):
 
 @pytest.mark.parametrize(
     "budget",
-    [Budget(), Budget(min_params=400, max_params=700), Budget(max_macs=1500)],
+    [
+        pytest.param(Budget(), marks=pytest.mark.slow),
+        Budget(min_params=400, max_params=700),
+        pytest.param(Budget(max_macs=1500), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_sampling_is_that_of_the_space_given_the_budget(budget):

@@ -5,9 +5,10 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from masktas.errors import BudgetError
 from masktas.space import (
     PRESETS,
@@ -101,7 +102,7 @@ def test_other_quantities_cannot_be_limited(what):
         parse_limit(what, "6M")
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.sampled_from(QUANTITIES), st.text(alphabet="0123456789.%eofunirm:xMGBisu -+,/j", max_size=16)
 )
@@ -240,7 +241,7 @@ def test_format_amount(what, value, text):
     assert format_amount(what, value) == text
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.sampled_from(QUANTITIES), st.integers(1, 10**13))
 def test_what_is_written_is_a_limit(what, value):
     value = value / 10_000 if what == "latency" else value

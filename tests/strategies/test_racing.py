@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from masktas.strategies import Score
 from masktas.strategies.racing import full, race, rungs
 
@@ -99,7 +100,7 @@ def test_separable_losers_leave_at_the_first_look_and_the_best_stay() -> None:
     assert candidates.images == 25 * 50 + 5 * 400
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([0.01, 0.03, 0.1]),
     st.sampled_from([0.02, 0.1, 0.3]),

@@ -34,6 +34,7 @@ LABEL_FREE = (  # from few images, or masked
     "feature",
     "fusion",
 )
+SIMILARITY = ("consistency", "projected", "fusion")  # these compare maps of equation (16)
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
 
 
@@ -192,7 +193,7 @@ class RatingSettings(MaskRatioSettings):
         "params",
         "macs",
     ] = Field(
-        "consistency",
+        "alignment",
         description="Rating of a network: by agreement with the teacher, by loss, with labels, or "
         "by size alone (docs/search.md).",
     )
@@ -309,6 +310,7 @@ class SearchSettings(UsedBudgetSettings, CostSettings, RatingSettings, StrategyS
 
     def _require_together(self) -> None:
         """Raise ConfigError unless rating, strategy and racing can be combined."""
+        self._require_similarity()
         if self.racing and self.rating not in LABEL_FREE:
             raise ConfigError(
                 f"--racing compares networks on a few images first, and --rating {self.rating} "
@@ -318,4 +320,16 @@ class SearchSettings(UsedBudgetSettings, CostSettings, RatingSettings, StrategyS
             raise ConfigError(
                 "--racing drops networks with a low rating, but nsga2 also keeps those with low "
                 "costs: leave --racing out, or choose another --strategy."
+            )
+
+    def _require_similarity(self) -> None:
+        """Raise ConfigError if equation (16) is set, and the rating does not use it."""
+        names = ("temperature", "rows", "include_self", "class_token")
+        default = type(self).model_fields
+        given = [name for name in names if getattr(self, name) != default[name].default]
+        if given and self.rating not in SIMILARITY:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for ratings that compare maps of equation "
+                f"(16), and --rating {self.rating} does not: leave it out, or choose "
+                f"{', '.join(SIMILARITY)}."
             )

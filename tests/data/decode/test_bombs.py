@@ -194,6 +194,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[str, float, float]]:
 
 
 @pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.slow
 def test_files_made_to_harm_are_harmless(name, outcomes):
     outcome, seconds, megabytes = outcomes[name]
     assert outcome.startswith(("decoded", "refused")), outcome
@@ -202,5 +203,6 @@ def test_files_made_to_harm_are_harmless(name, outcomes):
     assert megabytes < 1200
 
 
+@pytest.mark.slow
 def test_the_largest_files_are_seen_to_take_memory(outcomes):
     assert outcomes["png largest"][2] > 500

@@ -7,11 +7,12 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from damaged import PHOTOS, deep_png, npy, originals, photo, tiff
+from examples import examples
 from masktas.data.decode.image import decode, dimensions, is_grey
 from masktas.errors import DataError
 
@@ -382,7 +383,7 @@ def test_header_of_an_array_file_is_not_trusted(header):
             read(content)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@examples(60)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),

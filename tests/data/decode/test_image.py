@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from examples import examples
 from masktas.data.decode.image import decode, dimensions
 from masktas.errors import DataError
 
@@ -340,9 +341,7 @@ def test_decoding_in_threads_leaves_the_warning_filters_alone(noise):
 
 
 @settings(
-    deadline=None,
-    max_examples=200,
-    derandomize=True,
+    examples(200),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(

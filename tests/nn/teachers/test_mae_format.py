@@ -116,6 +116,7 @@ def test_tokens_pictures_and_loss_are_those_of_transformers(heads: int, patch: i
     compare(official_mae(**SMALL | {"patch": patch}), heads, batch=3)
 
 
+@pytest.mark.slow
 def test_so_are_those_of_a_vit_base_with_its_decoder() -> None:
     state = official_mae(width=768, depth=12, patch=16, side=14, decoder=(512, 8))
     compare(state, 12, batch=1)

@@ -65,6 +65,7 @@ def test_captions_say_what_to_see(run: Path) -> None:
     assert page.count("<figcaption>") == page.count("<svg")
 
 
+@pytest.mark.slow
 def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
     path = run / "search/main/manifest.json"
     content = json.loads(path.read_text())

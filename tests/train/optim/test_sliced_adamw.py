@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from examples import examples
 from masktas.nn.mae import MaskedAutoencoder, pixel_loss
 from masktas.nn.patches import unpatchify
 from masktas.nn.student import StudentShape, feature_loss
@@ -548,7 +549,7 @@ edges_of_one = st.one_of(
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["C", "torch"])
-@settings(max_examples=60)
+@examples(60)
 @given(
     every=st.lists(edges_of_one, min_size=1, max_size=4),
     rng=st.randoms(use_true_random=False),
