@@ -33,7 +33,7 @@ from masktas.files import append_lines, read_lines
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("mutants.toml")
 UNCHANGED = "(no mutation)"
-SECONDS = 120.0  # of the tests of one mutation; a test that hangs has noticed it too
+SECONDS = 300.0  # of the tests of one mutation; a test that hangs has noticed it too
 MTIMES = itertools.count(1, 10)  # bytecode is recognised by size and seconds: no two are equal
 
 
