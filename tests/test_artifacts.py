@@ -360,6 +360,16 @@ def test_other_settings_are_refused_naming_the_difference(stage, done, change, n
     assert stage.begin(SETTING) is not done
 
 
+def test_settings_that_an_earlier_version_did_not_have_are_their_defaults(stage):
+    claim(stage, {"settings": {"epochs": 5}, "seed": 0})
+    now = {"settings": {"epochs": 5, "ema": 0.0}, "seed": 0}
+    assert stage.begin(now, defaults={"epochs": 9, "ema": 0.0}) is True
+    with pytest.raises(ArtifactError, match=r"settings\.ema: 0\.0 there, 0\.9 now"):
+        stage.begin({"settings": {"epochs": 5, "ema": 0.9}, "seed": 0}, defaults={"ema": 0.0})
+    with pytest.raises(ArtifactError, match=r"settings\.ema: None there"):
+        stage.begin({"settings": {"epochs": 5, "ema": 0.0}, "seed": 0})
+
+
 def test_a_tuple_is_what_json_makes_of_it(stage):
     claim(stage, {"crop_scale": (0.2, 1.0), "epochs": 5})
     assert stage.begin({"crop_scale": (0.2, 1.0), "epochs": 5}) is True

@@ -14,19 +14,14 @@ import platform
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from masktas.errors import ArtifactError, ConfigError
-from masktas.files import (
-    _sync_folder,
-    file_digest,
-    read_json,
-    write_json,
-    write_text,
-)
+from masktas.files import file_digest, read_json, sync_folder, write_json, write_text
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -69,8 +64,20 @@ class Stage:
         """Whether the stage has been completed."""
         return (self.folder / MANIFEST).exists()
 
-    def begin(self, settings: dict[str, Any], *, overwrite: bool = False) -> bool:
+    def begin(
+        self,
+        settings: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Claim the folder for these settings; return False if the stage is finished.
+
+        Args:
+            settings: all that the result depends on.
+            overwrite: give up the folder's earlier content.
+            defaults: what an earlier version, which did not have these of `settings["settings"]`,
+                is taken to have used.
 
         Raises:
             ArtifactError: if the folder holds a complete or partial result of other settings.
@@ -82,6 +89,8 @@ class Stage:
         if recorded.exists() and self._anything_made():
             there = read_json(recorded)
             settings = json.loads(json.dumps(settings))
+            if isinstance(known := there.get("settings"), dict):
+                there["settings"] = {**(defaults or {}), **known}
             if there != settings:
                 raise ArtifactError(
                     f"{self.folder} was made with other settings ({_difference(there, settings)}). "
@@ -114,7 +123,7 @@ class Stage:
                 shutil.rmtree(path)
             elif path.name not in (LOCK, DISCARDED):  # this process holds the lock
                 path.unlink()
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         mark.unlink()
 
     def _anything_made(self) -> bool:

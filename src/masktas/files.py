@@ -34,7 +34,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fchmod(file.fileno(), mode)  # a library may have replaced it by a private file
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise ArtifactError(
             f"{path}: cannot be written ({error.strerror or error}). The previous content is "
@@ -54,7 +54,7 @@ def _create(path: Path) -> int:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable: names are stored in the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

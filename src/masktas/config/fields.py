@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -21,6 +21,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of every setting, as JSON."""
+        return cls().model_dump(mode="json")
 
 
 def _crop_scale(value: tuple[float, float]) -> tuple[float, float]:

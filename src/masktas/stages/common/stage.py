@@ -269,7 +269,7 @@ class Context:
             more: what else the claim records.
 
         Raises:
-                ArtifactError: if the folder holds results of other settings, another process is at
+            ArtifactError: if the folder holds results of other settings, another process is at
                 work there, or it is that of another run.
             DataError: if the images have changed, and that was not accepted.
         """
@@ -290,7 +290,9 @@ class Context:
             **(more or {}),
         }
         with ExitStack() as held:
-            todo = self.ranks.first(lambda: self._claim(stage, recorded, images, store, held))
+            todo = self.ranks.first(
+                lambda: self._claim(stage, recorded, settings.defaults(), images, store, held)
+            )
             if not todo:
                 self.console.say(f"{stage.folder} is finished: nothing to do.")
             yield ClaimedStage(self, stage, parents, todo=todo)
@@ -299,6 +301,7 @@ class Context:
         self,
         stage: Stage,
         recorded: dict[str, Any],
+        defaults: dict[str, Any],
         images: ImageInput,
         store: Divided,
         held: ExitStack,
@@ -312,7 +315,7 @@ class Context:
         resumed = stage.resumable and not overwrite
         before = Started.read(stage) if resumed else None
         self._require_unchanged(stage, recorded["images"], images.before, store, before, resumed)
-        todo = stage.begin(recorded, overwrite=overwrite)
+        todo = stage.begin(recorded, overwrite=overwrite, defaults=defaults)
         if todo:
             self._note_start(stage, store, before)
         if self.overwrite:
