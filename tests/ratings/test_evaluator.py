@@ -120,7 +120,7 @@ def drawn(count: int, seed: int = 0) -> list[Architecture]:
 
 def test_numbers_are_those_of_each_network_alone(evaluator_for, shared, teacher) -> None:
     """Images, masks and their order depend on the seed; each network is a subnet by itself."""
-    evaluator, store = evaluator_for(), Store()
+    evaluator, store = evaluator_for("consistency"), Store()
     numbers = evaluator.rate(drawn(6))
     assert numbers.shape == (6, 400)
     chosen = np.random.default_rng(seed_for(0, "rating")).permutation(IMAGES)[:400]
@@ -323,7 +323,7 @@ def test_the_key_changes_with_what_a_rating_depends_on_and_with_nothing_else(eva
 
     plain = key()
     same = [
-        key(), key(batch_size=7), key(prefix_memory="0MB"), key("consistency"),
+        key(), key(batch_size=7), key(prefix_memory="0MB"), key("alignment"),
         key(candidates=BudgetedSpace(SPACE, Budget(max_params=9_000))), key(labels=torch.zeros(9)),
     ]  # fmt: skip
     assert set(same) == {plain}
