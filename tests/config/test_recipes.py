@@ -28,6 +28,19 @@ def test_auto_goes_by_size_at_the_boundary_and_says_so() -> None:
     assert "2.7M parameters" in with_recipe(FinetuneSettings(), 2_700_000)[1]
 
 
+def test_a_short_training_is_plain() -> None:
+    for size, least in ((1, 100), (LARGE_PARAMS, 34)):  # a third of 300 and of 100
+        assert with_recipe(FinetuneSettings(epochs=least), size)[0].recipe != "plain"
+        short, why = with_recipe(FinetuneSettings(epochs=least - 1), size)
+        assert (short.recipe, short.randaugment, short.layer_decay) == ("plain", "none", 1)
+        assert "less than a third of the" in why
+    assert with_recipe(FinetuneSettings(epochs=1), 1)[1] == (
+        "Recipe plain (masktas): 1 epoch, less than a third of the 300 of recipe small; "
+        "1 epoch in batches of 256."
+    )
+    assert with_recipe(FinetuneSettings(epochs=1, recipe="small"), 1)[0].recipe == "small"
+
+
 def test_auto_leaves_length_batch_and_crops_to_images_and_machine() -> None:
     auto, _ = with_recipe(FinetuneSettings(), 1)
     named, why = with_recipe(FinetuneSettings(recipe="small"), LARGE_PARAMS)

@@ -162,12 +162,14 @@ def test_a_linear_head_leaves_the_network_as_it_was(base: Path, tune: Call) -> N
         assert np.array_equal(one[name], other[name]) == (not name.startswith("head.")), name
 
 
-def test_by_default_the_size_chooses_and_it_is_said(base: Path, tune: Call) -> None:
+def test_by_default_size_and_length_choose_and_it_is_said(base: Path, tune: Call) -> None:
     code, _, said = tune("auto", "--recipe", "auto", "--epochs", 1)
     assert code == 0, said
-    assert "parameters without the head are fewer than 25M; 1 epoch in batches of 16 " in said
+    assert "1 epoch, less than a third of the 300 of recipe small; 1 epoch in batches" in said
+        "1 epoch, less than a third of the 300 of recipe small; 1 epoch in batches of 16." in said
+    )
     settings = manifest(base / "finetune/auto")["settings"]["settings"]
-    assert (settings["recipe"], settings["layer_decay"]) == ("small", 0.85)
+    assert (settings["recipe"], settings["layer_decay"]) == ("plain", 1.0)
     assert settings["batch_size"] == 16
 
 
