@@ -10,15 +10,13 @@ from masktas.artifacts import ARCHITECTURE, INPUT
 from masktas.config import DataSettings, RuntimeSettings, SegmentSettings, resolve
 from masktas.console import Console
 from masktas.data.joint import JointAugment, JointBatches
-from masktas.data.masks import open_pairs
 from masktas.data.segmentation import SegmentationImages
-from masktas.errors import ConfigError, DataError
 from masktas.formats import format_size
 from masktas.nn.segmenter import Segmenter, decoder_costs
 from masktas.nn.teachers.pretrained import resize_encoder
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, format_quantity, macs, params
-from masktas.stages.common.images import PYTHON, Data, ImageInput
+from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import recipe
@@ -27,10 +25,10 @@ from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
 from masktas.train.segmenters import SegmenterFacts, save_segmenter
 from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
+from masktas.train.windows import Views
 
 TRAINED = ("supernet", "search")  # the splits that are trained on
 BETA2 = 0.999  # as in published settings
-UNUSED = ("root", "limit", "label_column")  # flags of images that masks do not go with
 
 
 def segment(
@@ -84,7 +82,13 @@ def segment(
     backbone = shape.replace(num_classes=0, image_size=asked.image_size)
     asked.require_fit(backbone, "the architecture")
     asked = _normalised(context, asked, path, parents)
-    images = _open(context, asked, settings)
+    images = open_masks(
+        asked,
+        settings,
+        (*TRAINED, "validation", "test"),
+        strict=context.settings.strict,
+        bar=context.console.bar,
+    )
     batches = JointBatches(
         images,
         *TRAINED,
@@ -205,7 +209,7 @@ class _Training:
             network,
             self.images,
             split,
-            short_side=self.settings.short_side,
+            views=Views(self.settings.short_side),
             runtime=context.runtime,
             ranks=context.ranks,
         )
@@ -223,6 +227,7 @@ class _Training:
             images.classes.names,
             images.classes.values,
             settings.short_side,
+            images.classes.ignored,
         )
         save_segmenter(self.stage.folder, network, facts, seen)
         per_class = test.per_class(images.classes.names)
@@ -243,21 +248,12 @@ def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) ->
     """Return where images and masks are, and how large crops are: as the network sees by default.
 
     Raises:
-        DataError: if they are a Python object.
-        ConfigError: if a flag is given that masks do not go with.
+        MasktasError: see `ImageInput.require_masks`.
     """
     sizes = {"image_size": format_size(shape.image_size), "in_channels": shape.in_channels}
     resolved = resolve(DataSettings, sizes, settings)
-    for name in UNUSED:
-        if getattr(resolved, name) is not None:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} does not apply to images with masks: leave it out."
-            )
     asked = ImageInput.of(data, resolved)
-    if asked.location.startswith(PYTHON):
-        raise DataError(
-            "Segmentation reads images and masks from a folder or parquet files: give its path."
-        )
+    asked.require_masks()
     return asked
 
 
@@ -279,25 +275,6 @@ def _normalised(
         name: list(found[name]) for name in ("mean", "std") if name in found and name not in given
     }
     return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))
-
-
-def _open(context: Context, asked: ImageInput, settings: SegmentSettings) -> SegmentationImages:
-    """Read all masks once, and divide the images."""
-    names = None
-    if settings.classes is not None:
-        names = [name.strip() for name in settings.classes.split(",")]
-    return SegmentationImages(
-        open_pairs(
-            asked.location, image_column=asked.settings.image_column, ignore=settings.ignore
-        ),
-        in_channels=asked.in_channels,
-        white=asked.settings.white,
-        access=asked.access((*TRAINED, "validation", "test")),
-        classes=names,
-        ignore=settings.ignore,
-        strict=context.settings.strict,
-        bar=context.console.bar,
-    )
 
 
 def _describe(console: Console, images: SegmentationImages) -> None:

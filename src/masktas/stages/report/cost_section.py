@@ -124,7 +124,7 @@ def _readers(run: Run, location: str) -> dict[str, list[str]]:
     for stage in run.named("evaluate"):
         evaluated = EvaluationManifest.read(stage)
         if evaluated.split in readers and evaluated.location == location:
-            learnt = [] if evaluated.is_classifier else ["supernet"]
+            learnt = ["supernet"] if evaluated.kind == "probe" else []
             for split in [*learnt, evaluated.split]:
                 readers[split].append(f"evaluate/{stage.folder.name}")
     return readers

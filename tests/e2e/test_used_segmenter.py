@@ -1,0 +1,112 @@
+"""What a run says of its segmenter: evaluation, report, `show`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import masktas as api
+from masktas.errors import ConfigError
+from pairs import drawn, opened, write_pairs
+from worlds import manifest
+
+pytestmark = pytest.mark.e2e
+Call = Callable[..., tuple[int, str, str]]
+SHAPE = {"embed_dim": 16, "num_heads": [1, 1], "mlp_ratio": [2, 2], "head_dim": 8,
+         "image_size": 16, "patch_size": 4}  # fmt: skip
+SHARES = {"search_share": 0.1, "validation_share": 0.2, "test_share": 0.2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_pairs(tmp_path_factory.mktemp("used") / "data", 12)
+    names = ["ground", "red", "green", "<b>none</b>"]
+    (root / "classes.json").write_text(json.dumps(names))
+    (root.parent / "shape.json").write_text(json.dumps(SHAPE))
+    api.segment(
+        root, out=root.parent / "run", architecture=root.parent / "shape.json", init="scratch",
+        decoder="linear", epochs=4, batch_size=2, lr=0.3, device="cpu", tensorboard=False, **SHARES,
+    )  # fmt: skip
+    return root.parent / "run"
+
+
+def test_evaluate_repeats_what_the_stage_has_measured(run: Path, masktas: Call) -> None:
+    made = manifest(run / "segment/main")
+    code, said, error = masktas("evaluate", run, "--split", "validation", "--device", "cpu")
+    assert code == 0, error
+    found = manifest(run / "evaluate/segment-main-validation")
+    for name, value in made["validation"].items():
+        assert found["outcome"][name] == pytest.approx(value, rel=1e-5), name
+    assert f"mIoU {made['validation']['miou']:.2%}" in said
+    assert "left out of the means: <b>none</b>" in said
+    assert found["readings"] is None
+    code, _, error = masktas("evaluate", run / "segment/main", "--device", "cpu")
+    assert code == 0, error
+    assert "The test split has been read once for this network already" in error
+    tested = manifest(run / "evaluate/segment-main")
+    assert tested["readings"] == 2
+    assert tested["outcome"]["miou"] == pytest.approx(made["test"]["miou"], rel=1e-5)
+    assert tested["outcome"]["absent"] == made["absent"] == ["<b>none</b>"]
+    folder = run / "evaluate/segment-main"
+    with open(folder / "per_class.csv", encoding="utf-8") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    for name, one in made["per_class"].items():
+        assert float(rows[name]["iou"]) == pytest.approx(one["iou"], rel=1e-5)
+    assert rows["<b>none</b>"]["iou"] == ""
+    counts = np.array(json.loads((folder / "evaluation.json").read_text())["confusion"])
+    assert np.trace(counts) / counts.sum() == pytest.approx(tested["outcome"]["pixel_accuracy"])
+    assert (folder / "confusion.png").exists()
+    page = api.report(run).read_text()
+    assert "Evaluation: segment-main" in page
+    assert f"{100 * made['test']['miou']:.2f} % mIoU" in page
+
+
+def test_more_views_and_the_same_images_given(run: Path, tmp_path: Path) -> None:
+    given = api.evaluate(run, run.parent / "data", out=tmp_path / "all", device="cpu", batch_size=1)
+    assert given["split"] == "test", "the data of the run, so a split of it"
+    copied = tmp_path / "copied"
+    shutil.copytree(run.parent / "data", copied)
+    views = api.evaluate(
+        run, copied, out=tmp_path / "views", scales="0.75,1.25", flip=True, device="cpu"
+    )
+    assert views["split"] == "all"
+    assert views["outcome"]["num_images"] == 12
+    assert views["readings"] is None
+    plain = api.evaluate(run, copied, out=tmp_path / "plain", device="cpu")
+    assert plain["outcome"]["loss"] != views["outcome"]["loss"]
+    # 32 x 48 are 3 x 5 windows of 16; 24 x 36 are 2 x 3, 40 x 60 are 4 x 6, each also mirrored
+    assert views["cost"]["flops"] / plain["cost"]["flops"] == 2 * (6 + 24) / 15
+
+
+def test_the_test_images_given_as_others_count_as_a_reading(run: Path, tmp_path: Path) -> None:
+    data, images = run.parent / "data", opened(run.parent / "data")
+    tested = [images.image(row) for row in images.rows("test")]
+    numbers = [n for n in range(12) if any(np.array_equal(drawn(n)[0], one) for one in tested)]
+    for number in numbers:
+        for name in (f"images/{number}.ppm", f"masks/{number}.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(data / name, tmp_path / name)
+    assert len(numbers) == manifest(run / "segment/main")["images"]["splits"]["test"]["images"]
+    found = api.evaluate(run, tmp_path, out=tmp_path / "out", device="cpu")
+    assert found["readings"] >= 2
+    assert found["outcome"]["miou"] == pytest.approx(manifest(run / "segment/main")["test"]["miou"])
+
+
+def test_flags_that_do_not_apply(run: Path, tmp_path: Path, masktas: Call) -> None:
+    code, _, error = masktas("evaluate", run, "--label-column", "x", "--device", "cpu")
+    assert code == 2
+    assert "--label-column does not apply to images with masks" in error
+    code, _, error = masktas("evaluate", run, "--scales", "0,1", "--device", "cpu")
+    assert code == 2
+    assert "give factors above 0" in error
+    backbone = tmp_path / "backbone"
+    shutil.copytree(run / "segment/main", backbone)
+    (backbone / "segmenter.json").unlink()
+    with pytest.raises(ConfigError, match="--scales and --flip are for segmenters"):
+        api.evaluate(backbone, run.parent / "data/images", out=tmp_path / "x", flip=True)
