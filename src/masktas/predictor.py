@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masktas.artifacts import SEGMENTER
 from masktas.data.reading import ReadImage, as_source, nothing_read, read_images, stacked
 from masktas.data.sources import Source
 from masktas.errors import LabelError, UndecodableImage
@@ -23,7 +24,6 @@ from masktas.segment_predictor import SegmentPredictor, load_segment_predictor
 from masktas.space import Architecture
 from masktas.train.input import NetworkInput, missing_input
 from masktas.train.networks import filled, network_folder, read_shape
-from masktas.train.segmenters import SEGMENTER
 
 BATCH_SIZE = 128
 Advance = Callable[[int], None]

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import masktas as api
+from masktas.data.class_maps import class_colors, colored
 from masktas.errors import ConfigError
+from masktas.space import format_quantity
 from pairs import drawn, opened, write_pairs
 from worlds import manifest
 
@@ -110,3 +113,58 @@ def test_flags_that_do_not_apply(run: Path, tmp_path: Path, masktas: Call) -> No
     (backbone / "segmenter.json").unlink()
     with pytest.raises(ConfigError, match="--scales and --flip are for segmenters"):
         api.evaluate(backbone, run.parent / "data/images", out=tmp_path / "x", flip=True)
+
+
+def test_the_report_shows_classes_costs_and_pictures(run: Path) -> None:
+    made = manifest(run / "segment/main")
+    page = api.report(run).read_text()
+    assert "Segmentation: main" in page
+    for part in ("backbone", "decoder"):
+        assert f">{format_quantity(made[part]['params'])}</td>" in page
+    both = made["backbone"]["macs"] + made["decoder"]["macs"]
+    assert f">{format_quantity(both)}</td>" in page
+    for name, one in made["per_class"].items():
+        assert f">{100 * one['iou']:.1f}</td>" in page, name
+        assert f"</i>{name}</span>" in page, "the legend"
+    assert "&lt;b&gt;none&lt;/b&gt;" in page
+    assert "<b>none" not in page
+    assert "Validation miou is highest at epoch" in page or "validation miou is highest" in page
+    assert "segment/main" in page
+    assert "final test of segment/main" in page
+    assert "fine-tuning" not in page, "nothing was searched or fine-tuned in this run"
+    assert api.report(run).read_text() == page
+
+
+def test_pictures_are_of_validation_images_with_the_answers_of_predict(run: Path) -> None:
+    shown = json.loads((run / "segment/main/examples.json").read_text())
+    images = opened(run.parent / "data")
+    rows = images.rows("validation").tolist()
+    assert shown["names"] == [images.name(row) for row in rows]
+    picture = np.asarray(Image.open(run / "segment/main/examples.png")).astype(int)
+    height, width = 160, 240  # of 32 x 48 pixels
+    assert picture.shape == (len(rows) * (height + 8) - 8, 3 * (width + 8) - 8, 3)
+    network, colors = api.load(run / "segment/main"), class_colors(4)
+    for number, row in enumerate(rows):
+        found = network.predict(images.image(row))[0].indices
+        top = number * (height + 8)
+        for column, one in ((1, images.mask(row)), (2, found)):
+            left = column * (width + 8)
+            cell = picture[top : top + height, left : left + width]
+            assert (cell[2::5, 2::5] == colored(one, colors)).all()  # 5 pixels for each
+    occurring = set(np.unique([images.mask(row) for row in rows]).tolist()) - {-1}
+    assert occurring <= set(shown["classes"])
+
+
+def test_show_tells_backbone_and_decoder_apart(run: Path, tmp_path: Path, masktas: Call) -> None:
+    made = manifest(run / "segment/main")
+    code, said, _ = masktas("show", run / "segment/main")
+    assert code == 0
+    decoder = made["decoder"]
+    assert f"linear, 4 classes, {decoder['params']:,} params, {decoder['macs']:,} macs" in said
+    assert f"{made['backbone']['params']:,} (head of 0 classes counted)" in said
+    code, said, _ = masktas("show", run / "segment/main", "--json")
+    assert json.loads(said)["decoder"]["macs"] == decoder["macs"]
+    for name in ("architecture.json", "segmenter.json"):
+        shutil.copy(run / "segment/main" / name, tmp_path / name)
+    code, said, _ = masktas("show", tmp_path)
+    assert "linear, 4 classes" in said

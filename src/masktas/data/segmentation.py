@@ -257,6 +257,10 @@ class SegmentationImages:
             counted.update(self._images[row].counts)
         return counted
 
+    def name(self, row: int) -> str:
+        """Return the name of an image."""
+        return self._images[row].name
+
     def size(self, row: int) -> tuple[int, int]:
         """Return (height, width) of an image."""
         return self._images[row].size

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from masktas.artifacts import SEGMENTER
 from masktas.errors import ArtifactError
 from masktas.files import read_json, write_json
 from masktas.nn.segmenter import DecoderName, Segmenter
@@ -16,7 +17,6 @@ from masktas.train import checkpoint
 from masktas.train.input import NetworkInput
 from masktas.train.networks import load_network, read_shape, save_network
 
-SEGMENTER = "segmenter.json"
 DECODER = "segmenter.safetensors"
 S = TypeVar("S", bound=Segmenter)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from masktas import launch
-from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, Stage, versions
+from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, SEGMENTER, Stage, versions
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.files import file_digest, read_json, write_json, write_text
@@ -34,7 +34,6 @@ from masktas.stages.export.parity import (
 )
 from masktas.train.networks import WEIGHTS
 from masktas.train.runtime import Runtime
-from masktas.train.segmenters import SEGMENTER
 
 PARITY, CARD = "parity.json", "README.md"
 NUM_IMAGES = 200

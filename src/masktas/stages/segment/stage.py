@@ -20,6 +20,7 @@ from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.common.tasks import recipe
+from masktas.stages.segment.examples import draw_examples
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
@@ -203,13 +204,17 @@ class _Training:
             ranks=setup.ranks,
         )
 
+    @property
+    def _views(self) -> Views:
+        return Views(self.settings.short_side)
+
     def _measure(self, network: Segmenter, split: str) -> Confusion:
         context = self.context
         return confusion(
             network,
             self.images,
             split,
-            views=Views(self.settings.short_side),
+            views=self._views,
             runtime=context.runtime,
             ranks=context.ranks,
         )
@@ -230,6 +235,8 @@ class _Training:
             images.classes.ignored,
         )
         save_segmenter(self.stage.folder, network, facts, seen)
+        runtime = self.context.runtime
+        draw_examples(self.stage.folder, network, images, self._views, runtime)
         per_class = test.per_class(images.classes.names)
         absent = [one for one in images.classes.names if one not in per_class]
         _print_classes(self.context.console, per_class, absent)
