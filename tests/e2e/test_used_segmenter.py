@@ -168,3 +168,28 @@ def test_show_tells_backbone_and_decoder_apart(run: Path, tmp_path: Path, maskta
         shutil.copy(run / "segment/main" / name, tmp_path / name)
     code, said, _ = masktas("show", tmp_path)
     assert "linear, 4 classes" in said
+
+
+def test_plan_counts_the_operations_that_the_stage_has_counted(run: Path, masktas: Call) -> None:
+    data, shape = run.parent / "data", run.parent / "shape.json"
+    config = run.parent / "config.toml"
+    config.write_text('[segment]\ndecoder = "linear"\nbatch_size = 2\n')
+    command = ("plan", data, "--segment", "--architecture", shape, "--config", config)
+    shares = ("--validation-share", 0.2, "--test-share", 0.2, "--epochs", 4, "--device", "cpu")
+    code, said, error = masktas(*command, *shares, "--tflops", 1, "--share", 0.5, "--json")
+    assert code == 0, error
+    (found,) = json.loads(said)
+    cost = manifest(run / "segment/main")["cost"]
+    assert found["flops"] / found["images"] == cost["flops"] / cost["images"]
+    assert found["images"] == 4 * (round(12 * 0.6) // 2) * 2
+    assert found["seconds"] == pytest.approx(found["flops"] / 5e11)
+    assert found["memory_bytes"] > 16 * manifest(run / "segment/main")["backbone"]["params"]
+    _, said, _ = masktas(*command, *shares, "--tflops", 1, "--image-size", 32, "--json")
+    assert json.loads(said)[0]["flops"] > 3 * found["flops"]
+    code, said, error = masktas(*command, *shares, "--seconds", 0.1)
+    assert code == 0, error
+    assert "12 images with masks, network" in said
+    assert "with 4 classes" in said
+    code, _, error = masktas("plan", data, "--architecture", shape)
+    assert code == 2
+    assert "--architecture goes with --segment" in error

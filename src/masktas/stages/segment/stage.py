@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import ARCHITECTURE, INPUT
 from masktas.config import DataSettings, RuntimeSettings, SegmentSettings, resolve
 from masktas.console import Console
-from masktas.data.joint import JointAugment, JointBatches
+from masktas.data.joint import JointBatches
 from masktas.data.segmentation import SegmentationImages
 from masktas.formats import format_size
 from masktas.nn.segmenter import Segmenter, decoder_costs
-from masktas.nn.teachers.pretrained import resize_encoder
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, format_quantity, macs, params
 from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.common.tasks import recipe
 from masktas.stages.segment.examples import draw_examples
+from masktas.stages.segment.tasks import joint_augment, segmenter_network, segmenter_task
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
 from masktas.train.segmenters import SegmenterFacts, save_segmenter
-from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
 from masktas.train.windows import Views
 
 TRAINED = ("supernet", "search")  # the splits that are trained on
-BETA2 = 0.999  # as in published settings
 
 
 def segment(
@@ -93,14 +90,7 @@ def segment(
     batches = JointBatches(
         images,
         *TRAINED,
-        augment=JointAugment(
-            asked.image_size,
-            settings.scale,
-            settings.short_side,
-            settings.max_class_share,
-            settings.flip,
-            settings.color,
-        ),
+        augment=joint_augment(settings, asked.image_size),
         batch_size=settings.batch_size,
         seed=context.seed,
         device=context.runtime.device,
@@ -133,8 +123,8 @@ class _Training:
     def train(self, start: ViT | None) -> dict[str, Any]:
         """Train from the weights of `start`, test, and return the manifest."""
         context, settings = self.context, self.settings
-        network = self._network(start)
         classes = len(self.images.classes.names)
+        network = segmenter_network(settings, self.backbone, classes, start, context.setup)
         costs = decoder_costs(self.backbone, settings.decoder, settings.channels, classes)
         context.console.say(
             f"Backbone: {format_quantity(params(self.backbone))} parameters, "
@@ -142,7 +132,7 @@ class _Training:
             f"{format_size(self.backbone.image_size)}; decoder {settings.decoder}: "
             f"{format_quantity(costs[0])} and {format_quantity(costs[1])}."
         )
-        task = self._task(network, costs[1])
+        task = segmenter_task(settings, network, classes, self.batches, context.setup)
         best = BestEpoch(self.stage.folder, self.batches.steps_per_epoch)
 
         def watch(number: int) -> dict[str, float]:
@@ -170,39 +160,6 @@ class _Training:
             }
 
         return self.stage.finish(self.images, cost, write)
-
-    def _network(self, start: ViT | None) -> Segmenter:
-        """Return the segmenter with its first weights, on the device."""
-        generator = self.context.setup.generator("segment")
-        vit = ViT(self.backbone)
-        vit.init_weights(generator)
-        if start is not None:
-            resized = resize_encoder(start, self.backbone.image_size).state_dict()
-            vit.load_state_dict(
-                {name: one for name, one in resized.items() if not name.startswith("head.")}
-            )
-        settings, classes = self.settings, len(self.images.classes.names)
-        network = Segmenter(vit, settings.decoder, settings.channels, classes)
-        network.init_weights(generator)
-        return network.to(self.context.runtime.device)
-
-    def _task(self, network: Segmenter, decoder_macs: int) -> Segmentation:
-        settings, setup = self.settings, self.context.setup
-        optimised = SegmenterRecipe(
-            **asdict(recipe(settings, self.batches)),
-            beta2=BETA2,
-            layer_decay=settings.layer_decay,
-        )
-        return Segmentation(
-            network,
-            self.batches,
-            optimised,
-            setup.runtime,
-            drop_path=settings.drop_path,
-            decoder_macs=decoder_macs,
-            seed=setup.seed,
-            ranks=setup.ranks,
-        )
 
     @property
     def _views(self) -> Views:
