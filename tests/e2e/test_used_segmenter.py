@@ -193,3 +193,19 @@ def test_plan_counts_the_operations_that_the_stage_has_counted(run: Path, maskta
     code, _, error = masktas("plan", data, "--architecture", shape)
     assert code == 2
     assert "--architecture goes with --segment" in error
+
+
+def test_export_and_embed_take_the_backbone_and_say_so(
+    run: Path, tmp_path: Path, masktas: Call
+) -> None:
+    code, _, said = masktas("export", run / "segment/main", "--to", "torch")
+    assert code == 0, said
+    assert "is a segmenter: its backbone is exported, without the decoder" in said
+    record = json.loads((run / "export/segment-main/parity.json").read_text())
+    assert record["network"] == "segment/main"
+    photo = run.parent / "data/images/0.ppm"
+    code, _, said = masktas(
+        "embed", run / "segment/main", photo, "--out", tmp_path / "features.npz", "--device", "cpu"
+    )
+    assert code == 0, said
+    assert np.load(tmp_path / "features.npz")["features"].shape == (1, 16)
