@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masktas.console import Console
-from masktas.data.masks import open_pairs
+from masktas.data.masks import classes_of, open_pairs
 from masktas.data.segmentation import SegmentationImages
 from masktas.data.store.image_store import SplitAccess
 
@@ -63,7 +63,7 @@ def opened(
         in_channels=3,
         white=None,
         access=SplitAccess(SHARES, ("supernet", "search", "validation", "test")),
-        classes=classes,
+        classes=None if classes is None else classes_of(classes, ignore),
         ignore=ignore,
         strict=strict,
         bar=Console(quiet=True).bar,

@@ -16,7 +16,7 @@ FLOORS = {
     "strategies": 1, "config": 1, "artifacts": 1, "console": 1,
     "nn": 2, "data": 2,
     "train": 3, "measure": 3, "timm": 3,
-    "ratings": 4, "predictor": 4,
+    "ratings": 4, "predictor": 4, "segment_predictor": 4,
     "stages": 5,
     "api": 6, "notebook": 6, "cli": 6, "__main__": 6, "": 6,
 }  # fmt: skip

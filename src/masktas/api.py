@@ -36,12 +36,12 @@ from masktas.errors import ConfigError
 from masktas.stages import demo as demo_stage
 from masktas.stages import finetune as finetune_stage
 from masktas.stages import run as run_stage
-from masktas.stages import segment as segment_stage
 from masktas.stages.distill import stage as distill_stage
 from masktas.stages.evaluate import stage as evaluate_stage
 from masktas.stages.plan import stage as plan_stage
 from masktas.stages.refine import stage as refine_stage
 from masktas.stages.search import stage as search_stage
+from masktas.stages.segment import stage as segment_stage
 from masktas.stages.supernet import stage as supernet_stage
 from masktas.stages.teacher import stage as teacher_stage
 from masktas.stages.transfer import stage as transfer_stage

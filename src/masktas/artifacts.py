@@ -34,6 +34,7 @@ METRICS = "metrics.jsonl"  # losses: identical for every run of a seed
 LEDGER = "ledger.jsonl"  # when, and how fast: of every attempt
 ARCHITECTURE = "architecture.json"
 INPUT = "input.json"  # of a network: how images become its input, and its classes
+SEGMENTER = "segmenter.json"  # of a segmenter: its decoder and classes
 SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
 CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet

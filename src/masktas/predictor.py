@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.artifacts import INPUT
+from masktas.artifacts import SEGMENTER
 from masktas.data.reading import ReadImage, as_source, nothing_read, read_images, stacked
 from masktas.data.sources import Source
-from masktas.errors import ArtifactError, LabelError, UndecodableImage
+from masktas.errors import LabelError, UndecodableImage
 from masktas.nn.vit import ViT
+from masktas.segment_predictor import SegmentPredictor, load_segment_predictor
 from masktas.space import Architecture
-from masktas.train.input import NetworkInput
+from masktas.train.input import NetworkInput, missing_input
 from masktas.train.networks import filled, network_folder, read_shape
 
 BATCH_SIZE = 128
@@ -89,11 +90,7 @@ class Predictor(ViT):
             ArtifactError: if its folder does not say.
         """
         if self._seen is None:
-            raise ArtifactError(
-                f"{self.folder}: no {INPUT} there, which says how images become the network's "
-                "input: an earlier version of masktas wrote this folder, or the file was not "
-                "copied. Copy it, or run the stage again with --overwrite."
-            )
+            raise missing_input(self.folder)
         return self._seen
 
     @property
@@ -258,15 +255,28 @@ def _batches(images: Iterator[ReadImage], batch_size: int) -> Iterator[list[Read
         yield batch
 
 
-def load(path: str | Path) -> Predictor:
+def load(path: str | Path) -> Predictor | SegmentPredictor:
     """Load a network that a stage wrote, on the CPU and ready to use.
 
     Args:
         path: its folder, the architecture.json in it, or a run folder, which stands for its
-            `finetune/main`.
+            `finetune/main`, or else its `segment/main`.
 
     Returns:
         A `torch.nn.Module` that also takes files: `load(path).predict("a.jpg")`, `.embed("a.jpg")`.
+        A segmenter predicts class maps, see `SegmentPredictor`.
+
+    Raises:
+        ArtifactError: if a file is missing or damaged.
+    """
+    folder = network_folder(path)
+    if (folder / SEGMENTER).exists():
+        return load_segment_predictor(folder)
+    return load_backbone(folder)
+
+
+def load_backbone(path: str | Path) -> Predictor:
+    """Load a network as `load` does; of a segmenter its backbone.
 
     Raises:
         ArtifactError: if a file is missing or damaged.

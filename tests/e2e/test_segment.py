@@ -27,7 +27,7 @@ FLAGS = {"--init": "scratch", "--epochs": 3, "--batch-size": 2, "--lr": 0.3, "--
          "--search-share": 0.1, "--validation-share": 0.2, "--test-share": 0.2,
          "--classes": "ground,red,green"}  # fmt: skip
 FILES = ("weights.safetensors", "segmenter.safetensors", "segmenter.json", "metrics.jsonl",
-         "architecture.json", "input.json")  # fmt: skip
+         "architecture.json", "input.json", "examples.png", "examples.json")  # fmt: skip
 
 
 def flags(**other: object) -> tuple[object, ...]:

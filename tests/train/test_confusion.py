@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from masktas.data.augment import crop
 from masktas.data.masks import IGNORED
 from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
-from masktas.train.confusion import Confusion, confusion, slide, window_starts
+from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
 from masktas.train.optim.layer_decay import layer_groups, layer_of
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.segmenters import SegmenterFacts, load_segmenter, save_segmenter
+from masktas.train.windows import Views, segment_image, slide, window_starts
 from pairs import opened, write_pairs
 
 SHAPE = Architecture(
@@ -108,12 +110,36 @@ def test_sliding_windows_against_loops(network: Segmenter, size: tuple[int, int]
     assert torch.allclose(found[0], (total / times)[:, : size[0], : size[1]], atol=1e-5)
 
 
+def test_several_views_average_probabilities(network: Segmenter) -> None:
+    """Two scales, mirrored too, against the four views one by one."""
+    pixels = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8)
+    runtime, scale = Runtime.choose("cpu", "fp32"), {"mean": (0.4,) * 3, "std": (0.2,) * 3}
+    views = Views(None, (1.0, 1.5), flip=True)
+    found = segment_image(network, pixels, views, runtime=runtime, **scale)
+    total = torch.zeros(1, 3, 20, 30)
+    for factor in (1.0, 1.5):
+        size = (round(20 * factor), round(30 * factor))
+        for mirrored in (False, True):
+            seen = pixels.flip(1) if mirrored else pixels
+            box = torch.tensor([[0, 0, 20, 30]])
+            mean, std = (torch.tensor(one) for one in scale.values())
+            image = crop(seen[None].contiguous(), box, None, size, mean=mean, std=std)
+            with torch.no_grad():
+                logits = slide(network, image, runtime, at_once=1)
+            logits = torch.nn.functional.interpolate(logits, (20, 30), mode="bilinear")
+            shares = logits.softmax(dim=1)
+            total += shares.flip(3) if mirrored else shares
+    assert torch.allclose(found.exp(), total / 4, atol=1e-4)
+    assert not torch.allclose(found.exp(), shares, atol=1e-2)
+    assert views.windows((20, 30), (16, 16)) == 2 * (2 * 3 + 3 * 4)
+
+
 @pytest.mark.parametrize("short_side", [None, 20])
 def test_every_image_is_counted_at_its_own_size(
     network: Segmenter, tmp_path: Path, short_side: int | None
 ) -> None:
     images, runtime = opened(write_pairs(tmp_path)), Runtime.choose("cpu", "fp32")
-    found = confusion(network, images, "supernet", "test", short_side=short_side, runtime=runtime)
+    found = confusion(network, images, "supernet", "test", views=Views(short_side), runtime=runtime)
     rows = images.rows("supernet", "test").tolist()
     true = np.stack([images.mask(row) for row in rows])
     assert found.counts.sum() == (true != IGNORED).sum()
@@ -142,16 +168,16 @@ def test_processes_share_the_images(network: Segmenter, tmp_path: Path) -> None:
 
     images, runtime = opened(write_pairs(tmp_path)), Runtime.choose("cpu", "fp32")
     parts = [
-        confusion(network, images, "supernet", short_side=None, runtime=runtime, ranks=Alone(n, 2))
+        confusion(network, images, "supernet", views=Views(), runtime=runtime, ranks=Alone(n, 2))
         for n in range(2)
     ]
-    whole = confusion(network, images, "supernet", short_side=None, runtime=runtime)
+    whole = confusion(network, images, "supernet", views=Views(), runtime=runtime)
     assert (parts[0].counts + parts[1].counts == whole.counts).all()
     assert all(one.counts.sum() for one in parts)
 
 
 def test_a_segmenter_on_disk_is_the_same(network: Segmenter, tmp_path: Path) -> None:
-    facts = SegmenterFacts("linear", 8, ("a", "b", "c"), (0, 1, 2), None)
+    facts = SegmenterFacts("linear", 8, ("a", "b", "c"), (0, 1, 2), None, (255,))
     seen = NetworkInput((16, 16), (16, 16), 3, None, (0.5,) * 3, (0.2,) * 3)
     save_segmenter(tmp_path, network, facts, seen)
     loaded, found = load_segmenter(tmp_path)

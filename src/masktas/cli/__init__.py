@@ -146,10 +146,12 @@ COMMANDS = {
         """Classify images with a trained network.
 
         Prints the most probable classes of each image. Images are read and prepared as for
-        training; those that cannot be read are named and left out.
+        training; those that cannot be read are named and left out. A segmenter writes masks and
+        overlays into --out, and prints which share of each image its classes take.
 
         - `masktas predict runs/first photos/ --csv classes.csv`
         - `masktas predict runs/first/finetune/main photo.jpg --json`
+        - `masktas predict runs/first/segment/main photos/ --out found/`
         """,
     ),
     "embed": (
@@ -167,7 +169,8 @@ COMMANDS = {
 
         Writes evaluate/NAME of the network's run: evaluation.json, per_class.csv, confusion.csv and
         .png, mistakes.png. A network without labels is evaluated by a linear probe and by nearest
-        neighbours of its features.
+        neighbours of its features. A segmenter segments images with masks: mIoU, and IoU and
+        accuracy of each class.
 
         - `masktas evaluate runs/first --split validation`
         - `masktas evaluate runs/first/finetune/main new-photos/`
@@ -197,8 +200,8 @@ COMMANDS = {
         "masktas.cli.plan:plan",
         """Estimate the hours and memory of a run before it starts.
 
-        Takes what `run` takes. Measures real steps on noise for a minute, or uses the figures of
-        another machine, and counts operations exactly.
+        Takes what `run` takes, or `segment` with --segment. Measures real steps on noise for a
+        minute, or uses the figures of another machine.
         """,
     ),
     "latency build": (

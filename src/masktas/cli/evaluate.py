@@ -19,7 +19,10 @@ def evaluate(
     path: NetworkPath,
     data: Annotated[
         str | None,
-        Parameter(help="Labelled images. By default the test split of the network's run."),
+        Parameter(
+            help="Labelled images, or images with masks for a segmenter. By default the test split "
+            "of the network's run."
+        ),
     ] = None,
     /,
     *,
@@ -82,6 +85,16 @@ def evaluate(
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """Return what was found, for a person."""
+    if "miou" in found:
+        return [
+            f"mIoU {found['miou']:.2%}, pixel accuracy {found['pixel_accuracy']:.2%}, mean class "
+            f"accuracy {found['class_accuracy']:.2%} on {found['num_images']:,} images "
+            f"({found['images_per_second']:,.2g} images/s)",
+            "Every class of the network occurs in the masks."
+            if not found["absent"]
+            else f"Classes that do not occur in the masks, left out of the means: "
+            f"{', '.join(found['absent'])}",
+        ]
     if "knn" in found:
         linear, knn = found["linear"], found["knn"]
         return [

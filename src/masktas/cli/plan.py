@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,14 +28,14 @@ from masktas.cli.options import (
     without_none,
 )
 from masktas.cli.stages import check_first
-from masktas.config import AllSettings
+from masktas.config import AllSettings, SegmentSettings, load, resolve
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.formats import format_bytes, format_flops, format_seconds, shown
-from masktas.space import SearchSpace
+from masktas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
-    from masktas.stages.plan.estimates import StageEstimate
+    from masktas.stages.plan.estimates import Device, StageEstimate
 
 HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
 WIDTHS = (10, 15, 12, 12, 10, 13)
@@ -53,6 +54,23 @@ def plan(
         Parameter(
             name="--from",
             help="Plan a transfer from this run folder: its teacher and supernet are not trained.",
+        ),
+    ] = None,
+    segment: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            group="Segmentation",
+            help="Plan `masktas segment` instead of a run, with the costliest network within the "
+            "budget.",
+        ),
+    ] = False,
+    architecture: Annotated[
+        Path | None,
+        Parameter(
+            group="Segmentation",
+            help="Network of a segmentation instead of the costliest, an architecture.json.",
         ),
     ] = None,
     refine: Refine = True,
@@ -81,46 +99,118 @@ def plan(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Estimate a run."""
+    """Estimate a run, or a segmentation."""
+    training = without_none(epochs=epochs, batch_size=batch_size)
     settings = settings_of_all(
         config,
         images,
         machine,
-        training=without_none(epochs=epochs, batch_size=batch_size),
+        training=training,
         adopted=teacher,
         space=without_none(space=space, supervised=supervised or None),
         costs=(budget, latency),
     )
     _check(data, num_images, devices, tflops, share, seconds)
+    how = _How(devices, _device(tflops, share), seconds, Console(quiet=quiet), json)
+    if segment or architecture is not None:
+        if not segment or source is not None:
+            raise ConfigError("--architecture goes with --segment, and --from does not.")
+        segmented = resolve(SegmentSettings, load(config).get("segment"), training)
+        settings = settings.model_copy(update={"segment": segmented})
+        _segment(data, num_images, settings, architecture, how)
+        return
     if source is not None and (space or teacher):
         raise ConfigError("--from has a space and a teacher: leave out --space and --teacher.")
     if source is not None:
         check_first(settings.search, source)
     else:
         settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
-    from masktas.stages.plan.estimates import Device
     from masktas.stages.plan.stage import plan as stage
 
-    images_there = num_images if data is None else _count(data, settings)
-    assert images_there is not None
+    images_there = _count(data, settings) if num_images is None else num_images
     found = stage(
         images_there,
         settings,
         refine=refine,
         devices=devices,
-        device=Device(tflops * 1e12, share) if tflops else None,
+        device=how.device,
         seconds=seconds,
-        console=Console(quiet=quiet),
+        console=how.console,
         source=source,
     )
-    if json:
+    what = f"space {settings.supernet.space}" if source is None else f"transfer from {source}"
+    note = "Fine-tuning is that of the costliest network within the budget."
+    _print(found, f"{images_there:,} images, {what}", note, how)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How an estimate is made and shown: the fields are flags."""
+
+    devices: int
+    device: Device | None
+    seconds: float
+    console: Console
+    json: bool
+
+
+def _segment(
+    data: str | None,
+    num_images: int | None,
+    settings: AllSettings,
+    architecture: Path | None,
+    how: _How,
+) -> None:
+    """Estimate a segmentation and print it."""
+    given = None if architecture is None else Architecture.load(architecture)
+    if given is None:
+        settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
+    from masktas.data.masks import ADE_CLASSES, open_pairs
+    from masktas.stages.plan.segmenting import plan_segment
+
+    classes, names = ADE_CLASSES, settings.segment.classes
+    if data is not None:
+        ignore, column = settings.segment.ignore, settings.data.image_column
+        pairs = open_pairs(data, image_column=column, ignore=ignore)
+        num_images = len(pairs.places)
+        classes = classes if pairs.classes is None else len(pairs.classes.names)
+    classes = classes if names is None else len(names.split(","))
+    assert num_images is not None
+    found = plan_segment(
+        num_images,
+        settings,
+        num_classes=classes,
+        architecture=given,
+        devices=how.devices,
+        device=how.device,
+        seconds=how.seconds,
+        console=how.console,
+    )
+    what = f"network {architecture}" if given else f"space {settings.supernet.space}"
+    note = f"Backbone and decoder are counted, with {classes} classes; validation is not."
+    title = f"{num_images:,} images with masks, {what}"
+    _print([found], title, note, how)
+
+
+def _device(tflops: float | None, share: float) -> Device | None:
+    """Return the figures of another machine, if they are given."""
+    from masktas.stages.plan.estimates import Device
+
+    return Device(tflops * 1e12, share) if tflops else None
+
+
+def _print(found: Sequence[StageEstimate], title: str, note: str, how: _How) -> None:
+    """Print estimates, as JSON or as a table below what they are of."""
+    if how.json:
         print(json_module.dumps([one.to_dict() for one in found], indent=2))
         return
-    where = f"{devices} x " if devices > 1 else ""
-    figures = f"{tflops:g} TFLOP/s at {share:.0%}" if tflops else "this machine, measured"
-    what = f"space {settings.supernet.space}" if source is None else f"transfer from {source}"
-    print(f"{images_there:,} images, {shown(what)}, {where}{figures}")
-    for line in lines_of(found, devices):
+    device = how.device
+    where = f"{how.devices} x " if how.devices > 1 else ""
+    figures = "this machine, measured"
+    if device is not None:
+        figures = f"{device.flops / 1e12:g} TFLOP/s at {device.share:.0%}"
+    print(f"{shown(title)}, {where}{figures}")
+    for line in lines_of(found, how.devices, note):
         print(line)
 
 
@@ -141,8 +231,9 @@ def _check(
         raise ConfigError("--tflops must be above 0, and --share above 0 and at most 1.")
 
 
-def _count(data: str, settings: AllSettings) -> int:
+def _count(data: str | None, settings: AllSettings) -> int:
     """Return how many images a run would use."""
+    assert data is not None  # see `_check`
     from masktas.stages.common.images import ImageInput
 
     source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
@@ -154,13 +245,13 @@ def _count(data: str, settings: AllSettings) -> int:
     return min(sum(sizes), settings.data.limit or 10**12)
 
 
-def lines_of(found: Sequence[StageEstimate], devices: int) -> list[str]:
-    """Format estimates as a table, with what they do not count."""
+def lines_of(found: Sequence[StageEstimate], devices: int, note: str) -> list[str]:
+    """Format estimates as a table, with what they do not count, and a note on what they do."""
     rows = [
         (
             one.stage,
             f"{one.images:,}",
-            f"{one.images_per_second:,.0f}",
+            f"{one.images_per_second:,.{0 if one.images_per_second >= 10 else 1}f}",
             format_seconds(one.seconds),
             format_bytes(one.memory_bytes),
             format_flops(one.flops),
@@ -168,14 +259,15 @@ def lines_of(found: Sequence[StageEstimate], devices: int) -> list[str]:
         for one in found
     ]
     total = sum(one.seconds for one in found), sum(one.flops for one in found)
-    rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
+    if len(rows) > 1:
+        rows.append(("all", "", "", format_seconds(total[0]), "", format_flops(total[1])))
     lines = [
         "  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, WIDTHS, strict=True))
         for row in [HEADER, *rows]
     ]
     lines.append(
         "Time is that of the steps; memory is weights, optimiser and activations of one device. "
-        "Fine-tuning is that of the costliest network within the budget."
+        + note
     )
     if devices > 1:
         exchanged = max(one.gradient_bytes for one in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from masktas.cli.class_maps import WrittenMap, require_folder, write_maps
 from masktas.cli.options import Json, Quiet
 from masktas.console import Console
 from masktas.errors import ConfigError
@@ -20,12 +21,13 @@ from masktas.formats import columns, csv_text, shown
 if TYPE_CHECKING:
     from masktas.data.sources import Source
     from masktas.predictor import Prediction, Predictor
+    from masktas.segment_predictor import SegmentPredictor
 
 NetworkPath = Annotated[
     Path,
     Parameter(
         help="Network: a folder with architecture.json, weights.safetensors and input.json, or a "
-        "run folder, which stands for its finetune/main."
+        "run folder, which stands for its finetune/main, or else its segment/main."
     ),
 ]
 ToRead = Annotated[
@@ -39,7 +41,8 @@ BatchSize = Annotated[
     int,
     Parameter(
         validator=Number(gte=1),
-        help="Number of images that are computed at once; fewer need less memory.",
+        help="Number of images that are computed at once, or windows of a segmenter (at most 16); "
+        "fewer need less memory.",
     ),
 ]
 Strict = Annotated[
@@ -75,6 +78,13 @@ def predict(
         int, Parameter(validator=Number(gte=1), help="Number of classes for each image.")
     ] = 5,
     csv: Annotated[Path | None, Parameter(help="File to write the predictions to, as CSV.")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder for what a segmenter finds: masks/ (PNG with the numbers of the classes "
+            "and a palette) and overlays/ (their colours on the image), at the size of the images."
+        ),
+    ] = None,
     batch_size: BatchSize = 128,
     strict: Strict = False,
     device: Device = "auto",
@@ -83,17 +93,39 @@ def predict(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Classify images."""
+    """Classify images, or segment them."""
+    from masktas.segment_predictor import SegmentPredictor
+
     console = Console(quiet=quiet)
     network = _load(path, device)
-    classes = network.classes  # refused before images are read
-    with _reading(images, "predicting", console, root, image_column) as (source, advance):
-        found = network.predict(
-            source, top=top, batch_size=batch_size, strict=strict, advance=advance
-        )
+    found: Sequence[Prediction | WrittenMap]
+    if isinstance(network, SegmentPredictor):
+        measure, folder = "share", require_folder(out)
+        with _reading(images, "segmenting", console, root, image_column) as (source, advance):
+            found = write_maps(
+                network,
+                source,
+                folder,
+                top=top,
+                batch_size=batch_size,
+                strict=strict,
+                advance=advance,
+            )
+    else:
+        measure = "probability"
+        if out is not None:
+            raise ConfigError(
+                "--out is a folder for the masks of a segmenter, and this network is none: give "
+                "--csv, a file for its predictions."
+            )
+        network.classes  # noqa: B018  # refused before images are read
+        with _reading(images, "predicting", console, root, image_column) as (source, advance):
+            found = network.predict(
+                source, top=top, batch_size=batch_size, strict=strict, advance=advance
+            )
     _warn(console, [(one.name, one.problem) for one in found if one.problem], len(found))
     if csv is not None:
-        write_text(csv, _table(found, min(top, len(classes))))
+        write_text(csv, _table(found, min(top, len(network.classes)), measure))
     if json:
         print(json_module.dumps([one.to_dict() for one in found], indent=2))
     elif csv is None:
@@ -125,10 +157,13 @@ def embed(
     """Write the features of images."""
     import numpy as np
 
+    from masktas.predictor import load_backbone
+    from masktas.train.runtime import Runtime
+
     if out.suffix != ".npz" or out.is_dir():
         raise ConfigError(f"--out {out}: give the name of an .npz file, such as features.npz.")
     console = Console(quiet=quiet)
-    network = _load(path, device)
+    network = load_backbone(path).to(Runtime.choose(device, "fp32").device)
     network.seen  # noqa: B018  # refused before images are read
     with _reading(images, "embedding", console, root, image_column) as (source, advance):
         found = network.embed(source, batch_size=batch_size, strict=strict, advance=advance)
@@ -147,7 +182,7 @@ def embed(
         print(f"{shown(str(out))}: features of {num:,} images, {dim} numbers each.")
 
 
-def _load(path: Path, device: str) -> Predictor:
+def _load(path: Path, device: str) -> Predictor | SegmentPredictor:
     from masktas.predictor import load
     from masktas.train.runtime import Runtime
 
@@ -175,22 +210,24 @@ def _warn(console: Console, problems: list[tuple[str, str]], num: int) -> None:
         console.warn(left_out(problems, num))
 
 
-def _table(found: list[Prediction], top: int) -> str:
-    """Return the predictions as CSV."""
+def _table(found: Sequence[Prediction | WrittenMap], top: int, measure: str) -> str:
+    """Return the predictions as CSV; `measure` is what is said of each class."""
     places = range(1, top + 1)
-    pairs = [name for place in places for name in (f"class_{place}", f"probability_{place}")]
+    pairs = [name for place in places for name in (f"class_{place}", f"{measure}_{place}")]
     rows = []
     for one in found:
         cells = [cell for name, value in one.top for cell in (name, f"{value:.6g}")]
-        rows.append([one.name, *(cells or [""] * len(pairs)), one.problem])
+        cells += [""] * (len(pairs) - len(cells))
+        rows.append([one.name, *cells, one.problem])
     return csv_text(["name", *pairs, "problem"], rows)
 
 
-def _lines(found: list[Prediction]) -> list[str]:
+def _lines(found: Sequence[Prediction | WrittenMap]) -> list[str]:
     """Return a line for each image that could be read, in columns."""
     rows = [
         [one.name, *(f"{name} {value:.1%}" for name, value in one.top)]
         for one in found
         if not one.problem
     ]
-    return columns(rows)
+    most = max(map(len, rows), default=0)  # in an image there may be fewer classes
+    return columns([[*row, *[""] * (most - len(row))] for row in rows])

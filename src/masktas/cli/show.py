@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from masktas.artifacts import ARCHITECTURE, LEDGER, SETTINGS, SPACE, TEACHER, Run, Stage
+from masktas.artifacts import (
+    ARCHITECTURE,
+    LEDGER,
+    SEGMENTER,
+    SETTINGS,
+    SPACE,
+    TEACHER,
+    Run,
+    Stage,
+)
 from masktas.errors import MasktasError
 from masktas.files import read_json, read_lines
 from masktas.formats import format_seconds, shown
@@ -28,11 +37,11 @@ from masktas.stages.common.manifest import (
     FinetuneManifest,
     RefineManifest,
     SearchManifest,
-    SegmentManifest,
     StageManifest,
 )
 from masktas.stages.distill.manifest import DistillManifest
 from masktas.stages.evaluate.manifest import EvaluationManifest
+from masktas.stages.segment.manifest import SegmentManifest
 from masktas.stages.teacher.manifest import TeacherManifest
 from masktas.stages.validate.manifest import ValidationManifest
 
@@ -72,7 +81,7 @@ def describe(what: str) -> dict[str, Any]:
     if path.is_dir():
         if (path / ARCHITECTURE).exists():
             content = _architecture(Architecture.load(path / ARCHITECTURE))
-            return content | _pretrained(path)
+            return content | _pretrained(path) | _decoder(path)
         if (path / TEACHER).exists():
             return {"kind": "teacher"} | _pretrained(path)
         if (path / SPACE).exists():
@@ -107,6 +116,19 @@ def _pretrained(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = read_json(folder / TEACHER)
     keys = ("source", "licence", "model", "embed_dim", "depth", "image_size", "patch_size")
     return {key: facts[key] for key in keys if key in facts}
+
+
+def _decoder(folder: Path) -> dict[str, Any]:
+    """Return the decoder of a segmenter, with its costs where its manifest is there too."""
+    if not (folder / SEGMENTER).exists():
+        return {}
+    facts = read_json(folder / SEGMENTER)
+    decoder: dict[str, Any] = {key: facts[key] for key in ("decoder", "channels", "classes")}
+    stage = Stage("segment", folder)
+    if stage.finished:
+        costs = SegmentManifest.read(stage).decoder
+        decoder |= {"params": costs.params, "macs": costs.macs}
+    return {"decoder": decoder}
 
 
 def _architecture(one: Architecture) -> dict[str, Any]:
@@ -230,7 +252,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else content['kind']}"]
     shown = ("kind", "name", "size", *RANGES) if content["kind"] == "space" else ARCHITECTURE_LINES
     for key, value in content.items():
-        if key not in shown and key != "counted_classes":
+        if key not in shown and key not in ("counted_classes", "decoder"):
             text = ", ".join(str(v) for v in value) if isinstance(value, list) else value
             lines.append(f"  {key:12} {text}")
     if content["kind"] == "space":
@@ -241,7 +263,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
         return lines
     if content["kind"] == "teacher":
         return lines
-    return lines + _cost_lines(content) + _block_lines(content["blocks"])
+    costs = _cost_lines(content) + _decoder_lines(content)
+    return lines + costs + _block_lines(content["blocks"])
 
 
 def _cost_lines(content: dict[str, Any]) -> list[str]:
@@ -253,6 +276,18 @@ def _cost_lines(content: dict[str, Any]) -> list[str]:
         f"  {'memory':12} {format_amount('memory', content['memory'])} "
         "(peak of the activations of one image, fp32)",
     ]
+
+
+def _decoder_lines(content: dict[str, Any]) -> list[str]:
+    """Write the decoder of a segmenter; all lines above are of its backbone."""
+    if "decoder" not in content:
+        return []
+    one = content["decoder"]
+    channels = f" of {one['channels']} channels" if one["decoder"] == "upernet" else ""
+    text = f"{one['decoder']}{channels}, {len(one['classes'])} classes"
+    if "params" in one:
+        text += f", {one['params']:,} params, {one['macs']:,} macs; above is the backbone alone"
+    return [f"  {'decoder':12} {text}"]
 
 
 def _block_lines(blocks: list[dict[str, Any]]) -> list[str]:

@@ -335,7 +335,7 @@ def segment(
 ) -> None:
     """Train a segmenter with masks."""
     common = StageSettings.read(config, images, machine)
-    from masktas.stages.segment import segment as stage
+    from masktas.stages.segment.stage import segment as stage
 
     manifest = stage(
         data,

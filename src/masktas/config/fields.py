@@ -103,6 +103,18 @@ def _epochs_of_rounds(value: object) -> str:
     return ",".join(map(str, epochs))
 
 
+def _scales(value: object) -> str:
+    """Read factors between commas, or a list of them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        scales = [float(str(part)) for part in parts]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        scales = []
+    if not scales or not all(0 < one <= 10 for one in scales):
+        raise ValueError("give factors above 0 and at most 10 between commas: 0.75,1,1.25")
+    return ",".join(f"{one:g}" for one in scales)
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("input should be a whole number")
@@ -123,5 +135,6 @@ Macs = Annotated[str, _limit("macs")]
 Latency = Annotated[str, _limit("latency")]
 Size = Annotated[str, _limit("size")]
 Memory = Annotated[str, _limit("memory")]
+Scales = Annotated[str, BeforeValidator(_scales)]
 EpochsOfRounds = Annotated[str, BeforeValidator(_epochs_of_rounds)]
 Duration = Annotated[str, BeforeValidator(_duration)]

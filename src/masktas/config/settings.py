@@ -26,12 +26,14 @@ from masktas.config.fields import (
     ImageSize,
     PerChannel,
     Ratio,
+    Scales,
     Settings,
 )
 from masktas.config.finetuning import FinetuneSettings
 from masktas.config.searching import SearchSettings
 from masktas.config.segmenting import SegmentSettings
 from masktas.config.validating import ValidateSettings
+from masktas.errors import ConfigError
 
 
 class DataSettings(Settings):
@@ -144,7 +146,24 @@ class EvaluateSettings(Settings):
         description="Images to evaluate on: a split of the run, by default test; or, of DATA, all "
         "(the default) or those in a test split of its own.",
     )
-    batch_size: Count = Field(128, description="Number of images that are computed at once.")
+    batch_size: Count = Field(
+        128,
+        description="Number of images that are computed at once, or windows of a segmenter (at "
+        "most 16).",
+    )
+    scales: Scales = Field(
+        "1",
+        description="Factors, between commas, that a segmenter sees each image at, such as "
+        "0.75,1,1.25; their probabilities are averaged.",
+    )
+    flip: bool = Field(False, description="Let a segmenter see each image mirrored as well.")
+
+    def refuse_views(self) -> None:
+        """Raise ConfigError if it says how a segmenter sees images."""
+        if self.flip or self.scales != "1":
+            raise ConfigError(
+                "--scales and --flip are for segmenters, and this network is none: leave them out."
+            )
 
 
 class AllSettings(Settings):

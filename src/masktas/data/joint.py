@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from masktas.data.augment import crop, random_colors
 from masktas.data.batches import to_device
 from masktas.data.masks import IGNORED
-from masktas.data.segmentation import THREADS, SegmentationImages
+from masktas.data.segmentation import THREADS
 from masktas.errors import DataError
 from masktas.seeding import seed_for
 
@@ -153,6 +154,29 @@ def nearest(
     return found
 
 
+class PairedImages(Protocol):
+    """Images with masks, such as `SegmentationImages`; reading is thread-safe.
+
+    Attributes:
+        mean, std: of each channel, in [0, 1].
+    """
+
+    mean: list[float]
+    std: list[float]
+
+    def rows(self, *names: str) -> NDArray[np.int64]:
+        """Return the numbers of the images of some splits."""
+        ...
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return an image, `[H, W, C]`."""
+        ...
+
+    def mask(self, row: int) -> NDArray[np.int16]:
+        """Return its class indices, `[H, W]`."""
+        ...
+
+
 class JointBatches:
     """Batches of crops of images with their masks, as `Batches` are of images alone.
 
@@ -170,7 +194,7 @@ class JointBatches:
 
     def __init__(
         self,
-        images: SegmentationImages,
+        images: PairedImages,
         *splits: str,
         augment: JointAugment,
         batch_size: int,

@@ -46,11 +46,13 @@ class Classes:
         values: number of each class in the masks.
         names: of each class.
         ignored: numbers of pixels that are left out of training and measurements.
+        others_ignored: whether every other number is left out too, instead of being an error.
     """
 
     values: tuple[int, ...]
     names: tuple[str, ...]
     ignored: tuple[int, ...]
+    others_ignored: bool = False
 
     def indices(self, mask: NDArray[np.int32], name: str) -> NDArray[np.int16]:
         """Return the class index of each pixel of a mask `[H, W]`, `IGNORED` where there is none.
@@ -58,16 +60,17 @@ class Classes:
         `name` is that of its image.
 
         Raises:
-            DataError: if the mask holds a number that is neither a class nor ignored.
+            DataError: if the mask holds a number that is neither a class nor ignored, unless others
+                are ignored too.
         """
         known = np.array([*self.values, *self.ignored])
         order = np.argsort(known)
         at = np.searchsorted(known, mask, sorter=order).clip(max=len(known) - 1)
         found = order[at]
         wrong = known[found] != mask
-        if wrong.any():
+        if wrong.any() and not self.others_ignored:
             raise self.unknown(int(mask[wrong][0]), name)
-        return np.where(found < len(self.values), found, IGNORED).astype(np.int16)
+        return np.where((found < len(self.values)) & ~wrong, found, IGNORED).astype(np.int16)
 
     def unknown(self, value: int, name: str) -> DataError:
         """Return the error for a number that is no class, in the mask of an image `name`."""

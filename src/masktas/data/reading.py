@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec
+from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec, DecodeWorker
 from masktas.data.sources import FileSource, Item, PythonSource, Source, open_source
 from masktas.data.sources.files import Listing
 from masktas.data.sources.patterns import kind_of
@@ -91,15 +91,44 @@ def read_images(source: Source, spec: DecodeSpec) -> Iterator[ReadImage]:
     A shard that ends early counts as one more image with a problem.
     """
     with DecodePool() as decoders:
-        for shard in range(source.num_shards):
-            index = -1
-            try:
-                for index, (item, decoded) in enumerate(decoders.each(source.stream(shard), spec)):
-                    yield ReadImage((shard, index), item, decoded)
-            except DataError as error:
-                name = f"{source.location}, part {shard}"
-                problem = Decoded(problem=str(error).rstrip("."))
-                yield ReadImage((shard, index + 1), Item(name, None), problem)
+        yield from _read(source, lambda items: decoders.each(items, spec))
+
+
+def read_whole_images(source: Source, in_channels: int, white: float | None) -> Iterator[ReadImage]:
+    """Decode all images of a source at their own size, in order, as `read_images` does.
+
+    Args:
+        source: the images.
+        in_channels: of the decoded images.
+        white: see `decode`.
+    """
+    decoder = DecodeWorker()
+
+    def each(items: Iterator[Item]) -> Iterator[tuple[Item, Decoded]]:
+        for item in items:
+            size = decoder.dimensions([item])[0]
+            # of no image: decoding says why
+            spec = DecodeSpec((1, 1) if size is None else size, in_channels, white)
+            yield item.without_content(), decoder.decode([item], spec)[0]
+
+    try:
+        yield from _read(source, each)
+    finally:
+        decoder.close()
+
+
+def _read(
+    source: Source, decoded: Callable[[Iterator[Item]], Iterator[tuple[Item, Decoded]]]
+) -> Iterator[ReadImage]:
+    for shard in range(source.num_shards):
+        index = -1
+        try:
+            for index, (item, found) in enumerate(decoded(source.stream(shard))):
+                yield ReadImage((shard, index), item, found)
+        except DataError as error:
+            name = f"{source.location}, part {shard}"
+            problem = Decoded(problem=str(error).rstrip("."))
+            yield ReadImage((shard, index + 1), Item(name, None), problem)
 
 
 def stacked(images: list[ReadImage]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from masktas.data.decode.mask import decode_mask
 from masktas.data.masks import (
     Classes,
     Pairs,
-    classes_of,
     declared_split,
     found_classes,
 )
@@ -69,10 +68,12 @@ class SegmentationImages:
         in_channels: of the images.
         white: see `decode`.
         access: split shares, the splits that may be read, and `mean` and `std` where given.
-        classes: names of the classes 0, 1, 2...; None for those of the source, or those found.
-        ignore: number of the pixels to leave out.
+        classes: of the masks; None for those of the source, or those found.
+        ignore: number of the pixels to leave out, where classes are found.
         strict: whether an image that cannot be decoded stops everything, instead of being skipped.
         bar: shows progress.
+        tested: all of them, or those that the source declares as test images, are the test split
+            of images that are not divided; None divides them.
 
     Attributes:
         classes: of the masks.
@@ -94,10 +95,11 @@ class SegmentationImages:
         in_channels: int,
         white: float | None,
         access: SplitAccess,
-        classes: list[str] | None,
+        classes: Classes | None,
         ignore: int,
         strict: bool,
         bar: ShowBar,
+        tested: Literal["all", "test"] | None = None,
     ) -> None:
         self._pairs, self._channels, self.white = pairs, in_channels, white
         self.access, self.folder = access, Path(pairs.location)
@@ -113,13 +115,18 @@ class SegmentationImages:
         if not self._images:
             raise DataError(f"{pairs.location}: no image with a mask can be read.")
         values = {value for one in self._images for value in one.counts}
-        listed = pairs.classes if classes is None else classes_of(classes, ignore)
+        listed = pairs.classes if classes is None else classes
         self.classes: Classes = listed or found_classes(pairs.location, values, ignore)
         known = {*self.classes.values, *self.classes.ignored}
-        for one in self._images:
+        for one in () if self.classes.others_ignored else self._images:
             if unknown := sorted(one.counts.keys() - known):
                 raise self.classes.unknown(unknown[0], one.name)
-        self._divide()
+        if tested is None:
+            self._divide()
+            self._require("supernet", "validation", "test")
+        else:
+            self._keep(tested)
+            self._require("test")
         self.mean, self.std = self._statistics()
 
     def _scan(self, bar: ShowBar) -> list[Scanned]:
@@ -184,7 +191,6 @@ class SegmentationImages:
         self.validation_is_test = test == "validation" and test in declared
         digests = np.frombuffer(b"".join(one.image for one in self._images), np.uint8)
         digests = digests.reshape(-1, 16)
-        both = np.frombuffer(b"".join(one.both for one in self._images), np.uint8).reshape(-1, 16)
         tests = np.array([one == test for one in declared])
         splits = split_by_content(digests, tests, **self.access.shares)
         held = np.array([one == "validation" for one in declared])
@@ -193,9 +199,32 @@ class SegmentationImages:
             keys = digests.copy().view("V16")[:, 0]
             splits[splits == number] = SPLITS.index("supernet")
             splits[np.isin(keys, keys[held]) & (splits != SPLITS.index("test"))] = number
+        self._describe(splits)
+
+    def _keep(self, tested: Literal["all", "test"]) -> None:
+        """Make all images, or those that the source declares as test images, the test split."""
+        declared = [declared_split(one.name) for one in self._images]
+        test = "test" if "test" in declared else "validation"
+        self.validation_is_test = tested == "test" and test == "validation"
+        if tested == "test":
+            pairs = zip(self._images, declared, strict=True)
+            self._images = [one for one, split in pairs if split == test]
+        if not self._images:
+            raise DataError(
+                f"{self._pairs.location}: no image is in a test split of its own: leave out "
+                "--split test to evaluate on all of them."
+            )
+        self._describe(np.full(len(self._images), SPLITS.index("test"), np.int8))
+
+    def _describe(self, splits: NDArray[np.int8]) -> None:
+        """Keep a division, with the digest of images and masks of each split."""
+        both = np.frombuffer(b"".join(one.both for one in self._images), np.uint8).reshape(-1, 16)
         self._splits = splits
         self.splits = describe_splits(splits, both)
-        for name in ("supernet", "validation", "test"):
+
+    def _require(self, *names: str) -> None:
+        """Raise DataError unless some splits have images, with pixels that have a class."""
+        for name in names:
             if not self.splits[name]["images"]:
                 raise DataError(
                     f"{self._pairs.location}: the {name} split has no image: give more images, "
@@ -227,6 +256,10 @@ class SegmentationImages:
         for row in self._rows(names):
             counted.update(self._images[row].counts)
         return counted
+
+    def name(self, row: int) -> str:
+        """Return the name of an image."""
+        return self._images[row].name
 
     def size(self, row: int) -> tuple[int, int]:
         """Return (height, width) of an image."""
@@ -260,6 +293,12 @@ class SegmentationImages:
         total = sum(counted[value] for value in self.classes.values)
         pairs = zip(self.classes.names, self.classes.values, strict=True)
         return {name: counted[value] / max(1, total) for name, value in pairs}
+
+    def unknown(self, *names: str) -> dict[int, int]:
+        """Count the pixels of each number that is neither a class nor ignored."""
+        known = {*self.classes.values, *self.classes.ignored}
+        counted = self._counted(names)
+        return {value: counted[value] for value in sorted(counted.keys() - known)}
 
     def ignored_share(self, *names: str) -> float:
         """Return the share of the pixels of some splits that are ignored."""

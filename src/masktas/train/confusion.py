@@ -1,27 +1,25 @@
-"""Segmentation measured: sliding windows over whole images, and one matrix over all pixels.
+"""Segmentation measured: one matrix over all pixels of whole images.
 
-Shapes: C channels, H x W pixels of an image, K classes, w windows.
+Shapes: H x W pixels of an image, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.data.augment import crop
 from masktas.data.masks import IGNORED
 from masktas.data.segmentation import SegmentationImages
 from masktas.nn.segmenter import Segmenter
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
-
-WINDOWS = 16  # computed at once
+from masktas.train.windows import Views, segment_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +81,10 @@ def confusion(
     network: Segmenter,
     images: SegmentationImages,
     *splits: str,
-    short_side: int | None,
+    views: Views,
     runtime: Runtime,
     ranks: Ranks = ALONE,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Confusion:
     """Segment every image of some splits at its own size, and count.
 
@@ -93,24 +92,25 @@ def confusion(
         network: the segmenter, on its device.
         images: images and masks.
         splits: which images.
-        short_side: shorter side that images are scaled to; logits are scaled back.
+        views: how the images are seen.
         runtime: device and precision.
         ranks: the processes that share the images.
+        advance: called with the number of images that are done.
     """
     was_training = network.training
     network.eval()
     classes = len(images.classes.names)
     counts = torch.zeros(classes * classes, dtype=torch.long, device=runtime.device)
     loss = torch.zeros(1, dtype=torch.float64, device=runtime.device)
-    mean, std = (torch.tensor(one, device=runtime.device) for one in (images.mean, images.std))
-    for row in ranks.mine(images.rows(*splits).tolist()):
-        size = images.size(row)
-        pixels = torch.from_numpy(images.image(row)).to(runtime.device)[None]
-        box = torch.tensor([[0, 0, *size]], device=runtime.device)
-        prepared = crop(pixels, box, None, _scaled(size, short_side), mean=mean, std=std)
-        logits = slide(network, prepared, runtime)
-        if logits.shape[2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    for done, row in enumerate(ranks.mine(images.rows(*splits).tolist()), start=1):
+        logits = segment_image(
+            network,
+            torch.from_numpy(images.image(row)).to(runtime.device),
+            views,
+            mean=images.mean,
+            std=images.std,
+            runtime=runtime,
+        )
         target = torch.from_numpy(images.mask(row).astype(np.int64)).to(runtime.device)
         labelled = target != IGNORED
         predicted = logits[0].argmax(dim=0)
@@ -119,49 +119,8 @@ def confusion(
         loss += F.cross_entropy(
             logits, target[None], ignore_index=IGNORED, reduction="sum"
         ).double()
+        advance(done)
     network.train(was_training)
     ranks.sum(counts), ranks.sum(loss)
     total = max(1, int(counts.sum()))
     return Confusion(counts.view(classes, classes).cpu().numpy(), loss.item() / total)
-
-
-def slide(network: Segmenter, image: Tensor, runtime: Runtime) -> Tensor:
-    """Return logits `[1, K, H, W]` of an image `[1, C, H, W]`: the mean over windows.
-
-    Windows have the size of a crop and lie two thirds of it apart; the last ones end at the edge. A
-    smaller image is padded, as in training.
-    """
-    height, width = network.architecture.image_size
-    size = image.shape[2:]
-    padded = F.pad(image, (0, max(0, width - size[1]), 0, max(0, height - size[0])))
-    tops, lefts = (
-        window_starts(whole, side)
-        for whole, side in zip(padded.shape[2:], (height, width), strict=True)
-    )
-    places = [(top, left) for top in tops for left in lefts]
-    total: Tensor | None = None
-    times = image.new_zeros(padded.shape[2:])
-    for at in range(0, len(places), WINDOWS):
-        some = places[at : at + WINDOWS]
-        cuts = [padded[0, :, y : y + height, x : x + width] for y, x in some]
-        with runtime.autocast():
-            logits = network(torch.stack(cuts))[0].float()
-        if total is None:
-            total = image.new_zeros(logits.shape[1], *padded.shape[2:])
-        for (y, x), one in zip(some, logits, strict=True):
-            total[:, y : y + height, x : x + width] += one
-            times[y : y + height, x : x + width] += 1
-    assert total is not None
-    return (total / times)[None, :, : size[0], : size[1]]
-
-
-def window_starts(whole: int, side: int) -> list[int]:
-    """Return where windows of a side begin along a whole length, which they cover."""
-    step = max(1, 2 * side // 3)  # 341 of 512 (BEiT, MAE)
-    count = max(0, -(-(whole - side) // step)) + 1
-    return [min(number * step, whole - side) for number in range(count)]
-
-
-def _scaled(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    factor = 1.0 if short_side is None else short_side / min(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

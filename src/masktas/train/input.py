@@ -136,6 +136,15 @@ class NetworkInput:
                 )
 
 
+def missing_input(folder: Path) -> ArtifactError:
+    """Return the error for a network whose folder has no `input.json`, but needs it."""
+    return ArtifactError(
+        f"{folder}: no {INPUT} there, which says how images become the network's "
+        "input: an earlier version of masktas wrote this folder, or the file was not "
+        "copied. Copy it, or run the stage again with --overwrite."
+    )
+
+
 def _parsed(content: Any) -> NetworkInput:
     """Return the content of an `input.json` as a value.
 

@@ -53,7 +53,7 @@ def network_folder(path: str | Path) -> Path:
 
     Args:
         path: a folder that a stage wrote, the architecture.json in it, or a run folder, which
-            stands for its `finetune/main`.
+            stands for its `finetune/main`, or else its `segment/main`.
 
     Raises:
         ArtifactError: if there is none.
@@ -61,13 +61,13 @@ def network_folder(path: str | Path) -> Path:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and not (path / ARCHITECTURE).exists():
-        main = Run(path).finetune().folder
-        if (main / ARCHITECTURE).exists():
-            return main
+        for main in (Run(path).finetune().folder, Run(path).segmented().folder):
+            if (main / ARCHITECTURE).exists():
+                return main
     if not (folder / ARCHITECTURE).exists() or (path != folder and path.name != ARCHITECTURE):
         raise ArtifactError(
             f"{path}: no {ARCHITECTURE} there. Give a folder that a stage wrote, such as "
-            "RUN/finetune/NAME, or a RUN with a finetune/main."
+            "RUN/finetune/NAME, or a RUN with a finetune/main or segment/main."
         )
     return folder
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from masktas.artifacts import SEGMENTER
 from masktas.errors import ArtifactError
 from masktas.files import read_json, write_json
 from masktas.nn.segmenter import DecoderName, Segmenter
@@ -15,8 +17,8 @@ from masktas.train import checkpoint
 from masktas.train.input import NetworkInput
 from masktas.train.networks import load_network, read_shape, save_network
 
-SEGMENTER = "segmenter.json"
 DECODER = "segmenter.safetensors"
+S = TypeVar("S", bound=Segmenter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class SegmenterFacts:
         classes: name of each class, in the order of the logits.
         values: number of each class in the masks it was trained on.
         short_side: shorter side that images are scaled to; None leaves them as they are.
+        ignored: numbers of the pixels that were left out.
     """
 
     decoder: DecoderName
@@ -36,6 +39,7 @@ class SegmenterFacts:
     classes: tuple[str, ...]
     values: tuple[int, ...]
     short_side: int | None
+    ignored: tuple[int, ...]
 
 
 def save_segmenter(
@@ -54,33 +58,52 @@ def save_segmenter(
     write_json(folder / SEGMENTER, asdict(facts))
 
 
+def read_facts(folder: Path) -> SegmenterFacts:
+    """Read the `segmenter.json` of a folder.
+
+    Raises:
+        ArtifactError: if it is missing or damaged.
+    """
+    content = read_json(folder / SEGMENTER)
+    try:
+        return SegmenterFacts(
+            content["decoder"],
+            int(content["channels"]),
+            tuple(map(str, content["classes"])),
+            tuple(map(int, content["values"])),
+            None if content["short_side"] is None else int(content["short_side"]),
+            tuple(map(int, content.get("ignored", ()))),  # earlier versions did not write it
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / SEGMENTER}: damaged ({error}). Run the stage that wrote it again with "
+            "--overwrite."
+        ) from None
+
+
 def load_segmenter(folder: Path) -> tuple[Segmenter, SegmenterFacts]:
     """Build the segmenter of a folder and fill it strictly, for evaluation.
 
     Raises:
         ArtifactError: if a file is missing or damaged.
     """
-    content = read_json(folder / SEGMENTER)
-    try:
-        facts = SegmenterFacts(
-            content["decoder"],
-            int(content["channels"]),
-            tuple(map(str, content["classes"])),
-            tuple(map(int, content["values"])),
-            None if content["short_side"] is None else int(content["short_side"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{folder / SEGMENTER}: damaged ({error}). Run the stage that wrote it again with "
-            "--overwrite."
-        ) from None
+    facts = read_facts(folder)
     with torch.device("meta"):
         network = Segmenter(
             ViT(read_shape(folder)), facts.decoder, facts.channels, len(facts.classes)
         )
+    return filled_segmenter(network, folder), facts
+
+
+def filled_segmenter(network: S, folder: Path) -> S:
+    """Load backbone and decoder of a folder into a segmenter without data, strictly.
+
+    Raises:
+        ArtifactError: if a file is missing or damaged.
+    """
     network.backbone = load_network(folder)
     network.decoder.to_empty(device="cpu")
     tensors, _ = checkpoint.load(folder / DECODER)
     checkpoint.load_strict(network.decoder, tensors, where=str(folder / DECODER))
     network.eval()
-    return network, facts
+    return network

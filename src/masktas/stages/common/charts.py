@@ -328,6 +328,22 @@ def blocks(one: Architecture) -> str:
     return _save(figure)
 
 
+def class_bars(values: dict[str, float], colors: dict[str, str]) -> str:
+    """Draw a share for each class, from 0 to 1, in the order and the colours given."""
+    figure, axes = _figure(width=5.4, height=0.24 * len(values) + 0.7)
+    names = list(values)
+    places = range(len(names))
+    axes.barh(
+        places, [values[name] for name in names], color=[colors[name] for name in names], height=0.7
+    )
+    axes.set_yticks(places, [_plain(name) for name in names], fontsize="small")
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
+    axes.set_xlim(0, 1)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#e2e8f0", linewidth=0.8)
+    return _save(figure)
+
+
 def _figure(width: float = 5.4, height: float = 3.2) -> tuple[Figure, Axes]:
     figure = matplotlib("figure").Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from masktas.artifacts import STARTED, Stage, versions
-from masktas.config import DataSettings
+from masktas.config import DataSettings, SegmentSettings
+from masktas.data.masks import classes_of, open_pairs
+from masktas.data.segmentation import SegmentationImages, ShowBar
 from masktas.data.sources import Source, canonical, class_index, open_source
 from masktas.data.store.build import StoreSpec
 from masktas.data.store.changes import Described, describe_changes
@@ -29,6 +31,7 @@ FEW_CLASSES = 20  # as few may have one image each
 # labels are below, also those with few images of each class (Labeled Faces in the Wild: 0.43).
 MAX_CLASS_SHARE = 0.9
 PYTHON = "python:"  # begins the name of images that are a Python object
+WITHOUT_MASKS = ("root", "limit", "label_column")  # settings that masks do not go with
 SELECTION = (  # what determines which images are in which split
     "location",
     "root",
@@ -146,6 +149,23 @@ class ImageInput:
         """Return what a stage's settings record of the images."""
         return {"location": self.location, **self.settings.model_dump(mode="json")}
 
+    def require_masks(self) -> None:
+        """Raise MasktasError unless it can be of images with masks.
+
+        Raises:
+            ConfigError: if a flag is given that masks do not go with.
+            DataError: if the images are a Python object.
+        """
+        for name in WITHOUT_MASKS:
+            if getattr(self.settings, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} does not apply to images with masks: leave it out."
+                )
+        if self.location.startswith(PYTHON):
+            raise DataError(
+                "Segmentation reads images and masks from a folder or parquet files: give its path."
+            )
+
     def require_fit(self, architecture: Architecture, whose: str) -> None:
         """Raise DataError unless a network of that architecture sees images of this size."""
         size, channels = architecture.image_size, architecture.in_channels
@@ -155,6 +175,38 @@ class ImageInput:
                 f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
                 f"{channels}: give --image-size {format_size(size)} --in-channels {channels}."
             )
+
+
+def open_masks(
+    images: ImageInput,
+    settings: SegmentSettings,
+    allowed: tuple[str, ...],
+    *,
+    strict: bool,
+    bar: ShowBar,
+) -> SegmentationImages:
+    """Read all masks once, and divide the images.
+
+    Args:
+        images: where images and masks are.
+        settings: of the segmentation: the classes, and what is ignored.
+        allowed: the splits that may be read.
+        strict: see `SegmentationImages`.
+        bar: shows progress.
+    """
+    classes, ignore = None, settings.ignore
+    if settings.classes is not None:
+        classes = classes_of([name.strip() for name in settings.classes.split(",")], ignore)
+    return SegmentationImages(
+        open_pairs(images.location, image_column=images.settings.image_column, ignore=ignore),
+        in_channels=images.in_channels,
+        white=images.settings.white,
+        access=images.access(allowed),
+        classes=classes,
+        ignore=ignore,
+        strict=strict,
+        bar=bar,
+    )
 
 
 def read_labels(source: Source) -> tuple[list[list[int]], list[str]]:

@@ -375,18 +375,3 @@ class FinetuneManifest(StageManifest):
         if self.weights is None:
             return False
         return (folder / self.weights).resolve().parent == start.resolve()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentManifest(StageManifest):
-    """The manifest of `segment/NAME/`.
-
-    Attributes:
-        miou: mean intersection over union on the test split, as a share.
-    """
-
-    miou: float
-
-    @classmethod
-    def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"miou": content["test"]["miou"]}

@@ -11,9 +11,12 @@ from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings, reso
 from masktas.errors import ConfigError
 from masktas.formats import format_size
 from masktas.predictor import Predictor
+from masktas.segment_predictor import SegmentPredictor
 from masktas.stages.common.images import Data, ImageInput, Started
 from masktas.stages.common.stage import Context
 from masktas.stages.evaluate.where import Home
+
+Network = Predictor | SegmentPredictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Asked:
 
 def find_images(
     context: Context,
-    network: Predictor,
+    network: Network,
     home: Home | None,
     data: Data | None,
     settings: EvaluateSettings,
@@ -83,7 +86,7 @@ def find_images(
     return Asked(home, given, False, split, settings.batch_size, where)
 
 
-def _own_split(network: Predictor, settings: EvaluateSettings) -> str:
+def _own_split(network: Network, settings: EvaluateSettings) -> str:
     """Return which split of the run is asked for."""
     split = settings.split or "test"
     if split == "all":
@@ -100,7 +103,7 @@ def _own_split(network: Predictor, settings: EvaluateSettings) -> str:
 
 
 def results_folder(
-    network: Predictor, asked: Asked, out: str | Path | None, name: str | None
+    network: Network, asked: Asked, out: str | Path | None, name: str | None
 ) -> Stage:
     """Return the folder of the results."""
     if out is not None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from masktas.stages.common.manifest import StageManifest
 
 EVALUATION = "evaluation.json"
-KEYS = {  # of the outcome of a network with classes, and of one without
-    True: {"num_images", "top1", "top5", "mean_per_class", "calibration_error"},
-    False: {"num_images", "num_learnt", "linear", "knn", "caveat"},
+Kind = Literal["classifier", "segmenter", "probe"]
+SUMMARY: dict[Kind, tuple[str, ...]] = {  # the most important numbers of an outcome
+    "classifier": ("top1", "top5", "mean_per_class", "calibration_error"),
+    "segmenter": ("miou", "pixel_accuracy", "class_accuracy"),
+    "probe": (),
 }
+KEYS: dict[Kind, set[str]] = {  # of the outcome
+    "classifier": {"num_images", *SUMMARY["classifier"]},
+    "segmenter": {"num_images", "absent", "unknown_share", *SUMMARY["segmenter"]},
+    "probe": {"num_images", "num_learnt", "linear", "knn", "caveat"},
+}
+
+
+def kind_of(outcome: Mapping[str, Any]) -> Kind:
+    """Return what was evaluated: a network with classes, a segmenter, or frozen features."""
+    if "knn" in outcome:
+        return "probe"
+    return "segmenter" if "miou" in outcome else "classifier"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +47,20 @@ class EvaluationManifest(StageManifest):
     outcome: dict[str, Any]
 
     @property
-    def is_classifier(self) -> bool:
-        """Whether the network has classes; otherwise its features were probed."""
-        return "knn" not in self.outcome
+    def kind(self) -> Kind:
+        """What was evaluated."""
+        return kind_of(self.outcome)
 
     @property
     def summary(self) -> dict[str, float]:
         """The most important numbers."""
-        if self.is_classifier:
-            keys = ("top1", "top5", "mean_per_class", "calibration_error")
-            return {key: self.outcome[key] for key in keys}
-        return {f"{key}_top1": self.outcome[key]["top1"] for key in ("linear", "knn")}
+        if self.kind == "probe":
+            return {f"{key}_top1": self.outcome[key]["top1"] for key in ("linear", "knn")}
+        return {key: self.outcome[key] for key in SUMMARY[self.kind]}
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         outcome = content["outcome"]
-        if missing := KEYS["knn" not in outcome] - outcome.keys():
+        if missing := KEYS[kind_of(outcome)] - outcome.keys():
             raise KeyError(min(missing))
         return {key: content[key] for key in ("network", "split", "readings", "outcome")}

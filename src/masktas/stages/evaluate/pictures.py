@@ -28,15 +28,19 @@ def pictures_package() -> ModuleType:
     return require_extra("matplotlib.figure", "report", "Drawing an evaluation")
 
 
-def draw_confusion(path: Path, matrix: Numbers, classes: Sequence[str]) -> None:
-    """Draw a confusion matrix as shares of each true class."""
+def draw_confusion(
+    path: Path, matrix: Numbers, classes: Sequence[str], *, counted: str = "images"
+) -> None:
+    """Draw a confusion matrix as shares of each true class; `counted` is what the matrix counts."""
     support = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(support, 1)
     side = float(np.clip(0.34 * len(classes) + 2, 4, 12))
     figure = pictures_package().Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the images of the true class")
+    figure.colorbar(
+        image, ax=axes, fraction=0.046, label=f"share of the {counted} of the true class"
+    )
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if len(classes) <= MANY:
@@ -44,7 +48,7 @@ def draw_confusion(path: Path, matrix: Numbers, classes: Sequence[str]) -> None:
         places = range(len(classes))
         axes.set_xticks(places, names, rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(places, names, fontsize=8, parse_math=False)
-    if len(classes) <= FEW:
+    if len(classes) <= FEW and counted == "images":  # numbers of pixels are too long
         for (row, column), count in np.ndenumerate(matrix):
             color = "white" if shares[row, column] > 0.5 else "#1d2733"
             axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=7)

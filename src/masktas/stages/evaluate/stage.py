@@ -16,6 +16,7 @@ from masktas.data.reading import left_out
 from masktas.errors import ConfigError
 from masktas.files import file_digest
 from masktas.predictor import Predictor, load
+from masktas.segment_predictor import SegmentPredictor
 from masktas.space import macs
 from masktas.stages.common.images import Data, changes_since_stage, read_labels
 from masktas.stages.common.stage import ClaimedStage, Context
@@ -25,8 +26,10 @@ from masktas.stages.evaluate.classifying import classify
 from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImages
 from masktas.stages.evaluate.mistakes import Mistake
 from masktas.stages.evaluate.results import write_results
-from masktas.stages.evaluate.where import Home, Readings, home_of
+from masktas.stages.evaluate.segmenting import evaluate_segmenter
+from masktas.stages.evaluate.where import home_of, note_reading
 from masktas.train.networks import WEIGHTS
+from masktas.train.segmenters import DECODER
 
 
 def evaluate(
@@ -44,11 +47,12 @@ def evaluate(
     """Evaluate a network on labelled images.
 
     A network with classes classifies them; features of a network without are classified by a
-    linear probe and by nearest neighbours.
+    linear probe and by nearest neighbours. A segmenter segments images with masks.
 
     Args:
-        path: the network: its folder, or a run, which stands for its `finetune/main`.
-        data: labelled images; a split of the network's run if None.
+        path: the network: its folder, or a run, which stands for its `finetune/main`, or else its
+            `segment/main`.
+        data: labelled images, or images with masks; a split of the network's run if None.
         out: folder of the results; `evaluate/NAME/` of the network's run if None.
         name: of the evaluation in that run; by default made from network, split and data.
         settings, data_settings, runtime: see `masktas.config`.
@@ -64,12 +68,17 @@ def evaluate(
     if launch.world_size() > 1:
         raise ConfigError("masktas evaluate runs in one process: start it without torchrun.")
     settings, network = settings or EvaluateSettings(), load(path)
-    home = home_of(network.folder)
+    home, is_segmenter = home_of(network.folder), isinstance(network, SegmentPredictor)
+    if not is_segmenter:
+        settings.refuse_views()
     folder = out if out is not None else home.run.folder if home else network.folder
-    context = Context(
-        folder, cached_as(home, runtime or RuntimeSettings()), console, overwrite=overwrite
-    )
+    runtime = runtime or RuntimeSettings()
+    if not is_segmenter:
+        runtime = cached_as(home, runtime)
+    context = Context(folder, runtime, console, overwrite=overwrite)
     asked = find_images(context, network, home, data, settings, data_settings)
+    if is_segmenter:
+        asked.images.require_masks()
     stage = results_folder(network, asked, out, name)
     network.to(context.runtime.device)
     parents = {
@@ -77,6 +86,8 @@ def evaluate(
         "weights": network.folder / WEIGHTS,
         "input": network.folder / INPUT,
     }
+    if is_segmenter:
+        parents["decoder"] = network.folder / DECODER
     recorded = {
         "parents": {name: file_digest(path) for name, path in parents.items()},
         "settings": settings.model_dump(mode="json") | {"split": asked.split},
@@ -87,6 +98,8 @@ def evaluate(
     with _claimed(context, stage, recorded, parents) as claimed:
         if not claimed.todo:
             return claimed.manifest()
+        if isinstance(network, SegmentPredictor):
+            return evaluate_segmenter(context, claimed, network, asked, settings)
         return _evaluate(context, claimed, network, asked)
 
 
@@ -121,7 +134,13 @@ def _evaluate(
         _warn_of_problems(context, given)
         digest = given.summary()["splits"]["test"]["digest"]
         if asked.home is not None and digest == asked.home.test_digest:
-            readings = _note_reading(context, stage, asked.home, network, digest)
+            readings = note_reading(
+                asked.home,
+                network.folder / WEIGHTS,
+                digest,
+                name=stage.folder.name,
+                warn=context.console.warn,
+            )
     num = found["num_images"] + found.get("num_learnt", 0)
     cost = {"images": num, "flops": 2 * macs(network.architecture) * num}
 
@@ -146,8 +165,12 @@ def _on_split(
         context.console.warn(f"The images have changed since {asked.home.stage.folder}: {changes}.")
     readings = None
     if asked.split == "test":
-        readings = _note_reading(
-            context, stage, asked.home, network, store.splits["test"]["digest"]
+        readings = note_reading(
+            asked.home,
+            network.folder / WEIGHTS,
+            store.splits["test"]["digest"],
+            name=stage.folder.name,
+            warn=context.console.warn,
         )
     images = RunImages(store, asked.split, source, labels, classes)
     if network.knows_classes:
@@ -167,27 +190,6 @@ def _on_given(
         return classify(context, network, images, asked.batch_size)
     whole = probing.encode(context, network, images, asked.batch_size)
     return probing.probe(*probing.divide(whole), seed=context.seed), []
-
-
-def _note_reading(
-    context: Context,
-    stage: ClaimedStage,
-    home: Home,
-    network: Predictor,
-    digest: str,
-) -> int:
-    """Count this reading of the test split, and warn if it is not the first."""
-    counted = Readings(home, file_digest(network.folder / WEIGHTS))
-    before = counted.before(digest)
-    if before:
-        times = "once" if before == 1 else f"{before} times"
-        context.console.warn(
-            f"The test split has been read {times} for this network already. An accuracy "
-            "by which networks or settings are chosen is too optimistic: use --split validation "
-            "for choices."
-        )
-    counted.note(digest, stage.folder.name)
-    return before + 1
 
 
 def _warn_of_problems(context: Context, images: GivenImages) -> None:

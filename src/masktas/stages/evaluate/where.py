@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import MANIFEST, Run, Stage
-from masktas.files import append_lines, read_lines
+from masktas.files import append_lines, file_digest, read_lines
 
 READINGS = "readings.jsonl"  # of test splits, also by evaluations that were overwritten
-NAMED = ("search", "refine", "distill", "finetune")
+NAMED = ("search", "refine", "distill", "finetune", "segment")
+TESTED = ("finetune", "segment")  # stages that have read the test split once
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,10 @@ class Readings:
         self._path = home.run.folder / "evaluate" / READINGS
 
     def before(self, digest: str) -> int:
-        """Return how often the split with a digest has been read; fine-tuning reads it once."""
+        """Return how often the split with a digest has been read; a training with labels does."""
         lines = read_lines(self._path)
         mine = [one for one in lines if (one["weights"], one["split"]) == (self._weights, digest)]
-        is_tested = self._home.stage.name == "finetune" and not self._home.below
+        is_tested = self._home.stage.name in TESTED and not self._home.below
         return len(mine) + (is_tested and self._home.test_digest == digest)
 
     def note(self, digest: str, name: str) -> None:
@@ -86,3 +88,31 @@ class Readings:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"weights": self._weights, "split": digest, "evaluation": name, "time": now}
         append_lines(self._path, [json.dumps(line)])
+
+
+def note_reading(
+    home: Home, weights: Path, digest: str, *, name: str, warn: Callable[[str], None]
+) -> int:
+    """Count a reading of the test split, and warn if it is not the first.
+
+    Args:
+        home: of the network.
+        weights: file of its weights.
+        digest: of the contents of the split.
+        name: of the evaluation.
+        warn: shows a warning.
+
+    Returns:
+        How often it has been read for this network, with this reading.
+    """
+    counted = Readings(home, file_digest(weights))
+    before = counted.before(digest)
+    if before:
+        times = "once" if before == 1 else f"{before} times"
+        warn(
+            f"The test split has been read {times} for this network already. A measurement "
+            "by which networks or settings are chosen is too optimistic: use --split validation "
+            "for choices."
+        )
+    counted.note(digest, name)
+    return before + 1

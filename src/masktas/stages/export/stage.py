@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from masktas import launch
-from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, Stage, versions
+from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, SEGMENTER, Stage, versions
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.files import file_digest, read_json, write_json, write_text
-from masktas.predictor import Predictor, load
+from masktas.predictor import Predictor, load_backbone
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.card import card
 from masktas.stages.export.form import Form, Subject
@@ -71,12 +71,19 @@ def export(
     """
     if launch.world_size() > 1:
         raise ConfigError("masktas export runs in one process: start it without torchrun.")
-    console, network = console or Console(), load(path)
+    console, network = console or Console(), load_backbone(path)
     subject, home = Subject.of(network), home_of(network.folder)
     folder = _place(network, home, out, name)
+    where = _name_of(network, home)
+    if (network.folder / SEGMENTER).exists():
+        console.warn(
+            f"{network.folder} is a segmenter: its backbone is exported, without the decoder. The "
+            "outputs are features."
+        )
+        home = None  # its images have masks, and sizes of their own
     forms, left_out = chosen(to, subject)
     asked = {
-        "network": _name_of(network, home),
+        "network": where,
         "made_from": {one: file_digest(network.folder / one) for one in FILES},
         "asked": [form.name for form in forms],
         "asked_images": num_images,

@@ -18,7 +18,6 @@ from masktas.config import AllSettings, SupernetSettings, TrainSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
-from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.supervised import SupervisedSupernet
@@ -44,19 +43,15 @@ from masktas.stages.common.tasks import (
 )
 from masktas.stages.common.teachers import open_teacher
 from masktas.stages.plan.estimates import Device, StageEstimate, joined
+from masktas.stages.plan.trial import NOISE_MEAN, NOISE_STD, Trained, TrainingTrial
 from masktas.stages.refine.rounds import num_staying
 from masktas.stages.transfer.source import SourceRun
 from masktas.strategies import Uniforms
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
-from masktas.train.step import GRAD_NORM, train_step
 from masktas.train.task import Task
 
 NUM_UNIFORM = 3  # uniform baselines of a search
-SAMPLED_STEPS = 200  # to average over architectures
-MEMORY_IMAGES = 4  # activations are measured on this many images, and grow with the batch
-NOISE_MEAN, NOISE_STD = 0.5, 0.25
-STATE_BYTES = 16  # of a parameter: itself, gradient and two moments, float32
 
 
 def plan(
@@ -180,8 +175,8 @@ def _adopted(space: SearchSpace, settings: AllSettings) -> tuple[Teacher, tuple[
     return fitted.for_student(student), fitted.sight.grid
 
 
-class Trial:
-    """A stage on images of noise: the same networks and steps.
+class Trial(TrainingTrial):
+    """A stage of a run on images of noise: the same networks and steps.
 
     Args:
         stage: its name.
@@ -207,7 +202,8 @@ class Trial:
         setup: Setup,
         adopted: tuple[Teacher, tuple[int, int]] | None,
     ) -> None:
-        self.stage, self.images, self._round = stage, images, round_
+        super().__init__(stage, images, settings.runtime.accumulate)
+        self._round = round_
         self._space, self._settings, self._setup = space, settings, setup
         self._teacher = teacher_architecture(settings.teacher, space.image_size, space.in_channels)
         self._adopted = None if adopted is None else adopted[0]
@@ -224,34 +220,17 @@ class Trial:
         """Measure or compute what the stage costs on this number of devices."""
         if self.stage == "search":
             return self._search(devices, device, seconds)
-        return self._training(devices, device, seconds)
-
-    def _training(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
-        """Estimate a stage that trains."""
         settings: TrainSettings = (
             self._settings.refine.of_round(self._round)
             if self.stage == "refine"
             else getattr(self._settings, self.stage)
         )
-        steps = settings.epochs * (self.images // settings.batch_size)
-        share = settings.batch_size / devices / self._settings.runtime.accumulate
-        self._require_batches(settings, devices)
-        task = self._task(settings, settings.batch_size)
-        macs = [task.macs(step) for step in range(min(steps, SAMPLED_STEPS))]
-        flops = 2.0 * sum(macs) / len(macs)  # of an image
-        if device:
-            pace = device.pace(flops) * devices
-        else:
-            pace = self._pace(settings, max(1, int(share)), seconds) * devices
-        images = steps * settings.batch_size
-        trained = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
+        return self._training(settings, devices, device, seconds)
+
+    def _num_frozen(self) -> int:
+        """Return the number of parameters of the teacher that a stage asks."""
         asks = self.stage in ("supernet", "refine") and not self._supervised
-        frozen = self._frozen().num_params if asks else 0
-        frozen += sum(p.numel() for p in task.module.parameters() if not p.requires_grad)
-        memory = trained * STATE_BYTES + frozen * 4 + self._activations(settings) * share
-        return StageEstimate(
-            self.stage, images, flops * images, pace, images / pace, memory, 4.0 * trained
-        )
+        return self._frozen().num_params if asks else 0
 
     def _cohort(self, settings: TrainSettings, batches: Batches) -> Task[Any]:
         """Build the task of a round, of random networks within the budget."""
@@ -276,20 +255,6 @@ class Trial:
             mask_ratio=whole.mask_ratio or shape.ratio_for(self._units.total),
             pixels=whole.trains_pixels(self._round),
         )
-
-    def _require_batches(self, settings: TrainSettings, devices: int) -> None:
-        """Raise ConfigError unless there is a batch, and a part of it for every device."""
-        if self.images < settings.batch_size:
-            raise ConfigError(
-                f"{self.stage}: {self.images} images are fewer than one batch of "
-                f"{settings.batch_size}: choose a smaller --batch-size."
-            )
-        accumulate = self._settings.runtime.accumulate
-        if settings.batch_size / devices / accumulate < 1:
-            raise ConfigError(
-                f"{self.stage}: a batch of {settings.batch_size} does not divide over {devices} "
-                f"devices x {accumulate} parts."
-            )
 
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
@@ -323,9 +288,10 @@ class Trial:
         memory += 4.0 * tokens * (3 * max(largest.mlp_dim) + 4 * largest.embed_dim)
         return StageEstimate("search", images, flops * images, pace, images / pace, memory, 0.0)
 
-    def _task(self, settings: TrainSettings, batch_size: int) -> Task[Any]:
+    def _task(self, settings: Trained, batch_size: int) -> Task[Any]:
         """Build the stage's task on one batch of noise."""
         all_settings, setup = self._settings, self._setup
+        assert isinstance(settings, TrainSettings)
         batches = self._noise(settings, batch_size)
         if self.stage == "teacher":
             return teacher_task(all_settings.teacher, self._teacher, batches, setup)[1]
@@ -371,29 +337,6 @@ class Trial:
             augment=augment(settings),
         )
 
-    def _pace(self, settings: TrainSettings, batch_size: int, seconds: float) -> float:
-        """Measure images per second of real steps, at the largest batch that the time allows."""
-        until = time.monotonic() + seconds
-        tried, pace = min(8, batch_size), 0.0
-        while True:
-            task = self._task(settings.model_copy(update={"batch_size": tried}), tried)
-            self._step(task, 0)  # warm-up
-            times = [self._step(task, 1)]
-            while time.monotonic() < until and tried == batch_size:
-                times.append(self._step(task, 1 + len(times)))
-            pace = tried / float(np.median(times))
-            left = until - time.monotonic()
-            if tried == batch_size or left < 12 * times[0]:  # four times as many, and again
-                return pace
-            tried = min(4 * tried, batch_size)
-
-    def _step(self, task: Task[Any], step: int) -> float:
-        """Do a step and return its seconds."""
-        began = time.perf_counter()
-        losses = train_step(task, step, ALONE, accumulate=1)
-        losses[GRAD_NORM].item()  # waits for the device
-        return time.perf_counter() - began
-
     @torch.no_grad()
     def _rating_pace(
         self, networks: list[Architecture], batch: int, visible: int, seconds: float
@@ -418,21 +361,3 @@ class Trial:
             if time.monotonic() > until:
                 break
         return batch / float(np.median(times[1:] or times))
-
-    def _activations(self, settings: TrainSettings) -> float:
-        """Measure the bytes per image that a forward pass keeps for the backward pass."""
-        few = settings.model_copy(update={"batch_size": MEMORY_IMAGES})
-        task = self._task(few, MEMORY_IMAGES)
-        own = {parameter.data_ptr() for parameter in task.module.parameters()}
-        kept: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.data_ptr() not in own:
-                kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-            return tensor
-
-        inputs = task.inputs(0, slice(0, MEMORY_IMAGES))
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            # the largest network of a supernet, and one of a cohort: they take turns
-            task.losses(task.networks(0)[0] if task.members else task.module, inputs)
-        return sum(kept.values()) / MEMORY_IMAGES

@@ -13,6 +13,7 @@ from masktas.stages.supernet.manifest import SupernetManifest
 from masktas.stages.validate.manifest import ValidationManifest
 
 NONE = "–"
+SPLITS = ("supernet", "search", "validation", "test")
 COSTS = (
     "stage", "time", "images seen", "operations", "share of peak", "device", "seed", "labels used",
 )  # fmt: skip
@@ -105,18 +106,33 @@ def _images(run: Run, first: StageManifest, last: StageManifest) -> Section:
     )
 
 
-def _readers(run: Run, location: str) -> dict[str, list[str]]:
-    """Return what has read, or would read, the images of each split of a location."""
+def _has_search(run: Run) -> bool:
+    """Return whether a run is more than segmenters, and evaluations of them."""
+    return any(stage.name not in ("segment", "evaluate") for stage in run.stages())
+
+
+def _planned(run: Run) -> dict[str, list[str]]:
+    """Return what reads each split from teacher to fine-tuning."""
     refined = ["refinement"] if run.named("refine") else []
     distilled = ["distillation"] if run.named("distill") else []
     trained = [] if run.is_transfer else ["teacher", "supernet"]
     watched = [] if run.is_transfer else ["probes", "pictures"]
-    readers = {
+    return {
         "supernet": [*trained, *refined, *distilled, "fine-tuning"],
         "search": ["search", *refined, "fine-tuning"],
         "validation": [*watched, "validation during fine-tuning"],
         "test": ["final test of fine-tuning"],
     }
+
+
+def _readers(run: Run, location: str) -> dict[str, list[str]]:
+    """Return what has read, or would read, the images of each split of a location."""
+    readers = _planned(run) if _has_search(run) else {name: [] for name in SPLITS}
+    for stage in run.named("segment"):
+        if StageManifest.read(stage).location == location:
+            name = f"segment/{stage.folder.name}"
+            for split in SPLITS:
+                readers[split].append(f"final test of {name}" if split == "test" else name)
     for stage in run.named("validate"):
         manifest = ValidationManifest.read(stage)
         for split in ["search", *(["supernet", manifest.split] if manifest.probe else [])]:
@@ -124,7 +140,7 @@ def _readers(run: Run, location: str) -> dict[str, list[str]]:
     for stage in run.named("evaluate"):
         evaluated = EvaluationManifest.read(stage)
         if evaluated.split in readers and evaluated.location == location:
-            learnt = [] if evaluated.is_classifier else ["supernet"]
+            learnt = ["supernet"] if evaluated.kind == "probe" else []
             for split in [*learnt, evaluated.split]:
                 readers[split].append(f"evaluate/{stage.folder.name}")
     return readers

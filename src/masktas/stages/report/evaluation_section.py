@@ -9,9 +9,15 @@ from typing import Any
 from masktas.errors import ArtifactError
 from masktas.files import read_json
 from masktas.formats import shown
-from masktas.stages.evaluate.manifest import EVALUATION, EvaluationManifest
+from masktas.stages.evaluate.manifest import EVALUATION, SUMMARY, EvaluationManifest
 from masktas.stages.report.page import Figure, Reported, Section, Table, Text, html, png
 
+SEGMENTED = ("class", "share of pixels", "IoU", "accuracy")
+SEGMENTED_NOTE = (
+    "In percent. IoU: pixels of a class that are found, of all that are of the class or said to "
+    "be. Accuracy: share of the pixels of a class that are found. A dash: the class does not occur "
+    "in the masks and is left out of the means. File: <code>evaluate/{}/per_class.csv</code>."
+)
 HEADER = ("class", "images", "precision", "recall", "F1")
 CALIBRATION = (
     "The calibration error is the mean distance between confidence and accuracy in 15 bins of "
@@ -56,9 +62,11 @@ def _parts(
 ) -> Iterator[Text | Table | Figure]:
     yield from _result(manifest)
     yield Text(_about(manifest, dict(found.get("unknown_classes", {}))), "note")
+    segmented = manifest.kind == "segmenter"
     if rows := found.get("per_class", []):
-        yield Table(HEADER, [_cells(row) for row in rows])
-        yield Text(html(PER_CLASS, folder.name), "note")
+        cells = _segmented_cells if segmented else _cells
+        yield Table(SEGMENTED if segmented else HEADER, [cells(row) for row in rows])
+        yield Text(html(SEGMENTED_NOTE if segmented else PER_CLASS, folder.name), "note")
     alt = "Confusion matrix: true classes in rows, predicted classes in columns"
     if picture := png(folder / "confusion.png", alt):
         yield Figure(picture, CONFUSION, wide=True)
@@ -70,7 +78,18 @@ def _parts(
 
 def _result(manifest: EvaluationManifest) -> Iterator[Text]:
     outcome = manifest.outcome
-    if manifest.is_classifier:
+    if manifest.kind == "segmenter":
+        miou, pixels, mean = (f"{100 * outcome[key]:.2f}" for key in SUMMARY["segmenter"])
+        yield Text(
+            html(
+                "<b>{} % mIoU</b>, {} % of the pixels right, {} % as a mean over classes, on {:,} "
+                "images.",
+                miou, pixels, mean, outcome["num_images"],
+            ),
+            "lead",
+        )  # fmt: skip
+        return
+    if manifest.kind == "classifier":
         top1, top5, mean = (
             f"{100 * outcome[key]:.2f}" for key in ("top1", "top5", "mean_per_class")
         )
@@ -113,13 +132,22 @@ def _about(manifest: EvaluationManifest, unknown: dict[str, int]) -> str:
             f" {sum(unknown.values()):,} images of {len(unknown):,} classes that the network does "
             "not know were left out."
         )
-    return text + f" {CALIBRATION}" if manifest.is_classifier else text
+    if manifest.kind == "segmenter" and manifest.outcome["unknown_share"]:
+        text += (
+            f" {manifest.outcome['unknown_share']:.1%} of the pixels are of classes that the "
+            "network does not know, and were left out."
+        )
+    return text + f" {CALIBRATION}" if manifest.kind == "classifier" else text
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    shares = [row[key] for key in ("precision", "recall", "f1")]
-    return [
-        shown(row["class"]),
-        f"{row['support']:,}",
-        *("\u2013" if share is None else f"{100 * share:.1f}" for share in shares),
-    ]
+    shares = _percent(row, "precision", "recall", "f1")
+    return [shown(row["class"]), f"{row['support']:,}", *shares]
+
+
+def _segmented_cells(row: dict[str, Any]) -> list[str]:
+    return [shown(row["class"]), *_percent(row, "share", "iou", "accuracy")]
+
+
+def _percent(row: dict[str, Any], *keys: str) -> list[str]:
+    return ["\u2013" if row[key] is None else f"{100 * row[key]:.1f}" for key in keys]

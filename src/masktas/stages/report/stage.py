@@ -18,6 +18,7 @@ from masktas.stages.report.cost_section import cost_sections
 from masktas.stages.report.evaluation_section import evaluation_sections
 from masktas.stages.report.page import Reported, Section, anchors
 from masktas.stages.report.search_section import search_sections
+from masktas.stages.report.segmentation_section import segmentation_sections
 from masktas.stages.report.training_section import (
     convergence_sections,
     picture_sections,
@@ -31,6 +32,7 @@ from masktas.stages.report.validation_section import validation_sections
 SECTIONS: tuple[Callable[[Reported], Iterable[Section]], ...] = (
     transfer_sections,
     search_sections,
+    segmentation_sections,
     evaluation_sections,
     twins_sections,
     validation_sections,

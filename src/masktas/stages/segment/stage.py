@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import ARCHITECTURE, INPUT
 from masktas.config import DataSettings, RuntimeSettings, SegmentSettings, resolve
 from masktas.console import Console
-from masktas.data.joint import JointAugment, JointBatches
-from masktas.data.masks import open_pairs
+from masktas.data.joint import JointBatches
 from masktas.data.segmentation import SegmentationImages
-from masktas.errors import ConfigError, DataError
 from masktas.formats import format_size
 from masktas.nn.segmenter import Segmenter, decoder_costs
-from masktas.nn.teachers.pretrained import resize_encoder
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, format_quantity, macs, params
-from masktas.stages.common.images import PYTHON, Data, ImageInput
+from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
-from masktas.stages.common.tasks import recipe
+from masktas.stages.segment.examples import draw_examples
+from masktas.stages.segment.tasks import joint_augment, segmenter_network, segmenter_task
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.confusion import Confusion, confusion
 from masktas.train.input import NetworkInput
 from masktas.train.segmenters import SegmenterFacts, save_segmenter
-from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
+from masktas.train.windows import Views
 
 TRAINED = ("supernet", "search")  # the splits that are trained on
-BETA2 = 0.999  # as in published settings
-UNUSED = ("root", "limit", "label_column")  # flags of images that masks do not go with
 
 
 def segment(
@@ -84,18 +80,17 @@ def segment(
     backbone = shape.replace(num_classes=0, image_size=asked.image_size)
     asked.require_fit(backbone, "the architecture")
     asked = _normalised(context, asked, path, parents)
-    images = _open(context, asked, settings)
+    images = open_masks(
+        asked,
+        settings,
+        (*TRAINED, "validation", "test"),
+        strict=context.settings.strict,
+        bar=context.console.bar,
+    )
     batches = JointBatches(
         images,
         *TRAINED,
-        augment=JointAugment(
-            asked.image_size,
-            settings.scale,
-            settings.short_side,
-            settings.max_class_share,
-            settings.flip,
-            settings.color,
-        ),
+        augment=joint_augment(settings, asked.image_size),
         batch_size=settings.batch_size,
         seed=context.seed,
         device=context.runtime.device,
@@ -128,8 +123,8 @@ class _Training:
     def train(self, start: ViT | None) -> dict[str, Any]:
         """Train from the weights of `start`, test, and return the manifest."""
         context, settings = self.context, self.settings
-        network = self._network(start)
         classes = len(self.images.classes.names)
+        network = segmenter_network(settings, self.backbone, classes, start, context.setup)
         costs = decoder_costs(self.backbone, settings.decoder, settings.channels, classes)
         context.console.say(
             f"Backbone: {format_quantity(params(self.backbone))} parameters, "
@@ -137,7 +132,7 @@ class _Training:
             f"{format_size(self.backbone.image_size)}; decoder {settings.decoder}: "
             f"{format_quantity(costs[0])} and {format_quantity(costs[1])}."
         )
-        task = self._task(network, costs[1])
+        task = segmenter_task(settings, network, classes, self.batches, context.setup)
         best = BestEpoch(self.stage.folder, self.batches.steps_per_epoch)
 
         def watch(number: int) -> dict[str, float]:
@@ -166,38 +161,9 @@ class _Training:
 
         return self.stage.finish(self.images, cost, write)
 
-    def _network(self, start: ViT | None) -> Segmenter:
-        """Return the segmenter with its first weights, on the device."""
-        generator = self.context.setup.generator("segment")
-        vit = ViT(self.backbone)
-        vit.init_weights(generator)
-        if start is not None:
-            resized = resize_encoder(start, self.backbone.image_size).state_dict()
-            vit.load_state_dict(
-                {name: one for name, one in resized.items() if not name.startswith("head.")}
-            )
-        settings, classes = self.settings, len(self.images.classes.names)
-        network = Segmenter(vit, settings.decoder, settings.channels, classes)
-        network.init_weights(generator)
-        return network.to(self.context.runtime.device)
-
-    def _task(self, network: Segmenter, decoder_macs: int) -> Segmentation:
-        settings, setup = self.settings, self.context.setup
-        optimised = SegmenterRecipe(
-            **asdict(recipe(settings, self.batches)),
-            beta2=BETA2,
-            layer_decay=settings.layer_decay,
-        )
-        return Segmentation(
-            network,
-            self.batches,
-            optimised,
-            setup.runtime,
-            drop_path=settings.drop_path,
-            decoder_macs=decoder_macs,
-            seed=setup.seed,
-            ranks=setup.ranks,
-        )
+    @property
+    def _views(self) -> Views:
+        return Views(self.settings.short_side)
 
     def _measure(self, network: Segmenter, split: str) -> Confusion:
         context = self.context
@@ -205,7 +171,7 @@ class _Training:
             network,
             self.images,
             split,
-            short_side=self.settings.short_side,
+            views=self._views,
             runtime=context.runtime,
             ranks=context.ranks,
         )
@@ -223,8 +189,11 @@ class _Training:
             images.classes.names,
             images.classes.values,
             settings.short_side,
+            images.classes.ignored,
         )
         save_segmenter(self.stage.folder, network, facts, seen)
+        runtime = self.context.runtime
+        draw_examples(self.stage.folder, network, images, self._views, runtime)
         per_class = test.per_class(images.classes.names)
         absent = [one for one in images.classes.names if one not in per_class]
         _print_classes(self.context.console, per_class, absent)
@@ -243,21 +212,12 @@ def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) ->
     """Return where images and masks are, and how large crops are: as the network sees by default.
 
     Raises:
-        DataError: if they are a Python object.
-        ConfigError: if a flag is given that masks do not go with.
+        MasktasError: see `ImageInput.require_masks`.
     """
     sizes = {"image_size": format_size(shape.image_size), "in_channels": shape.in_channels}
     resolved = resolve(DataSettings, sizes, settings)
-    for name in UNUSED:
-        if getattr(resolved, name) is not None:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} does not apply to images with masks: leave it out."
-            )
     asked = ImageInput.of(data, resolved)
-    if asked.location.startswith(PYTHON):
-        raise DataError(
-            "Segmentation reads images and masks from a folder or parquet files: give its path."
-        )
+    asked.require_masks()
     return asked
 
 
@@ -279,25 +239,6 @@ def _normalised(
         name: list(found[name]) for name in ("mean", "std") if name in found and name not in given
     }
     return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))
-
-
-def _open(context: Context, asked: ImageInput, settings: SegmentSettings) -> SegmentationImages:
-    """Read all masks once, and divide the images."""
-    names = None
-    if settings.classes is not None:
-        names = [name.strip() for name in settings.classes.split(",")]
-    return SegmentationImages(
-        open_pairs(
-            asked.location, image_column=asked.settings.image_column, ignore=settings.ignore
-        ),
-        in_channels=asked.in_channels,
-        white=asked.settings.white,
-        access=asked.access((*TRAINED, "validation", "test")),
-        classes=names,
-        ignore=settings.ignore,
-        strict=context.settings.strict,
-        bar=context.console.bar,
-    )
 
 
 def _describe(console: Console, images: SegmentationImages) -> None:

@@ -1,0 +1,129 @@
+"""The section of the report about segmenters: measures, costs, classes, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masktas.data.class_maps import class_colors
+from masktas.errors import ArtifactError
+from masktas.formats import shown
+from masktas.space import format_quantity
+from masktas.stages.common import charts
+from masktas.stages.report.page import Figure, Reported, Section, Table, Text, chart, html, png
+from masktas.stages.segment.manifest import EXAMPLES, SHOWN, Examples, SegmentManifest
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+MANY = 40  # classes above which only those with the lowest and the highest IoU are drawn
+HEADER = ("class", "training pixels", "test pixels", "IoU", "accuracy")
+PER_CLASS = (
+    "In percent, on the test split at the size of the images. IoU: pixels of a class that are "
+    "found, of all that are of the class or said to be. A dash: the class does not occur in the "
+    "test masks and is left out of the means."
+)
+BARS = "IoU of each class on the test split, {}in the order of its share of the pixels."
+PICTURES = (
+    "Validation images. From left to right: the image, its mask, what the segmenter finds. Black "
+    "pixels of a mask are ignored."
+)
+
+
+def segmentation_sections(reported: Reported) -> Iterator[Section]:
+    """Yield a section for each segmenter; its curves are with those of other trainings.
+
+    Raises:
+        ArtifactError: if a file of a segmenter is damaged.
+    """
+    for stage in reported.run.named("segment"):
+        manifest = SegmentManifest.read(stage)
+        yield Section(f"Segmentation: {stage.folder.name}", _parts(stage.folder, manifest))
+
+
+def _parts(folder: Path, manifest: SegmentManifest) -> list[Text | Table | Figure]:
+    tested = manifest.images.splits["test"].images
+    values = (manifest.miou, manifest.pixel_accuracy, manifest.class_accuracy)
+    lead = html(
+        "<b>{} % mIoU</b>, {} % of the pixels right, {} % as a mean over classes, on {:,} test "
+        "images.",
+        *(f"{100 * value:.2f}" for value in values), tested,
+    )  # fmt: skip
+    colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_colors(len(manifest.classes)).tolist()]
+    named = dict(zip(manifest.classes, colors, strict=True))
+    return [
+        Text(lead, "lead"),
+        Text(_about(manifest), "note"),
+        _costs(manifest),
+        *_pictures(folder, manifest, colors),
+        _bars(manifest, named),
+        Table(HEADER, [_cells(name, manifest) for name in manifest.classes]),
+        Text(PER_CLASS, "note"),
+    ]
+
+
+def _about(manifest: SegmentManifest) -> Markup:
+    counts = {name: one.images for name, one in manifest.images.splits.items()}
+    absent = ""
+    if manifest.absent:
+        absent = f" Not in the test masks: {', '.join(map(shown, manifest.absent))}."
+    return html(
+        "Images: <code>{}</code>, {:,} to train on, {:,} for validation. The weights are those of "
+        "the best epoch by validation, {} of {} ({:.2f} % mIoU there).{}",
+        manifest.location, counts["supernet"] + counts["search"], counts["validation"],
+        manifest.best_epoch, manifest.epochs, 100 * manifest.validation_miou, absent,
+    )  # fmt: skip
+
+
+def _costs(manifest: SegmentManifest) -> Table:
+    """Return parameters and operations of backbone and decoder apart."""
+    parts = {"backbone": manifest.backbone, f"decoder ({manifest.decoder_name})": manifest.decoder}
+    rows = [
+        [name, format_quantity(one.params), format_quantity(one.macs)]
+        for name, one in parts.items()
+    ]
+    totals = (sum(one.params for one in parts.values()), sum(one.macs for one in parts.values()))
+    rows.append(["both", *(format_quantity(total) for total in totals)])
+    size = " x ".join(map(str, manifest.image_size))
+    return Table(["part", "parameters", f"MACs for {size} pixels"], rows)
+
+
+def _pictures(
+    folder: Path, manifest: SegmentManifest, colors: list[str]
+) -> Iterator[Text | Figure]:
+    """Yield the validation pictures, and a legend of the classes that occur in them."""
+    examples = Examples.read(folder)
+    alt = "Validation images in rows: image, mask, what the segmenter finds"
+    if examples is None or (picture := png(folder / EXAMPLES, alt)) is None:
+        return
+    yield Figure(picture, PICTURES, wide=True)
+    if any(not 0 <= number < len(colors) for number in examples.classes):
+        raise ArtifactError(
+            f"{folder / SHOWN}: damaged, it names a class that there is not. Run the stage again "
+            "with --overwrite."
+        )
+    key = '<span class="key"><i style="background: {}"></i>{}</span>'
+    entries = [html(key, colors[one], shown(manifest.classes[one])) for one in examples.classes]
+    yield Text(html("{}" * len(entries), *entries))
+
+
+def _bars(manifest: SegmentManifest, colors: dict[str, str]) -> Figure:
+    """Draw the IoU of the classes that occur, the most frequent first."""
+    ious = {name: one["iou"] for name, one in manifest.per_class.items()}
+    few = ""
+    if len(ious) > MANY:
+        order = sorted(ious, key=lambda name: ious[name])
+        kept = {*order[: MANY // 2], *order[-MANY // 2 :]}
+        ious = {name: iou for name, iou in ious.items() if name in kept}
+        few = f"the {MANY // 2} lowest and the {MANY // 2} highest of {len(order)}, "
+    ordered = sorted(ious, key=lambda name: -manifest.per_class[name]["share"])
+    picture = charts.class_bars({name: ious[name] for name in ordered}, colors)
+    return Figure(chart(picture), BARS.format(few), wide=True)
+
+
+def _cells(name: str, manifest: SegmentManifest) -> list[str]:
+    one = manifest.per_class.get(name)
+    found = [None] * 3 if one is None else [one[key] for key in ("share", "iou", "accuracy")]
+    shares = [manifest.pixel_shares.get(name), *found]
+    return [shown(name), *("\u2013" if share is None else f"{100 * share:.1f}" for share in shares)]

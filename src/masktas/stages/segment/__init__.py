@@ -1,0 +1,1 @@
+"""architecture + supernet + masks -> segment/NAME/"""
