@@ -162,6 +162,23 @@ def test_a_linear_head_leaves_the_network_as_it_was(base: Path, tune: Call) -> N
         assert np.array_equal(one[name], other[name]) == (not name.startswith("head.")), name
 
 
+def test_a_network_alone_needs_no_supernet(world: World, tmp_path: Path, masktas: Call) -> None:
+    path, out = tmp_path / "a.json", tmp_path / "alone"
+    shape = {"embed_dim": 16, "num_heads": [2], "mlp_ratio": [2], "head_dim": 8}
+    path.write_text(json.dumps(shape | {"image_size": 16, "patch_size": 4}))
+    tokens = ("finetune", world.images, "--out", out, "--architecture", path, "--epochs", 1,
+              "--batch-size", 16)  # fmt: skip
+    code, _, said = masktas(*tokens)
+    assert code == 2
+    assert "the supernet stage is missing" in said
+    code, _, said = masktas(*tokens, "--init", "scratch")
+    assert code == 0, said
+    splits = manifest(out / "finetune/main")["images"]["splits"]
+    assert {"supernet", "search", "validation", "test"} <= set(splits)
+    assert masktas("evaluate", out)[0] == 0
+    assert masktas("predict", out, world.images)[0] == 0
+
+
 def test_by_default_size_and_length_choose_and_it_is_said(base: Path, tune: Call) -> None:
     code, _, said = tune("auto", "--recipe", "auto", "--epochs", 1)
     assert code == 0, said

@@ -45,7 +45,8 @@ def finetune(
     those of the last epoch are kept in `last.safetensors`.
 
     Args:
-        data: labelled images; those of the supernet if None.
+        data: labelled images; those of the supernet if None. A run without a supernet needs them,
+            with `init="scratch"` and an architecture.
         out: the run folder; `finetune/NAME/` is written in it.
         name: of this network; one run can hold many.
         architecture: an architecture.json; that of `refine/main`, or else of `search/main`, if
@@ -71,10 +72,14 @@ def finetune(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or FinetuneSettings()
-    images = context.images_recorded(context.run.division, data, data_settings)
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
+    if data is not None and settings.init == "scratch" and not context.run.division.finished:
+        size, channels = shape.image_size, shape.in_channels  # a network alone, without a supernet
+        images = context.images_given(data, data_settings, image_size=size, in_channels=channels)
+    else:
+        images = context.images_recorded(context.run.division, data, data_settings)
     start = None
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)
