@@ -32,6 +32,8 @@ USAGE = {
     "onnx": '`onnxruntime.InferenceSession("onnx/model.onnx")`; its metadata says how to prepare '
     "images",
     "onnx-int8": "`onnx/model_int8.onnx`, in the same way",
+    "onnx-int8-static": "`onnx/model_int8_static.onnx`, in the same way; its activations have the "
+    "ranges that they had on images for calibration",
 }
 
 
@@ -110,6 +112,9 @@ def _usage(forms: Sequence[Form]) -> Iterator[str]:
     for form in forms:
         yield f"- {form.name}: {USAGE[form.name]}"
     yield ""
+    if any(form.takes_pixels for form in forms):
+        yield "The ONNX files take decoded images, bytes `[B, H, W, C]`, and normalise them."
+        yield ""
 
 
 def _origin(home: Home, shape: Architecture) -> Iterator[str]:
