@@ -267,7 +267,10 @@ def test_a_form_that_is_off_is_not_written(
     printed = capsys.readouterr().out
     assert "not written: too far from the original" in printed
     assert "200 random images" in printed
-    names = ["README.md", "config.json", "model.safetensors", "parity.json"]
+    names = [
+        "README.md", "architecture.json", "config.json", "input.json", "model.safetensors",
+        "parity.json",
+    ]  # fmt: skip
     assert sorted(path.name for path in out.iterdir()) == names
     off = {one["form"]: one["max_difference"] for one in record_of(out)["forms"]}
     assert off["torch"] > 1e-3 > off["timm"]
@@ -285,7 +288,10 @@ def test_nothing_is_left_half_written(
     (tmp_path / ".out.partial" / "onnx").mkdir(parents=True)  # of a process that was killed
     (tmp_path / ".out.partial" / "onnx" / "model.onnx").write_bytes(b"half")
     masktas.export(net, out=tmp_path / "out", to="torch", num_images=4)
-    names = ["README.md", "model.py", "model.safetensors", "parity.json"]
+    names = [
+        "README.md", "architecture.json", "input.json", "model.py", "model.safetensors",
+        "parity.json",
+    ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == names
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 

@@ -26,7 +26,7 @@ from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImage
 from masktas.stages.evaluate.mistakes import Mistake
 from masktas.stages.evaluate.results import write_results
 from masktas.stages.evaluate.where import Home, Readings, home_of
-from masktas.train.networks import WEIGHTS
+from masktas.train.networks import weights_file
 
 
 def evaluate(
@@ -74,7 +74,7 @@ def evaluate(
     network.to(context.runtime.device)
     parents = {
         "architecture": network.folder / ARCHITECTURE,
-        "weights": network.folder / WEIGHTS,
+        "weights": weights_file(network.folder),
         "input": network.folder / INPUT,
     }
     recorded = {
@@ -177,7 +177,7 @@ def _note_reading(
     digest: str,
 ) -> int:
     """Count this reading of the test split, and warn if it is not the first."""
-    counted = Readings(home, file_digest(network.folder / WEIGHTS))
+    counted = Readings(home, file_digest(weights_file(network.folder)))
     before = counted.before(digest)
     if before:
         times = "once" if before == 1 else f"{before} times"

@@ -33,12 +33,11 @@ from masktas.stages.export.parity import (
     Parity,
     table,
 )
-from masktas.train.networks import WEIGHTS
+from masktas.train.networks import weights_file
 from masktas.train.runtime import Runtime
 
 PARITY, CARD = "parity.json", "README.md"
 NUM_IMAGES = 200
-FILES = (ARCHITECTURE, WEIGHTS, INPUT)  # of the network
 
 
 def export(
@@ -120,10 +119,9 @@ def _place(network: Predictor, home: Home | None, out: str | Path | None, name: 
 def _made_from(network: Predictor, home: Home | None) -> dict[str, Any]:
     """Return the place of the network, in its run if it lies in one, and digests of its files."""
     name = str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
-    return {
-        "network": name,
-        "made_from": {one: file_digest(network.folder / one) for one in FILES},
-    }
+    folder = network.folder
+    files = (folder / ARCHITECTURE, weights_file(folder), folder / INPUT)
+    return {"network": name, "made_from": {one.name: file_digest(one) for one in files}}
 
 
 def _is_done(folder: Path, asked: dict[str, Any], *, overwrite: bool) -> bool:
