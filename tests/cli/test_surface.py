@@ -106,6 +106,7 @@ FLAGS = {
         "--overwrite"},
     "export": {"--to", "--out", "--name", "--calibrate", "--bake-preprocess", "--num-images",
         "--overwrite", "--quiet", "--json"},
+    "push": {"--private", "--dry-run", "--quiet", "--json"},
     "report": {"--beside"},
     "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
