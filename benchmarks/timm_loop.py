@@ -32,10 +32,10 @@ from torch import Tensor, nn
 import masktas.timm
 from masktas.config import FinetuneSettings, RuntimeSettings
 from masktas.data.store.image_store import Images, ImageStore
+from masktas.nn.timm_weights import to_timm
 from masktas.space import Architecture
 from masktas.stages.common.images import labels_of
 from masktas.stages.common.stage import Context
-from masktas.stages.export.weights import timm_weights
 from masktas.stages.finetune import check
 from masktas.train.networks import load_network
 
@@ -67,7 +67,7 @@ def timm_network(shape: Architecture, folder: Path, drop_path: float) -> nn.Modu
         block_heads=shape.num_heads, block_mlp_dims=shape.mlp_dim, head_dim=shape.head_dim,
         global_pool=pool, fc_norm=fc_norm, drop_path_rate=drop_path,
     )  # fmt: skip
-    weights = timm_weights(load_network(folder))
+    weights = to_timm(load_network(folder))
     if fc_norm:  # the last norm then follows the pooling
         weights = {
             f"fc_{name}" if name.startswith("norm.") else name: tensor

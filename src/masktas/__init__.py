@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from masktas.notebook import load_supernet, open_images, open_teacher, rate
     from masktas.predictor import load
     from masktas.space import Architecture, Budget, SearchSpace, macs, params
+    from masktas.stages.export.push import push
     from masktas.stages.export.stage import export
     from masktas.stages.latency import build_latency, measure_latency
     from masktas.stages.report.stage import report
@@ -79,6 +80,7 @@ _HOMES = {
     "open_teacher": "masktas.notebook",
     "params": "masktas.space",
     "plan": "masktas.api",
+    "push": "masktas.stages.export.push",
     "rate": "masktas.notebook",
     "refine": "masktas.api",
     "report": "masktas.stages.report.stage",
@@ -123,6 +125,7 @@ __all__ = [
     "open_teacher",
     "params",
     "plan",
+    "push",
     "rate",
     "refine",
     "report",

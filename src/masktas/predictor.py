@@ -256,11 +256,11 @@ def _batches(images: Iterator[ReadImage], batch_size: int) -> Iterator[list[Read
 
 
 def load(path: str | Path) -> Predictor | SegmentPredictor:
-    """Load a network that a stage wrote, on the CPU and ready to use.
+    """Load a network that a stage or an export wrote, on the CPU and ready to use.
 
     Args:
-        path: its folder, the architecture.json in it, or a run folder, which stands for its
-            `finetune/main`, or else its `segment/main`.
+        path: its folder, an export of it, the architecture.json in one of these, or a run folder,
+            which stands for its `finetune/main`, or else its `segment/main`.
 
     Returns:
         A `torch.nn.Module` that also takes files: `load(path).predict("a.jpg")`, `.embed("a.jpg")`.

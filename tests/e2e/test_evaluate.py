@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import masktas as api
@@ -277,6 +278,8 @@ def test_an_export_is_compared_on_held_out_images_and_its_card_knows_the_run(
     assert f"{tuned['test']['top1']:.2%} |" in text
     assert "Budget asked: no limit." in text
     assert "This card names no licence" in text
+    accuracy, *_ = ModelCard(text).data.eval_results
+    assert accuracy.metric_value == pytest.approx(tuned["test"]["top1"], abs=1e-6)
     assert str(run.parent) not in text
     code, again, err = masktas("export", run, "--to", "torch,timm", "--num-images", "12")
     assert (code, again) == (0, out)

@@ -188,6 +188,17 @@ COMMANDS = {
         - `masktas export runs/first/finetune/main --to torch,onnx --out shipped/`
         """,
     ),
+    "push": (
+        "masktas.cli.push:push",
+        """Send an export to the Hugging Face hub.
+
+        Sends the files of an export, and no others, in one commit; README.md becomes the page of
+        the repository. Read it first: it says what is known about licences. Uses the login of
+        `hf auth login`, or HF_TOKEN.
+
+        - `masktas push runs/first/export/finetune-main my-org/birds-5m --dry-run`
+        """,
+    ),
     "report": (
         "masktas.cli.stages:report",
         """Write the report of a run, one HTML file.

@@ -26,7 +26,7 @@ def export(
         str | None,
         Parameter(
             help="Forms to write, with commas between them: torch, timm, hf, torch-export, onnx, "
-            "onnx-int8. By default all that the installation can write."
+            "onnx-int8, onnx-int8-static. By default all that can be written."
         ),
     ] = None,
     out: Annotated[
@@ -37,6 +37,22 @@ def export(
         str | None,
         Parameter(help="Name of the export in the run. By default made from the network's folder."),
     ] = None,
+    calibrate: Annotated[
+        str | None,
+        Parameter(
+            help="Images, as for `predict`, on which the ranges of activations are found for a "
+            "second 8-bit file with fixed ranges (onnx-int8-static)."
+        ),
+    ] = None,
+    bake_preprocess: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Put cropping and normalisation into the ONNX files: they take decoded images, "
+            "bytes [B, H, W, C].",
+        ),
+    ] = False,
     num_images: Annotated[
         int,
         Parameter(
@@ -59,6 +75,8 @@ def export(
         to=to,
         out=out,
         name=name,
+        calibrate=calibrate,
+        bake_preprocess=bake_preprocess,
         num_images=num_images,
         console=console,
         overwrite=overwrite,

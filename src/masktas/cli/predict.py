@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NetworkPath = Annotated[
     Path,
     Parameter(
-        help="Network: a folder with architecture.json, weights.safetensors and input.json, or a "
-        "run folder, which stands for its finetune/main, or else its segment/main."
+        help="Network: a folder with architecture.json, weights.safetensors and input.json, an "
+        "export, or a run folder, which stands for its finetune/main, or else its segment/main."
     ),
 ]
 ToRead = Annotated[

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from masktas.measure.target import Target
 from masktas.nn.vit import ViT
@@ -128,7 +128,7 @@ def forget_compiled() -> None:
 
 
 def export_onnx(
-    network: ViT,
+    network: nn.Module,
     images: Tensor,
     path: Path,
     *,

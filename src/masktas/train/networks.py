@@ -8,12 +8,14 @@ from typing import TypeVar
 from masktas.artifacts import ARCHITECTURE, INPUT, Run
 from masktas.errors import ArtifactError, SpaceError
 from masktas.files import write_json
+from masktas.nn.timm_weights import from_timm
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.train import checkpoint
 from masktas.train.input import NetworkInput
 
 WEIGHTS = "weights.safetensors"
+SAFETENSORS = "model.safetensors"  # of an export, by timm's names
 V = TypeVar("V", bound=ViT)
 
 
@@ -52,8 +54,8 @@ def network_folder(path: str | Path) -> Path:
     """Return the folder of a network: itself, that of its architecture.json, or a run's main one.
 
     Args:
-        path: a folder that a stage wrote, the architecture.json in it, or a run folder, which
-            stands for its `finetune/main`, or else its `segment/main`.
+        path: a folder that a stage or an export wrote, the architecture.json in it, or a run
+            folder, which stands for its `finetune/main`, or else its `segment/main`.
 
     Raises:
         ArtifactError: if there is none.
@@ -67,7 +69,8 @@ def network_folder(path: str | Path) -> Path:
     if not (folder / ARCHITECTURE).exists() or (path != folder and path.name != ARCHITECTURE):
         raise ArtifactError(
             f"{path}: no {ARCHITECTURE} there. Give a folder that a stage wrote, such as "
-            "RUN/finetune/NAME, or a RUN with a finetune/main or segment/main."
+            "RUN/finetune/NAME, a RUN with a finetune/main or segment/main, or an export with one "
+            "of the forms torch, timm and hf."
         )
     return folder
 
@@ -96,7 +99,17 @@ def read_shape(folder: Path) -> Architecture:
 
 def filled(network: V, folder: Path) -> V:
     """Load the weights of a folder into a network of its architecture, strictly, for evaluation."""
-    tensors, _ = checkpoint.load(folder / WEIGHTS)
-    checkpoint.load_strict(network, tensors, where=str(folder / WEIGHTS))
+    path = weights_file(folder)
+    tensors, _ = checkpoint.load(path, checked=path.name == WEIGHTS)
+    if path.name == SAFETENSORS:
+        tensors = from_timm(tensors, network.architecture, where=str(path))
+    checkpoint.load_strict(network, tensors, where=str(path))
     network.eval()
     return network
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the file with the weights of a network's folder: a stage's, or an export's."""
+    exported = folder / SAFETENSORS
+    is_exported = exported.exists() and not (folder / WEIGHTS).exists()
+    return exported if is_exported else folder / WEIGHTS

@@ -31,7 +31,7 @@ from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.space.tiling import MIN_UNITS, common_unit, patch_in
 from masktas.train import checkpoint
-from masktas.train.networks import WEIGHTS, load_network
+from masktas.train.networks import WEIGHTS, load_network, weights_file
 
 DECODER = "decoder.safetensors"
 W = TypeVar("W", bound=SharedWeights[Any])
@@ -279,7 +279,7 @@ def inherited(run: Run, path: Path, shape: Architecture) -> tuple[ViT, dict[str,
 
     They are beside the architecture.json `path`, or else the supernet's slice.
     """
-    beside = path.parent / WEIGHTS
+    beside = weights_file(path.parent)
     if path.name == ARCHITECTURE and beside.exists():
         return load_network(path), {"weights": beside}
     shared = load_shared(run)

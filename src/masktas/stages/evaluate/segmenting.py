@@ -24,7 +24,7 @@ from masktas.stages.evaluate.asked import Asked
 from masktas.stages.evaluate.manifest import EVALUATION
 from masktas.stages.evaluate.where import note_reading
 from masktas.train.confusion import Confusion, confusion
-from masktas.train.networks import WEIGHTS
+from masktas.train.networks import weights_file
 from masktas.train.segmenters import SegmenterFacts
 
 NO_NUMBER = -(2**31) - 1  # and below: numbers that no mask holds
@@ -48,7 +48,7 @@ def evaluate_segmenter(
     split, readings = asked.split if asked.is_own else "test", None
     home, digest = asked.home, images.splits["test"]["digest"]
     if home is not None and split == "test" and (asked.is_own or digest == home.test_digest):
-        weights, warn = network.folder / WEIGHTS, context.console.warn
+        weights, warn = weights_file(network.folder), context.console.warn
         readings = note_reading(home, weights, digest, name=stage.folder.name, warn=warn)
     scales = tuple(float(one) for one in settings.scales.split(","))
     views = network.views(scales, flip=settings.flip)

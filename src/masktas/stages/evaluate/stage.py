@@ -28,7 +28,7 @@ from masktas.stages.evaluate.mistakes import Mistake
 from masktas.stages.evaluate.results import write_results
 from masktas.stages.evaluate.segmenting import evaluate_segmenter
 from masktas.stages.evaluate.where import home_of, note_reading
-from masktas.train.networks import WEIGHTS
+from masktas.train.networks import weights_file
 from masktas.train.segmenters import DECODER
 
 
@@ -83,7 +83,7 @@ def evaluate(
     network.to(context.runtime.device)
     parents = {
         "architecture": network.folder / ARCHITECTURE,
-        "weights": network.folder / WEIGHTS,
+        "weights": weights_file(network.folder),
         "input": network.folder / INPUT,
     }
     if is_segmenter:
@@ -136,7 +136,7 @@ def _evaluate(
         if asked.home is not None and digest == asked.home.test_digest:
             readings = note_reading(
                 asked.home,
-                network.folder / WEIGHTS,
+                weights_file(network.folder),
                 digest,
                 name=stage.folder.name,
                 warn=context.console.warn,
@@ -167,7 +167,7 @@ def _on_split(
     if asked.split == "test":
         readings = note_reading(
             asked.home,
-            network.folder / WEIGHTS,
+            weights_file(network.folder),
             store.splits["test"]["digest"],
             name=stage.folder.name,
             warn=context.console.warn,

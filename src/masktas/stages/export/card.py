@@ -14,12 +14,13 @@ from masktas.formats import format_flops, format_seconds, shown
 from masktas.space import Architecture, format_amount, format_quantity, macs, params
 from masktas.stages.common.manifest import (
     FinetuneManifest,
+    RefineManifest,
     SearchManifest,
     StageManifest,
 )
-from masktas.stages.evaluate.manifest import EvaluationManifest
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.form import Form, Subject
+from masktas.stages.export.front_matter import dataset_of, evaluations_of, front_matter
 from masktas.stages.teacher.manifest import TeacherManifest
 from masktas.strategies import Evaluated
 
@@ -32,6 +33,8 @@ USAGE = {
     "onnx": '`onnxruntime.InferenceSession("onnx/model.onnx")`; its metadata says how to prepare '
     "images",
     "onnx-int8": "`onnx/model_int8.onnx`, in the same way",
+    "onnx-int8-static": "`onnx/model_int8_static.onnx`, in the same way; its activations have the "
+    "ranges that they had on images for calibration",
 }
 
 
@@ -51,7 +54,13 @@ def card(
         about: the images that the forms were compared on.
         rows: header and rows of that comparison.
     """
-    parts = [_front(subject), *_what(subject), *_usage(forms), "## Where it is from", ""]
+    parts = [
+        front_matter(subject, home),
+        *_what(subject),
+        *_usage(forms),
+        "## Where it is from",
+        "",
+    ]
     if home is None:
         parts += ["Not known: the network was exported from a folder outside its run.", ""]
     else:
@@ -65,12 +74,6 @@ def card(
 def plain(text: str) -> str:
     """Return a text of a user as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", shown(text))
-
-
-def _front(subject: Subject) -> str:
-    task = "image-feature-extraction" if subject.seen.classes is None else "image-classification"
-    tags = "tags:\n- masktas\n- timm\n- vision-transformer"
-    return f"---\nlibrary_name: timm\npipeline_tag: {task}\n{tags}\n---\n"
 
 
 def _what(subject: Subject) -> Iterator[str]:
@@ -110,6 +113,9 @@ def _usage(forms: Sequence[Form]) -> Iterator[str]:
     for form in forms:
         yield f"- {form.name}: {USAGE[form.name]}"
     yield ""
+    if any(form.takes_pixels for form in forms):
+        yield "The ONNX files take decoded images, bytes `[B, H, W, C]`, and normalise them."
+        yield ""
 
 
 def _origin(home: Home, shape: Architecture) -> Iterator[str]:
@@ -118,7 +124,7 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
     splits = ", ".join(f"{one.images:,} {name}" for name, one in manifest.images.splits.items())
     yield (
         f"From `{home.name}` of the run {plain(home.run.folder.name)}. Images: "
-        f"{plain(Path(manifest.location).name)}, divided by content ({splits})."
+        f"{plain(dataset_of(manifest.location)[0])}, divided by content ({splits})."
     )
     yield ""
     search = _search(home)
@@ -126,7 +132,7 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
         return
     found = SearchManifest.read(search)
     yield f"Budget asked: {found.budget}."
-    if (one := _rated(found, shape)) is not None:
+    if (one := _rated(home, search, shape)) is not None:
         met = "" if found.budget.allows(one.costs) else ", which is **not** within the budget"
         amounts = [f"{format_amount(what, one.costs[what])} {what}" for what in one.costs]
         yield f"Met with: {', '.join(amounts)}{met}."
@@ -152,21 +158,27 @@ def _search(home: Home) -> Stage | None:
     return search if search.finished else None
 
 
-def _rated(found: SearchManifest, shape: Architecture) -> Evaluated | None:
-    """Return what a search says about an architecture."""
+def _rated(home: Home, search: Stage, shape: Architecture) -> Evaluated | None:
+    """Return what a search, or the refinement of its best, says about an architecture."""
 
     def bare(one: Architecture) -> Architecture:
         return one.replace(num_classes=None, pool="cls")
 
-    rated = [*found.result.top, *found.result.baselines.values()]
+    found = SearchManifest.read(search).result
+    rated = [*found.top, *found.baselines.values()]
+    refine = home.run.refine(search.folder.name)
+    if refine.finished:
+        refined = RefineManifest.read(refine)
+        rated += [one.network for one in (*refined.top, *refined.baselines.values())]
     return next((one for one in rated if bare(one.architecture) == bare(shape)), None)
 
 
 def _results(home: Home) -> Iterator[str]:
     """Return accuracies of the network and of the baselines of its run."""
-    rows = []
+    rows, images = [], set()
     for stage in home.run.named("finetune"):
         tuned = FinetuneManifest.read(stage)
+        images.add(tuned.num_test)
         name = plain(stage.folder.name)
         rows.append(
             [
@@ -177,18 +189,19 @@ def _results(home: Home) -> Iterator[str]:
             ]
         )
     if rows:
-        yield "Accuracy of the fine-tuned networks of the run on its test split:"
+        num = " or ".join(f"{one:,}" for one in sorted(images))
+        yield (
+            f"Accuracy of the networks fine-tuned in the run, on its test split ({num} images); "
+            "those named house, uniform or random are baselines:"
+        )
         yield ""
         yield from _table([["network", "params", "macs", "top-1"], *rows])
         yield ""
-    where = str(home.folder.relative_to(home.run.folder))
-    for stage in home.run.named("evaluate"):
-        found = EvaluationManifest.read(stage)
-        if found.network == where:
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.summary.items())
-            images = plain(Path(found.location).name)
-            yield f"Evaluated on {images} ({found.split}): {numbers}."
-            yield ""
+    for found in evaluations_of(home):
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.summary.items())
+        name, _ = dataset_of(found.location)
+        yield f"Evaluated on {plain(name)} ({found.split}): {numbers}."
+        yield ""
 
 
 def _cost(home: Home) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a form of export is, and what is exported.
 
-Shapes: B images, C channels, H x W pixels, K outputs.
+Shapes: B images, C channels, H x W pixels (of `stored_size` before, of `image_size` after they are
+prepared), K outputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from masktas.nn.vit import ViT
 from masktas.predictor import Predictor
 from masktas.train.input import NetworkInput
 
-Run = Callable[[Tensor], Tensor]  # prepared images [B, C, H, W] -> outputs [B, K]
+# prepared images [B, C, H, W], or decoded ones [B, H, W, C] of bytes -> outputs [B, K]
+Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Form:
         require: raises ConfigError if this network cannot be written so, or a package is missing.
         write: writes its files into a folder; forms before it may have written some already.
         open: returns the call that runs it from its files, on the CPU.
+        takes_pixels: whether it takes decoded images of `stored_size`, and prepares them itself.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Form:
     require: Callable[[Subject], None]
     write: Callable[[Subject, Path], None]
     open: Callable[[Path], Run]
+    takes_pixels: bool = False
 
 
 def always(subject: Subject) -> None:

@@ -46,7 +46,8 @@ def sample_images(
         try:
             found = _of_run(home, seen, num, console)
         except MasktasError as error:  # moved, deleted or changed: an export needs none of them
-            why = str(error).rstrip(".")
+            console.warn(str(error))
+            why = "those of its run cannot be read"  # without the error's paths: others read this
         else:
             if len(found):
                 about = f"{len(found)} images of the validation split of {home.run.folder.name}"

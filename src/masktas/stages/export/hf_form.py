@@ -12,7 +12,7 @@ from masktas.files import write_json
 from masktas.stages.export import timm_form
 from masktas.stages.export.form import Form, Run, Subject
 from masktas.stages.export.timm_form import CONFIG
-from masktas.stages.export.weights import SAFETENSORS
+from masktas.stages.export.weights import FILES
 from masktas.train.input import NetworkInput
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -79,4 +79,4 @@ def open_(folder: Path) -> Run:
     return run
 
 
-FORM = Form("hf", (CONFIG, SAFETENSORS, PREPROCESSOR), True, require, write, open_)
+FORM = Form("hf", (CONFIG, PREPROCESSOR, *FILES), True, require, write, open_)

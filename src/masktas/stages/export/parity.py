@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,26 +69,28 @@ class Comparison:
 
     Args:
         subject: the network.
-        images: prepared, `[n, C, H, W]`.
+        pixels: decoded images `[n, *stored_size, C]`.
     """
 
-    def __init__(self, subject: Subject, images: Tensor) -> None:
-        self._images, self._is_classifier = images, subject.seen.classes is not None
+    def __init__(self, subject: Subject, pixels: NDArray[np.uint8]) -> None:
+        self._is_classifier = subject.seen.classes is not None
+        images = subject.seen.prepare(pixels, torch.device("cpu"))
+        self._inputs = {False: images, True: torch.from_numpy(pixels)}  # by `takes_pixels`
         self._expected = _outputs(subject.network, images)
         size = sum(one.numel() * 4 for one in subject.network.parameters())
-        self.original = Parity("original", 0.0, 1.0, size, self._ms(subject.network))
+        self.original = Parity("original", 0.0, 1.0, size, _ms(subject.network, images))
         self._fastest = self.original.ms  # of the forms that compute in float32
 
     def of(self, form: Form, folder: Path) -> Parity:
         """Compare a form that has been written into a folder; `written` says if it may stay."""
-        run = form.open(folder)
-        found = _outputs(run, self._images)
-        first = _outputs(run, self._images[:1])  # another batch size must give the same
+        run, images = form.open(folder), self._inputs[form.takes_pixels]
+        found = _outputs(run, images)
+        first = _outputs(run, images[:1])  # another batch size must give the same
         difference = max(
             float((found - self._expected).abs().max()),
             float((first - self._expected[:1]).abs().max()),
         )
-        agreement, ms = self._agreement(found), self._ms(run)
+        agreement, ms = self._agreement(found), _ms(run, images)
         size = sum((folder / name).stat().st_size for name in form.files)
         good = not form.is_exact or difference <= MOST_DIFFERENCE  # a NaN is not
         warning = "" if form.is_exact else self._warning(agreement, ms)
@@ -107,10 +111,11 @@ class Comparison:
             problems.append(f"is slower than in float32 ({self._fastest:.2f} ms)")
         return " and ".join(problems)
 
-    def _ms(self, run: Run) -> float:
-        one = self._images[:1].contiguous()
-        with torch.inference_mode():
-            return statistics.median(time_turn(lambda: run(one)))
+
+def _ms(run: Run, images: Tensor) -> float:
+    one = images[:1].contiguous()
+    with torch.inference_mode():
+        return statistics.median(time_turn(lambda: run(one)))
 
 
 def _outputs(run: Run, images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from masktas.errors import ArtifactError, ConfigError
 from masktas.files import file_digest, read_json, write_json, write_text
 from masktas.predictor import Predictor, load_backbone
 from masktas.stages.evaluate.where import Home, home_of
+from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.card import card
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.forms import chosen
@@ -32,12 +33,11 @@ from masktas.stages.export.parity import (
     Parity,
     table,
 )
-from masktas.train.networks import WEIGHTS
+from masktas.train.networks import weights_file
 from masktas.train.runtime import Runtime
 
 PARITY, CARD = "parity.json", "README.md"
 NUM_IMAGES = 200
-FILES = (ARCHITECTURE, WEIGHTS, INPUT)  # of the network
 
 
 def export(
@@ -46,6 +46,8 @@ def export(
     to: str | None = None,
     out: str | Path | None = None,
     name: str | None = None,
+    calibrate: Any = None,
+    bake_preprocess: bool = False,
     num_images: int = NUM_IMAGES,
     console: Console | None = None,
     overwrite: bool = False,
@@ -59,6 +61,10 @@ def export(
         to: names of forms with commas between them; all that the installation can write if None.
         out: folder to write; `export/NAME/` of the network's run if None.
         name: of the export in that run; by default made from the network's place.
+        calibrate: images, as `masktas predict` takes them, on which the ranges of activations are
+            found for 8 bits (`onnx-int8-static`); that form is left out if None.
+        bake_preprocess: let ONNX files take decoded images `[B, H, W, C]` of bytes, of the size
+            `stored_size` of `input.json`, and crop and normalise them.
         num_images: that the forms are compared on, at most.
         console: where progress and warnings are shown.
         overwrite: replace an earlier export.
@@ -74,19 +80,20 @@ def export(
     console, network = console or Console(), load_backbone(path)
     subject, home = Subject.of(network), home_of(network.folder)
     folder = _place(network, home, out, name)
-    where = _name_of(network, home)
+    made_from = _made_from(network, home)
     if (network.folder / SEGMENTER).exists():
         console.warn(
             f"{network.folder} is a segmenter: its backbone is exported, without the decoder. The "
             "outputs are features."
         )
         home = None  # its images have masks, and sizes of their own
-    forms, left_out = chosen(to, subject)
-    asked = {
-        "network": where,
-        "made_from": {one: file_digest(network.folder / one) for one in FILES},
+    calibration = None if calibrate is None else CalibrationImages.of(calibrate, console)
+    forms, left_out = chosen(to, subject, calibrate=calibration, bake_preprocess=bake_preprocess)
+    asked = made_from | {
         "asked": [form.name for form in forms],
         "asked_images": num_images,
+        "calibrated_on": None if calibration is None else calibration.to_dict(),
+        "bake_preprocess": bake_preprocess,
     }
     if _is_done(folder, asked, overwrite=overwrite):
         console.say(f"{folder} is finished: nothing to do.")
@@ -116,8 +123,12 @@ def _place(network: Predictor, home: Home | None, out: str | Path | None, name: 
     return home.run.exported(name or home.name)
 
 
-def _name_of(network: Predictor, home: Home | None) -> str:
-    return str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
+def _made_from(network: Predictor, home: Home | None) -> dict[str, Any]:
+    """Return the place of the network, in its run if it lies in one, and digests of its files."""
+    name = str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
+    folder = network.folder
+    files = (folder / ARCHITECTURE, weights_file(folder), folder / INPUT)
+    return {"network": name, "made_from": {one.name: file_digest(one) for one in files}}
 
 
 def _is_done(folder: Path, asked: dict[str, Any], *, overwrite: bool) -> bool:
@@ -174,7 +185,7 @@ def _write(
     subject: Subject, forms: list[Form], images: SampleImages, folder: Path, console: Console
 ) -> list[Parity]:
     """Write every form, compare it, and delete the files of those that are too far off."""
-    comparison = Comparison(subject, subject.seen.prepare(images.pixels, torch.device("cpu")))
+    comparison = Comparison(subject, images.pixels)
     found = [comparison.original]
     with console.bar("exporting", len(forms)) as bar:
         for number, form in enumerate(forms, start=1):

@@ -10,7 +10,7 @@ import timm
 
 from masktas.files import write_json
 from masktas.stages.export.form import Form, Run, Subject, always
-from masktas.stages.export.weights import SAFETENSORS, write_weights
+from masktas.stages.export.weights import FILES, write_weights
 from masktas.timm import NAME, POOLING
 
 CONFIG = "config.json"
@@ -80,4 +80,4 @@ def open_(folder: Path) -> Run:
     return made
 
 
-FORM = Form("timm", (CONFIG, SAFETENSORS), True, always, write, open_)
+FORM = Form("timm", (CONFIG, *FILES), True, always, write, open_)

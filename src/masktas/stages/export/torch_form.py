@@ -10,7 +10,7 @@ from typing import Any
 from masktas.files import write_text
 from masktas.stages.export import standalone
 from masktas.stages.export.form import Form, Run, Subject, always
-from masktas.stages.export.weights import SAFETENSORS, write_weights
+from masktas.stages.export.weights import FILES, write_weights
 
 MODEL = "model.py"
 BEGIN, END = "# --- this network ---\n", "# --- end of this network ---\n"
@@ -75,4 +75,4 @@ def open_(folder: Path) -> Run:
     return made
 
 
-FORM = Form("torch", (MODEL, SAFETENSORS), True, always, write, open_)
+FORM = Form("torch", (MODEL, *FILES), True, always, write, open_)

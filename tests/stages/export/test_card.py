@@ -1,0 +1,126 @@
+"""The model card holds what the run has measured, in words and for the hub, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from manifests import finetune_content, rated_networks, search_content, write_stage
+from masktas.nn.vit import ViT
+from masktas.space import Architecture
+from masktas.stages.evaluate.where import home_of
+from masktas.stages.export.card import card
+from masktas.stages.export.form import Subject
+from masktas.stages.export.front_matter import dataset_of
+from masktas.train.input import NetworkInput
+
+ROWS = [["form", "size"], ["torch", "1 kB"]]
+NUMBERS = {
+    "num_images": 5, "top1": 0.8, "top5": 1.0, "mean_per_class": 0.7, "calibration_error": 0.0625,
+}  # fmt: skip
+
+
+def card_of(folder: Path, shape: Architecture, classes: tuple[str, ...] | None) -> ModelCard:
+    """Return the card of the network of a folder, as the hub's library reads it."""
+    scale = (0.5,) * shape.in_channels
+    size = shape.image_size
+    seen = NetworkInput(size, size, shape.in_channels, None, scale, scale, classes)
+    text = card(Subject(ViT(shape), seen), home_of(folder), [], "9 images", ROWS)
+    return ModelCard(text)
+
+
+def evaluated(network: str, split: str, location: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "settings": {"images": {"location": location}, "seed": 0},
+        "network": network, "split": split, "readings": None, "outcome": outcome,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with a search, two fine-tuned networks and three evaluations."""
+    run, [winner, uniform] = tmp_path / "secret" / "run", rated_networks(2)
+    write_stage(run / "search" / "main", search_content())
+    parents = {"architecture": {"file": "../../search/main/architecture.json", "sha256": ""}}
+    write_stage(run / "finetune" / "main", finetune_content(winner, 0.9) | {"parents": parents})
+    write_stage(run / "finetune" / "uniform", finetune_content(uniform, 0.6))
+    main = "finetune/main"
+    for name, content in {
+        "val": evaluated(main, "validation", "/home/me/photos", NUMBERS),
+        "test": evaluated(main, "test", "<photos & more>", NUMBERS | {"top1": 0.9, "top5": 0.99}),
+        "other": evaluated("finetune/uniform", "all", "hf:org/set", NUMBERS | {"top1": 0.3}),
+    }.items():
+        write_stage(run / "evaluate" / name, content)
+    return run
+
+
+def test_the_model_index_holds_each_measured_number_once(run: Path) -> None:
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=3)
+    found = card_of(run / "finetune" / "main", shape, ("a", "b", "c"))
+    results = [
+        (one.dataset_name, one.dataset_split, one.metric_type, one.metric_value)
+        for one in found.data.eval_results
+    ]
+    photos, more = ("photos", "validation"), ("<photos & more>", "test")
+    assert sorted(results) == sorted(
+        [
+            (*more, "accuracy", 0.9),
+            (*more, "top_5_accuracy", 0.99),
+            (*more, "balanced_accuracy", 0.7),
+            (*more, "expected_calibration_error", 0.0625),
+            (*photos, "accuracy", 0.8),
+            (*photos, "top_5_accuracy", 1.0),
+            (*photos, "balanced_accuracy", 0.7),
+            (*photos, "expected_calibration_error", 0.0625),
+        ]
+    )
+    assert found.data.pipeline_tag == "image-classification"
+    assert found.data.license is None  # nobody has said which
+    assert found.data.datasets is None  # none is on the hub
+
+
+def test_the_card_tells_budget_baselines_and_cost(run: Path) -> None:
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=3)
+    text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
+    assert "Budget asked: at most 200K params." in text
+    assert "Met with: " in text
+    assert "(10 images)" in text
+    assert "| uniform | 1 | 1 | 60.00% |" in text
+    assert "| **main** (this network) | 1 | 1 | 90.00% |" in text
+    assert "Evaluated on photos (validation): top1 0.8" in text
+    assert r"Images: \<photos & more\>" in text
+    for private in ("secret", "/home/me", "0.3"):
+        assert private not in text.split("## The same")[0]
+
+
+def test_a_network_without_results_has_no_model_index(run: Path) -> None:
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=0)
+    found = card_of(run / "search" / "main", shape, None)
+    assert found.data.eval_results is None
+    assert "model-index" not in found.content
+    assert found.data.pipeline_tag == "image-feature-extraction"
+    probed = {"num_images": 5, "num_learnt": 9, "caveat": ""}
+    tops = {"linear": {"top1": 0.5}, "knn": {"top1": 0.25}}
+    write_stage(
+        run / "evaluate" / "probe", evaluated("search/main", "all", "hf:org/set", probed | tops)
+    )
+    found = card_of(run / "search" / "main", shape, None)
+    values = {one.metric_name: one.metric_value for one in found.data.eval_results}
+    assert sorted(values.values()) == [0.25, 0.5]
+    assert found.data.datasets == ["org/set"]
+
+
+@pytest.mark.parametrize(
+    ("location", "name", "kind"),
+    [
+        ("/home/me/photos/", "photos", "imagefolder"),
+        ("hf:org/set", "org/set", "org/set"),
+        ("bucket/a.parquet", "a.parquet", "imagefolder"),
+        ("/", "images", "imagefolder"),
+    ],
+)
+def test_data_sets_are_named_without_their_folders(location: str, name: str, kind: str) -> None:
+    assert dataset_of(location) == (name, kind)

@@ -1,0 +1,94 @@
+"""The documents: links lead somewhere, every page is in the site, and the site builds strictly."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+TEXTS = [*PAGES, *sorted(ROOT.glob("*.md"))]
+BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", one.lower()).strip() for one in headings)
+    return {re.sub(r"\s", "-", one) for one in plain}
+
+
+def problems_of(page: Path, text: str) -> list[str]:
+    """Return the links of a page that lead nowhere, and from the site those that leave it."""
+    found = []
+    for link in LINK.findall(BLOCK.sub("", text)):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        if not target.exists():
+            found.append(f"{link}: no such file")
+        elif page in PAGES and not target.is_relative_to(ROOT / "docs"):
+            found.append(f"{link}: outside the site")
+        elif anchor and anchor not in anchors_of(target):
+            found.append(f"{link}: no such heading")
+    return found
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert problems_of(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_found() -> None:
+    page = ROOT / "docs" / "export.md"
+    text = "[a](use.md) [b](gone.md) [c](use.md#nothing) [d](../README.md)\n```\n[e](x)\n```\n"
+    assert [one.split(":")[0] for one in problems_of(page, text)] == [
+        "gone.md", "use.md#nothing", "../README.md",
+    ]  # fmt: skip
+
+
+def pages_in(entry: Any) -> list[str]:
+    """Return the pages that an entry of the navigation names."""
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [page for one in inner for page in pages_in(one)]
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = sorted(pages_in(SETTINGS["nav"]))
+    assert named == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES)
+
+
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    assert SETTINGS["theme"]["font"] is False
+    assert "://" not in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("material") is None, reason="needs the extra docs, not part of all"
+)
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        where = page.relative_to(ROOT / "docs").with_suffix("")
+        built = where.parent if where.name == "index" else where
+        assert (tmp_path / "site" / built / "index.html").exists()
