@@ -21,9 +21,8 @@ class FinetuneSettings(TrainSettings):
     recipe: RecipeName = Field(
         "auto",
         description="Published settings that other flags override: small (below 25M parameters), "
-        "large, paper, transfer, deit-transfer, linear (the head only) or plain. By default small "
-        "or large by the network's size, or plain if there are few epochs; with 100 epochs in "
-        "batches of 256.",
+        "large, paper, transfer, deit-transfer, linear (the head only) or plain. By default chosen "
+        "by the network's size and the epochs, with 100 epochs in batches of 256.",
     )
     init: Literal["inherit", "scratch"] = Field(
         "inherit",
