@@ -93,6 +93,7 @@ def test_a_saved_network_runs_on_torch_safetensors_numpy_and_pillow_alone(tmp_pa
     assert float(done.stdout) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains_a_teacher_without_extras(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()

@@ -136,6 +136,7 @@ def test_it_ends_early_and_alike_when_resumed(
     assert results(base / "finetune/patient-again") == results(base / "finetune/patient")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(whole: Path, base: Path, world: World, tmp_path: Path) -> None:
     out = shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("finetune"))
     with started("finetune", "--out", out, "--config", world.recipe, "--name", "whole",

@@ -215,6 +215,7 @@ def measure_of(one: dict[str, Any]) -> float:
     return float(sum(fields["num_heads"]) + fields["embed_dim"] / 100)
 
 
+@pytest.mark.slow
 def test_a_winner_that_breaks_the_budget_when_measured_is_dropped(
     run: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -407,6 +408,7 @@ def test_what_was_rated_before_is_not_rated_again(
         assert here == there
 
 
+@pytest.mark.slow
 def test_another_seed_or_other_masks_are_another_rating(
     search: Callable[..., dict[str, Any]],
 ) -> None:

@@ -43,6 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_bit_for_bit(
     data: Path, tmp_path: Path, masktas: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_images_that_labels_cannot_train_on_are_refused(
     assert "has other classes (a, b)" in error
 
 
+@pytest.mark.slow
 def test_stopped_with_labels_it_resumes_to_the_same_bits(
     world: World, quick: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_relatives_side_by_side_need_memory_for_one_network_only(shared, sample_
 
 @examples(25)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(0, 12 * IMAGES * TOKENS))
+@pytest.mark.slow
 def test_never_more_is_kept_than_allowed_and_nothing_changes(shared, family, order, numbers):
     most = 8 * numbers
     encoding = Encoding(shared, most)

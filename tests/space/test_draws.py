@@ -92,9 +92,10 @@ BUDGETS = {
             "paper", True, 17_116_464,
             "ef874097bb07 ef2e349e5346 0739edbe366e 3b538c7d4ac3 19adeaf02e12 746880c32ee6",
         ),
-        (
+        pytest.param(
             "large", False, 680_743_366_537_931_997_947_924_163_810_285_349_342_792_991_039,
             "18bc72428b52 50831e1c78fb 24ee73a848e1 67041460b60d 96012aae0edf b36492b43ae4",
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip

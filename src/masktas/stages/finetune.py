@@ -72,14 +72,15 @@ def finetune(
         accept_changed_images=accept_changed_images,
     )
     settings = settings or FinetuneSettings()
+    images = None
+    if data is None or settings.init == "inherit" or context.run.division.finished:
+        images = context.images_recorded(context.run.division, data, data_settings)
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
-    if data is not None and settings.init == "scratch" and not context.run.division.finished:
-        size, channels = shape.image_size, shape.in_channels  # a network alone, without a supernet
+    if images is None:  # a network alone, without a supernet
+        size, channels = shape.image_size, shape.in_channels
         images = context.images_given(data, data_settings, image_size=size, in_channels=channels)
-    else:
-        images = context.images_recorded(context.run.division, data, data_settings)
     start = None
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)

@@ -182,6 +182,7 @@ def test_timm_opens_it_by_its_layout(net: Path, out: Path) -> None:
     assert [tuple(one.shape) for one in maps(images)] == [(2, 20, 4, 6)] * 2
 
 
+@pytest.mark.slow
 def test_timm_and_model_py_prepare_photos_alike(tmp_path: Path) -> None:
     seen = replace(SEEN, stored_size=(18, 18))
     save_classifier(tmp_path / "net", seen=seen)

@@ -132,6 +132,7 @@ def test_the_table_has_every_rating_best_first_and_the_ceiling_last(world):
     assert not any("nan" in cell or "None" in cell for row in rows for cell in row)
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_panel_a_rating_and_is_the_same_every_time(world, tmp_path):
     agreements, ratings, accuracy = world
     both = np.stack([accuracy - 0.001, accuracy + 0.001])
