@@ -127,7 +127,11 @@ def test_a_folder_of_images_trains_a_teacher_without_extras(tmp_path):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("masktas.demo(out=sys.argv[2])", "The demo needs the package mlxtend"),
+        pytest.param(
+            "masktas.demo(out=sys.argv[2])",
+            "The demo needs the package mlxtend",
+            marks=pytest.mark.slow,
+        ),
         ("masktas.report(sys.argv[2])", "Drawing a chart needs the package matplotlib"),
         ("masktas.build_latency('demo', out=sys.argv[2] + '/model.json')", "the package scipy"),
         ("open_source(sys.argv[2] + '/rows.parquet')", "needs the package pyarrow"),

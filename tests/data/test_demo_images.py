@@ -69,6 +69,7 @@ def test_file_is_a_source_with_labels(demo):
     assert len(labels) == 5000
 
 
+@pytest.mark.slow
 def test_writing_again_gives_the_same_bytes_and_leaves_nothing_else(demo):
     again = demo.parent / "new" / "again.parquet"
     write_demo_images(again)

@@ -96,6 +96,7 @@ def test_a_killed_supernet_of_two_sizes_ends_as_an_undisturbed_one(
         assert file_digest(run / "supernet" / name) == file_digest(alone / "supernet" / name), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_supernet_that_one_trains(
     world: World, alone: Path, whole: Path, two_sizes: Path, tmp_path: Path
 ) -> None:

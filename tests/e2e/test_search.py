@@ -386,7 +386,14 @@ def test_history_replays_to_the_same_winner(
     assert again["front"] == found["front"]
 
 
-@pytest.mark.parametrize("flags", [(), ("--racing", "--confidence", 1), ("--rating", "fusion")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--racing", "--confidence", 1),
+        pytest.param(("--rating", "fusion"), marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_rated_before_is_not_rated_again(
     flags: tuple[object, ...], run: Path, tmp_path: Path, search: Callable[..., dict[str, Any]]
 ) -> None:

@@ -195,6 +195,7 @@ def test_stopped_with_labels_it_resumes_to_the_same_bits(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.slow
 def test_two_processes_train_with_labels_as_one(world: World, quick: Path, tmp_path: Path) -> None:
     """Batches of 13: 6 images for one process and 7 for the other."""
     command = ("supernet", world.images, "--supervised", "--batch-size", 13, "--epochs", 1,

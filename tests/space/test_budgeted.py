@@ -167,6 +167,7 @@ def test_without_limits_it_is_the_whole_space_in_every_quantity(name):
     [("size",), ("memory",), ("params", "macs"), ("latency", "params"), QUANTITIES],
 )
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
 def test_the_presets_are_exact_under_every_mix(name, quantities):
     space, costs = SPACES[name], COSTS[name]
     limits = {f"max_{what}": costs.amount(what, space.middle) for what in quantities}

@@ -99,7 +99,7 @@ def test_a_wrong_number_of_scores_is_refused_and_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("population", [1, 2, 7, 500])
+@pytest.mark.parametrize("population", [1, 2, 7, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_small_space_is_soon_exhausted(kind, population):
     most = {} if kind is Exhaustive else {"generations": 1000}
     search = run(kind(SMALL, population=population, **most), rough)
@@ -224,6 +224,7 @@ def test_importing_strategies_loads_nothing_heavy():
 # --- evolution
 
 
+@pytest.mark.slow
 def test_diverse_parents_keep_crossover_alive():
     def crossovers(diversity):
         searches = [run(Evolution(MICRO, seed=s, diversity=diversity), smooth) for s in range(3)]
