@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from masktas.formats import format_size, parse_bytes, parse_size
 from masktas.space.limits import parse_limit
 from masktas.stopping import parse_duration
 
+N = TypeVar("N", int, float)
 FIT = "fit"  # as a temperature: the network's own for each image
 
 
@@ -58,13 +59,19 @@ def _image_size(value: object) -> int | str:
     return format_size(parse_size("" if isinstance(value, bool) else str(value)))
 
 
-def _per_channel(value: object) -> object:
-    """Read numbers between commas, or a list of them."""
+def _numbers(value: object, kind: type[N]) -> list[N]:
+    """Read numbers between commas, or a list of them; none if any is not a number."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
-        numbers = [float(part) for part in parts]  # type: ignore[attr-defined]
+        return [kind(str(part)) for part in parts]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise ValueError("give a number for each channel: 0.5,0.5,0.5") from None
+        return []
+
+
+def _per_channel(value: object) -> object:
+    numbers = _numbers(value, float)
+    if not numbers:
+        raise ValueError("give a number for each channel: 0.5,0.5,0.5")
     if not all(0 <= number <= 1 for number in numbers):
         raise ValueError("give numbers in [0, 1], where 1 is white")
     short = [f"{number:.10g}" for number in numbers]
@@ -92,24 +99,14 @@ def _temperature(value: object) -> float | str:
 
 
 def _epochs_of_rounds(value: object) -> str:
-    """Read whole numbers above 0 between commas, or a list of them."""
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        epochs = [int(str(part)) for part in parts]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        epochs = []
+    epochs = _numbers(value, int)
     if not epochs or min(epochs) < 1:
         raise ValueError("give the epochs of each round between commas: 1,1,2,4")
     return ",".join(map(str, epochs))
 
 
 def _scales(value: object) -> str:
-    """Read factors between commas, or a list of them."""
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        scales = [float(str(part)) for part in parts]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        scales = []
+    scales = _numbers(value, float)
     if not scales or not all(0 < one <= 10 for one in scales):
         raise ValueError("give factors above 0 and at most 10 between commas: 0.75,1,1.25")
     return ",".join(f"{one:g}" for one in scales)

@@ -95,7 +95,7 @@ def evaluate(
         "precision": context.runtime.describe()["precision"],
         "images": asked.images.to_dict(),
     }
-    with _claimed(context, stage, recorded, parents) as claimed:
+    with _claimed(context, stage, recorded, settings.defaults(), parents) as claimed:
         if not claimed.todo:
             return claimed.manifest()
         if isinstance(network, SegmentPredictor):
@@ -105,13 +105,17 @@ def evaluate(
 
 @contextmanager
 def _claimed(
-    context: Context, stage: Stage, recorded: dict[str, Any], parents: dict[str, Path]
+    context: Context,
+    stage: Stage,
+    recorded: dict[str, Any],
+    defaults: dict[str, Any],
+    parents: dict[str, Path],
 ) -> Iterator[ClaimedStage]:
     """Keep other processes out of the folder; a finished evaluation is not repeated."""
     with ExitStack() as held:
         held.callback(os.close, stage.lock())
         stage.sweep()
-        todo = stage.begin(recorded, overwrite=context.overwrite)
+        todo = stage.begin(recorded, overwrite=context.overwrite, defaults=defaults)
         if not todo:
             context.console.say(f"{stage.folder} is finished: nothing to do.")
         yield ClaimedStage(context, stage, parents, todo=todo)
