@@ -113,7 +113,17 @@ def copied_tree() -> Iterator[Path]:
 
 def run_tests(tree: Path, tests: Sequence[str], limit: float | None) -> tuple[bool, float, str]:
     """Run test files in one process; return whether all pass, the seconds, the first failure."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "timeout=900",
+    ]
     command += [f"tests/{one}" for one in tests]
     began = time.monotonic()
     process = subprocess.Popen(

@@ -1,0 +1,142 @@
+"""benchmarks/study.py: commands that masktas accepts, and tables from manifests alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from masktas.cli import build_app
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[ModuleType]:
+    """Import the script."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks/study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["study"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def write(run: Path, top1: dict[str, float]) -> None:
+    for name, value in top1.items():
+        (run / "finetune" / name).mkdir(parents=True)
+        manifest = {"test": {"top1": value / 100}, "cost": {"seconds": 7200.0}}
+        (run / "finetune" / name / "manifest.json").write_text(json.dumps(manifest))
+
+
+def of(winner: float, uniform: float) -> dict[str, float]:
+    """Return accuracies whose mean over two fine-tunings, and two random networks, are known."""
+    return {
+        "main": winner - 1, "main-seed-1": winner + 1, "uniform": uniform,
+        "random-1": 20, "random-1-seed-1": 22, "random-2": 31, "random-2-seed-1": 31,
+        "something-else": 99,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", ["full", "small", "smoke"])
+def test_the_command_line_accepts_every_command(
+    study: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, scale: str
+) -> None:
+    words = ["data", "--out", str(tmp_path), "--scale", scale, "--parts", *study.PARTS, "--plan"]
+    assert study.main(words) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("Left: 0.0 h, and ")
+    app = build_app()
+    seen = set()
+    for line in lines:
+        command, *words = line.partition("  # ")[0].split()
+        assert command == "masktas"
+        kind = (words[0], frozenset(word for word in words if word.startswith("--")))
+        if kind not in seen:
+            _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+            assert (ROOT / bound.arguments["config"]).exists()
+        seen.add(kind)
+    outs = [line.split("--out ")[1].split()[0] for line in lines if " run " in line]
+    assert len(set(outs)) == len(outs)  # no run is another's
+
+
+def test_the_plan_takes_its_hours_from_what_is_finished(
+    study: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write(tmp_path / "main/seed-0/5M", of(40, 38))
+    (tmp_path / "main/seed-0/5M/report.html").touch()
+    study.main(["data", "--out", str(tmp_path), "--seeds", "0,1", "--budgets", "5M", "--plan"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("# done")
+    assert lines[2].endswith("# 16.0 h")  # 8 fine-tunings of two hours
+    assert lines[-1] == "Left: 16.0 h, and 1 commands of a kind that has not run yet."
+
+
+def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed, gains in enumerate([(9, 9), (1, 3), (2, 2), (3, 5)]):
+        for budget, gain in zip(("5M", "15M"), gains, strict=True):
+            write(runs / f"main/seed-{seed}/{budget}", of(40 + gain, 40))
+    write(runs / "main/seed-4/5M", of(99, 1))  # its other budget is not finished: not tested
+    study.main(["--out", str(runs), "--table", str(tmp_path)])
+    found = json.loads((tmp_path / "study.json").read_text())
+    paired = found["paired"]["uniform"]
+    assert paired["values"] == pytest.approx({"1": 2, "2": 2, "3": 4})  # seed 0 is not tested
+    assert paired["mean"] == pytest.approx(8 / 3)
+    assert paired["p"] == pytest.approx(0.0572, abs=1e-3)  # t = 4 with 2 degrees of freedom
+    assert paired["sign_flip"] == pytest.approx(2 / 8)
+    assert found["paired"]["random"]["mean"] == pytest.approx(40 + 8 / 3 - 26)
+    assert found["holm"]["uniform"] == pytest.approx(0.0572, abs=1e-3)
+    page = (tmp_path / "study.md").read_text()
+    assert "The winner is level with the largest uniform: +2.7 points [-0.2, +5.5], 3 super" in page
+    assert "The winner is ahead of the mean of random: +16.7 points" in page
+    assert "| 5M | winner | 49.0 ± 1.4 | 41.0 ± 1.4 |" in page
+    assert "| 5M | mean of random | 26.0 ± 7.1 |" in page
+    assert "something" not in page
+    assert (tmp_path / "study.svg").stat().st_size > 1000
+
+
+def test_holms_correction(study: ModuleType) -> None:
+    del study
+    import study_table
+
+    assert study_table.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "c": 0.06, "b": 0.06}
+    )
+
+
+def test_without_a_finished_seed_the_page_says_so(study: ModuleType, tmp_path: Path) -> None:
+    study.main(["--out", str(tmp_path / "none"), "--table", str(tmp_path)])
+    assert "No seed that counts is finished yet." in (tmp_path / "study.md").read_text()
+    with pytest.raises(SystemExit):
+        study.main(["--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_the_smoke_version_runs_and_resumes(tmp_path: Path) -> None:
+    images = ROOT.parent / "shared" / "data" / "cifar10"
+    if not images.exists():
+        pytest.skip("needs CIFAR-10")
+    command = [
+        sys.executable, str(ROOT / "benchmarks/study.py"), str(images),
+        "--out", str(tmp_path / "s"), "--scale", "smoke", "--parts", "main", "twins", "labels",
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "s").rglob("manifest.json")}
+    subprocess.run(command, check=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "s").rglob("manifest.json")} == before
+    subprocess.run(
+        [*command[:2], "--out", str(tmp_path / "s"), "--table", str(tmp_path)], check=True
+    )
+    page = (tmp_path / "study.md").read_text()
+    for words in ("hand-made, equal images", "winner, from scratch", "Searched with labels"):
+        assert words in page
