@@ -113,17 +113,8 @@ def copied_tree() -> Iterator[Path]:
 
 def run_tests(tree: Path, tests: Sequence[str], limit: float | None) -> tuple[bool, float, str]:
     """Run test files in one process; return whether all pass, the seconds, the first failure."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "timeout=900",
-    ]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-o", "timeout=900"]  # of one test: a busy machine is slow, and nothing hangs
     command += [f"tests/{one}" for one in tests]
     began = time.monotonic()
     process = subprocess.Popen(
