@@ -146,14 +146,14 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     limited, result = search.budget.limited(), search.result
     cost = next((name for name in limited if all(name in entry for entry in history)), "params")
     figure, axes = _figure()
-    points = axes.scatter(
+    axes.scatter(
         [entry[cost] for entry in history],
         [entry["rating"] for entry in history],
-        c=[entry["generation"] for entry in history],
-        cmap="viridis",
+        color=FAINT,
         s=14,
         alpha=0.75,
         linewidths=0,
+        label="rated",
     )
     limits = [value for value in search.budget.limits(cost) if value is not None]
     for number, value in enumerate(limits):
@@ -176,7 +176,6 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     axes.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
     axes.set_xlabel(COST_WORDS[cost])
     axes.set_ylabel("rating (higher is better)")
-    figure.colorbar(points, ax=axes, label="generation")
     _legend(figure)
     return _save(figure)
 
