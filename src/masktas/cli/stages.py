@@ -382,7 +382,7 @@ def report(
     ] = False,
     port: Annotated[
         int | None,
-        Parameter(help="Port of this machine for --watch; 0 takes any free one. [default: 8765]"),
+        Parameter(help="Port of this machine for --watch, 8765 by default; 0 takes any free one."),
     ] = None,
 ) -> None:
     """Write the report, or serve it."""

@@ -149,7 +149,7 @@ def test_finished_stages_are_drawn_once(
     write_lines(tmp_path / "search/main/history.jsonl", history_lines(rated_networks(7)))
     assert "7 networks of at most 40" in text(page)
     assert (page.builds, len(calls)) == (2, 1)
-    write_stage(tmp_path / "supernet", {"probes": {}, "reconstructions": []}, [])
+    write_stage(tmp_path / "supernet", {"probes": {}, "reconstructions": []}, None)
     assert "supernet</td>" in text(page)
     assert len(calls) == 2
 

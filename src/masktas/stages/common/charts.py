@@ -240,7 +240,7 @@ def front(result: SearchResult, cost: str) -> str:
 
 def progress(history: list[dict[str, Any]]) -> str:
     """Draw each candidate's rating in the order of the search, and the best so far."""
-    figure, axes = _figure()
+    figure, axes = _figure(width=8.6)
     best = best_so_far(history)
     origins = dict.fromkeys(["random", *(entry["origin"] for entry in history)])
     for origin, color in zip(origins, itertools.cycle((FAINT, *PALETTE[1:])), strict=False):
@@ -273,7 +273,7 @@ def best_so_far(history: list[dict[str, Any]]) -> list[float]:
 
 def rounds(refined: RefineManifest) -> str:
     """Draw the held-out feature loss of each network by round of a refinement."""
-    figure, axes = _figure()
+    figure, axes = _figure(width=8.6)
     names = [one["name"] for one in refined.rounds[0]["members"]]
     for name in sorted(names, key=lambda name: name == refined.winner.name):  # the winner on top
         losses = [

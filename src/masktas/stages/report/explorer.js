@@ -121,9 +121,12 @@ class Explorer {
     return [...network.labels, ...found].join(", ");
   }
 
-  facts(network) {
+  // All that is known of a network, or the most important of it.
+  facts(network, all) {
     const { width, patch, heads } = network.shape;
-    const numbers = [...this.data.axes.y, ...this.data.axes.x]
+    const few = ["params", "macs", this.view.x];
+    const costs = this.data.axes.x.filter(({ key }) => all || few.includes(key));
+    const numbers = [...this.data.axes.y, ...costs]
       .filter(({ key }) => key in network.values)
       .map(({ key, label, form }) => {
         const error = network.errors[key] ? ` ± ${FORMS[form](network.errors[key])}` : "";
@@ -224,7 +227,7 @@ class Explorer {
     this.ring(one, "pointed", 8);
     this.tip.hidden = !one;
     if (!one) return;
-    const lines = this.facts(one.network).map((line) => tag("span", {}, line));
+    const lines = this.facts(one.network, false).map((line) => tag("span", {}, line));
     this.tip.style.left = this.tip.style.top = "0"; // its size without a border nearby
     this.tip.replaceChildren(tag("b", {}, this.title(one.network)), ...lines);
     const { clientWidth: width, clientHeight: height } = this.plot;
@@ -256,7 +259,7 @@ class Explorer {
     const header = names.map((name) => tag("th", { scope: "col" }, name));
     return [
       tag("h3", {}, this.title(network)),
-      tag("p", { class: "note" }, this.facts(network).join("; ")),
+      tag("p", { class: "note" }, this.facts(network, true).join("; ")),
       tag("div", { class: "scroll" },
         tag("table", {}, tag("thead", {}, tag("tr", {}, ...header)), tag("tbody", {}, ...rows))),
     ];

@@ -51,6 +51,11 @@ class Point:
     finetuned: list[tuple[str, float]] = field(default_factory=list)
     on_front: bool = False
 
+    @property
+    def is_special(self) -> bool:
+        """Whether more is known of it than that it was rated."""
+        return bool(self.marks or self.finetuned or self.on_front)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types; numbers that are not counts in 6 digits."""
         one = self.architecture
@@ -137,9 +142,11 @@ class Points:
                 point.errors["top1"] = statistics.stdev(accuracies) / len(accuracies) ** 0.5
 
     def drawn(self) -> list[Point]:
-        """Return the networks to draw: of those that are nothing special at most `MOST`."""
-        special = [one for one in self.all.values() if one.marks or one.finetuned or one.on_front]
-        plain = [one for one in self.all.values() if one not in special]
+        """Return the networks to draw: the winner first, of plain ones at most `MOST`."""
+        order = list(KINDS)
+        special = [one for one in self.all.values() if one.is_special]
+        special.sort(key=lambda one: order.index(one.marks[0]) if one.marks else len(order))
+        plain = [one for one in self.all.values() if not one.is_special]
         step = max(1, -(-len(plain) // MOST))
         return special + plain[::step]
 
@@ -183,15 +190,16 @@ def explorer(
 def _table(drawn: Sequence[Point], costs: Sequence[str]) -> Table:
     """Return the marked networks, and those of the front, in numbers."""
     accuracy = any(one.finetuned for one in drawn)
-    named = [one for one in drawn if one.marks or one.finetuned or one.on_front]
     rows = []
-    for one in named:
+    for one in (point for point in drawn if point.is_special):
         top1 = f"{100 * one.values['top1']:.2f}" if one.finetuned else NONE
-        amounts = [format_amount(key, one.values[key]) for key in costs if key in one.values]
+        amounts = [
+            format_amount(key, one.values[key]) if key in one.values else NONE for key in costs
+        ]
         shape = [one.architecture.embed_dim, one.architecture.depth, one.architecture.patch_size]
         rows.append(
             [
-                ", ".join(one.labels) or f"{one.name} (front)",
+                ", ".join(one.labels) or (f"{one.name} (front)" if one.on_front else one.name),
                 f"{one.values['rating']:.4f}",
                 *amounts,
                 *([top1] if accuracy else []),

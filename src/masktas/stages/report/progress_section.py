@@ -130,7 +130,7 @@ def _figures(stage: Stage) -> Iterator[Figure]:
     logs = [stage.folder / METRICS, *sorted(stage.folder.glob(f"round-*/{METRICS}"))]
     lines = read_lines(next((path for path in reversed(logs) if path.exists()), logs[0]))
     if charts.curves(lines):
-        yield Figure(chart(charts.losses(lines)), course(lines), wide=True)
+        yield Figure(chart(charts.losses(lines)), course(lines))
 
 
 def _epochs(lines: list[dict[str, Any]], settings: Mapping[str, Any]) -> str:
