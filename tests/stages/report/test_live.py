@@ -82,6 +82,8 @@ def test_a_search_says_what_is_best_so_far(tmp_path: Path) -> None:
     # 34 more at 2 s each, as in this attempt; the first network was dropped by racing
     assert "<b>search/main</b>: 6 networks of at most 40; 68 s left at the last line" in page
     assert "Current best: rating -2.1000, " in page
+    networks = json.loads(page.split('"application/json">')[1].split("</script>")[0])["networks"]
+    assert [one["name"] for one in networks if one["marks"] == ["best"]] == ["network 2"]
 
 
 def test_other_stages_count_what_they_do(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 // Each kind of marked network: its shape, within 9 pixels around 0.
 const SHAPES = {
   winner: "M0-9 2.1-2.9 8.6-2.8 3.4 1.1 5.3 7.3 0 3.6-5.3 7.3-3.4 1.1-8.6-2.8-2.1-2.9Z",
+  best: "M0-9 2.1-2.9 8.6-2.8 3.4 1.1 5.3 7.3 0 3.6-5.3 7.3-3.4 1.1-8.6-2.8-2.1-2.9Z",
   searched: "M-5.5 0A5.5 5.5 0 1 0 5.5 0 5.5 5.5 0 1 0-5.5 0Z",
   house: "M0-6.5 6 5-6 5Z",
   uniform: "M-5-5H5V5H-5Z",

@@ -21,7 +21,13 @@ from masktas.strategies import Evaluated
 
 MOST = 1000  # networks that are drawn beside those that are marked or on the front
 FORMS = {"params": "count", "macs": "count", "latency": "ms", "size": "bytes", "memory": "bytes"}
-KINDS = {"winner": "winner", "searched": "winner of the search", **BASELINES, "random": "random"}
+KINDS = {
+    "winner": "winner",
+    "best": "best so far",
+    "searched": "winner of the search",
+    **BASELINES,
+    "random": "random",
+}
 MEASURED = "measured_latency"
 
 
@@ -128,6 +134,14 @@ class Points:
             self.of(one, "network of the front").on_front = True
         for place, one in enumerate(result.top[1:], start=2):
             self.of(one, f"{place}. best").on_front = True
+
+    def note_best(self) -> None:
+        """Mark the best network of a search that is not finished."""
+        complete = [one for one in self.all.values() if one.complete]
+        if complete:
+            best = max(complete, key=lambda one: one.values["rating"])
+            best.marks.append("best")
+            best.labels.append(KINDS["best"])
 
     def add_accuracies(self, finetuned: Iterable[tuple[str, FinetuneManifest]]) -> None:
         """Add the accuracies of fine-tunings that inherit their weights; others are ignored."""

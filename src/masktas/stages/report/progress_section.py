@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from masktas.artifacts import HISTORY, LEDGER, METRICS, ROUNDS, SETTINGS, STARTED, Run, Stage
 from masktas.files import read_json, read_lines
 from masktas.formats import counted, format_seconds
-from masktas.space import format_quantity
+from masktas.space import Budget, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.report.page import Figure, Section, Text, chart, html
+from masktas.stages.report.explorer import Points, explorer
+from masktas.stages.report.page import Explorer, Figure, Section, Text, chart, html
 from masktas.stages.report.training_section import course
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def is_quiet(stage: Stage) -> bool:
 def progress_sections(run: Run) -> Iterator[Section]:
     """Yield the section about unfinished stages, if there are any, the last written first."""
     stages = sorted(run.unfinished(), key=last_written, reverse=True)
-    parts: list[Text | Figure] = []
+    parts: list[Text | Figure | Explorer] = []
     for stage in stages:
         progress = Progress.of(stage, run)
         parts.append(Text(_sentence(progress), "" if progress.quiet else "lead"))
@@ -122,9 +123,13 @@ def _sentence(one: Progress) -> Markup:
     )  # fmt: skip
 
 
-def _figures(stage: Stage) -> Iterator[Figure]:
-    """Yield the curves of a stage so far."""
+def _figures(stage: Stage) -> Iterator[Figure | Explorer]:
+    """Yield the networks and the curves of a stage so far."""
     if history := read_lines(stage.folder / HISTORY):
+        points = Points(history)
+        points.note_best()
+        name, about = f"search/{stage.folder.name}", "Each point is a network that was rated."
+        yield explorer(name, points, Budget(), figures=[], caption=about)
         caption = "Each network in the order of the search; the line is the best so far."
         yield Figure(chart(charts.progress(history)), caption, wide=True)
     logs = [stage.folder / METRICS, *sorted(stage.folder.glob(f"round-*/{METRICS}"))]
