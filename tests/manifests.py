@@ -53,6 +53,18 @@ def rated_networks(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def history_lines(rated: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the journal of a search that has rated these networks at random."""
+    drawn = {"generation": 0, "origin": "random", "complete": True}
+    return [{"index": index, **drawn, **one} for index, one in enumerate(rated)]
+
+
+def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def search_content() -> dict[str, Any]:
     """Return the manifest of a search: the winner, three random networks, the largest uniform."""
     rated, common = rated_networks(6), common_content()
@@ -98,4 +110,4 @@ def write_stage(
     merged["settings"] = common["settings"] | content.get("settings", {})
     (folder / "manifest.json").write_text(json.dumps(merged))
     if log is not None:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        write_lines(folder / "metrics.jsonl", log)

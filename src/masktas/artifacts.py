@@ -42,6 +42,8 @@ HISTORY = "history.jsonl"  # of a search: every rated candidate
 ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 # Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
 MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)
+# kinds of stages of which a run may hold several, in the order of the pipeline
+NAMED = ("search", "refine", "distill", "finetune", "segment", "validate", "evaluate")
 OUTCOME = {  # the key of a manifest that holds what the stage is for
     "transfer": "source", "search": "winner", "refine": "winner", "finetune": "test",
     "validate": "verdict", "evaluate": "outcome",
@@ -344,8 +346,18 @@ class Run:
         """Return all finished stages of this folder in the order of the pipeline."""
         own = (self.transfer,) if self.is_transfer else (self.teacher, self.supernet)
         first = [stage for stage in own if stage.finished]
-        kinds = ("search", "refine", "distill", "finetune", "segment", "validate", "evaluate")
-        return first + [stage for kind in kinds for stage in self.named(kind)]
+        return first + [stage for kind in NAMED for stage in self.named(kind)]
+
+    def unfinished(self) -> list[Stage]:
+        """Return the stages of this folder that have begun, running or not, and are not finished.
+
+        In the order of the pipeline.
+        """
+        begun = [Stage(name, self.folder / name) for name in ("transfer", "teacher", "supernet")]
+        for kind in NAMED:
+            paths = sorted((self.folder / kind).glob(f"*/{SETTINGS}"))
+            begun += [Stage(kind, path.parent) for path in paths]
+        return [one for one in begun if (one.folder / SETTINGS).exists() and not one.finished]
 
 
 def _plain(name: str) -> str:

@@ -107,7 +107,7 @@ FLAGS = {
     "export": {"--to", "--out", "--name", "--calibrate", "--bake-preprocess", "--num-images",
         "--overwrite", "--quiet", "--json"},
     "push": {"--private", "--dry-run", "--quiet", "--json"},
-    "report": {"--beside"},
+    "report": {"--beside", "--watch", "--port"},
     "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
         "--refine", "--no-refine", "--supervised", "--segment", "--architecture",

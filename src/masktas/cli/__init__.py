@@ -204,7 +204,10 @@ COMMANDS = {
         """Write the report of a run, one HTML file.
 
         OUT/report.html shows curves, pictures, the search, the winner block by block, and the
-        results beside their baselines. It needs no network connection.
+        results beside their baselines. It needs no network connection. --watch serves it while the
+        run trains.
+
+        - `masktas report runs/first --watch`
         """,
     ),
     "plan": (

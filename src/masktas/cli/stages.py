@@ -39,6 +39,7 @@ from masktas.config import (
     resolve,
 )
 from masktas.console import Console
+from masktas.errors import ConfigError
 from masktas.formats import format_seconds, shown
 from masktas.space import SearchSpace, format_quantity
 from masktas.stages.common.manifest import RefineManifest, SearchManifest
@@ -55,6 +56,7 @@ Images = Annotated[
 SameImages = Annotated[
     str | None, Parameter(help="Images to use. By default those of the stage before.")
 ]
+WATCH_PORT = 8765
 Name = Annotated[str, Parameter(help="Name of the result; one run can hold several.")]
 
 
@@ -370,8 +372,29 @@ def report(
             "and its networks are shown beside this one's."
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Write no file, but serve the report to browsers on this machine, also of a run "
+            "that still trains: it refreshes itself. Ctrl-C ends it.",
+        ),
+    ] = False,
+    port: Annotated[
+        int | None,
+        Parameter(help="Port of this machine for --watch, 8765 by default; 0 takes any free one."),
+    ] = None,
 ) -> None:
-    """Write the report."""
+    """Write the report, or serve it."""
+    if port is not None and not watch:
+        raise ConfigError("--port is of --watch only: add it, or leave --port out.")
+    if port is not None and not 0 <= port < 2**16:
+        raise ConfigError(f"--port {port}: give a number from 0 to 65535.")
+    if watch:
+        from masktas.stages.report.watch import watch as serve
+
+        serve(out, port=WATCH_PORT if port is None else port, beside=beside)
+        return
     from masktas.stages.report.stage import report as stage
 
     print(shown(str(stage(out, beside=beside))))

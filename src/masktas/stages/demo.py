@@ -17,7 +17,7 @@ from masktas.config import (
 )
 from masktas.console import Console
 from masktas.data.demo import demo_packages, write_demo_images
-from masktas.stages.report.stage import report_packages
+from masktas.stages.report.render import report_packages
 from masktas.stages.run import run
 from masktas.train.ranks import Ranks
 

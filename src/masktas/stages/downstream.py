@@ -19,7 +19,7 @@ from masktas.stages.common import manifest as manifests
 from masktas.stages.common.tasks import finetuning_for
 from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import refine as refine_stage
-from masktas.stages.report.stage import report_packages
+from masktas.stages.report.render import report_packages
 from masktas.stages.search.stage import search as search_stage
 from masktas.stages.search.table import ResultTable, genes, is_kept
 from masktas.stopping import Stopping

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from manifests import finetune_content, rated_networks, search_content, write_stage
+from manifests import (
+    finetune_content,
+    history_lines,
+    rated_networks,
+    search_content,
+    write_lines,
+    write_stage,
+)
 from masktas.cli.show import show
 from masktas.errors import ArtifactError, ConfigError
 from masktas.stages.common import charts
@@ -23,9 +30,7 @@ def run(tmp_path: Path) -> Path:
     rated = rated_networks(6)
     write_stage(tmp_path / "teacher", {}, [{"step": 1, "epoch": 1.0, "pixel_loss": 0.9}])
     write_stage(tmp_path / "search/main", search_content(), None)
-    drawn = {"generation": 0, "origin": "random", "complete": True}
-    lines = [json.dumps({"index": index, **drawn, **one}) for index, one in enumerate(rated)]
-    (tmp_path / "search/main/history.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    write_lines(tmp_path / "search/main/history.jsonl", history_lines(rated))
     tuned = (("main", 0, 0.9), ("largest", 4, 0.8), ("one", 1, 0.6), ("another", 2, 0.7))
     for name, index, top1 in tuned:
         write_stage(
@@ -62,7 +67,7 @@ def test_captions_say_what_to_see(run: Path) -> None:
         "Loss goes from 2 to 0; validation top1 is highest at epoch 2: 75.0%.",
     ):
         assert words in page, words
-    assert page.count("<figcaption>") == page.count("<svg")
+    assert page.count("<figcaption>") == page.count("<svg") + page.count('"full explorer"')
 
 
 @pytest.mark.slow

@@ -146,14 +146,14 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     limited, result = search.budget.limited(), search.result
     cost = next((name for name in limited if all(name in entry for entry in history)), "params")
     figure, axes = _figure()
-    points = axes.scatter(
+    axes.scatter(
         [entry[cost] for entry in history],
         [entry["rating"] for entry in history],
-        c=[entry["generation"] for entry in history],
-        cmap="viridis",
+        color=FAINT,
         s=14,
         alpha=0.75,
         linewidths=0,
+        label="rated",
     )
     limits = [value for value in search.budget.limits(cost) if value is not None]
     for number, value in enumerate(limits):
@@ -176,7 +176,6 @@ def candidates(history: list[dict[str, Any]], search: SearchManifest) -> str:
     axes.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
     axes.set_xlabel(COST_WORDS[cost])
     axes.set_ylabel("rating (higher is better)")
-    figure.colorbar(points, ax=axes, label="generation")
     _legend(figure)
     return _save(figure)
 
@@ -241,7 +240,7 @@ def front(result: SearchResult, cost: str) -> str:
 
 def progress(history: list[dict[str, Any]]) -> str:
     """Draw each candidate's rating in the order of the search, and the best so far."""
-    figure, axes = _figure()
+    figure, axes = _figure(width=8.6)
     best = best_so_far(history)
     origins = dict.fromkeys(["random", *(entry["origin"] for entry in history)])
     for origin, color in zip(origins, itertools.cycle((FAINT, *PALETTE[1:])), strict=False):
@@ -274,7 +273,7 @@ def best_so_far(history: list[dict[str, Any]]) -> list[float]:
 
 def rounds(refined: RefineManifest) -> str:
     """Draw the held-out feature loss of each network by round of a refinement."""
-    figure, axes = _figure()
+    figure, axes = _figure(width=8.6)
     names = [one["name"] for one in refined.rounds[0]["members"]]
     for name in sorted(names, key=lambda name: name == refined.winner.name):  # the winner on top
         losses = [

@@ -10,16 +10,31 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from masktas.artifacts import Run
 from masktas.errors import require_extra
+from masktas.stages.common import charts
 from masktas.stages.report.sorting import column_values
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+# Colours of charts that have another tone on a dark page: their variables in `report.css`.
+TONES = {
+    "#000000": "ink",
+    charts.INK: "ink",
+    charts.ACCENT: "accent",
+    charts.FAINT: "faint",
+    "#e2e8f0": "line",
+    "#0f766e": "teal",
+    "#4338ca": "indigo",
+    "#be185d": "pink",
+    "#b45309": "amber",
+    "#64748b": "soft",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,11 @@ class Reported:
 
     run: Run
     beside: Run | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.run.folder.resolve().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +103,10 @@ class Table:
             for row, values in zip(self.rows, zip(*columns, strict=True), strict=True)
         ]
 
+    def untitled(self) -> Table:
+        """Return it without its title, which stands elsewhere."""
+        return replace(self, title="")
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -105,6 +129,26 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Explorer:
+    """A chart of networks whose axes the reader chooses; `explorer.js` draws it.
+
+    Attributes:
+        name: the same whenever the chart is made again; no two of a page have the same.
+        data: what is drawn, as JSON types (`explorer.py`).
+        figures: what stands in for it where no script runs.
+        table: its numbers.
+        caption: what to see in it.
+    """
+
+    name: str
+    data: dict[str, Any]
+    figures: Sequence[Figure]
+    table: Table
+    caption: Markup | str
+    kind: ClassVar[str] = "explorer"
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A section of the report.
 
@@ -115,7 +159,7 @@ class Section:
     """
 
     title: str
-    parts: Sequence[Text | Bullets | Table | Figure]
+    parts: Sequence[Text | Bullets | Table | Figure | Explorer]
     intro: str = ""
 
 
@@ -137,8 +181,16 @@ def html(pattern: str, *values: Any) -> Markup:
 
 
 def chart(svg: str) -> Markup:
-    """Mark a chart as safe to insert: matplotlib has escaped the texts in it."""
-    return _safe(svg)
+    """Mark a chart as safe to insert: matplotlib has escaped the texts in it.
+
+    Its colours become those of the page, which are other ones on a dark screen.
+    """
+
+    def toned(color: re.Match[str]) -> str:
+        tone = TONES.get(color[2])
+        return color[0] if tone is None else f"{color[1]}: var(--{tone})"
+
+    return _safe(re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})(?=[;\"])", toned, svg))
 
 
 def png(path: Path, alt: str) -> Markup | None:

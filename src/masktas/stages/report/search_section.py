@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masktas.artifacts import HISTORY, Run, Stage
 from masktas.files import read_lines
@@ -13,11 +13,15 @@ from masktas.formats import counted
 from masktas.space import Architecture, format_quantity
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, SearchManifest
+from masktas.stages.report.explorer import Points, explorer
 from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
 from masktas.stages.report.refine_section import refinement_section
 from masktas.stages.search.table import ResultTable, is_kept
 from masktas.stages.supernet.manifest import SupernetManifest
 from masktas.strategies import Evaluated
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 RATINGS = {
     "consistency": "the label-free agreement with the teacher (equations 13 to 16)",
@@ -53,6 +57,7 @@ class Found:
         refined: manifest of its refinement; None if it was not refined.
         table: the winner beside its baselines.
         history: lines of the rated candidates.
+        finetuned: name and manifest of the run's fine-tunings, without networks found elsewhere.
         supervised: whether labels trained the supernet.
     """
 
@@ -61,26 +66,29 @@ class Found:
     refined: RefineManifest | None
     table: ResultTable
     history: list[dict[str, Any]]
+    finetuned: list[tuple[str, FinetuneManifest]]
     supervised: bool
 
     @classmethod
     def of(cls, stage: Stage, run: Run) -> Found:
         """Read a finished search of a run; its refinement may be unfinished."""
         alone = [one.folder for one in run.named("distill")]
-        finetuned: dict[bool, list[FinetuneManifest]] = {True: [], False: []}
+        finetuned: dict[bool, list[tuple[str, FinetuneManifest]]] = {True: [], False: []}
         for one in run.named("finetune"):
             tuned = FinetuneManifest.read(one)
             # a network that was distilled alone may have the architecture of a baseline
             if not any(tuned.started_in(one.folder, folder) for folder in alone):
-                finetuned[is_kept(one.folder.name)].append(tuned)
+                finetuned[is_kept(one.folder.name)].append((one.folder.name, tuned))
         refinement = run.refine(stage.folder.name)
         search = SearchManifest.read(stage)
         refined = RefineManifest.read(refinement) if refinement.finished else None
-        table = ResultTable.of(search, finetuned[False], kept=finetuned[True], refined=refined)
+        own, kept = ([one for _, one in finetuned[which]] for which in (False, True))
+        table = ResultTable.of(search, own, kept=kept, refined=refined)
         trained = run.supernet
         supervised = trained.finished and SupernetManifest.read(trained).classes is not None
         history = read_lines(stage.folder / HISTORY)
-        return cls(stage.folder.name, search, refined, table, history, supervised)
+        name = stage.folder.name
+        return cls(name, search, refined, table, history, finetuned[False], supervised)
 
     @property
     def rating(self) -> str:
@@ -199,28 +207,37 @@ def _widths(one: Architecture) -> str:
 
 def _search(found: Found, of: str) -> Section:
     search, history = found.search, found.history
-    parts: list[Figure | Text] = [
-        Figure(chart(charts.candidates(history, search)), _rank(found)),
-        Figure(chart(charts.progress(history)), _progress(history)),
-    ]
+    points = Points(history)
+    points.note(search.result, found.winner)
+    points.add_accuracies(found.finetuned)
+    figures = [Figure(chart(charts.candidates(history, search)), "Rating against cost.")]
     if search.result.front:
-        drawn = chart(charts.front(search.result, search.objectives[0]))
-        networks = len(search.result.front)
-        parts.append(
-            Figure(
-                drawn,
-                html(
-                    "The Pareto front, {}: no rated network is better than one of these in rating "
-                    "and {} at once. Bars are one standard error of the rating. "
-                    "Files: <code>search/{}/front.json</code>, <code>front.csv</code>.",
-                    counted(networks, "network"),
-                    ", ".join(search.objectives),
-                    found.name,
-                ),
-                wide=True,
-            )
-        )
-    return Section(f"The search{of}", parts)
+        front = chart(charts.front(search.result, search.objectives[0]))
+        figures.append(Figure(front, "The front. Bars are one standard error of the rating."))
+    caption = html("{} {}", _rank(found), _front(found))
+    return Section(
+        f"The search{of}",
+        [
+            explorer(
+                f"search/{found.name}", points, search.budget, figures=figures, caption=caption
+            ),
+            Figure(chart(charts.progress(history)), _progress(history), wide=True),
+        ],
+    )
+
+
+def _front(found: Found) -> Markup:
+    """Say what the front of the search is, and where it is stored."""
+    search = found.search
+    if not search.result.front:
+        return html("")
+    return html(
+        "The search ended with a front of {} in rating, {}: no rated network is better than one of "
+        "these in all of them. Files: <code>search/{}/front.json</code>, <code>front.csv</code>.",
+        counted(len(search.result.front), "network"),
+        ", ".join(search.objectives),
+        found.name,
+    )
 
 
 def _rank(found: Found) -> str:
@@ -229,8 +246,9 @@ def _rank(found: Found) -> str:
     ratings = [line["rating"] for line in found.history if line["complete"]]
     below = sum(rating < winner.rating for rating in ratings)
     return (
-        "Each point is a rated network; higher is better. The star is the winner of the search, "
-        f"rated {winner.rating:.4f} with {format_quantity(winner.costs['params'])} parameters: "
+        "Each point is a rated network; higher is better, and further left is cheaper. The winner "
+        f"of the search is rated {winner.rating:.4f} with "
+        f"{format_quantity(winner.costs['params'])} parameters: "
         f"above {below:,} of the {len(ratings):,} networks that were rated on all images."
     )
 

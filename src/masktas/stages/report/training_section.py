@@ -81,7 +81,7 @@ def training_sections(reported: Reported) -> Iterator[Section]:
 
 def _curve(stage: Stage) -> Figure:
     lines = read_lines(stage.folder / METRICS)
-    return Figure(chart(charts.losses(lines)), _course(lines), title=_title(stage))
+    return Figure(chart(charts.losses(lines)), course(lines), title=_title(stage))
 
 
 def _title(stage: Stage) -> str:
@@ -92,7 +92,7 @@ def _title(stage: Stage) -> str:
     return TITLES[stage.name] + (f": {stage.folder.name}" if named else "")
 
 
-def _course(lines: list[dict[str, Any]]) -> str:
+def course(lines: list[dict[str, Any]]) -> str:
     """Say from where to where each curve goes, and where accuracies were highest."""
     sentences = []
     for name in charts.curves(lines):

@@ -1,7 +1,7 @@
 "use strict";
 // Makes tables sortable by their column names: rising, falling, then the original order.
 // Cells without a number or text stay at the end in both directions.
-const texts = new Intl.Collator(undefined, { numeric: true });
+const collator = new Intl.Collator(undefined, { numeric: true });
 
 function compare(a, b, falling) {
   const empty = (cell) => ["", "–", "-"].includes(cell.textContent.trim());
@@ -9,11 +9,11 @@ function compare(a, b, falling) {
   const number = (cell) => ("value" in cell.dataset ? Number(cell.dataset.value) : null);
   const [x, y] = [number(a), number(b)];
   if ((x === null) !== (y === null)) return x === null ? 1 : -1;
-  const order = x === null ? texts.compare(a.textContent, b.textContent) : x - y;
+  const order = x === null ? collator.compare(a.textContent, b.textContent) : x - y;
   return falling ? -order : order;
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
+function sortable(table) {
   const [body] = table.tBodies;
   const original = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
@@ -36,3 +36,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+function sortTables(root) {
+  root.querySelectorAll("table.sortable").forEach(sortable);
+}
+
+sortTables(document);
