@@ -81,7 +81,8 @@ class Speeds:
         rng = random.Random(0)
         drawn = [self.space.sample(rng) for _ in range(DRAWN)]
         patches = max(one.num_patches for one in drawn)
-        seen = self._noise(self.batches.encoder, patches, shared.units.size**2 * 3)
+        numbers = shared.units.size**2 * self.space.in_channels
+        seen = self._noise(self.batches.encoder, patches, numbers)
         ids = torch.arange(patches, device=self.runtime.device).expand(len(seen), -1)
 
         def step(number: int) -> None:
@@ -139,7 +140,8 @@ class Speeds:
         nn.init.normal_(ours.head.weight, std=0.02)  # 0 would hide a difference
         its = timm_network(shape)
         its.load_state_dict(to_timm(ours))
-        ours.to(self.runtime.device), its.to(self.runtime.device)
+        ours.to(self.runtime.device)
+        its.to(self.runtime.device)
         with torch.no_grad():
             few = self._images(shape, 2)
             far = (ours(few) - its(few)).abs().max().item()
