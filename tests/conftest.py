@@ -6,6 +6,7 @@ Nothing here loads torch before a test asks for it: tests of the first floors st
 from __future__ import annotations
 
 import os
+import platform
 import random
 import sys
 import tempfile
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 # several xdist workers share the cores.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+# With AVX-512, `--precision auto` could be bfloat16, and results those of the machine.
+if platform.machine() == "x86_64":
+    os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
 
 # Where Python is not to write bytecode beside the sources, each of the many processes would compile
 # everything that it imports again: here it is kept in a folder of its own.

@@ -99,7 +99,7 @@ class Console:
         if not self._out.is_terminal:
             self._out.width = FILE_WIDTH
         self._quiet = RichConsole(quiet=True) if quiet or silent else None
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
 
     @property
     def _talk(self) -> RichConsole:
@@ -110,15 +110,18 @@ class Console:
         """Characters of a line."""
         return self._out.width
 
-    def say(self, text: str) -> None:
-        """Print a sentence."""
+    def say(self, text: str, *, once: bool = False) -> None:
+        """Print a sentence; if `once`, unless it has been printed before."""
+        if once and text in self._said:
+            return
+        self._said.add(text)
         self._talk.print(shown(text, keep="\n"), markup=False)
 
     def warn(self, text: str, *, once: bool = False) -> None:
         """Print a warning, even if `quiet`; if `once`, unless it has been printed before."""
-        if once and text in self._warned:
+        if once and text in self._said:
             return
-        self._warned.add(text)
+        self._said.add(text)
         self._out.print(f"Warning: {shown(text)}", style="yellow", markup=False)
 
     @contextmanager

@@ -58,8 +58,8 @@ def _compiler() -> list[str]:
 def _kept(source: str, compiler: list[str]) -> Path | None:
     """Return the path of the library in the cache; None if the cache cannot be used."""
     try:
-        made_of = "\n".join([source, *compiler, *map(_version, compiler), *FLAGS, _processor()])
-        return _folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.so"
+        made_of = "\n".join([source, *compiler, *map(_version, compiler), *FLAGS, processor()])
+        return cache_folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.so"
     except (OSError, ValueError):
         return None
 
@@ -73,8 +73,12 @@ def _version(word: str) -> str:
     return f"{os.path.realpath(found)} {state.st_size} {state.st_mtime_ns}"
 
 
-def _folder() -> Path:
-    """Return the user's folder for compiled code; only the user may write to it."""
+def cache_folder() -> Path:
+    """Return the user's cache folder, for compiled code and measurements of this machine.
+
+    Raises:
+        OSError: if it cannot be made, or others may write to it.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(home, "masktas")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,7 +137,7 @@ def _keep(library: Path, kept: Path) -> None:
             return
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name and flags: a home folder may be shared by different machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -41,7 +41,7 @@ def open_images(run: str | Path, data: Data | None = None) -> ImageStore:
     Raises:
         ArtifactError, DataError: if the run or its images are missing.
     """
-    context = Context(run, None, None)
+    context = Context(run, RuntimeSettings(device="cpu", precision="fp32"), None)
     images = context.images_recorded(context.run.division, data, None)
     return context.open_images(images, allowed=("search",))
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from masktas.cli.doctor import doctor
+from masktas.errors import ConfigError
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -22,3 +23,24 @@ def test_doctor_tells_of_the_compiler(there, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["c_compiler"] is there
     assert found["devices"][0]["gflops"]["fp32"] > 0
+
+
+def test_doctor_profiles_a_step(capsys):
+    asked = {"profile": "finetune", "space": "demo", "batch_size": 4, "device": "cpu"}
+    doctor(**asked, precision="fp32")
+    first, head, *rows, last = capsys.readouterr().out.splitlines()
+    assert first == "A step of finetune, 4 images, fp32:"
+    assert head.split() == ["kind", "ms", "share"]
+    shares = {" ".join(row.split()[:-2]): float(row.split()[-1].strip("%")) for row in rows}
+    assert shares.pop("all") == 100
+    assert {"matrix products", "attention", "input", "overhead"} <= set(shares)
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert "of the peak of matrix products" in last
+
+
+@pytest.mark.parametrize(
+    "asked", [{"space": "demo"}, {"batch_size": 4}, {"device": "cpu"}, {"precision": "bf16"}]
+)
+def test_what_is_profiled_is_refused_without_a_stage(asked):
+    with pytest.raises(ConfigError, match="--profile teacher, supernet or finetune"):
+        doctor(**asked)

@@ -115,7 +115,8 @@ FLAGS = {
     "latency build": TARGET | {"--out", "--held-out", "--seed", "--overwrite"},
     "latency measure": TARGET,
     "show": {"--json"},
-    "doctor": {"--json"},
+    "doctor": {"--json", "--profile", "--config", "--space", "--batch-size", "--device",
+        "--precision"},
 }  # fmt: skip
 
 

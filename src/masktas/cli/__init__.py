@@ -249,7 +249,11 @@ COMMANDS = {
         """Check the installation and this machine.
 
         Prints versions, devices and the speed of their matrix products, and trains a tiny network
-        for one step on each.
+        for one step on each. With --profile it prints instead what the time of a training step is
+        spent on.
+
+        - `masktas doctor`
+        - `masktas doctor --profile supernet --space small --batch-size 64`
         """,
     ),
 }

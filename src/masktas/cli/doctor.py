@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from masktas.artifacts import versions
-from masktas.errors import MasktasError
+from masktas.cli.options import Config, Json, settings_of_all, without_none
+from masktas.config import RuntimeSettings, resolve
+from masktas.errors import ConfigError, MasktasError
 from masktas.native import compile_c
+
+if TYPE_CHECKING:
+    from masktas.stages.plan.profile import StepProfile
 
 NO_COMPILER = (
     "none that works: on the CPU, the supernet's optimizer and crops use slower torch code. "
@@ -18,9 +24,41 @@ NO_COMPILER = (
 
 
 def doctor(
-    *, json: Annotated[bool, Parameter(negative="", help="Print the result as JSON.")] = False
+    *,
+    profile: Annotated[
+        Literal["teacher", "supernet", "finetune"] | None,
+        Parameter(
+            help="Stage of which a training step is profiled, on images of noise: teacher, "
+            "supernet or finetune.",
+        ),
+    ] = None,
+    config: Config = None,
+    space: Annotated[
+        str | None, Parameter(group="Profile", help="Search space of the profiled stage.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, Parameter(group="Profile", help="Number of images in the profiled step.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        Parameter(group="Profile", help="Device to profile on: auto, cpu, cuda or cuda:N."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        Parameter(group="Profile", help="Precision of the profiled step's matrix products."),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Print what `examine` finds."""
+    """Print what `examine` finds, or the profile of a step."""
+    machine = without_none(device=device, precision=precision)
+    if profile is not None:
+        _profile(profile, config, space, batch_size, machine, json=json)
+        return
+    if config or space or batch_size or machine:
+        raise ConfigError(
+            "--config, --space, --batch-size, --device and --precision say what is profiled: name "
+            "the stage with --profile teacher, supernet or finetune."
+        )
     found = examine()
     if json:
         print(json_module.dumps(found, indent=2))
@@ -75,3 +113,52 @@ def _try_step(device: Any) -> None:
             f"A training step on {device} gave numbers that are not finite: this installation of "
             "torch does not work on that device, install another version."
         )
+
+
+def _profile(
+    stage: str,
+    config: Path | None,
+    space: str | None,
+    batch_size: int | None,
+    machine: dict[str, Any],
+    *,
+    json: bool,
+) -> None:
+    """Profile a training step of a stage and print the table."""
+    settings = settings_of_all(
+        config,
+        None,
+        resolve(RuntimeSettings, machine),
+        training=without_none(batch_size=batch_size),
+        space=without_none(space=space),
+        costs=(),
+    )
+    from masktas.stages.plan.profile import profile_stage
+    from masktas.train.runtime import Runtime
+
+    given = settings.runtime
+    runtime = Runtime.choose(given.device, given.precision, recompute=given.recompute)
+    found = profile_stage(stage, settings, runtime, getattr(settings, stage).batch_size)
+    if json:
+        print(json_module.dumps(found.to_dict(), indent=2))
+        return
+    for line in _lines(found):
+        print(line)
+
+
+def _lines(found: StepProfile) -> list[str]:
+    """Format a profile: one line a kind, then what the step reaches."""
+    lines = [
+        f"A step of {found.stage}, {found.batch_size} images, {found.precision}:",
+        f"  {'kind':18}{'ms':>10}{'share':>8}",
+    ]
+    for kind, spent in found.kinds.items():
+        lines.append(f"  {kind:18}{spent * 1e3:>10.2f}{spent / found.profiled_seconds:>8.1%}")
+    return [
+        *lines,
+        f"  {'all':18}{found.profiled_seconds * 1e3:>10.2f}{1:>8.0%}",
+        f"Without the profiler the step takes {found.seconds * 1e3:.2f} ms: "
+        f"{found.share_of_peak:.1%} of the peak of matrix products, "
+        f"{found.peak_flops / 1e9:,.0f} GFLOP/s here; products and attention reach "
+        f"{found.products_share_of_peak:.1%} of it while they run.",
+    ]

@@ -155,7 +155,7 @@ class Evaluator:
             "images": self._store.summary()["splits"]["search"],
             "normalised": [self._store.mean, self._store.std],
             "seed": self._seed,
-            "precision": self._runtime.describe()["precision"],
+            "precision": self._runtime.precision,
         }
         if self.batches.labelled:
             facts["labels"] = hashlib.sha256(bytes(self._classes().cpu().numpy())).hexdigest()

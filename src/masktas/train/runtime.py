@@ -8,13 +8,15 @@ import resource
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from masktas import launch
 from masktas.errors import ConfigError
+from masktas.train.precision import Precision, has_bf16_products, step_times
+from masktas.train.ranks import ALONE, Ranks
 
 SLOW = 0.5  # bf16 at less than this share of fp32's speed is worth a warning
 
@@ -28,17 +30,28 @@ class Runtime:
         bf16: whether matrix products are done in bfloat16; losses, the statistics of norms and
             softmax are in float32 either way.
         recompute: whether activations are computed again in the backward pass.
+        why: a sentence about the precision, if it was chosen by measurement.
     """
 
     device: torch.device
     bf16: bool
     recompute: bool = False
+    why: str = field(default="", compare=False)
 
     @classmethod
-    def choose(cls, device: str, precision: str, *, recompute: bool = False) -> Runtime:
-        """Resolve `auto`: CUDA where there is one, bf16 on CUDA and fp32 on CPU.
+    def choose(
+        cls, device: str, precision: str, *, recompute: bool = False, ranks: Ranks = ALONE
+    ) -> Runtime:
+        """Resolve `auto`: CUDA where there is one, and the faster precision.
 
-        Each of several processes on one machine uses the GPU of its local rank.
+        That is bf16 on CUDA, and on a CPU what a training step is measured to be faster in, see
+        `train.precision`. Each of several processes on one machine uses the GPU of its local rank.
+
+        Args:
+            device: auto, cpu, cuda or cuda:N.
+            precision: auto, fp32 or bf16.
+            recompute: as the attribute.
+            ranks: the processes that share the work: the first one chooses the precision of all.
 
         Raises:
             ConfigError: if the device is not there.
@@ -60,8 +73,15 @@ class Runtime:
             )
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
-        return cls(chosen, bf16, recompute)
+        why = ""
+        if precision == "auto":
+            precision, why = ranks.first(lambda: _faster(chosen))
+        return cls(chosen, precision == "bf16", recompute, why)
+
+    @property
+    def precision(self) -> Precision:
+        """The name of the precision, as settings and files have it."""
+        return "bf16" if self.bf16 else "fp32"
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products have the chosen precision."""
@@ -104,9 +124,19 @@ class Runtime:
         return {
             "device": str(self.device),
             "name": name,
-            "precision": "bf16" if self.bf16 else "fp32",
+            "precision": self.precision,
             "threads": torch.get_num_threads(),
         }
+
+
+def _faster(device: torch.device) -> tuple[str, str]:
+    """Return the precision that `auto` means on a device, and why, if it was measured."""
+    if device.type == "cuda":
+        return "bf16", ""
+    if not has_bf16_products():
+        return "fp32", ""
+    times = step_times()
+    return times.faster, str(times)
 
 
 @functools.cache

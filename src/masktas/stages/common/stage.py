@@ -228,10 +228,15 @@ class Context:
         require_tracker(self.settings.track)
         self.ranks = Ranks.join()
         self.runtime = Runtime.choose(
-            self.settings.device, self.settings.precision, recompute=self.settings.recompute
+            self.settings.device,
+            self.settings.precision,
+            recompute=self.settings.recompute,
+            ranks=self.ranks,
         )
         self.console = console or Console()
-        if self.ranks.is_first and (warning := self.runtime.slow_bf16()):
+        if self.runtime.why:
+            self.console.say(self.runtime.why, once=True)
+        elif self.ranks.is_first and (warning := self.runtime.slow_bf16()):
             self.console.warn(warning, once=True)
         self.stopping = Stopping(self.settings.max_time)
         self.overwrite = overwrite
@@ -246,6 +251,34 @@ class Context:
     def setup(self) -> Setup:
         """Seed, device and ranks for a training task."""
         return Setup(self.seed, self.runtime, self.ranks)
+
+    def keep_precision(self, stage: Stage) -> None:
+        """Take the precision that a stage was started in, if it is kept and `auto` was asked for.
+
+        So it can be resumed on another machine. Call it before anything depends on the precision.
+        """
+        if self.settings.precision != "auto":
+            return
+        started = self.ranks.first(lambda: self._started_in(stage))
+        if started not in ("fp32", "bf16") or started == self.runtime.precision:
+            return
+        self.console.say(
+            f"{stage.folder} was started in {started} and stays in it, although "
+            f"{self.runtime.precision} would be chosen here."
+        )
+        self.runtime = replace(self.runtime, bf16=started == "bf16")
+
+    def _started_in(self, stage: Stage) -> Any:
+        """Return the precision in the claim of a stage whose results are kept; None without."""
+        if self._overwrites(stage) or not stage.resumable:
+            return None
+        claim = read_json(stage.folder / SETTINGS)
+        return claim.get("precision") if isinstance(claim, dict) else None
+
+    def _overwrites(self, stage: Stage) -> bool:
+        """Return whether to start afresh; a job that torchrun restarts resumes its fresh start."""
+        again = launch.restarted() and stage.overwritten_by() == launch.job()
+        return self.overwrite and not again
 
     @contextmanager
     def stage(
@@ -284,7 +317,7 @@ class Context:
             "parents": {name: file_digest(path) for name, path in parents.items()},
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
-            "precision": self.runtime.describe()["precision"],
+            "precision": self.runtime.precision,
             # last: a refusal names the first difference, which should be a cause and no effect
             "images": images.to_dict(),
             **(more or {}),
@@ -309,9 +342,7 @@ class Context:
         """Lock and claim a folder; return whether there is anything to do."""
         held.callback(os.close, stage.lock())  # before anything is dropped
         stage.sweep()
-        # a job that torchrun restarts resumes what it was overwriting with
-        again = launch.restarted() and stage.overwritten_by() == launch.job()
-        overwrite = self.overwrite and not again
+        overwrite = self._overwrites(stage)
         resumed = stage.resumable and not overwrite
         before = Started.read(stage) if resumed else None
         self._require_unchanged(stage, recorded["images"], images.before, store, before, resumed)

@@ -80,6 +80,7 @@ def evaluate(
     if is_segmenter:
         asked.images.require_masks()
     stage = results_folder(network, asked, out, name)
+    context.keep_precision(stage)
     network.to(context.runtime.device)
     parents = {
         "architecture": network.folder / ARCHITECTURE,
@@ -92,7 +93,7 @@ def evaluate(
         "parents": {name: file_digest(path) for name, path in parents.items()},
         "settings": settings.model_dump(mode="json") | {"split": asked.split},
         "seed": context.seed,
-        "precision": context.runtime.describe()["precision"],
+        "precision": context.runtime.precision,
         "images": asked.images.to_dict(),
     }
     with _claimed(context, stage, recorded, settings.defaults(), parents) as claimed:

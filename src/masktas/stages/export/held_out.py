@@ -59,7 +59,8 @@ def sample_images(
 
 def _of_run(home: Home, seen: NetworkInput, num: int, console: Console) -> NDArray[np.uint8]:
     """Read images of the run, a random selection in order; none if they are of another size."""
-    context = Context(home.run.folder, cached_as(home, RuntimeSettings(device="cpu")), console)
+    settings = RuntimeSettings(device="cpu", precision="fp32")  # nothing is computed
+    context = Context(home.run.folder, cached_as(home, settings), console)
     store = context.open_images(context.images_recorded(home.stage, None, None), allowed=(SPLIT,))
     images = store.images(SPLIT)
     if store.shape != (*seen.stored_size, seen.in_channels):

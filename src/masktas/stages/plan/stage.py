@@ -86,21 +86,11 @@ def plan(
     console = console or Console()
     if source is not None:
         settings = SourceRun.open(Path(source)).settings_for_plan(settings)
-    space = SearchSpace.load(settings.supernet.space)
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
     )
-    shapes = {
-        "teacher": teacher_for(space, settings.teacher),
-        "supernet": _sampled(settings),
-        "search": search_for(settings.supernet, settings.search),
-        "refine": settings.refine.of_supernet(settings.supernet),
-    }
-    settings = settings.model_copy(update=shapes)
+    settings, space, candidates = _resolved(settings)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
-    candidates = settings.search.check(space)
-    tuned, _ = finetuning_for(settings.finetune, candidates.costliest(random.Random(0)))
-    settings = settings.model_copy(update={"finetune": tuned})
     teacher = _adopted(space, settings)
     trials = [
         Trial(
@@ -121,6 +111,49 @@ def plan(
             estimates.append(trial.estimate(devices, device, seconds / len(trials)))
             bar.update(number, trial.stage)
     return joined(estimates)
+
+
+def task_on_noise(
+    stage: str, settings: AllSettings, runtime: Runtime, batch_size: int
+) -> Task[Any]:
+    """Return the training of one stage of a run on a batch of noise, to measure its steps.
+
+    Args:
+        stage: `teacher`, `supernet` or `finetune`.
+        settings: of every stage, as for `run`.
+        runtime: device and precision.
+        batch_size: images of the batch, instead of that of the settings.
+
+    Raises:
+        ConfigError, BudgetError: if the settings do not go together.
+    """
+    settings, space, candidates = _resolved(settings)
+    trial = Trial(
+        stage,
+        batch_size,
+        0,
+        space=space,
+        candidates=candidates,
+        settings=settings,
+        setup=Setup(settings.runtime.seed, runtime, ALONE),
+        adopted=_adopted(space, settings),
+    )
+    return trial.task(batch_size)
+
+
+def _resolved(settings: AllSettings) -> tuple[AllSettings, SearchSpace, BudgetedSpace]:
+    """Return the settings as a run would resolve them, the space, and its part in the budget."""
+    space = SearchSpace.load(settings.supernet.space)
+    shapes = {
+        "teacher": teacher_for(space, settings.teacher),
+        "supernet": _sampled(settings),
+        "search": search_for(settings.supernet, settings.search),
+        "refine": settings.refine.of_supernet(settings.supernet),
+    }
+    settings = settings.model_copy(update=shapes)
+    candidates = settings.search.check(space)
+    tuned, _ = finetuning_for(settings.finetune, candidates.costliest(random.Random(0)))
+    return settings.model_copy(update={"finetune": tuned}), space, candidates
 
 
 def _sampled(settings: AllSettings) -> SupernetSettings:
@@ -226,6 +259,11 @@ class Trial(TrainingTrial):
             else getattr(self._settings, self.stage)
         )
         return self._training(settings, devices, device, seconds)
+
+    def task(self, batch_size: int) -> Task[Any]:
+        """Return the training of a teacher, a supernet or a classifier on one batch of noise."""
+        settings = getattr(self._settings, self.stage)
+        return self._task(settings.model_copy(update={"batch_size": batch_size}), batch_size)
 
     def _num_frozen(self) -> int:
         """Return the number of parameters of the teacher that a stage asks."""

@@ -94,6 +94,7 @@ def refine(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    context.keep_precision(context.run.refine(name))
     require_distilled(context.run, "a refinement")
     search = context.run.search(name)
     searched = search.manifest()

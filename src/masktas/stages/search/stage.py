@@ -135,6 +135,7 @@ def search(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    context.keep_precision(context.run.search(name))
     settings = settings or SearchSettings()
     require_rateable(context.run, settings)
     images = context.images_recorded(context.run.division, data, data_settings)

@@ -69,6 +69,7 @@ def segment(
     context = Context(
         out, runtime, console, overwrite=overwrite, accept_changed_images=accept_changed_images
     )
+    context.keep_precision(context.run.segmented(name))
     settings = settings or SegmentSettings()
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}

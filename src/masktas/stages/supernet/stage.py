@@ -95,6 +95,7 @@ def supernet(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    context.keep_precision(context.run.supernet)
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
     check(settings, space)

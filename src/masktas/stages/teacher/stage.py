@@ -110,6 +110,7 @@ def teacher(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    context.keep_precision(context.run.teacher)
     given = settings or TeacherSettings()
     source = open_given(data, data_settings, download=context.settings.download)
     headers = sample(source)

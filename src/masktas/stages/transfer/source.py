@@ -134,6 +134,7 @@ def refer(context: Context, source: SourceRun, images: ImageInput) -> dict[str, 
     Nothing is copied: the manifest names teacher and supernet as parents, by place and digest.
     """
     stage = context.run.transfer
+    context.keep_precision(stage)
     images.require_fit(source.space.largest, f"the supernet of {source.run.folder}")
     _warn_of_enlarging(context, images)
     store = context.open_images(images, allowed=())

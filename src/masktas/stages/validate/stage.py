@@ -111,6 +111,7 @@ def validate(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
+    context.keep_precision(context.run.validated(name))
     settings = settings or ValidateSettings()
     require_distilled(context.run, "a validation of ratings")
     images = context.images_recorded(context.run.division, data, data_settings)
