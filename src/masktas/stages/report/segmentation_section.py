@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masktas.data.class_maps import class_colors
-from masktas.errors import ArtifactError
-from masktas.formats import shown
-from masktas.space import format_quantity
+from masktas.formats import format_target, shown
+from masktas.space import format_amount, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.report.page import Figure, Reported, Section, Table, Text, chart, html, png
-from masktas.stages.segment.manifest import EXAMPLES, SHOWN, Examples, SegmentManifest
+from masktas.stages.report.examples_figure import class_keys, examples_figure
+from masktas.stages.report.page import Figure, Reported, Section, Table, Text, chart, html
+from masktas.stages.segment.manifest import SegmentManifest
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -50,13 +49,12 @@ def _parts(folder: Path, manifest: SegmentManifest) -> list[Text | Table | Figur
         "images.",
         *(f"{100 * value:.2f}" for value in values), tested,
     )  # fmt: skip
-    colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_colors(len(manifest.classes)).tolist()]
-    named = dict(zip(manifest.classes, colors, strict=True))
+    named = dict(zip(manifest.classes, class_keys(len(manifest.classes)), strict=True))
     return [
         Text(lead, "lead"),
         Text(_about(manifest), "note"),
-        _costs(manifest),
-        *_pictures(folder, manifest, colors),
+        *_costs(manifest),
+        *examples_figure(folder, manifest.classes, PICTURES),
         _bars(manifest, named),
         Table(HEADER, [_cells(name, manifest) for name in manifest.classes]),
         Text(PER_CLASS, "note"),
@@ -76,8 +74,8 @@ def _about(manifest: SegmentManifest) -> Markup:
     )  # fmt: skip
 
 
-def _costs(manifest: SegmentManifest) -> Table:
-    """Return parameters and operations of backbone and decoder apart."""
+def _costs(manifest: SegmentManifest) -> Iterator[Text | Table]:
+    """Yield parameters, operations and times of backbone and decoder apart."""
     parts = {"backbone": manifest.backbone, f"decoder ({manifest.decoder_name})": manifest.decoder}
     rows = [
         [name, format_quantity(one.params), format_quantity(one.macs)]
@@ -86,26 +84,16 @@ def _costs(manifest: SegmentManifest) -> Table:
     totals = (sum(one.params for one in parts.values()), sum(one.macs for one in parts.values()))
     rows.append(["both", *(format_quantity(total) for total in totals)])
     size = " x ".join(map(str, manifest.image_size))
-    return Table(["part", "parameters", f"MACs for {size} pixels"], rows)
-
-
-def _pictures(
-    folder: Path, manifest: SegmentManifest, colors: list[str]
-) -> Iterator[Text | Figure]:
-    """Yield the validation pictures, and a legend of the classes that occur in them."""
-    examples = Examples.read(folder)
-    alt = "Validation images in rows: image, mask, what the segmenter finds"
-    if examples is None or (picture := png(folder / EXAMPLES, alt)) is None:
-        return
-    yield Figure(picture, PICTURES, wide=True)
-    if any(not 0 <= number < len(colors) for number in examples.classes):
-        raise ArtifactError(
-            f"{folder / SHOWN}: damaged, it names a class that there is not. Run the stage again "
-            "with --overwrite."
-        )
-    key = '<span class="key"><i style="background: {}"></i>{}</span>'
-    entries = [html(key, colors[one], shown(manifest.classes[one])) for one in examples.classes]
-    yield Text(html("{}" * len(entries), *entries))
+    header = ["part", "parameters", f"MACs for {size} pixels"]
+    times = [one.latency_ms for one in parts.values() if one.latency_ms is not None]
+    if len(times) == len(parts):
+        header.append("latency")
+        for row, time in zip(rows, [*times, sum(times)], strict=True):
+            row.append(format_amount("latency", time))
+    yield Table(header, rows)
+    if manifest.latency_target is not None:
+        where = format_target(manifest.latency_target)
+        yield Text(html("Latency of one inference: {}.", where), "note")
 
 
 def _bars(manifest: SegmentManifest, colors: dict[str, str]) -> Figure:
