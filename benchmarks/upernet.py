@@ -70,9 +70,11 @@ class Pyramid(nn.Module):
 
     def forward_with_filtered_kwargs(self, pixels: Tensor, **_: Any) -> BackboneOutput:
         """Return the maps, as transformers asks a backbone for them."""
-        maps = self.vit.forward_intermediates(
-            pixels, indices=self.indices, norm=True, intermediates_only=True
+        once = sorted(set(self.indices))  # a shallow network gives a map twice
+        found = self.vit.forward_intermediates(
+            pixels, indices=once, norm=True, intermediates_only=True
         )
+        maps = [found[once.index(at)] for at in self.indices]
         made = tuple(make(one) for make, one in zip(self.neck, maps, strict=True))
         return BackboneOutput(feature_maps=made)
 

@@ -225,6 +225,24 @@ def test_a_segmenter_of_an_earlier_version_has_no_latency(
     assert "Latency of one inference" not in api.report(tmp_path / "run").read_text()
 
 
+def test_segmenters_of_several_seeds_are_compared(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    assert "Segmenters compared" not in api.report(run).read_text()
+    for seed, miou in ((0, 0.3), (1, 0.4)):
+        name = f"again-{seed}"
+        shutil.copytree(run / "segment/main", tmp_path / "run/segment" / name)
+        content = manifest(run / "segment/main")
+        content["settings"] |= {"precision": "bf16", "seed": seed}
+        content["test"]["miou"] = miou
+        (tmp_path / "run/segment" / name / "manifest.json").write_text(json.dumps(content))
+    page = api.report(tmp_path / "run").read_text()
+    assert "Segmenters compared" in page
+    assert ">again-0, again-1</td>" in page
+    assert ">35.00 \u00b1 7.07</td>" in page
+    own = f">{100 * manifest(run / 'segment/main')['test']['miou']:.2f}</td>"
+    assert own in page
+
+
 def test_plan_counts_the_operations_that_the_stage_has_counted(run: Path, masktas: Call) -> None:
     data, shape = run.parent / "data", run.parent / "shape.json"
     config = run.parent / "config.toml"

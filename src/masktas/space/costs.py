@@ -44,7 +44,7 @@ class Costs:
 
         With a decoder only params and macs.
         """
-        known = WITH_DECODER if self.decoder is not None else QUANTITIES
+        known: tuple[str, ...] = QUANTITIES if self.decoder is None else WITH_DECODER
         if self.latency is None:
             known = tuple(what for what in known if what != "latency")
         return {what: self.amount(what, architecture) for what in known}

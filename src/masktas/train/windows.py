@@ -134,6 +134,8 @@ class SlidingRows:
         self._window = window = network.architecture.image_size
         self._padded = F.pad(image, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
         self._left = _places(self.size, window)  # windows that are not computed yet
+        # a row of windows that fills a batch is not computed with the next: fewer rows are kept
+        self._by_row = sum(top == 0 for top, _ in self._left) >= at_once
         across = self._padded.shape[3]
         self._first = 0  # the row that the next two begin with
         self._total = image.new_zeros(network.num_classes, 0, across)
@@ -147,19 +149,26 @@ class SlidingRows:
         """
         assert self._first <= first < last <= self.size[0]
         while self._left and self._left[0][0] < last:
-            some, self._left = self._left[: self._at_once], self._left[self._at_once :]
+            some = self._left[: self._at_once]
+            if self._by_row:
+                some = [one for one in some if one[0] == some[0][0]]
+            self._left = self._left[len(some) :]
             self._reach(min(first, some[0][0]), some[-1][0] + self._window[0])
             self._add(some)
         part = slice(first - self._first, last - self._first)
         return (self._total[:, part] / self._times[part])[:, :, : self.size[1]]
 
     def _reach(self, first: int, last: int) -> None:
-        """Drop rows before `first`, and append rows up to `last`."""
-        drop = min(first - self._first, self._total.shape[1])
-        self._first += drop
-        more = max(0, last - self._first - self._total.shape[1] + drop)
-        self._total = F.pad(self._total[:, drop:], (0, 0, 0, more))
-        self._times = F.pad(self._times[drop:], (0, 0, 0, more))
+        """Drop rows before `first`, in place, and make room for rows up to `last`."""
+        drop, self._first = first - self._first, first
+        kept = self._total.shape[1] - drop
+        if drop:
+            for one in (*self._total, self._times):
+                one[:kept] = one[drop:].clone()
+                one[kept:] = 0
+        if (more := last - first - self._total.shape[1]) > 0:
+            self._total = F.pad(self._total, (0, 0, 0, more))
+            self._times = F.pad(self._times, (0, 0, 0, more))
 
     def _add(self, places: Sequence[tuple[int, int]]) -> None:
         """Compute windows and add their logits."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from masktas.formats import format_target, shown
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MANY = 40  # classes above which only those with the lowest and the highest IoU are drawn
+MEASURES = ("miou", "pixel_accuracy", "class_accuracy")
+COMPARED = (
+    "segmenter", "start", "patch", "backbone", "its MACs", "mIoU", "pixels right",
+    "mean over classes",
+)  # fmt: skip
+SEEDS = (
+    "In percent, on the test split. Segmenters that differ by their seed only are one row, with "
+    "mean and standard deviation. Start: weights of the backbone before; MACs are for one crop."
+)
 HEADER = ("class", "training pixels", "test pixels", "IoU", "accuracy")
 PER_CLASS = (
     "In percent, on the test split at the size of the images. IoU: pixels of a class that are "
@@ -33,12 +43,47 @@ PICTURES = (
 def segmentation_sections(reported: Reported) -> Iterator[Section]:
     """Yield a section for each segmenter; its curves are with those of other trainings.
 
+    Before them one that compares them, if there are several.
+
     Raises:
         ArtifactError: if a file of a segmenter is damaged.
     """
-    for stage in reported.run.named("segment"):
-        manifest = SegmentManifest.read(stage)
-        yield Section(f"Segmentation: {stage.folder.name}", _parts(stage.folder, manifest))
+    made = {stage.folder: SegmentManifest.read(stage) for stage in reported.run.named("segment")}
+    if len(made) > 1:
+        yield _comparison(made)
+    for folder, manifest in made.items():
+        yield Section(f"Segmentation: {folder.name}", _parts(folder, manifest))
+
+
+def _comparison(made: Mapping[Path, SegmentManifest]) -> Section:
+    """Return a table of all segmenters, the best first; those that differ by seed are one row."""
+    groups: dict[str, list[Path]] = {}
+    for folder, one in made.items():
+        groups.setdefault(one.but_for_seed, []).append(folder)
+
+    def measured(folders: list[Path], name: str) -> list[float]:
+        return [100 * getattr(made[folder], name) for folder in folders]
+
+    ranked = sorted(groups.values(), key=lambda folders: -fmean(measured(folders, "miou")))
+    rows = []
+    for folders in ranked:
+        one = made[folders[0]]
+        rows.append(
+            [
+                shown(", ".join(folder.name for folder in folders)),
+                one.init,
+                f"{one.patch_size}",
+                format_quantity(one.backbone.params),
+                format_quantity(one.backbone.macs),
+                *(_spread(measured(folders, name)) for name in MEASURES),
+            ]
+        )
+    return Section("Segmenters compared", [Table(COMPARED, rows), Text(SEEDS, "note")])
+
+
+def _spread(values: list[float]) -> str:
+    text = f"{fmean(values):.2f}"
+    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
 
 
 def _parts(folder: Path, manifest: SegmentManifest) -> list[Text | Table | Figure]:

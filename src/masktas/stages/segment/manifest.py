@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ class SegmentManifest(StageManifest):
     """The manifest of `segment/NAME/`.
 
     Attributes:
+        but_for_seed: all that was asked for but the seed, as a text that can be compared.
+        init: weights that the backbone started from: `inherit` or `scratch`.
+        patch_size: of the backbone, in pixels.
         decoder_name: `upernet` or `linear`.
         image_size: (height, width) of a crop.
         classes: their names, in the order of the logits.
@@ -43,6 +47,9 @@ class SegmentManifest(StageManifest):
         latency_target: what latency was measured on; None where it was not measured.
     """
 
+    but_for_seed: str
+    init: str
+    patch_size: int
     decoder_name: str
     image_size: tuple[int, int]
     classes: tuple[str, ...]
@@ -61,13 +68,17 @@ class SegmentManifest(StageManifest):
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        backbone = Architecture.from_dict(content["settings"]["architecture"])
+        asked = content["settings"]
+        backbone = Architecture.from_dict(asked["architecture"])
         tested, parts = content["test"], {}
         for part in ("backbone", "decoder"):
             one = content[part]
             parts[part] = PartCosts(one["params"], one["macs"], one.get("latency_ms"))
         return {
-            "decoder_name": content["settings"]["settings"]["decoder"],
+            "but_for_seed": json.dumps({**asked, "seed": None}, sort_keys=True),
+            "init": asked["settings"]["init"],
+            "patch_size": backbone.patch_size,
+            "decoder_name": asked["settings"]["decoder"],
             "image_size": backbone.image_size,
             "validation_miou": content["validation"]["miou"],
             **{key: tuple(content[key]) for key in ("classes", "absent")},
