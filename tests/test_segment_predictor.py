@@ -31,7 +31,7 @@ from masktas.segment_predictor import SegmentPredictor
 from masktas.train.input import NetworkInput
 from masktas.train.runtime import Runtime
 from masktas.train.segmenters import SegmenterFacts, save_segmenter
-from masktas.train.windows import slide
+from masktas.train.windows import SlidingRows
 from pairs import encoded, write_pairs
 from used import SHAPE, save_odd_photos
 
@@ -82,8 +82,8 @@ def expected(network: SegmentPredictor, content: Any, size: tuple[int, int]) -> 
     pixels = decode(content, size=size, in_channels=3)
     x = (pixels / 255 - np.array(MEAN)) / np.array(STD)
     image = torch.from_numpy(x.transpose(2, 0, 1)[None]).float()
-    with torch.no_grad():
-        return slide(network, image, Runtime.choose("cpu", "fp32"))[0].argmax(dim=0).numpy()
+    rows = SlidingRows(network, image, Runtime.choose("cpu", "fp32"))
+    return rows.rows(0, size[0]).argmax(dim=0).numpy()
 
 
 def test_every_image_at_its_own_size(folder: Path, network: SegmentPredictor) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 LONGEST = 80  # characters of a wrong value that a message repeats
 
@@ -99,3 +100,15 @@ def parse_size(text: int | str) -> tuple[int, int]:
     if 0 in size:
         raise ValueError("give pixels above 0: 224 for squares, or height x width: 96x160")
     return size
+
+
+def format_target(described: Mapping[str, Any]) -> str:
+    """Format the description of a target of latency measurements (`Target.describe`)."""
+    if described["engine"] in ("command", "function"):
+        return f"{described['engine']} {described[described['engine']]}"
+    threads = described["threads"]
+    of_threads = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    return (
+        f"{described['engine']} on {described['name']} ({described['device']}{of_threads}), "
+        f"{described['precision']}, batch of {described['batch']}"
+    )

@@ -23,7 +23,7 @@ from masktas.train.input import NetworkInput, missing_input
 from masktas.train.networks import read_shape
 from masktas.train.runtime import Runtime
 from masktas.train.segmenters import SegmenterFacts, filled_segmenter, read_facts
-from masktas.train.windows import Views, segment_image
+from masktas.train.windows import Views, class_map
 
 Pixels = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ class SegmentPredictor(Segmenter):
 
     def class_map(self, pixels: Pixels, views: Views) -> NDArray[np.int16]:
         """Segment a decoded image `[H, W, C]`: class indices `[H, W]`."""
-        logits = segment_image(
+        indices = class_map(
             self,
             torch.from_numpy(pixels).to(self.device),
             views,
@@ -93,7 +93,7 @@ class SegmentPredictor(Segmenter):
             std=self.seen.std,
             runtime=Runtime(self.device, bf16=False),
         )
-        found: NDArray[np.int16] = logits[0].argmax(dim=0).to(torch.int16).cpu().numpy()
+        found: NDArray[np.int16] = indices.cpu().numpy()
         return found
 
     def predict(

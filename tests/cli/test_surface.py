@@ -39,7 +39,7 @@ ADOPTED = {
 BUDGET = {
     "--max-params", "--min-params", "--max-macs", "--min-macs", "--max-latency", "--min-latency",
     "--max-size", "--min-size", "--max-memory", "--min-memory", "--num-classes",
-    "--export-precision",
+    "--export-precision", "--budget-counts",
 }  # fmt: skip
 USED = BUDGET | {"--min-use"}
 LATENCY = {

@@ -12,7 +12,7 @@ from masktas.config.recipes import with_recipe
 from masktas.space import SearchSpace, params
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-FILES = sorted(RECIPES.rglob("*.toml"))
+FILES = sorted(path for path in RECIPES.rglob("*.toml") if path.parent.name != "spaces")
 FULL = sorted(set((RECIPES / "paper").glob("*.toml")) - {RECIPES / "paper/cpu.toml"})
 
 

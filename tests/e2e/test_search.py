@@ -22,7 +22,16 @@ import pytest
 import masktas as package
 from masktas.cli import main
 from masktas.files import file_digest
-from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace
+from masktas.space import (
+    Architecture,
+    Budget,
+    BudgetedSpace,
+    SearchSpace,
+    format_quantity,
+    macs,
+    params,
+)
+from masktas.space.decoder import Decoder
 from masktas.strategies import Exhaustive
 from worlds import (
     RECIPE,
@@ -648,6 +657,34 @@ def test_limits_relative_to_other_networks(
     winner = run / "search/share/architecture.json"
     again = search("--max-params", winner, name="file")
     assert again["budget"]["max_params"] == found["winner"]["params"]
+
+
+@pytest.mark.slow
+def test_a_budget_counts_the_decoder_of_the_segmentation(
+    run: Path, world: World, masktas: Call, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(world.recipe.read_text() + '\n[segment]\nchannels = 8\nclasses = "a,b,c,d"\n')
+    common = ("search", "--out", run, "--config", recipe, "--max-params", "98% of largest")
+    code, said, error = masktas(*common, "--generations", 1, "--budget-counts", "all")
+    assert code == 0, error
+    assert "params with the decoder upernet:8" in error
+    made, decoder = manifest(run / "search/main"), Decoder("upernet", 8, 4)
+    settings = made["settings"]["settings"]
+    assert (settings["budget_counts"], settings["num_classes"]) == ("upernet:8", 4)
+    space = SearchSpace.load(world.space).replace(num_classes=0)
+    whole = params(space.largest) + decoder.params(space.largest)
+    for one in (made["winner"], made["uniform"], *made["front"]):
+        network = Architecture.from_dict(one["architecture"])
+        assert one["params"] == params(network) + decoder.params(network) <= 0.98 * whole
+        assert one["macs"] == macs(network) + decoder.macs(network)
+        assert network.num_classes == 0
+    assert f"{format_quantity(made['winner']['params'])} parameters" in said
+    assert "with the decoder upernet:8" in package.report(run).read_text()
+    code, _, error = masktas(*common, "--budget-counts", "linear", "--max-memory", "1MB",
+                             "--num-classes", 4, "--name", "other")  # fmt: skip
+    assert code == 2
+    assert "The memory of a network is known without a decoder only" in error
 
 
 def test_searches_say_what_they_found(run: Path, world: World, masktas: Call) -> None:

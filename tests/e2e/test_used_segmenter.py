@@ -15,7 +15,7 @@ from PIL import Image
 import masktas as api
 from masktas.data.class_maps import class_colors, colored
 from masktas.errors import ConfigError
-from masktas.space import format_quantity
+from masktas.space import format_amount, format_quantity
 from pairs import drawn, opened, write_pairs
 from worlds import manifest
 
@@ -37,6 +37,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder="linear", epochs=4, batch_size=2, lr=0.3, device="cpu", tensorboard=False, **SHARES,
     )  # fmt: skip
     return root.parent / "run"
+
+
+def mean_ious(run: Path) -> dict[str, float]:
+    """Return the mean IoU of each test image over the classes of its mask, by its name."""
+    network, images = api.load(run / "segment/main"), opened(run.parent / "data")
+    found = {}
+    for row in images.rows("test").tolist():
+        truth, answer = images.mask(row), network.predict(images.image(row))[0].indices
+        answer = np.where(truth == -1, -1, answer)
+        ious = [
+            ((truth == one) & (answer == one)).sum() / ((truth == one) | (answer == one)).sum()
+            for one in set(np.unique(truth).tolist()) - {-1}
+        ]
+        found[images.name(row)] = float(np.mean(ious))
+    return found
 
 
 def test_evaluate_repeats_what_the_stage_has_measured(run: Path, masktas: Call) -> None:
@@ -65,7 +80,12 @@ def test_evaluate_repeats_what_the_stage_has_measured(run: Path, masktas: Call) 
     counts = np.array(json.loads((folder / "evaluation.json").read_text())["confusion"])
     assert np.trace(counts) / counts.sum() == pytest.approx(tested["outcome"]["pixel_accuracy"])
     assert (folder / "confusion.png").exists()
+    shown = json.loads((folder / "examples.json").read_text())
+    of_images = mean_ious(run)
+    assert shown["names"] == sorted(of_images, key=of_images.__getitem__)[:6], "the worst first"
+    assert shown["mious"] == pytest.approx(sorted(of_images.values())[:6])
     page = api.report(run).read_text()
+    assert f"{shown['names'][0]} ({100 * shown['mious'][0]:.1f} %)" in page
     assert "Evaluation: segment-main" in page
     assert f"{100 * made['test']['miou']:.2f} % mIoU" in page
 
@@ -162,12 +182,65 @@ def test_show_tells_backbone_and_decoder_apart(run: Path, tmp_path: Path, maskta
     decoder = made["decoder"]
     assert f"linear, 4 classes, {decoder['params']:,} params, {decoder['macs']:,} macs" in said
     assert f"{made['backbone']['params']:,} (head of 0 classes counted)" in said
+    times = {part: made[part]["latency_ms"] for part in ("backbone", "decoder")}
+    assert min(times.values()) > 0
+    assert f"decoder {format_amount('latency', times['decoder'])}: eager on " in said
     code, said, _ = masktas("show", run / "segment/main", "--json")
     assert json.loads(said)["decoder"]["macs"] == decoder["macs"]
+    assert json.loads(said)["latency_ms"] == times
+    assert f">{format_amount('latency', sum(times.values()))}</td>" in api.report(run).read_text()
     for name in ("architecture.json", "segmenter.json"):
         shutil.copy(run / "segment/main" / name, tmp_path / name)
     code, said, _ = masktas("show", tmp_path)
     assert "linear, 4 classes" in said
+
+
+def test_latency_is_measured_of_backbone_and_decoder(run: Path, masktas: Call) -> None:
+    measure = ("latency", "measure", run / "segment/main", "--rounds", 1)
+    code, said, error = masktas(*measure)
+    assert code == 0, error
+    assert [line.split(":")[0] for line in said.splitlines()] == ["backbone", "decoder"]
+    code, said, _ = masktas(*measure, "--threads", 1, "--batch", 2, "--json")
+    found = json.loads(said)
+    assert found["target"]["batch"] == 2
+    assert found["backbone"]["median_ms"] > 0
+    assert found["decoder"]["repeats"] >= 3
+    code, _, error = masktas(*measure, "--engine", "compiled")
+    assert code == 2
+    assert "A decoder is measured with --engine eager" in error
+
+
+def test_a_segmenter_of_an_earlier_version_has_no_latency(
+    run: Path, tmp_path: Path, masktas: Call
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run/segment/main"
+    content = manifest(folder)
+    del content["latency_target"], content["backbone"]["latency_ms"]
+    del content["decoder"]["latency_ms"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    code, said, _ = masktas("show", folder)
+    assert code == 0
+    assert "latency" not in said
+    assert "Latency of one inference" not in api.report(tmp_path / "run").read_text()
+
+
+def test_segmenters_of_several_seeds_are_compared(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    assert "Segmenters compared" not in api.report(run).read_text()
+    for seed, miou in ((0, 0.3), (1, 0.4)):
+        name = f"again-{seed}"
+        shutil.copytree(run / "segment/main", tmp_path / "run/segment" / name)
+        content = manifest(run / "segment/main")
+        content["settings"] |= {"precision": "bf16", "seed": seed}
+        content["test"]["miou"] = miou
+        (tmp_path / "run/segment" / name / "manifest.json").write_text(json.dumps(content))
+    page = api.report(tmp_path / "run").read_text()
+    assert "Segmenters compared" in page
+    assert ">again-0, again-1</td>" in page
+    assert ">35.00 \u00b1 7.07</td>" in page
+    own = f">{100 * manifest(run / 'segment/main')['test']['miou']:.2f}</td>"
+    assert own in page
 
 
 def test_plan_counts_the_operations_that_the_stage_has_counted(run: Path, masktas: Call) -> None:

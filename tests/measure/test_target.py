@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from masktas.errors import ConfigError
-from masktas.measure.target import Target, format_target
+from masktas.formats import format_target
+from masktas.measure.target import Target
 
 
 class Bench:

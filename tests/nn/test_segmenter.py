@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from masktas.nn.segmenter import (
-    AUXILIARY,
-    DecoderName,
-    Segmenter,
-    decoder_costs,
-    depths_of_maps,
-    drop_channels,
-)
+from masktas.nn.segmenter import Segmenter, depths_of_maps, drop_channels
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
+from masktas.space.decoder import Decoder, DecoderName
 
 SHAPE = Architecture(
     embed_dim=16, num_heads=(1, 2, 1), mlp_ratio=(2, 2, 2), head_dim=8, image_size=(16, 24),
@@ -90,15 +85,17 @@ def test_dropped_channels_are_scaled_and_seeded() -> None:
     assert not torch.equal(kept, drop_channels(50, 100, 4))
 
 
-def test_costs_of_a_decoder_are_counted_literally() -> None:
-    assert decoder_costs(SHAPE, "linear", 16, 5) == (16 * 5 + 5, 24 * 16 * 5)
-    width, channels, classes = 16, 16, 5
-    neck = 3 * (width * width * 4 + width) + 2 * width
-    lateral = 3 * (width * channels + 2 * channels)
-    pooled = 4 * (width * channels + 2 * channels)
-    joined = 9 * (width + 4 * channels) * channels + 2 * channels
-    fused = 3 * (9 * channels * channels + 2 * channels)
-    last = 9 * 4 * channels * channels + 2 * channels + channels * classes + classes
-    auxiliary = 9 * width * AUXILIARY + 2 * AUXILIARY + AUXILIARY * classes + classes
-    total = neck + lateral + pooled + joined + fused + last + auxiliary + 3 * 2 * width
-    assert decoder_costs(SHAPE, "upernet", channels, classes)[0] == total
+@pytest.mark.parametrize("size", [(16, 24), (20, 12), (4, 4)])
+@pytest.mark.parametrize("decoder", ["linear", "upernet"])
+def test_costs_of_a_decoder_are_those_of_the_module(
+    decoder: DecoderName, size: tuple[int, int]
+) -> None:
+    backbone = SHAPE.replace(image_size=size, embed_dim=24)
+    with torch.device("meta"):
+        built = Segmenter(ViT(backbone), decoder, 40, 7).eval().decoder
+        maps = [torch.empty(1, 24, *backbone.grid) for _ in built.maps_after(3)]
+        with FlopCounterMode(display=False) as counter:
+            built(maps, None)
+    cost = Decoder(decoder, 40, 7)
+    assert cost.params(backbone) == sum(one.numel() for one in built.parameters())
+    assert cost.macs(backbone) == counter.get_total_flops() // 2

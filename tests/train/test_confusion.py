@@ -20,7 +20,7 @@ from masktas.train.optim.layer_decay import layer_groups, layer_of
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 from masktas.train.segmenters import SegmenterFacts, load_segmenter, save_segmenter
-from masktas.train.windows import Views, segment_image, slide, window_starts
+from masktas.train.windows import SlidingRows, Views, class_map, segment_bands, window_starts
 from pairs import opened, write_pairs
 
 SHAPE = Architecture(
@@ -39,6 +39,11 @@ def network() -> Segmenter:
     with torch.no_grad():
         made.decoder.classify.weight.mul_(100)
     return made.eval()
+
+
+def slide(network: Segmenter, image: Tensor) -> Tensor:
+    """Return the logits of an image `[1, C, H, W]` at once, `[K, H, W]`."""
+    return SlidingRows(network, image, Runtime.choose("cpu", "fp32")).rows(0, image.shape[2])
 
 
 def by_loops(true: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float]:
@@ -104,10 +109,9 @@ def test_sliding_windows_against_loops(network: Segmenter, size: tuple[int, int]
                 logits = network(padded[:, :, top : top + 16, left : left + 16])[0][0]
             total[:, top : top + 16, left : left + 16] += logits
             times[top : top + 16, left : left + 16] += 1
-    with torch.no_grad():
-        found = slide(network, image, Runtime.choose("cpu", "fp32"))
-    assert found.shape == (1, 3, *size)
-    assert torch.allclose(found[0], (total / times)[:, : size[0], : size[1]], atol=1e-5)
+    found = slide(network, image)
+    assert found.shape == (3, *size)
+    assert torch.allclose(found, (total / times)[:, : size[0], : size[1]], atol=1e-5)
 
 
 def test_several_views_average_probabilities(network: Segmenter) -> None:
@@ -115,7 +119,7 @@ def test_several_views_average_probabilities(network: Segmenter) -> None:
     pixels = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8)
     runtime, scale = Runtime.choose("cpu", "fp32"), {"mean": (0.4,) * 3, "std": (0.2,) * 3}
     views = Views(None, (1.0, 1.5), flip=True)
-    found = segment_image(network, pixels, views, runtime=runtime, **scale)
+    found = torch.cat([*segment_bands(network, pixels, views, runtime=runtime, **scale)], dim=2)
     total = torch.zeros(1, 3, 20, 30)
     for factor in (1.0, 1.5):
         size = (round(20 * factor), round(30 * factor))
@@ -124,14 +128,47 @@ def test_several_views_average_probabilities(network: Segmenter) -> None:
             box = torch.tensor([[0, 0, 20, 30]])
             mean, std = (torch.tensor(one) for one in scale.values())
             image = crop(seen[None].contiguous(), box, None, size, mean=mean, std=std)
-            with torch.no_grad():
-                logits = slide(network, image, runtime, at_once=1)
+            logits = slide(network, image)[None]
             logits = torch.nn.functional.interpolate(logits, (20, 30), mode="bilinear")
             shares = logits.softmax(dim=1)
             total += shares.flip(3) if mirrored else shares
     assert torch.allclose(found.exp(), total / 4, atol=1e-4)
     assert not torch.allclose(found.exp(), shares, atol=1e-2)
     assert views.windows((20, 30), (16, 16)) == 2 * (2 * 3 + 3 * 4)
+
+
+@pytest.mark.parametrize(
+    "views", [Views(), Views(23), Views(70), Views(40, (0.6, 1.0), flip=True, at_once=2)]
+)
+def test_bands_of_rows_are_the_whole_and_keep_few_rows(
+    network: Segmenter, views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small bands against one band, and against logits that are scaled as a whole."""
+    pixels = torch.randint(0, 256, (61, 47, 3), dtype=torch.uint8)
+    given = {"mean": (0.4,) * 3, "std": (0.2,) * 3, "runtime": Runtime.choose("cpu", "fp32")}
+    whole = list(segment_bands(network, pixels, views, **given))
+    assert [one.shape for one in whole] == [(1, 3, 61, 47)]
+    kept, reach = [], SlidingRows._reach
+
+    def watched(self: SlidingRows, first: int, last: int) -> None:
+        reach(self, first, last)
+        kept.append(self._total.shape[1] / self.size[0])
+
+    monkeypatch.setattr(SlidingRows, "_reach", watched)
+    bands = list(segment_bands(network, pixels, views, **given, entries=3 * 47 * 5))
+    assert [one.shape[2] for one in bands] == [5] * 12 + [1]
+    assert torch.allclose(torch.cat(bands, dim=2), whole[0], atol=1e-5)
+    if views.at_once == 2:
+        assert max(kept) < 0.8
+    same = class_map(network, pixels, views, **given)
+    assert torch.equal(same, whole[0][0].argmax(dim=0).to(torch.int16))
+    if len(views.scales) == 1:
+        mean, std = (torch.tensor(given[name]) for name in ("mean", "std"))
+        box = torch.tensor([[0, 0, 61, 47]])
+        image = crop(pixels[None], box, None, views.sizes((61, 47))[0], mean=mean, std=std)
+        logits = slide(network, image)[None]
+        scaled = torch.nn.functional.interpolate(logits, (61, 47), mode="bilinear")
+        assert torch.allclose(whole[0], scaled, atol=1e-4)
 
 
 @pytest.mark.parametrize("short_side", [None, 20])
@@ -149,8 +186,7 @@ def test_every_image_is_counted_at_its_own_size(
         predicted, loss = [], 0.0
         for row in rows:
             image = (torch.from_numpy(images.image(row)).permute(2, 0, 1) / 255 - mean) / std
-            with torch.no_grad():
-                logits = slide(network, image[None].float(), runtime)[0]
+            logits = slide(network, image[None].float())
             predicted.append(logits.argmax(dim=0).numpy())
             log_shares = logits.log_softmax(dim=0)
             for (y, x), label in np.ndenumerate(images.mask(row)):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from masktas.artifacts import SEGMENTER
 from masktas.cli.options import Json, Overwrite, Quiet
 from masktas.console import Console
-from masktas.formats import shown
+from masktas.formats import format_target, shown
 
 if TYPE_CHECKING:
     from masktas.measure.clock import Rounds
@@ -116,7 +117,11 @@ def build(
 
 def measure(
     network: Annotated[
-        str, Parameter(help="Network to measure: an architecture.json, or a folder with one.")
+        str,
+        Parameter(
+            help="Network to measure: an architecture.json, or a folder with one. Of a "
+            "segmenter's folder, backbone and decoder are measured apart."
+        ),
     ],
     /,
     *,
@@ -132,17 +137,25 @@ def measure(
     json: Json = False,
 ) -> None:
     """Measure the latency of a network on a target."""
-    from masktas.stages.latency import measure_latency as stage
+    from masktas.stages.latency import measure_latency, measure_segmenter
 
     target = _target(engine, device, threads, batch, precision, command, timeout)
-    timing = stage(network, target=target, rounds=_rounds(rounds), console=Console(quiet=quiet))
+    often = _rounds(rounds)
+    if (Path(network) / SEGMENTER).exists():
+        parts = measure_segmenter(network, target=target, rounds=often)
+    else:
+        console = Console(quiet=quiet)
+        parts = {"": measure_latency(network, target=target, rounds=often, console=console)}
     if json:
-        content = {"target": target.describe(), **dataclasses.asdict(timing)}
+        times = {name: dataclasses.asdict(timing) for name, timing in parts.items()}
+        content = {"target": target.describe(), **(times.get("") or times)}
         print(json_module.dumps(content, indent=2))
         return
-    spread = f" ({timing.low_ms:.3g} to {timing.high_ms:.3g} ms in four calls of five)"
-    many = f", {timing.repeats} calls" if timing.repeats > 1 else ""
-    print(f"{timing.median_ms:.3g} ms{spread if many else ''}: {shown(str(target))}{many}.")
+    for name, timing in parts.items():
+        spread = f" ({timing.low_ms:.3g} to {timing.high_ms:.3g} ms in four calls of five)"
+        many = f", {timing.repeats} calls" if timing.repeats > 1 else ""
+        text = f"{timing.median_ms:.3g} ms{spread if many else ''}: {shown(str(target))}{many}."
+        print(f"{name}: {text}" if name else text)
 
 
 def _target(
@@ -178,8 +191,6 @@ def _rounds(count: int | None) -> Rounds | None:
 
 def lines_of(model: LatencyModel) -> list[str]:
     """Return the lines that are printed for a model: its entries, and its error."""
-    from masktas.measure.target import format_target
-
     lines = [format_target(model.target)]
     titles = f"{'patch':>7}{'width':>7}{'stem':>9}"
     lines.append(f"{titles}   attention by heads, MLP by its width: ms of one block")

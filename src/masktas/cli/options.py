@@ -16,6 +16,7 @@ from masktas.config import (
     DataSettings,
     LatencySettings,
     RuntimeSettings,
+    SegmentSettings,
     Settings,
     UsedBudgetSettings,
     load,
@@ -111,6 +112,11 @@ class StageSettings:
     runtime: RuntimeSettings
     sections: dict[str, dict[str, Any]]
 
+    @property
+    def segment(self) -> SegmentSettings:
+        """Settings of a segmentation in the configuration file."""
+        return resolve(SegmentSettings, self.sections.get("segment"))
+
     @staticmethod
     def read(
         config: Path | None, images: DataSettings | None, machine: RuntimeSettings | None
@@ -146,7 +152,9 @@ def settings_of_all(
         "finetune": training,
     }
     merged = {name: said.get(name, {}) | flags for name, flags in layers.items()}
-    return validate(AllSettings, merged)
+    whole, segment = validate(AllSettings, merged), resolve(SegmentSettings, said.get("segment"))
+    counting = {name: getattr(whole, name).with_decoder(segment) for name in ("supernet", "search")}
+    return whole.model_copy(update=counting)
 
 
 def given(*groups: Settings | None) -> dict[str, Any]:

@@ -168,13 +168,13 @@ def _segment(
     from masktas.data.masks import ADE_CLASSES, open_pairs
     from masktas.stages.plan.segmenting import plan_segment
 
-    classes, names = ADE_CLASSES, settings.segment.classes
+    classes, names = ADE_CLASSES, settings.segment.names
     if data is not None:
         ignore, column = settings.segment.ignore, settings.data.image_column
         pairs = open_pairs(data, image_column=column, ignore=ignore)
         num_images = len(pairs.places)
         classes = classes if pairs.classes is None else len(pairs.classes.names)
-    classes = classes if names is None else len(names.split(","))
+    classes = classes if names is None else len(names)
     assert num_images is not None
     found = plan_segment(
         num_images,

@@ -20,7 +20,7 @@ from masktas.artifacts import (
 )
 from masktas.errors import MasktasError
 from masktas.files import read_json, read_lines
-from masktas.formats import format_seconds, shown
+from masktas.formats import format_seconds, format_target, shown
 from masktas.space import (
     PRESETS,
     Architecture,
@@ -47,6 +47,7 @@ from masktas.stages.validate.manifest import ValidationManifest
 
 # keys that are printed in a form of their own
 RANGES = {"params": "params", "macs": "macs", "file_size": "size", "memory": "memory"}
+APART = ("counted_classes", "decoder", "latency_ms", "latency_target")
 ARCHITECTURE_LINES = (
     "kind", "name", "blocks", "num_heads", "mlp_ratio", "params", "macs", "size", "memory",
 )  # fmt: skip
@@ -125,10 +126,14 @@ def _decoder(folder: Path) -> dict[str, Any]:
     facts = read_json(folder / SEGMENTER)
     decoder: dict[str, Any] = {key: facts[key] for key in ("decoder", "channels", "classes")}
     stage = Stage("segment", folder)
+    latency: dict[str, Any] = {}
     if stage.finished:
-        costs = SegmentManifest.read(stage).decoder
-        decoder |= {"params": costs.params, "macs": costs.macs}
-    return {"decoder": decoder}
+        made = SegmentManifest.read(stage)
+        decoder |= {"params": made.decoder.params, "macs": made.decoder.macs}
+        if made.latency_target is not None:
+            both = {"backbone": made.backbone.latency_ms, "decoder": made.decoder.latency_ms}
+            latency = {"latency_ms": both, "latency_target": made.latency_target}
+    return {"decoder": decoder, **latency}
 
 
 def _architecture(one: Architecture) -> dict[str, Any]:
@@ -252,7 +257,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     lines = [f"{'space ' + content['name'] if content['kind'] == 'space' else content['kind']}"]
     shown = ("kind", "name", "size", *RANGES) if content["kind"] == "space" else ARCHITECTURE_LINES
     for key, value in content.items():
-        if key not in shown and key not in ("counted_classes", "decoder"):
+        if key not in shown and key not in APART:
             text = ", ".join(str(v) for v in value) if isinstance(value, list) else value
             lines.append(f"  {key:12} {text}")
     if content["kind"] == "space":
@@ -287,7 +292,14 @@ def _decoder_lines(content: dict[str, Any]) -> list[str]:
     text = f"{one['decoder']}{channels}, {len(one['classes'])} classes"
     if "params" in one:
         text += f", {one['params']:,} params, {one['macs']:,} macs; above is the backbone alone"
-    return [f"  {'decoder':12} {text}"]
+    lines = [f"  {'decoder':12} {text}"]
+    if "latency_ms" in content:
+        times = [
+            f"{part} {format_amount('latency', ms)}" for part, ms in content["latency_ms"].items()
+        ]
+        where = format_target(content["latency_target"])
+        lines.append(f"  {'latency':12} {', '.join(times)}: {where}")
+    return lines
 
 
 def _block_lines(blocks: list[dict[str, Any]]) -> list[str]:

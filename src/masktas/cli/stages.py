@@ -113,7 +113,7 @@ def supernet(
     common = StageSettings.read(config, images, machine)
     settings = resolve(
         SupernetSettings, common.sections.get("supernet"), given(budget, latency, options)
-    )
+    ).with_decoder(common.segment)
     settings.check(SearchSpace.load(settings.space))  # before torch is loaded
     from masktas.stages.supernet.stage import supernet as stage
 
@@ -152,7 +152,7 @@ def search(
     common = StageSettings.read(config, images, machine)
     settings = resolve(
         SearchSettings, common.sections.get("search"), given(budget, latency, rating, options)
-    )
+    ).with_decoder(common.segment)
     check_first(settings, out)
     from masktas.stages.search.stage import search as stage
 

@@ -54,6 +54,7 @@ def validate(
     common = StageSettings.read(config, images, machine)
     section = common.sections.get("validate")
     settings = resolve(ValidateSettings, section, compared, rating, budget, latency)
+    settings = settings.with_decoder(common.segment)
     check_first(settings, out)
     recipe = common.sections.get("finetune")
     from masktas.stages.validate.stage import validate as stage

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -23,8 +23,11 @@ from masktas.config.fields import (
     Temperature,
 )
 from masktas.config.masking import MaskRatioSettings
-from masktas.errors import ConfigError
+from masktas.config.segmenting import SegmentSettings
+from masktas.errors import BudgetError, ConfigError
 from masktas.space import QUANTITIES, Budget, BudgetedSpace, Costs, SearchSpace
+from masktas.space.costs import WITH_DECODER
+from masktas.space.decoder import Decoder
 
 LABEL_FREE = (  # from few images, or masked
     "consistency",
@@ -36,6 +39,16 @@ LABEL_FREE = (  # from few images, or masked
 )
 SIMILARITY = ("consistency", "projected", "fusion")  # these compare maps of equation (16)
 LIMITS = tuple(f"{end}_{what}" for what in QUANTITIES for end in ("max", "min"))
+ALL = "all"
+
+
+def _counted(text: str) -> str:
+    if text not in ("backbone", ALL):
+        try:
+            Decoder.parse(text, 1)
+        except BudgetError:
+            raise ValueError("give backbone, all, linear or upernet:256 (channels)") from None
+    return text
 
 
 class BudgetSettings(Settings):
@@ -71,8 +84,14 @@ class BudgetSettings(Settings):
     )
     num_classes: Annotated[int, Field(ge=0)] | None = Field(
         None,
-        description="Number of classes of the head that the budget counts. By default that "
-        "of the space.",
+        description="Number of classes of the head that the budget counts, or of the decoder. By "
+        "default that of the space.",
+    )
+    budget_counts: Annotated[str, AfterValidator(_counted)] = Field(
+        "backbone",
+        description="What --max-params and --max-macs count: backbone, or all, which adds the "
+        "decoder of masktas segment with --num-classes classes: that of [segment] in --config, "
+        "else upernet:256. Or name it: linear, upernet:64 (channels).",
     )
     export_precision: Literal["fp32", "fp16", "bf16"] = Field(
         "fp32",
@@ -95,11 +114,49 @@ class BudgetSettings(Settings):
         """Whether the budget has an upper limit."""
         return any(name.startswith("max_") for name in self.limits)
 
+    def with_decoder(self, segment: SegmentSettings) -> Self:
+        """Return them with the decoder of a segmentation, where they count `all`."""
+        if self.budget_counts != ALL:
+            return self
+        text = segment.decoder if segment.decoder == "linear" else f"upernet:{segment.channels}"
+        update: dict[str, str | int] = {"budget_counts": text}
+        if self.num_classes is None and segment.names is not None:
+            update["num_classes"] = len(segment.names)
+        return self.model_copy(update=update)
+
+    def decoder(self) -> Decoder | None:
+        """Return the decoder that the budget counts; None if it counts the backbone alone.
+
+        Raises:
+            ConfigError: if its number of classes is not known, or a limit is on another quantity
+                than `WITH_DECODER`.
+        """
+        counted = self.with_decoder(SegmentSettings())
+        if counted.budget_counts == "backbone":
+            return None
+        if not counted.num_classes:
+            raise ConfigError(
+                f"--budget-counts {self.budget_counts} counts a decoder: give --num-classes, the "
+                "number of classes of the masks."
+            )
+        self.require_counted(*(name[4:] for name in self.limits))
+        return Decoder.parse(counted.budget_counts, counted.num_classes)
+
+    def require_counted(self, *quantities: str) -> None:
+        """Raise ConfigError if a decoder counts, and one of these quantities leaves it out."""
+        wrong = [what for what in quantities if what not in WITH_DECODER]
+        if wrong and self.budget_counts != "backbone":
+            raise ConfigError(
+                f"The {wrong[0]} of a network is known without a decoder only, and --budget-counts "
+                f"{self.budget_counts} counts one: use parameters or MACs."
+            )
+
     def by_size(self, space: SearchSpace, *, min_use: float = 0.0) -> BudgetedSpace:
         """Return the architectures within all limits but those on latency: nothing is measured.
 
-        Their heads have `num_classes`. For the same arguments and limits as in the last call, the
-        result is that of the last call: it is slow to compute.
+        Their heads have `num_classes`, or they have none where a decoder counts. For the same
+        arguments and limits as in the last call, the result is that of the last call: it is slow to
+        compute.
 
         Args:
             space: the space.
@@ -108,16 +165,18 @@ class BudgetSettings(Settings):
         Raises:
             BudgetError: if there are none, with what would be possible.
         """
-        if self.num_classes is not None:
+        costs = Costs(self.export_precision, decoder=self.decoder())
+        if costs.decoder is not None:
+            space = space.replace(num_classes=0)
+        elif self.num_classes is not None:
             space = space.replace(num_classes=self.num_classes)
         limits = {name: text for name, text in self.limits.items() if "latency" not in name}
-        budget = Budget.of(limits, space, Costs(self.export_precision))
-        return _budgeted(space, budget, self.export_precision, min_use)
+        return _budgeted(space, Budget.of(limits, space, costs), costs, min_use)
 
 
 @lru_cache(maxsize=2)
-def _budgeted(space: SearchSpace, budget: Budget, precision: str, min_use: float) -> BudgetedSpace:
-    return BudgetedSpace(space, budget, Costs(precision), min_use=min_use)
+def _budgeted(space: SearchSpace, budget: Budget, costs: Costs, min_use: float) -> BudgetedSpace:
+    return BudgetedSpace(space, budget, costs, min_use=min_use)
 
 
 class UsedBudgetSettings(BudgetSettings):
@@ -309,8 +368,9 @@ class SearchSettings(UsedBudgetSettings, CostSettings, RatingSettings, StrategyS
         return self.by_size(space, min_use=0.0 if self.max_latency else self.min_use)
 
     def _require_together(self) -> None:
-        """Raise ConfigError unless rating, strategy and racing can be combined."""
+        """Raise ConfigError unless rating, strategy, racing and costs can be combined."""
         self._require_similarity()
+        self.require_counted(*(self.objectives or "params").split(","))
         if self.racing and self.rating not in LABEL_FREE:
             raise ConfigError(
                 f"--racing compares networks on a few images first, and --rating {self.rating} "

@@ -89,3 +89,8 @@ class SegmentSettings(OptimSettings, EpochSettings):
         description="Number of epochs between measurements on the validation split; the last epoch "
         "is always measured.",
     )
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the classes; None where they are found with the masks."""
+        return None if self.classes is None else tuple(map(str.strip, self.classes.split(",")))

@@ -95,7 +95,8 @@ class ValidateSettings(CostSettings, RatingSettings, ComparisonSettings):
         return self.of or (limited[0] if len(limited) == 1 else "params")
 
     def _require_together(self) -> None:
-        """Raise ConfigError unless a band's center and quantity go with its width."""
+        """Raise ConfigError unless a band's center and quantity go with its width and costs."""
+        self.require_counted(self.quantity)
         for name in ("center", "of"):
             if getattr(self, name) is not None and self.band is None:
                 raise ConfigError(f"--{name} describes a band: give --band 5% as well.")

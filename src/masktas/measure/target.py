@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from masktas.errors import ConfigError
+from masktas.formats import format_target
 from masktas.nn.vit import ViT
 from masktas.train.runtime import Runtime, processor_name
 
@@ -140,18 +141,6 @@ class Target:
 
     def __str__(self) -> str:
         return format_target(self.describe())
-
-
-def format_target(described: Mapping[str, Any]) -> str:
-    """Format the description of a target for people."""
-    if described["engine"] in ("command", "function"):
-        return f"{described['engine']} {described[described['engine']]}"
-    threads = described["threads"]
-    of_threads = f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    return (
-        f"{described['engine']} on {described['name']} ({described['device']}{of_threads}), "
-        f"{described['precision']}, batch of {described['batch']}"
-    )
 
 
 def _require_compiler(*, cuda: bool) -> None:

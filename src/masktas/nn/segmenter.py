@@ -10,23 +10,17 @@ ViT, F channels of the decoder, K classes.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from masktas.nn.patches import patchify
 from masktas.nn.vit import NORM_EPS, ViT, run_blocks
-from masktas.space import Architecture
+from masktas.space.decoder import AUXILIARY, POOL_SIDES, DecoderName
 
-POOLS = (1, 2, 3, 6)  # sides of the grids of pyramid pooling
 GROUPS = 32  # of channels that are normalised together, at most
 LEAST_OF_GROUP = 8  # channels: a map of one pixel has to have something to normalise
 DROPOUT = 0.1  # of the channels before the last layer, in training
-AUXILIARY = 256  # channels of the auxiliary head
-DecoderName = Literal["upernet", "linear"]
 
 
 def depths_of_maps(depth: int) -> tuple[int, ...]:
@@ -46,6 +40,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         architecture: of the backbone.
+        num_classes: K.
         dropped: number of channels that `drop_channels` draws for.
     """
 
@@ -54,7 +49,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = backbone.architecture
-        self.backbone = backbone
+        self.backbone, self.num_classes = backbone, num_classes
         width = self.architecture.embed_dim
         upernet = decoder == "upernet"
         self.decoder: Linear | UperNet = (
@@ -106,8 +101,12 @@ class Segmenter(nn.Module):
         Returns:
             The result; in training with UperNet also that of the auxiliary head.
         """
-        maps = self.maps(images, branches, recompute=recompute)
-        size = images.shape[2:]
+        return self.decode(self.maps(images, branches, recompute=recompute), images.shape[2:], kept)
+
+    def decode(
+        self, maps: list[Tensor], size: torch.Size, kept: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return logits of a size (H, W) from maps; see `forward`."""
         return tuple(_resized(one, size) for one in self.decoder(maps, kept))
 
 
@@ -118,23 +117,6 @@ def drop_channels(images: int, channels: int, seed: int) -> Tensor:
     """
     noise = torch.rand(images, channels, generator=torch.Generator().manual_seed(seed))
     return (noise >= DROPOUT) / (1 - DROPOUT)
-
-
-def decoder_costs(
-    architecture: Architecture, decoder: DecoderName, channels: int, num_classes: int
-) -> tuple[int, int]:
-    """Return parameters and multiply-accumulates of a decoder for one image, as in evaluation.
-
-    Counted by torch on a decoder without data.
-    """
-    with torch.device("meta"):
-        whole = Segmenter(ViT(architecture), decoder, channels, num_classes).eval()
-        shape = (1, architecture.embed_dim, *architecture.grid)
-        maps = [torch.empty(shape) for _ in whole.decoder.maps_after(architecture.depth)]
-        with FlopCounterMode(display=False) as counter:
-            whole.decoder(maps, None)
-    parameters = sum(one.numel() for one in whole.decoder.parameters())
-    return parameters, counter.get_total_flops() // 2
 
 
 class Linear(nn.Module):
@@ -180,8 +162,8 @@ class UperNet(nn.Module):
                 nn.MaxPool2d(2, ceil_mode=True),
             ]
         )
-        self.pooled = nn.ModuleList(_layer(width, channels, 1) for _ in POOLS)
-        self.joined = _layer(width + len(POOLS) * channels, channels, 3)
+        self.pooled = nn.ModuleList(_layer(width, channels, 1) for _ in POOL_SIDES)
+        self.joined = _layer(width + len(POOL_SIDES) * channels, channels, 3)
         self.lateral = nn.ModuleList(_layer(width, channels, 1) for _ in range(3))
         self.fused = nn.ModuleList(_layer(channels, channels, 3) for _ in range(3))
         self.last = _layer(4 * channels, channels, 3)
@@ -219,7 +201,7 @@ class UperNet(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         """Join the coarsest map with its averages over grids, `[B, F, h/2, w/2]`."""
         found = [x]
-        for side, layer in zip(POOLS, self.pooled, strict=True):
+        for side, layer in zip(POOL_SIDES, self.pooled, strict=True):
             found.append(_resized(layer(F.adaptive_avg_pool2d(x, side)), x.shape[2:]))
         return self.joined(torch.cat(found, dim=1))  # type: ignore[no-any-return]
 

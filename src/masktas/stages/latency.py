@@ -16,10 +16,12 @@ from masktas.measure.build import (
     turn_log_path,
 )
 from masktas.measure.clock import Rounds, Timing
+from masktas.measure.parts import time_parts
 from masktas.measure.target import Measure, Target
 from masktas.measure.turns import measure_in_turns
 from masktas.space import PRESETS, Architecture, SearchSpace
 from masktas.space.latency import LatencyModel
+from masktas.train.segmenters import load_segmenter
 
 
 def build_latency(
@@ -99,6 +101,19 @@ def measure_latency(
         network = Architecture.load(path / ARCHITECTURE if path.is_dir() else path)
     target = target_of(target, measure)
     return measure_in_turns([network], target, rounds=rounds, console=console)[0]
+
+
+def measure_segmenter(
+    folder: str | Path, *, target: Target | None = None, rounds: Rounds | None = None
+) -> dict[str, Timing]:
+    """Measure `backbone` and `decoder` of a segmenter on one crop.
+
+    Args:
+        folder: of the segmenter.
+        target: what is measured on; eager torch on the CPU if None.
+        rounds: how often they are measured.
+    """
+    return time_parts(load_segmenter(Path(folder))[0], target or Target(), rounds=rounds)
 
 
 def target_of(target: Target | None, measure: Measure | None) -> Target:

@@ -267,12 +267,18 @@ def _require_same_focus(run: Run, settings: SupernetSettings) -> None:
     before = read_json(claim).get("settings", {})
     if before.get("sampler") != "focus" or settings.sampler != "focus":
         return
-    limits = {name: before[name] for name in LIMITS if before.get(name) is not None}
-    if limits != settings.limits:
+    then = {name: before[name] for name in LIMITS if before.get(name) is not None}
+    now = dict(settings.limits)
+    for limits, counted in (
+        (then, before.get("budget_counts", "backbone")),
+        (now, settings.budget_counts),
+    ):
+        limits |= {} if counted == "backbone" else {"budget_counts": counted}
+    if then != now:
         raise ConfigError(
-            f"{run.supernet.folder} was trained near the budget {flags(limits)}, not near "
-            f"{flags(settings.limits)}: search it by `masktas search --out {run.folder} "
-            f"{flags(settings.limits)}`, or give another --out."
+            f"{run.supernet.folder} was trained near the budget {flags(then)}, not near "
+            f"{flags(now)}: search it by `masktas search --out {run.folder} {flags(now)}`, or give "
+            "another --out."
         )
 
 

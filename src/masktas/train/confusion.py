@@ -19,7 +19,7 @@ from masktas.data.segmentation import SegmentationImages
 from masktas.nn.segmenter import Segmenter
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
-from masktas.train.windows import Views, segment_image
+from masktas.train.windows import Views, segment_bands
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,24 @@ class Confusion:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One image that was segmented.
+
+    Attributes:
+        row: its number in the images.
+        pixels: `[H, W, C]`.
+        truth, found: classes of the mask and of the segmenter, `[H, W]`.
+        counts: `[K, K]`, see `Confusion`.
+    """
+
+    row: int
+    pixels: NDArray[np.uint8]
+    truth: NDArray[np.int16]
+    found: NDArray[np.int16]
+    counts: NDArray[np.int64]
+
+
 @torch.no_grad()
 def confusion(
     network: Segmenter,
@@ -85,6 +103,7 @@ def confusion(
     runtime: Runtime,
     ranks: Ranks = ALONE,
     advance: Callable[[int], None] = lambda _: None,
+    watch: Callable[[Measured], None] | None = None,
 ) -> Confusion:
     """Segment every image of some splits at its own size, and count.
 
@@ -96,6 +115,7 @@ def confusion(
         runtime: device and precision.
         ranks: the processes that share the images.
         advance: called with the number of images that are done.
+        watch: called with each image.
     """
     was_training = network.training
     network.eval()
@@ -103,22 +123,30 @@ def confusion(
     counts = torch.zeros(classes * classes, dtype=torch.long, device=runtime.device)
     loss = torch.zeros(1, dtype=torch.float64, device=runtime.device)
     for done, row in enumerate(ranks.mine(images.rows(*splits).tolist()), start=1):
-        logits = segment_image(
+        pixels, truth = images.image(row), images.mask(row)
+        own, found, top = torch.zeros_like(counts), [], 0
+        for logits in segment_bands(
             network,
-            torch.from_numpy(images.image(row)).to(runtime.device),
+            torch.from_numpy(pixels).to(runtime.device),
             views,
             mean=images.mean,
             std=images.std,
             runtime=runtime,
-        )
-        target = torch.from_numpy(images.mask(row).astype(np.int64)).to(runtime.device)
-        labelled = target != IGNORED
-        predicted = logits[0].argmax(dim=0)
-        pair = target[labelled] * classes + predicted[labelled]
-        counts += torch.bincount(pair, minlength=classes * classes)
-        loss += F.cross_entropy(
-            logits, target[None], ignore_index=IGNORED, reduction="sum"
-        ).double()
+        ):
+            predicted, bottom = logits[0].argmax(dim=0), top + logits.shape[2]
+            target = torch.from_numpy(truth[top:bottom]).to(runtime.device, torch.long)
+            labelled, top = target != IGNORED, bottom
+            pair = target[labelled] * classes + predicted[labelled]
+            own += torch.bincount(pair, minlength=classes * classes)
+            loss += F.cross_entropy(
+                logits, target[None], ignore_index=IGNORED, reduction="sum"
+            ).double()
+            if watch is not None:
+                found.append(predicted.to(torch.int16).cpu())
+        counts += own
+        if watch is not None:
+            of_image = own.view(classes, classes).cpu().numpy()
+            watch(Measured(row, pixels, truth, torch.cat(found).numpy(), of_image))
         advance(done)
     network.train(was_training)
     ranks.sum(counts), ranks.sum(loss)

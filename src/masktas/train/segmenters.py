@@ -11,8 +11,9 @@ import torch
 from masktas.artifacts import SEGMENTER
 from masktas.errors import ArtifactError
 from masktas.files import read_json, write_json
-from masktas.nn.segmenter import DecoderName, Segmenter
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
+from masktas.space.decoder import DecoderName
 from masktas.train import checkpoint
 from masktas.train.input import NetworkInput
 from masktas.train.networks import load_network, read_shape, save_network

@@ -142,7 +142,8 @@ class Tables:
         if what == "latency":
             return ticks(self.costs.latency_model().stem[stem])
         one = self._networks[stem]
-        return cost.stem_params(one) if what == "params" else cost.stem_macs(one)
+        amount = cost.stem_params(one) if what == "params" else cost.stem_macs(one)
+        return amount + self.costs.of_decoder(what, one)
 
     def _tokens(self, stem: Stem) -> int:
         return self._networks[stem].num_patches + 1

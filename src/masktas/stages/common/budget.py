@@ -46,12 +46,13 @@ def costed(
 
     Raises:
         BudgetError: if no architecture meets the budget.
-        ConfigError: if a function measures, but latency has no limit.
+        ConfigError: if a function measures, but latency has no limit; or if a decoder counts.
     """
     if not (latency or settings.limits_latency or settings.latency):
         if measure is not None:
             raise ConfigError("measure= was given, but no limit on latency: give max_latency too.")
         return candidates, None, {}
+    settings.require_counted("latency")
     space = candidates.space
     if settings.latency:
         path = Path(settings.latency)

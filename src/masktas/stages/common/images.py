@@ -195,8 +195,8 @@ def open_masks(
         bar: shows progress.
     """
     classes, ignore = None, settings.ignore
-    if settings.classes is not None:
-        classes = classes_of([name.strip() for name in settings.classes.split(",")], ignore)
+    if settings.names is not None:
+        classes = classes_of(settings.names, ignore)
     return SegmentationImages(
         open_pairs(images.location, image_column=images.settings.image_column, ignore=ignore),
         in_channels=images.in_channels,

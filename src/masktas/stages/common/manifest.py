@@ -240,6 +240,7 @@ class SearchManifest(StageManifest):
     Attributes:
         rating: the name of the rating.
         budget: the limits.
+        counted: what they and all costs count: `backbone`, or the decoder that they add to it.
         feasible: networks of the space within the budget.
         rated: networks that were rated.
         reused: how many of these had been rated by other searches of the run.
@@ -250,6 +251,7 @@ class SearchManifest(StageManifest):
 
     rating: str
     budget: Budget
+    counted: str
     feasible: int
     rated: int
     reused: int
@@ -257,13 +259,21 @@ class SearchManifest(StageManifest):
     latency_target: dict[str, Any] | None
     result: SearchResult
 
+    @property
+    def limits(self) -> str:
+        """The budget for people, with what it counts if that is not the network alone."""
+        more = "" if self.counted == "backbone" else f" with the decoder {self.counted}"
+        return f"{self.budget}{more}"
+
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        settings = content["settings"]["settings"]
         budget, result = Budget(**content["budget"]), SearchResult.of(content)
         result.require_costs({"params", "macs", *content["objectives"], *budget.limited()})
         return {
-            "rating": content["settings"]["settings"]["rating"],
+            "rating": settings["rating"],
             "budget": budget,
+            "counted": settings.get("budget_counts", "backbone"),  # earlier versions had no choice
             "objectives": tuple(content["objectives"]),
             "result": result,
             **{key: content[key] for key in ("feasible", "rated", "reused", "latency_target")},

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from masktas.config import EvaluateSettings, SegmentSettings
+from masktas.data.examples import Examples
 from masktas.data.masks import Classes, Pairs, open_pairs
 from masktas.data.segmentation import SegmentationImages
 from masktas.data.store.image_store import SplitAccess
 from masktas.errors import ConfigError, DataError
 from masktas.files import write_json, write_text
 from masktas.formats import csv_text
-from masktas.nn.segmenter import decoder_costs
 from masktas.segment_predictor import SegmentPredictor
 from masktas.space import macs
+from masktas.space.decoder import Decoder
 from masktas.stages.common.images import changes_since_stage, open_masks
 from masktas.stages.common.stage import ClaimedStage, Context
 from masktas.stages.evaluate import pictures
 from masktas.stages.evaluate.asked import Asked
 from masktas.stages.evaluate.manifest import EVALUATION
 from masktas.stages.evaluate.where import note_reading
+from masktas.stages.evaluate.worst import WorstImages
 from masktas.train.confusion import Confusion, confusion
 from masktas.train.networks import weights_file
 from masktas.train.segmenters import SegmenterFacts
@@ -54,9 +56,16 @@ def evaluate_segmenter(
     views = network.views(scales, flip=settings.flip)
     views = replace(views, at_once=min(settings.batch_size, views.at_once))
     rows, began = images.rows(split).tolist(), time.perf_counter()
+    worst = WorstImages(images)
     with context.console.bar("evaluating", len(rows)) as bar:
         measured = confusion(
-            network, images, split, views=views, runtime=context.runtime, advance=bar.update
+            network,
+            images,
+            split,
+            views=views,
+            runtime=context.runtime,
+            advance=bar.update,
+            watch=worst.add,
         )
     seconds = time.perf_counter() - began
     found = _outcome(context, measured, images, split) | {
@@ -64,12 +73,13 @@ def evaluate_segmenter(
         "images_per_second": len(rows) / seconds,
     }
     shape, facts = network.architecture, network.facts
-    of_decoder = decoder_costs(shape, facts.decoder, facts.channels, len(facts.classes))[1]
+    decoder = Decoder(facts.decoder, facts.channels, len(facts.classes))
     windows = sum(views.windows(images.size(row), shape.image_size) for row in rows)
-    cost = {"images": len(rows), "flops": 2 * (macs(shape) + of_decoder) * windows}
+    cost = {"images": len(rows), "flops": 2 * (macs(shape) + decoder.macs(shape)) * windows}
 
     def write() -> dict[str, Any]:
         outcome = _write(context, stage.folder, measured, network.classes, found)
+        Examples.write(stage.folder, worst.found)
         about = {"network": asked.network, "split": asked.split}
         return {**about, "readings": readings, "outcome": outcome}
 

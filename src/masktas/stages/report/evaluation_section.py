@@ -10,6 +10,7 @@ from masktas.errors import ArtifactError
 from masktas.files import read_json
 from masktas.formats import shown
 from masktas.stages.evaluate.manifest import EVALUATION, SUMMARY, EvaluationManifest
+from masktas.stages.report.examples_figure import examples_figure
 from masktas.stages.report.page import Figure, Reported, Section, Table, Text, html, png
 
 SEGMENTED = ("class", "share of pixels", "IoU", "accuracy")
@@ -31,6 +32,11 @@ PER_CLASS = (
 CONFUSION = (
     "Rows are true classes, columns what the network says; each row sums to 100 %. Dark cells "
     "beside the diagonal are classes that are taken for each other."
+)
+WORST = (
+    "The images with the lowest mean IoU over the classes of their masks, the lowest first. From "
+    "left to right: the image, its mask, what the segmenter finds. Black pixels of a mask are "
+    "ignored."
 )
 MISTAKES = (
     "The {:,} wrong answers that the network is most sure of, the surest first: the true class "
@@ -67,6 +73,8 @@ def _parts(
         cells = _segmented_cells if segmented else _cells
         yield Table(SEGMENTED if segmented else HEADER, [cells(row) for row in rows])
         yield Text(html(SEGMENTED_NOTE if segmented else PER_CLASS, folder.name), "note")
+    if segmented:
+        yield from examples_figure(folder, [str(row["class"]) for row in rows], WORST)
     alt = "Confusion matrix: true classes in rows, predicted classes in columns"
     if picture := png(folder / "confusion.png", alt):
         yield Figure(picture, CONFUSION, wide=True)

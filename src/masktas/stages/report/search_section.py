@@ -151,7 +151,7 @@ def _lead(found: Found) -> str:
     return html(
         "Budget {}: <b>{} parameters</b>, <b>{} MACs</b>{}. This is {} of {:,} rated networks{}, "
         "out of {:,} that meet the budget{}.",
-        search.budget,
+        search.limits,
         format_quantity(winner.costs["params"]),
         format_quantity(winner.costs["macs"]),
         accuracy,

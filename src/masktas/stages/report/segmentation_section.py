@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from masktas.data.class_maps import class_colors
-from masktas.errors import ArtifactError
-from masktas.formats import shown
-from masktas.space import format_quantity
+from masktas.formats import format_target, shown
+from masktas.space import format_amount, format_quantity
 from masktas.stages.common import charts
-from masktas.stages.report.page import Figure, Reported, Section, Table, Text, chart, html, png
-from masktas.stages.segment.manifest import EXAMPLES, SHOWN, Examples, SegmentManifest
+from masktas.stages.report.examples_figure import class_keys, examples_figure
+from masktas.stages.report.page import Figure, Reported, Section, Table, Text, chart, html
+from masktas.stages.segment.manifest import SegmentManifest
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 MANY = 40  # classes above which only those with the lowest and the highest IoU are drawn
+MEASURES = ("miou", "pixel_accuracy", "class_accuracy")
+COMPARED = (
+    "segmenter", "start", "patch", "backbone", "its MACs", "mIoU", "pixels right",
+    "mean over classes",
+)  # fmt: skip
+SEEDS = (
+    "In percent, on the test split. Segmenters that differ by their seed only are one row, with "
+    "mean and standard deviation. Start: weights of the backbone before; MACs are for one crop."
+)
 HEADER = ("class", "training pixels", "test pixels", "IoU", "accuracy")
 PER_CLASS = (
     "In percent, on the test split at the size of the images. IoU: pixels of a class that are "
@@ -34,12 +43,47 @@ PICTURES = (
 def segmentation_sections(reported: Reported) -> Iterator[Section]:
     """Yield a section for each segmenter; its curves are with those of other trainings.
 
+    Before them one that compares them, if there are several.
+
     Raises:
         ArtifactError: if a file of a segmenter is damaged.
     """
-    for stage in reported.run.named("segment"):
-        manifest = SegmentManifest.read(stage)
-        yield Section(f"Segmentation: {stage.folder.name}", _parts(stage.folder, manifest))
+    made = {stage.folder: SegmentManifest.read(stage) for stage in reported.run.named("segment")}
+    if len(made) > 1:
+        yield _comparison(made)
+    for folder, manifest in made.items():
+        yield Section(f"Segmentation: {folder.name}", _parts(folder, manifest))
+
+
+def _comparison(made: Mapping[Path, SegmentManifest]) -> Section:
+    """Return a table of all segmenters, the best first; those that differ by seed are one row."""
+    groups: dict[str, list[Path]] = {}
+    for folder, one in made.items():
+        groups.setdefault(one.but_for_seed, []).append(folder)
+
+    def measured(folders: list[Path], name: str) -> list[float]:
+        return [100 * getattr(made[folder], name) for folder in folders]
+
+    ranked = sorted(groups.values(), key=lambda folders: -fmean(measured(folders, "miou")))
+    rows = []
+    for folders in ranked:
+        one = made[folders[0]]
+        rows.append(
+            [
+                shown(", ".join(folder.name for folder in folders)),
+                one.init,
+                f"{one.patch_size}",
+                format_quantity(one.backbone.params),
+                format_quantity(one.backbone.macs),
+                *(_spread(measured(folders, name)) for name in MEASURES),
+            ]
+        )
+    return Section("Segmenters compared", [Table(COMPARED, rows), Text(SEEDS, "note")])
+
+
+def _spread(values: list[float]) -> str:
+    text = f"{fmean(values):.2f}"
+    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
 
 
 def _parts(folder: Path, manifest: SegmentManifest) -> list[Text | Table | Figure]:
@@ -50,13 +94,12 @@ def _parts(folder: Path, manifest: SegmentManifest) -> list[Text | Table | Figur
         "images.",
         *(f"{100 * value:.2f}" for value in values), tested,
     )  # fmt: skip
-    colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_colors(len(manifest.classes)).tolist()]
-    named = dict(zip(manifest.classes, colors, strict=True))
+    named = dict(zip(manifest.classes, class_keys(len(manifest.classes)), strict=True))
     return [
         Text(lead, "lead"),
         Text(_about(manifest), "note"),
-        _costs(manifest),
-        *_pictures(folder, manifest, colors),
+        *_costs(manifest),
+        *examples_figure(folder, manifest.classes, PICTURES),
         _bars(manifest, named),
         Table(HEADER, [_cells(name, manifest) for name in manifest.classes]),
         Text(PER_CLASS, "note"),
@@ -76,8 +119,8 @@ def _about(manifest: SegmentManifest) -> Markup:
     )  # fmt: skip
 
 
-def _costs(manifest: SegmentManifest) -> Table:
-    """Return parameters and operations of backbone and decoder apart."""
+def _costs(manifest: SegmentManifest) -> Iterator[Text | Table]:
+    """Yield parameters, operations and times of backbone and decoder apart."""
     parts = {"backbone": manifest.backbone, f"decoder ({manifest.decoder_name})": manifest.decoder}
     rows = [
         [name, format_quantity(one.params), format_quantity(one.macs)]
@@ -86,26 +129,16 @@ def _costs(manifest: SegmentManifest) -> Table:
     totals = (sum(one.params for one in parts.values()), sum(one.macs for one in parts.values()))
     rows.append(["both", *(format_quantity(total) for total in totals)])
     size = " x ".join(map(str, manifest.image_size))
-    return Table(["part", "parameters", f"MACs for {size} pixels"], rows)
-
-
-def _pictures(
-    folder: Path, manifest: SegmentManifest, colors: list[str]
-) -> Iterator[Text | Figure]:
-    """Yield the validation pictures, and a legend of the classes that occur in them."""
-    examples = Examples.read(folder)
-    alt = "Validation images in rows: image, mask, what the segmenter finds"
-    if examples is None or (picture := png(folder / EXAMPLES, alt)) is None:
-        return
-    yield Figure(picture, PICTURES, wide=True)
-    if any(not 0 <= number < len(colors) for number in examples.classes):
-        raise ArtifactError(
-            f"{folder / SHOWN}: damaged, it names a class that there is not. Run the stage again "
-            "with --overwrite."
-        )
-    key = '<span class="key"><i style="background: {}"></i>{}</span>'
-    entries = [html(key, colors[one], shown(manifest.classes[one])) for one in examples.classes]
-    yield Text(html("{}" * len(entries), *entries))
+    header = ["part", "parameters", f"MACs for {size} pixels"]
+    times = [one.latency_ms for one in parts.values() if one.latency_ms is not None]
+    if len(times) == len(parts):
+        header.append("latency")
+        for row, time in zip(rows, [*times, sum(times)], strict=True):
+            row.append(format_amount("latency", time))
+    yield Table(header, rows)
+    if manifest.latency_target is not None:
+        where = format_target(manifest.latency_target)
+        yield Text(html("Latency of one inference: {}.", where), "note")
 
 
 def _bars(manifest: SegmentManifest, colors: dict[str, str]) -> Figure:

@@ -123,7 +123,7 @@ class ResultTable:
             kept: fine-tunings of the network that another run has found (`is_kept`).
             refined: the refinement of the search, whose winner is the first row.
         """
-        title = f"{search.budget}: {search.rated:,} of {search.feasible:,} networks rated"
+        title = f"{search.limits}: {search.rated:,} of {search.feasible:,} networks rated"
         if search.reused:
             title += f", {search.reused:,} of them by earlier searches"
         rows = [

@@ -1,27 +1,29 @@
-"""Typed reader of the manifest of `segment/NAME/`, and of its pictures. Never imports torch."""
+"""Typed reader of the manifest of `segment/NAME/`. Never imports torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from masktas.errors import ArtifactError
-from masktas.files import read_json
 from masktas.space import Architecture
 from masktas.stages.common.manifest import StageManifest
-
-EXAMPLES = "examples.png"  # images, their masks, and what the segmenter finds
-SHOWN = "examples.json"  # which images, and which classes occur in the picture
 
 
 @dataclass(frozen=True, slots=True)
 class PartCosts:
-    """Parameters and multiply-accumulates, for one crop, of a part of a segmenter."""
+    """Costs of a part of a segmenter.
+
+    Attributes:
+        params: number of parameters.
+        macs: multiply-accumulates for one crop.
+        latency_ms: milliseconds for one crop; None where an earlier version did not measure it.
+    """
 
     params: int
     macs: int
+    latency_ms: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,9 @@ class SegmentManifest(StageManifest):
     """The manifest of `segment/NAME/`.
 
     Attributes:
+        but_for_seed: all that was asked for but the seed, as a text that can be compared.
+        init: weights that the backbone started from: `inherit` or `scratch`.
+        patch_size: of the backbone, in pixels.
         decoder_name: `upernet` or `linear`.
         image_size: (height, width) of a crop.
         classes: their names, in the order of the logits.
@@ -39,8 +44,12 @@ class SegmentManifest(StageManifest):
         absent: classes that do not occur there.
         pixel_shares: share of each class in the training pixels.
         backbone, decoder: their costs.
+        latency_target: what latency was measured on; None where it was not measured.
     """
 
+    but_for_seed: str
+    init: str
+    patch_size: int
     decoder_name: str
     image_size: tuple[int, int]
     classes: tuple[str, ...]
@@ -55,54 +64,26 @@ class SegmentManifest(StageManifest):
     pixel_shares: dict[str, float]
     backbone: PartCosts
     decoder: PartCosts
+    latency_target: dict[str, Any] | None
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        backbone = Architecture.from_dict(content["settings"]["architecture"])
+        asked = content["settings"]
+        backbone = Architecture.from_dict(asked["architecture"])
         tested, parts = content["test"], {}
         for part in ("backbone", "decoder"):
-            parts[part] = PartCosts(content[part]["params"], content[part]["macs"])
+            one = content[part]
+            parts[part] = PartCosts(one["params"], one["macs"], one.get("latency_ms"))
         return {
-            "decoder_name": content["settings"]["settings"]["decoder"],
+            "but_for_seed": json.dumps({**asked, "seed": None}, sort_keys=True),
+            "init": asked["settings"]["init"],
+            "patch_size": backbone.patch_size,
+            "decoder_name": asked["settings"]["decoder"],
             "image_size": backbone.image_size,
             "validation_miou": content["validation"]["miou"],
             **{key: tuple(content[key]) for key in ("classes", "absent")},
             **{key: tested[key] for key in ("miou", "pixel_accuracy", "class_accuracy")},
             **{key: content[key] for key in ("best_epoch", "epochs", "per_class", "pixel_shares")},
             **parts,
+            "latency_target": content.get("latency_target"),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """What `examples.png` shows.
-
-    Attributes:
-        names: of the images, one for each row.
-        classes: indices of the classes that occur, in the masks or in what was found.
-    """
-
-    names: tuple[str, ...]
-    classes: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return {"names": list(self.names), "classes": list(self.classes)}
-
-    @staticmethod
-    def read(folder: Path) -> Examples | None:
-        """Read `examples.json` of a stage's folder; None if the stage has drawn nothing.
-
-        Raises:
-            ArtifactError: if it is damaged.
-        """
-        path = folder / SHOWN
-        if not path.exists():
-            return None
-        content = read_json(path)
-        try:
-            return Examples(tuple(map(str, content["names"])), tuple(map(int, content["classes"])))
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path}: damaged ({error}). Run the stage again with --overwrite."
-            ) from None

@@ -12,9 +12,12 @@ from masktas.console import Console
 from masktas.data.joint import JointBatches
 from masktas.data.segmentation import SegmentationImages
 from masktas.formats import format_size
-from masktas.nn.segmenter import Segmenter, decoder_costs
+from masktas.measure.parts import FEW, time_parts
+from masktas.measure.target import Target
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, format_quantity, macs, params
+from masktas.space.decoder import Decoder
 from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
 from masktas.stages.common.stage import ClaimedStage, Context
@@ -60,8 +63,8 @@ def segment(
 
     Returns:
         The manifest, with `test` and `validation` (`miou`, `pixel_accuracy`, `class_accuracy`,
-        `loss`), `per_class` and `absent` of the test split, `backbone` and `decoder` (parameters
-        and multiply-accumulates) and `best_epoch`.
+        `loss`), `per_class` and `absent` of the test split, `backbone` and `decoder` (parameters,
+        multiply-accumulates and milliseconds for a crop) and `best_epoch`.
 
     Raises:
         MasktasError: with one sentence for the user.
@@ -126,12 +129,13 @@ class _Training:
         context, settings = self.context, self.settings
         classes = len(self.images.classes.names)
         network = segmenter_network(settings, self.backbone, classes, start, context.setup)
-        costs = decoder_costs(self.backbone, settings.decoder, settings.channels, classes)
+        decoder = Decoder(settings.decoder, settings.channels, classes)
         context.console.say(
             f"Backbone: {format_quantity(params(self.backbone))} parameters, "
             f"{format_quantity(macs(self.backbone))} MACs for a crop of "
             f"{format_size(self.backbone.image_size)}; decoder {settings.decoder}: "
-            f"{format_quantity(costs[0])} and {format_quantity(costs[1])}."
+            f"{format_quantity(decoder.params(self.backbone))} and "
+            f"{format_quantity(decoder.macs(self.backbone))}."
         )
         task = segmenter_task(settings, network, classes, self.batches, context.setup)
         best = BestEpoch(self.stage.folder, self.batches.steps_per_epoch)
@@ -153,7 +157,7 @@ class _Training:
                 f"Best epoch by validation: {one.number} of {last.number} (mIoU "
                 f"{one.values['miou']:.2%}, last {last.values['miou']:.2%})."
             )
-            return self._write(network, costs, test) | {
+            return self._write(network, decoder, test) | {
                 "best_epoch": one.number,
                 "epochs": last.number,
                 "validation": one.values,
@@ -177,7 +181,7 @@ class _Training:
             ranks=context.ranks,
         )
 
-    def _write(self, network: Segmenter, costs: tuple[int, int], test: Confusion) -> dict[str, Any]:
+    def _write(self, network: Segmenter, decoder: Decoder, test: Confusion) -> dict[str, Any]:
         """Write the network, print the table of classes, and return what the manifest says."""
         images, settings = self.images, self.settings
         size, channels = self.backbone.image_size, self.backbone.in_channels
@@ -200,13 +204,27 @@ class _Training:
         _print_classes(self.context.console, per_class, absent)
         return {
             "classes": list(images.classes.names),
-            "backbone": {"params": params(self.backbone), "macs": macs(self.backbone)},
-            "decoder": {"params": costs[0], "macs": costs[1]},
+            **self._parts(network, decoder),
             "pixel_shares": images.pixel_shares(*TRAINED),
             "test": test.measures(),
             "per_class": per_class,
             "absent": absent,
         }
+
+    def _parts(self, network: Segmenter, decoder: Decoder) -> dict[str, Any]:
+        """Return the costs of backbone and decoder; times are measured where it was trained."""
+        runtime, one = self.context.runtime, self.backbone
+        target = Target(device=str(runtime.device), precision="bf16" if runtime.bf16 else "fp32")
+        times = time_parts(network, target, rounds=FEW)
+        counts = {
+            "backbone": {"params": params(one), "macs": macs(one)},
+            "decoder": {"params": decoder.params(one), "macs": decoder.macs(one)},
+        }
+        parts = {
+            name: {**counted, "latency_ms": times[name].median_ms}
+            for name, counted in counts.items()
+        }
+        return {**parts, "latency_target": target.describe()}
 
 
 def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) -> ImageInput:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 from masktas.config import SegmentSettings
 from masktas.data.joint import JointAugment, JointBatches
-from masktas.nn.segmenter import Segmenter, decoder_costs
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.teachers.pretrained import resize_encoder
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
+from masktas.space.decoder import Decoder
 from masktas.stages.common.tasks import Setup, recipe
 from masktas.train.tasks.segment import Segmentation, SegmenterRecipe
 
@@ -68,14 +69,14 @@ def segmenter_task(
     optimised = SegmenterRecipe(
         **asdict(recipe(settings, batches)), beta2=BETA2, layer_decay=settings.layer_decay
     )
-    costs = decoder_costs(network.architecture, settings.decoder, settings.channels, num_classes)
+    decoder = Decoder(settings.decoder, settings.channels, num_classes)
     return Segmentation(
         network,
         batches,
         optimised,
         setup.runtime,
         drop_path=settings.drop_path,
-        decoder_macs=costs[1],
+        decoder_macs=decoder.macs(network.architecture),
         seed=setup.seed,
         ranks=setup.ranks,
     )
