@@ -92,7 +92,9 @@ def missing_names(tree: ast.AST) -> list[str]:
             wanted = [("masktas", node.attr)]
         else:
             continue
-        found += [f"{home}.{name}" for home, name in wanted if not _has(home, name)]
+        found += [
+            f"{home}.{name or ''}".rstrip(".") for home, name in wanted if not _has(home, name)
+        ]
     return found
 
 

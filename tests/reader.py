@@ -99,10 +99,10 @@ IN_PYTHON = {
     'max_params="6M"': 'max_params="12K", population=6, generations=2, parents=3',
     'finetune(out="runs/first")': 'finetune(out="runs/first", epochs=1, batch_size=16)',
 }
-MADE = dict.fromkeys(("run", "transfer", "teacher", "latency build", "export"), "") | {
-    name: f"{name}/" for name in ("supernet", "search", "refine", "distill", "finetune", "segment",
-                                  "validate")
-}  # fmt: skip
+# What a command makes in OUT: all of it, or a folder of its own name.
+WHOLE = {"run", "transfer", "teacher", "latency build", "export"}
+PARTS = {"supernet": "", "search": "main", "refine": "main", "distill": "main",
+         "finetune": "main", "segment": "main", "validate": "main"}  # fmt: skip
 
 
 @dataclass
@@ -180,11 +180,7 @@ class Reader:
         made += MORE.get(command, ())
         if "--config" not in made and "--config" in _flags_of(command):
             made += ["--config", "recipe.toml"]
-        if command in MADE and "--out" in made:
-            out = Path(made[made.index("--out") + 1])
-            name = made[made.index("--name") + 1] if "--name" in made else "main"
-            folder = out / (MADE[command] + (name if command != "supernet" else ""))
-            _remove(out if not MADE[command] or "--teacher" in made else folder)
+        _clear(command, made)
         return made
 
     def run_python(self, block: Block, names: dict[str, Any]) -> None:
@@ -204,6 +200,7 @@ class Reader:
 SETTLED = (
     "run photos --out runs/first --config recipe.toml --quiet",
     "segment camvid --out runs/first --config recipe.toml --quiet",
+    "latency build runs/first --threads 1 --held-out 2 --quiet",
     "export runs/first --quiet",
     "export runs/first --to torch,timm,onnx --out shipped --quiet",
     "teacher photos --out runs/second --config recipe.toml --seed 1 --quiet",
@@ -241,6 +238,18 @@ def _draw(folder: Path) -> None:
     draw_images(folder, 120)
     for path in sorted(folder.rglob("*.png")):
         Image.open(path).resize((SIDE, SIDE)).save(path)
+
+
+def _clear(command: str, words: list[str]) -> None:
+    """Remove what a command makes, so that it makes it."""
+    flags = {flag: value for flag, value in pairwise(words) if flag.startswith("--")}
+    if "--out" not in flags:
+        if command == "export":
+            _remove(Path(*Path(words[1]).parts[:2], "export"))
+    elif command in WHOLE or "--teacher" in flags:
+        _remove(Path(flags["--out"]))
+    elif command in PARTS:
+        _remove(Path(flags["--out"], command, flags.get("--name", PARTS[command])))
 
 
 def _remove(path: Path) -> None:
