@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from code_blocks import missing_names
+
 pytestmark = pytest.mark.e2e
 EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOK = EXAMPLES / "search.ipynb"
 PRINTED = {
     "own_teacher.py": (
         r"Supernet trained on \d+ images",
@@ -55,3 +61,33 @@ def test_headers_name_the_command_and_the_time(name: str) -> None:
     header = (EXAMPLES / name).read_text().split('"""')[1]
     assert f"python examples/{name} --out" in header
     assert re.search(r"Takes about \d+ seconds on one CPU core\.", header)
+
+
+def code_cells() -> list[str]:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_is_without_outputs_and_its_names_exist() -> None:
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+    assert missing_names(ast.parse("\n".join(code_cells()))) == []
+
+
+@pytest.mark.slow
+def test_the_notebook_goes_from_images_to_a_plotted_front(tmp_path: Path) -> None:
+    looked_at = (
+        "assert len(axes.collections[0].get_offsets()) == len(rated) > 50\n"
+        "assert len(axes.lines[0].get_xdata()) == len(front) > 2\n"
+        "figure.savefig('front.png')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*code_cells(), looked_at])],
+        cwd=tmp_path, env=os.environ | {"MPLBACKEND": "agg"},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Winner: [\d,]+ parameters, rating 0\.\d{4}$", done.stdout, re.MULTILINE)
+    assert done.stdout.splitlines()[-1].startswith("(100, ")
+    assert (tmp_path / "front.png").stat().st_size > 10_000

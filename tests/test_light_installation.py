@@ -166,4 +166,4 @@ def test_require_extra_returns_the_module_or_names_what_is_missing():
 def test_every_extra_is_part_of_all_but_clients_of_services():
     extras = PROJECT["optional-dependencies"]
     named = Requirement(extras["all"][0]).extras
-    assert named == set(extras) - {"all", "dev", "docs", "wandb", "mlflow"}
+    assert named == set(extras) - {"all", "dev", "wandb", "mlflow"}

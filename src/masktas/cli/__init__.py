@@ -267,6 +267,8 @@ GROUPS = {
     """,
 }
 
+COMPLETION = "Let the Tab key complete commands and flags."
+
 
 def build_app(*, help_all: bool = False) -> App:
     """Return the command line; no command is loaded yet.
@@ -293,6 +295,7 @@ def build_app(*, help_all: bool = False) -> App:
             )
             app.command(groups[group])
         groups[group].command(target, name=name, help=cleandoc(text), sort_key=order)
+    app.register_install_completion_command(help=COMPLETION)
     return app
 
 
