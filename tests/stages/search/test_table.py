@@ -183,3 +183,27 @@ def test_a_kept_architecture_is_its_own_row_even_if_it_is_the_winner_again():
     accuracies = column(shown, "top-1 %")
     assert (accuracies["winner"], accuracies["kept architecture"]) == ("90.00", "60.00")
     assert any("kept architecture: 90.0 against 60.0 %" in one for one in shown.verdicts())
+
+
+def test_only_what_was_trained_as_the_winner_was_first_is_averaged() -> None:
+    content = search_content()
+    main, other = (finetune_content(content["winner"], top1) for top1 in (0.5, 0.6))
+    longer, refined, scratch = (
+        finetune_content(content["winner"], 0.9),
+        finetune_content(content["winner"], 0.8),
+        finetune_content(content["winner"], 0.3, "scratch"),
+    )
+    uniform, unlike = (finetune_content(content["uniform"], top1) for top1 in (0.4, 0.7))
+    for one in (longer, unlike):
+        one["settings"]["settings"]["epochs"] = 30
+    refined["parents"]["weights"] = {"file": "../../refine/main/weights.safetensors"}
+    trained = [main, other, longer, refined, scratch, uniform, unlike]
+    found = ResultTable.of(
+        SearchManifest.of(content), [FinetuneManifest.of(one) for one in trained]
+    )
+    top1 = {row.name: row.top1 for row in found.rows}
+    assert top1["winner"] == "55.00 ± 7.07"
+    assert top1["winner, from scratch"] == "30.00"
+    assert top1["largest uniform"] == "40.00"
+    first = [FinetuneManifest.of(one) for one in (longer, *trained)]
+    assert ResultTable.of(SearchManifest.of(content), first).rows[0].top1 == "90.00 ± 0.00"

@@ -351,6 +351,7 @@ class FinetuneManifest(StageManifest):
     Attributes:
         architecture: of the trained network.
         init: `inherit` or `scratch`.
+        recipe: all settings but `init`.
         params, macs: of the trained network, with the head of its classes.
         top1, top5: accuracy on the test split, as shares.
         num_test: number of images of that split.
@@ -360,6 +361,7 @@ class FinetuneManifest(StageManifest):
 
     architecture: Architecture
     init: str
+    recipe: Mapping[str, Any]
     params: int
     macs: int
     weights: str | None
@@ -372,6 +374,11 @@ class FinetuneManifest(StageManifest):
         return {
             "architecture": Architecture.from_dict(content["settings"]["architecture"]),
             "init": content["settings"]["settings"]["init"],
+            "recipe": {
+                name: value
+                for name, value in content["settings"]["settings"].items()
+                if name != "init"
+            },
             "params": content["params"],
             "macs": content["macs"],
             "weights": content["parents"].get("weights", {}).get("file"),
@@ -379,6 +386,12 @@ class FinetuneManifest(StageManifest):
             "top5": content["test"]["top5"],
             "num_test": content["images"]["splits"]["test"]["images"],
         }
+
+    @property
+    def refined(self) -> str | None:
+        """Name of the refinement that it started from; None if it started elsewhere."""
+        parts = Path(self.weights or "").parts
+        return parts[parts.index("refine") + 1] if "refine" in parts[:-1] else None
 
     def started_in(self, folder: Path, start: Path) -> bool:
         """Return whether this fine-tuning, in `folder`, began with the weights in `start`."""

@@ -16,7 +16,7 @@ from masktas.stages.common.manifest import FinetuneManifest, RefineManifest, Sea
 from masktas.stages.report.explorer import Points, explorer
 from masktas.stages.report.page import Bullets, Figure, Reported, Section, Table, Text, chart, html
 from masktas.stages.report.refine_section import refinement_section
-from masktas.stages.search.table import ResultTable, is_kept
+from masktas.stages.search.table import ResultTable, alike_to_first, is_kept
 from masktas.stages.supernet.manifest import SupernetManifest
 from masktas.strategies import Evaluated
 
@@ -57,7 +57,7 @@ class Found:
         refined: manifest of its refinement; None if it was not refined.
         table: the winner beside its baselines.
         history: lines of the rated candidates.
-        finetuned: name and manifest of the run's fine-tunings, without networks found elsewhere.
+        finetuned: name and manifest of the run's fine-tunings that the table compares.
         supervised: whether labels trained the supernet.
     """
 
@@ -82,13 +82,16 @@ class Found:
         refinement = run.refine(stage.folder.name)
         search = SearchManifest.read(stage)
         refined = RefineManifest.read(refinement) if refinement.finished else None
+        name = stage.folder.name
+        finetuned[False].sort(key=lambda pair: _order(*pair, name))
         own, kept = ([one for _, one in finetuned[which]] for which in (False, True))
         table = ResultTable.of(search, own, kept=kept, refined=refined)
+        alike = {id(one) for one in alike_to_first(search, own, refined)}
+        compared = [pair for pair in finetuned[False] if id(pair[1]) in alike]
         trained = run.supernet
         supervised = trained.finished and SupernetManifest.read(trained).classes is not None
         history = read_lines(stage.folder / HISTORY)
-        name = stage.folder.name
-        return cls(name, search, refined, table, history, finetuned[False], supervised)
+        return cls(name, search, refined, table, history, compared, supervised)
 
     @property
     def rating(self) -> str:
@@ -100,6 +103,11 @@ class Found:
     def winner(self) -> Evaluated:
         """The winner of the refinement, or of the search if there is none."""
         return self.search.result.winner if self.refined is None else self.refined.winner.network
+
+
+def _order(name: str, tuned: FinetuneManifest, search: str) -> tuple[bool, bool]:
+    """Order fine-tunings: from the refinement of a search first, and `main` before others."""
+    return tuned.refined not in (search, None), name != "main"
 
 
 def search_sections(reported: Reported) -> Iterator[Section]:

@@ -119,13 +119,16 @@ class ResultTable:
 
         Args:
             search: the search.
-            finetuned: fine-tunings of the run; those of the shown networks are found among them.
+            finetuned: fine-tunings of the run, `main` first; those of the shown networks are found
+                among them. Only what was trained as the winner was first, by the same recipe and
+                from weights of the same stage, is compared with it.
             kept: fine-tunings of the network that another run has found (`is_kept`).
             refined: the refinement of the search, whose winner is the first row.
         """
         title = f"{search.limits}: {search.rated:,} of {search.feasible:,} networks rated"
         if search.reused:
             title += f", {search.reused:,} of them by earlier searches"
+        finetuned = alike_to_first(search, finetuned, refined)
         rows = [
             replace(row, finetuned=_of_row(row, finetuned))
             for row in _rows(search, finetuned, refined)
@@ -240,6 +243,23 @@ def _rows(
             for place, one in enumerate(result.random, start=1)
         ]
     return rows
+
+
+def alike_to_first(
+    search: SearchManifest,
+    finetuned: Sequence[FinetuneManifest],
+    refined: RefineManifest | None,
+) -> list[FinetuneManifest]:
+    """Return the fine-tunings that can be averaged and compared with the winner's first one."""
+    winner = search.result.winner if refined is None else refined.winner.network
+    first = next((one for one in finetuned if _trained(one, winner, "inherit")), None)
+    if first is None:
+        return list(finetuned)
+    return [
+        one
+        for one in finetuned
+        if one.recipe == first.recipe and (one.init == "scratch" or one.refined == first.refined)
+    ]
 
 
 def _alike(search: SearchManifest) -> list[list[str]]:
