@@ -253,9 +253,15 @@ def _clear(command: str, words: list[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    """Remove a file or folder, but for a run's latency models: they cost a minute each."""
+    if path.is_dir() and (path / "latency").is_dir():
+        for child in path.iterdir():
+            if child.name != "latency":
+                _remove(child)
+    elif path.is_dir():
         shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flags_of(command: str) -> set[str]:
