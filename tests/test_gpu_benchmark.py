@@ -226,7 +226,7 @@ def test_all_parts_run_in_small(gpu: SimpleNamespace, tmp_path, capsys) -> None:
         if row["part"] in ("p1", "p2", "p5", "p8"):
             assert 0 < row["numbers"]["share_of_peak"] < 2
             assert row["numbers"]["memory_bytes"] > 0
-    assert capsys.readouterr().out.count("\n| ") == len(status) + 1
+    assert capsys.readouterr().out.count("\n| ") == len(status) + 2  # head, rule
 
 
 def test_unknown_parts_and_failures_have_exit_codes(gpu: SimpleNamespace, tmp_path, monkeypatch):
