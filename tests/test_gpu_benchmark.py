@@ -22,7 +22,7 @@ from masktas.train.runtime import Runtime
 ROOT = Path(__file__).parents[1]
 SETTINGS = AllSettings(
     supernet=SupernetSettings(space="demo"),
-    teacher=TeacherSettings(embed_dim=32, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1),
+    teacher=TeacherSettings(embed_dim=32, depth=1, num_heads=2, decoder_dim=32, decoder_depth=1),
 )
 
 
@@ -143,7 +143,10 @@ def test_plans_are_those_of_the_lowest_share(gpu: SimpleNamespace) -> None:
     assert (device.flops, device.share) == (8e14, 0.2)
 
 
-def test_an_optimiser_that_changes_more_than_its_slice_is_found(checks, monkeypatch) -> None:
+def test_an_optimiser_that_changes_more_than_its_slice_is_found(
+    gpu: SimpleNamespace, checks, monkeypatch
+) -> None:
+    monkeypatch.setattr(gpu.gpu_checks, "STEPS", 2)
     assert checks.optimizer(9).kept
     usual = SlicedAdamW.step_slices
 
@@ -167,6 +170,17 @@ def test_losses_in_bf16_are_compared(gpu: SimpleNamespace, checks, monkeypatch) 
     assert not checks.losses(9).kept
 
 
+def test_trainings_are_apart_if_a_bit_or_a_line_differs(gpu: SimpleNamespace) -> None:
+    made = gpu.gpu_checks.Trained
+    one = made({"a": torch.ones(2)}, ["line"])
+    assert one.distance(made({"a": torch.ones(2)}, ["line"])) == 0
+    assert one.distance(made({"a": torch.tensor([1.0, 1.5])}, ["line"])) == 0.5
+    assert one.distance(made({"a": torch.ones(2)}, ["other"])) == float("inf")
+    assert one.distance(made({"a": torch.ones(2)}, [])) == float("inf")
+    assert one.distance(made({"b": torch.ones(2)}, ["line"])) == float("inf")
+
+
+@pytest.mark.slow
 def test_a_resumed_training_is_compared(gpu: SimpleNamespace, checks, monkeypatch) -> None:
     monkeypatch.setattr(gpu.gpu_checks, "STAGES", ("finetune",))
     found = checks.resume(9)
@@ -212,7 +226,7 @@ def test_all_parts_run_in_small(gpu: SimpleNamespace, tmp_path, capsys) -> None:
         if row["part"] in ("p1", "p2", "p5", "p8"):
             assert 0 < row["numbers"]["share_of_peak"] < 2
             assert row["numbers"]["memory_bytes"] > 0
-    assert capsys.readouterr().out.count("\n| ") == len(status) + 1
+    assert capsys.readouterr().out.count("\n| ") == len(status) + 2  # head, rule
 
 
 def test_unknown_parts_and_failures_have_exit_codes(gpu: SimpleNamespace, tmp_path, monkeypatch):

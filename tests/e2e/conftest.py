@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made.space.write_text(json.dumps(SPACE))
     made.recipe.write_text(RECIPE.format(space=made.space))
     return made
+
+
+@pytest.fixture
+def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `--precision auto` measure that bf16 is faster; everything before was made in fp32."""
+    from masktas.train.precision import StepTimes
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("masktas.train.runtime.has_bf16_products", lambda: True)
+    monkeypatch.setattr("masktas.train.precision.measure", lambda: StepTimes(fp32=2.0, bf16=1.0))
 
 
 @pytest.fixture

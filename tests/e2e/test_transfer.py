@@ -156,7 +156,9 @@ def test_no_label_and_no_test_image_is_read_before_its_time(moved: Moved) -> Non
 
 
 @pytest.mark.slow
-def test_the_table_shows_the_architecture_that_was_kept(moved: Moved, masktas: Call) -> None:
+def test_the_table_shows_the_architecture_that_was_kept(
+    moved: Moved, masktas: Call, another_machine: None
+) -> None:
     command = [one for one in moved.command if one != "--quiet"]
     code, _, said = masktas(*command, "--out", moved.out)
     assert code == 0

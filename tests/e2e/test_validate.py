@@ -105,7 +105,9 @@ def test_what_is_told_of_a_network_is_what_its_bits_say(validated: Path, world: 
     assert max(sizes) > 1.5 * min(sizes)
 
 
-def test_the_same_command_again_does_nothing(validated: Path, world: World, masktas: Call) -> None:
+def test_the_same_command_again_does_nothing(
+    validated: Path, world: World, masktas: Call, another_machine: None
+) -> None:
     tokens = ("validate", "--out", validated.parent.parent, "--config", world.recipe, *FEW)
     code, out, said = masktas(*tokens)
     assert code == 0

@@ -65,9 +65,9 @@ def doctor(
         return
     for name, version in found["versions"].items():
         print(f"  {name:12} {version}")
-    for device in found["devices"]:
-        speed = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in device["gflops"].items())
-        print(f"  {device['device']:12} {device['name']}: matrix products {speed} GFLOP/s")
+    for one in found["devices"]:
+        speed = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in one["gflops"].items())
+        print(f"  {one['device']:12} {one['name']}: matrix products {speed} GFLOP/s")
     print(f"  {'C compiler':12} {'yes' if found['c_compiler'] else NO_COMPILER}")
     print("  A training step works: the installation is complete.")
 

@@ -12,7 +12,7 @@ from masktas.train.step import train_step
 
 SETTINGS = AllSettings(
     supernet=SupernetSettings(space="demo"),
-    teacher=TeacherSettings(embed_dim=32, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1),
+    teacher=TeacherSettings(embed_dim=32, depth=1, num_heads=2, decoder_dim=32, decoder_depth=1),
 )
 
 
