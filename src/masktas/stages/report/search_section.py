@@ -83,7 +83,7 @@ class Found:
         search = SearchManifest.read(stage)
         refined = RefineManifest.read(refinement) if refinement.finished else None
         name = stage.folder.name
-        finetuned[False].sort(key=lambda pair: _order(*pair, name))
+        finetuned[False].sort(key=lambda pair: _order(pair[0], pair[1], name))
         own, kept = ([one for _, one in finetuned[which]] for which in (False, True))
         table = ResultTable.of(search, own, kept=kept, refined=refined)
         alike = {id(one) for one in alike_to_first(search, own, refined)}
