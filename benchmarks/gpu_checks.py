@@ -81,13 +81,13 @@ class Checks:
 
     def input(self, _: float) -> Finding:
         """Compare the masked patches of a batch with those that the CPU makes."""
-        on = {}
+        made = []
         for device in ("cpu", self.device):
             runtime = Runtime.choose(device, "fp32")
             task = task_on_noise("teacher", self.settings, runtime, BATCH)
-            made = pytree.tree_leaves(task.inputs(3, slice(0, BATCH)))
-            on[device] = [one.cpu() for one in made if isinstance(one, Tensor)]
-        pairs = list(zip(on["cpu"], on[self.device], strict=True))
+            leaves = pytree.tree_leaves(task.inputs(3, slice(0, BATCH)))
+            made.append([one.cpu() for one in leaves if isinstance(one, Tensor)])
+        pairs = list(zip(*made, strict=True))
         same = all(torch.equal(a, b) for a, b in pairs if not a.is_floating_point())
         far = max((a - b).abs().mean().item() for a, b in pairs if a.is_floating_point())
         result = f"masks {'equal' if same else 'differ'}; pixels differ by {far:.2g} in the mean"
