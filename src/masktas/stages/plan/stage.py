@@ -129,10 +129,9 @@ def task_on_noise(
     """
     settings, space, candidates = _resolved(settings)
     setup, adopted = Setup(settings.runtime.seed, runtime, ALONE), _adopted(space, settings)
-    images = batch_size
     trial = Trial(
-        stage, images, 0, space=space, candidates=candidates, settings=settings, setup=setup,
-        adopted=adopted,
+        stage, batch_size, 0, space=space, candidates=candidates, settings=settings,
+        setup=setup, adopted=adopted,
     )  # fmt: skip
     return trial.task(batch_size)
 
