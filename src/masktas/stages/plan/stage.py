@@ -128,16 +128,11 @@ def task_on_noise(
         ConfigError, BudgetError: if the settings do not go together.
     """
     settings, space, candidates = _resolved(settings)
+    setup, adopted = Setup(settings.runtime.seed, runtime, ALONE), _adopted(space, settings)
     trial = Trial(
-        stage,
-        batch_size,
-        0,
-        space=space,
-        candidates=candidates,
-        settings=settings,
-        setup=Setup(settings.runtime.seed, runtime, ALONE),
-        adopted=_adopted(space, settings),
-    )
+        stage, batch_size, 0, space=space, candidates=candidates, settings=settings,
+        setup=setup, adopted=adopted,
+    )  # fmt: skip
     return trial.task(batch_size)
 
 
