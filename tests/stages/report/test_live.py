@@ -273,20 +273,26 @@ def test_ctrl_c_ends_it_cleanly_and_the_run_is_not_touched(tmp_path: Path) -> No
     begin_teacher(tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     command = [sys.executable, "-m", "masktas", "report", str(tmp_path / "run"), "--watch"]
+    # a shell's background jobs ignore it, and so would a process that they start
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    port = int(line.split("/")[2].partition(":")[2])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", "/")
-    assert b"epoch 1 of 20" in connection.getresponse().read()
-    connection.close()
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=30)
+    signal.signal(signal.SIGINT, usual)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        port = int(line.split("/")[2].partition(":")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/")
+        assert b"epoch 1 of 20" in connection.getresponse().read()
+        connection.close()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, out, errors.strip()) == (0, "", "")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
