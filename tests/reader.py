@@ -178,7 +178,8 @@ class Reader:
             of = made[made.index("--of") + 1] if "--of" in made else "params"
             made[made.index("--center") + 1] = CENTERS[of]
         made += MORE.get(command, ())
-        if "--config" not in made and "--config" in _flags_of(command):
+        takes = "--config" in _flags_of(command) and (command != "doctor" or "--profile" in made)
+        if takes and "--config" not in made:
             made += ["--config", "recipe.toml"]
         _clear(command, made)
         return made
