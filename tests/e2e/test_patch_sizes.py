@@ -81,6 +81,7 @@ def test_a_run_holds_networks_of_both_sizes(whole: Path) -> None:
     assert (whole / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_supernet_of_two_sizes_ends_as_an_undisturbed_one(
     world: World, alone: Path, whole: Path, two_sizes: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_images_without_labels_are_taken_as_far_as_the_search(
     assert not (tmp_path / "run/finetune").exists()
 
 
+@pytest.mark.slow
 def test_parquet_with_unreadable_labels_is_searched(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -122,6 +123,7 @@ def test_broken_files_are_skipped_counted_and_named(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_declared_test_split_is_kept(world: World, tmp_path: Path, masktas: Call) -> None:
     folder = tmp_path / "images"
     for number, path in enumerate(sorted(world.images.rglob("*.png"))):

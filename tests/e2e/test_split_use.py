@@ -42,6 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, NDArray[np.in
     return recorded
 
 
+@pytest.mark.slow
 def test_a_supernet_is_probed_on_images_it_was_not_trained_on_and_tests_come_once_at_the_end(
     reads: list[tuple[str, str, NDArray[np.int64]]], world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -196,6 +196,7 @@ def test_images_that_change_between_stages_are_refused_by_number(
     assert "have changed since" in said
 
 
+@pytest.mark.slow
 def test_other_images_that_are_named_are_no_changed_ones(
     world: World, images: Path, tmp_path: Path, masktas: Call
 ) -> None:

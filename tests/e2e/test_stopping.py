@@ -82,6 +82,7 @@ def test_terminated_in_every_stage_a_run_ends_the_same(
     assert_identical(whole, out)
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_last_step_of_a_stage_is_not_forgotten(world: World, tmp_path: Path) -> None:
     out, said = tmp_path / "run", tmp_path / "said"
     # two steps for each stage, long ones
@@ -133,6 +134,7 @@ def test_every_stage_stops_in_time_and_gets_on_each_time(
     assert_identical(whole, out)
 
 
+@pytest.mark.slow
 def test_the_time_is_that_of_the_whole_run(
     world: World, long: Path, tmp_path: Path, masktas: Call
 ) -> None:

@@ -42,6 +42,7 @@ def test_small_images_alike_get_a_teacher_in_proportion(
     assert (shape.image_size, shape.patch_size, shape.embed_dim) == ((32, 32), 4, 192)
 
 
+@pytest.mark.slow
 def test_the_space_of_the_configuration_gives_size_and_shape(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

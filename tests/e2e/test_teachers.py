@@ -215,6 +215,7 @@ def test_grey_students_learn_from_a_teacher_of_colours(
         assert picture.height > 4 * 112
 
 
+@pytest.mark.slow
 def test_pre_training_starts_from_released_weights(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

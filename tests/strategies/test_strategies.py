@@ -186,7 +186,13 @@ def test_a_score_must_be_finite(number):
         Score(1.0, number)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(one, marks=pytest.mark.slow) if one in (NSGA2, RandomSearch) else one
+        for one in ALL
+    ],
+)
 def test_killed_after_any_line_it_goes_on_to_the_identical_end(kind, tmp_path):
     def make():
         return kind(SMALL, population=6, seed=5)

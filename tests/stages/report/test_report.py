@@ -176,6 +176,7 @@ def test_report_draws_how_the_supernet_converges(run: Path) -> None:
     assert ">pixel loss</text>" in page.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other & run $x^{"
     for none in (other, run):
@@ -191,6 +192,7 @@ def test_report_draws_two_supernets_beside_each_other(run: Path, tmp_path: Path)
     assert "largest, other &amp; run $x^{" in page  # the chart's legend
 
 
+@pytest.mark.slow
 def test_curves_of_two_supernets_that_measure_nothing_alike_are_not_mixed(
     run: Path, tmp_path: Path
 ) -> None:
