@@ -50,10 +50,11 @@ class Scale:
 
     Attributes:
         budgets: numbers of multiply-accumulates.
-        seeds: of supernets; the first is the one that settings were chosen on.
+        seeds: of supernets; the first is the one that settings were chosen on
+            (`study_table.CHOSEN_ON`).
         finetunings: of each network.
         latencies: budgets of the part `latency`, on one thread.
-        networks: of the part `ranking`, and `center` of their band, as a share of the budget.
+        networks: number of networks of the part `ranking`.
     """
 
     budgets: tuple[str, ...]

@@ -212,6 +212,9 @@ def test_files_and_folders_are_synced_before_and_after_a_rename(tmp_path, monkey
     calls.clear()
     append_lines(tmp_path / "lines.jsonl", ["{}"])
     assert calls == [("sync", str(tmp_path / "lines.jsonl"))]
+    calls.clear()
+    write_text(tmp_path / "new" / "folder" / "x", "1")  # the names of new folders are stored, too
+    assert {("sync", str(tmp_path)), ("sync", str(tmp_path / "new"))} <= set(calls[:2])
 
 
 def test_json_that_is_not_there(tmp_path):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +15,7 @@ from masktas.config import AllSettings, SupernetSettings, TeacherSettings
 from masktas.train.checkpoint import TrainingState
 from masktas.train.optim.sliced_adamw import SlicedAdamW
 from masktas.train.runtime import Runtime
+from scripts import imported
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = AllSettings(
@@ -27,12 +25,10 @@ SETTINGS = AllSettings(
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Iterator[SimpleNamespace]:
+def gpu() -> SimpleNamespace:
     """Import the scripts."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     names = ("gpu", "gpu_rows", "gpu_checks", "gpu_speed", "gpu_plans")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return SimpleNamespace(**{name: imported(name) for name in names})
 
 
 @pytest.fixture

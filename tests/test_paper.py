@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from masktas.cli import build_app
+from scripts import imported
 
 ROOT = Path(__file__).parents[1]
 DATA = ("IMAGENET=a", "CIFAR10=b", "CIFAR100=c", "PETS=d", "FLOWERS=e", "TEACHER=f")
@@ -20,13 +19,7 @@ DATA = ("IMAGENET=a", "CIFAR10=b", "CIFAR100=c", "PETS=d", "FLOWERS=e", "TEACHER
 @pytest.fixture(scope="module")
 def paper() -> ModuleType:
     """Import the script."""
-    spec = importlib.util.spec_from_file_location("paper", ROOT / "benchmarks/paper.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["paper"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return imported("paper")
 
 
 def listed(paper: ModuleType, capsys: pytest.CaptureFixture[str], *tokens: str) -> list[str]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from scripts import imported
 
 
 @pytest.fixture(scope="module")
-def scaling() -> Iterator[ModuleType]:
+def scaling() -> ModuleType:
     """Import the script."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module("scaling")
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return imported("scaling")
 
 
 def points(power: float, unit: float = 1.0) -> list[tuple[int, dict[str, float]]]:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from masktas.cli import build_app
+from scripts import imported
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def study() -> Iterator[ModuleType]:
+def study() -> ModuleType:
     """Import the script."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks/study.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["study"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return imported("study")
 
 
 def write(run: Path, top1: dict[str, float]) -> None:
@@ -106,10 +97,7 @@ def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path
 
 
 def test_holms_correction(study: ModuleType) -> None:
-    del study
-    import study_table
-
-    assert study_table.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+    assert imported("study_table").holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
         {"a": 0.03, "c": 0.06, "b": 0.06}
     )
 

@@ -27,7 +27,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         mode = _create(temporary)
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -52,6 +52,15 @@ def _create(path: Path) -> int:
         return os.fstat(descriptor).st_mode & 0o777
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, durably: each name is stored in the folder above."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        with suppress(PermissionError):  # one may write into a folder that cannot be opened
+            sync_folder(one.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -127,7 +136,7 @@ def read_json(path: Path) -> Any:
 def append_lines(path: Path, lines: list[str]) -> None:
     """Append lines in one write and make them durable; a torn last line is cut off first."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _cut_torn_line(path)
         with open(path, "a", encoding="utf-8", opener=not_through_links) as file:
             file.write("".join(line + "\n" for line in lines))

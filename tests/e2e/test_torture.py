@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from scripts import imported
 from worlds import Process, start
 
 pytestmark = pytest.mark.e2e
-SCRIPT = Path(__file__).parents[2] / "benchmarks/torture.py"
 
 
 @pytest.fixture(scope="module")
 def torture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("torture", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    return module
+    return imported("torture")
 
 
 @pytest.mark.slow
