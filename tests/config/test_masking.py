@@ -51,6 +51,13 @@ def test_a_ratio_that_is_set_is_kept() -> None:
     assert RefineSettings().of_supernet(trained).mask_ratio == 0.62
 
 
+def test_a_refinement_trains_as_its_supernet_did_where_nothing_else_is_said() -> None:
+    trained = SupernetSettings(lr=4e-3, weight_decay=0.1, clip_grad=1.0, warmup_share=0.3)
+    refined = RefineSettings(weight_decay=0.2).of_supernet(trained)
+    assert (refined.lr, refined.weight_decay, refined.clip_grad) == (4e-3, 0.2, 1.0)
+    assert refined.warmup_share == RefineSettings().warmup_share  # of a round, not of all epochs
+
+
 def test_the_paper_masks_nine_of_ten_whatever_their_number() -> None:
     paper = load(Path("paper"))
     assert [paper[name]["mask_ratio"] for name in ("supernet", "search", "validate")] == [0.9] * 3

@@ -125,11 +125,25 @@ class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
 class RefineSettings(StepSettings):
     """A last training of the best networks, each by itself and without labels (SPEC 6.5).
 
-    Batches are by default those of the supernet's training, see `of_supernet`.
+    Batches and optimiser are by default those of the supernet's training, see `of_supernet`.
     """
 
     batch_size: Count = Field(
         256, description="Number of images in a step. By default that of the supernet."
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(
+        1e-3,
+        description="Peak learning rate of each round, for a batch of 256; it is scaled to the "
+        "batch size. By default that of the supernet.",
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.05,
+        description="Weight decay of weight matrices. By default that of the supernet.",
+    )
+    clip_grad: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Largest norm of the gradients; larger ones are scaled down. By default as for "
+        "the supernet.",
     )
     crop_scale: CropScale = Field(
         (0.2, 1.0),
@@ -175,8 +189,8 @@ class RefineSettings(StepSettings):
     )
 
     def of_supernet(self, supernet: SupernetSettings) -> RefineSettings:
-        """Return them with batches, crops and masks of a supernet, where they set none."""
-        names = {"batch_size", "crop_scale", "flip", "color"} - self.model_fields_set
+        """Return them with batches, optimiser and masks of a supernet, where they set none."""
+        names = StepSettings.model_fields.keys() - {"warmup_share"} - self.model_fields_set
         names |= {"mask_ratio"} if self.mask_ratio is None else set()
         return self.model_copy(update={name: getattr(supernet, name) for name in names})
 
