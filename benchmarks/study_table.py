@@ -55,9 +55,12 @@ class Study:
         return self.out / kind / f"seed-{seed}" / budget
 
     def runs(self, kind: str = "main") -> Iterator[tuple[int, str, Path]]:
-        """Yield seed, budget and folder of what has been run."""
-        for folder in sorted((self.out / kind).glob("seed-*/*")):
-            yield int(folder.parent.name.removeprefix("seed-")), folder.name, folder
+        """Yield seed, budget and folder of what has been run, the smallest budget first."""
+        found = (
+            (int(folder.parent.name.removeprefix("seed-")), folder.name, folder)
+            for folder in (self.out / kind).glob("seed-*/*")
+        )
+        yield from sorted(found, key=lambda one: (one[0], float(one[1].rstrip("Mms"))))
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,7 @@ def page(found: Mapping[str, Any]) -> str:
         "## Accuracies",
         "Test top-1 in %, mean and standard deviation of fine-tunings with different seeds; of\n"
         "random networks those of the networks.",
+        "![Accuracy of winner and baselines, by budget](accuracies.svg)",
     ]
     for kind, entries in found["accuracies"].items():
         if entries:
@@ -265,10 +269,35 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def draw_accuracies(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the accuracies of winner and baselines by budget: each number, and their mean."""
+    budgets = list(dict.fromkeys(one["budget"] for one in entries))
+    found = {name for one in entries for name in one["accuracies"]}
+    names = [name for name in NETWORKS if name in found]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for column, name in enumerate(names):
+        shift = 0.8 * ((column + 0.5) / len(names) - 0.5)
+        for place, budget in enumerate(budgets):
+            of_budget = [one for one in entries if one["budget"] == budget]
+            values = [value for one in of_budget for value in one["accuracies"].get(name, [])]
+            if values:
+                at, color = place + shift, f"C{column}"
+                axes.scatter([at] * len(values), values, s=14, color=color, alpha=0.5)
+                axes.scatter([at], [statistics.fmean(values)], s=300, color=color, marker="_")
+        axes.scatter([], [], color=f"C{column}", label=NETWORKS[name])
+    axes.set_xticks(range(len(budgets)), [f"{budget} MACs" for budget in budgets])
+    axes.set_ylabel("test top-1 in %")
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def write_tables(study: Study, folder: Path) -> None:
-    """Write study.json, study.md and study.svg."""
+    """Write study.json, study.md, study.svg and accuracies.svg."""
     found = results(study)
     folder.mkdir(parents=True, exist_ok=True)
     draw(found, folder / "study.svg")
+    draw_accuracies(found["accuracies"]["main"], folder / "accuracies.svg")
     write_json(folder / "study.json", found)
     write_text(folder / "study.md", page(found))
