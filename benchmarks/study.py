@@ -6,8 +6,8 @@ Command   python benchmarks/study.py DATA --out runs/study [--scale small] [--pa
 Does      runs masktas, one command after the other. The same command resumes: what is finished is
           kept, so it can be stopped at any time.
 Shows     `--plan` lists the commands and the hours of those that are left, by what the same command
-          took for other seeds. `--table` writes study.json, study.md and two pictures into a folder,
-          from the manifests alone, of whatever is finished.
+          took for other seeds. `--table` writes study.json, study.md and two pictures into a
+          folder, from the manifests alone, of whatever is finished.
 Scale     full: all of CIFAR-10, for a GPU or days. small: 20,000 images, hours of a CPU core for
           each seed. smoke: minutes, to see that it works; its numbers say nothing.
 """

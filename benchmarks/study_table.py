@@ -289,7 +289,8 @@ def draw_accuracies(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xticks(range(len(budgets)), [f"{budget} MACs" for budget in budgets])
     axes.set_ylabel("test top-1 in %")
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside right center", frameon=False)
+    if names:
+        figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
