@@ -288,7 +288,7 @@ def test_without_a_head_features_come_out(randomize, pool: str):
 def test_starting_weights(randomize):
     network = randomize(ViT(ONE), 10)  # so that what is not drawn again would show
     network.init_weights(torch.Generator().manual_seed(0))
-    assert torch.equal(network(torch.randn(3, 3, 8, 12)), torch.zeros(3, 5))
+    assert network.head.weight.abs().min() > 0  # from zeros the blocks would learn nothing at first
     assert not network.pos_embed[0, 0].any()
     assert torch.equal(network.pos_embed[:, 1:], sincos_positions(18, (4, 6)))
     assert 0.005 < network.cls_token.std() < 0.04

@@ -71,7 +71,7 @@ def test_every_image_counts_once_whatever_the_batches(count: int):
 
 
 def test_a_network_that_says_the_same_of_every_class_knows_nothing():
-    """A head starts at zero: with ties for it, an untrained network would be perfect."""
+    """With ties for it, an untrained network would be perfect."""
     labels = torch.arange(9).repeat(10)
     measured = accuracy(Read(0.0), logits_as_images(torch.ones(90, 9)), labels, CPU)
     assert measured["top1"] <= 1 / 9 + 1e-9

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         return self.encoder.forward_head(tokens)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Initialise all weights; the head starts at zero."""
+        """Initialise all weights."""
         self.encoder.init_weights(generator)
 
 

@@ -188,15 +188,16 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Initialise: sine-cosine positions, a zero head, all else as in MAE."""
+        """Initialise as MAE does: sine-cosine positions, and the head like any other matrix.
+
+        From a head of zeros the blocks would learn nothing until it has grown (transfer.md).
+        """
         init_linears(self, generator)
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
         self.pos_embed.zero_()
         self.pos_embed[:, 1:] = sincos_positions(
             self.architecture.embed_dim, self.architecture.grid
         )
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
 
 
 def init_linears(module: nn.Module, generator: torch.Generator) -> None:

@@ -304,8 +304,8 @@ def classifier_task(
 ) -> tuple[ViT, Classification]:
     """Return the network that is evaluated, and the fine-tuning that makes it.
 
-    It starts from the weights of the network `start`, or from random ones. The head starts at zero,
-    or with `inherit_head` as that of `start`.
+    It starts from the weights of the network `start`, or from random ones. The head starts
+    from random ones, or with `inherit_head` as that of `start`.
     """
     network = ViT(shape)
     network.init_weights(setup.generator("finetune"))
