@@ -282,6 +282,7 @@ def test_a_watched_page_refreshes_and_keeps_what_the_reader_has_chosen(
     begin_stage(run / "supernet", {"epochs": 4})
     with served(run) as address:
         browser.open(address)
+        browser.complaints()
         assert "nothing is logged yet" in browser.run("document.body.textContent")
         browser.choose("document.querySelectorAll('.controls select')[1]", "params")
         browser.click(mark("winner"))
@@ -299,7 +300,7 @@ def test_a_watched_page_refreshes_and_keeps_what_the_reader_has_chosen(
         browser.wait("document.body.textContent.includes('cannot be made at the moment')")
         assert [one for one in complaints if "304" not in one] == []
     browser.wait("document.querySelector('.live').textContent.includes('does not answer')")
-    browser.complaints()
+    browser.open("about:blank")
 
 
 def test_a_refresh_keeps_what_is_open_and_where_the_reader_is(
@@ -311,31 +312,51 @@ def test_a_refresh_keeps_what_is_open_and_where_the_reader_is(
     begin_stage(search, {"strategy": "evolution", "population": 4, "generations": 2})
     write_lines(search / "history.jsonl", lines[:3])
     details = "document.querySelector('#in-progress details')"
-    head = f"{details}.querySelector('thead').rows[0].cells[1]"
     reader = "[...document.querySelectorAll('section')].at(-1).querySelector('table')"
     top = f"{reader}.getBoundingClientRect().top"
     height = "document.querySelector('#in-progress').offsetHeight"
     with served(run) as address:
         browser.open(address)
         browser.click(f"{details}.querySelector('summary')")
-        for _ in range(2):  # the second one sorts from high to low
-            browser.click(f"{head}.querySelector('button')")
         browser.run(f"{reader}.scrollIntoView()")
         browser.run("scrollBy(0, -200)")
         before, scrolled, tall = (browser.run(one) for one in (top, "scrollY", height))
         assert scrolled > 0
-        write_lines(search / "metrics.jsonl", [{"step": 1, "epoch": 1.0, "loss": 3.0},
-                                               {"step": 2, "epoch": 2.0, "loss": 2.0}])  # fmt: skip
+        epochs = [{"step": one, "epoch": one / 1, "loss": 3.0 - one} for one in (1, 2)]
+        write_lines(search / "metrics.jsonl", epochs)
         write_lines(search / "history.jsonl", lines[:5])
         browser.wait("document.body.textContent.includes('5 networks of at most 8')")
-        assert browser.run(height) > tall + 50  # a figure and two rows more
+        assert browser.run(height) > tall + 50  # by the curve of losses
         assert browser.run(f"{details}.open")
-        assert browser.run(f"{head}.ariaSort") == "descending"
         assert abs(browser.run(top) - before) < 2
         assert browser.run("scrollY") > scrolled + 50
         browser.click(f"{details}.querySelector('summary')")
         write_lines(search / "history.jsonl", lines)
         browser.wait("document.body.textContent.includes('6 networks of at most 8')")
         assert not browser.run(f"{details}.open")
-    browser.wait("document.querySelector('.live').textContent.includes('does not answer')")
-    browser.complaints()
+        browser.open("about:blank")
+
+
+def test_a_refresh_sorts_a_table_that_has_grown_as_the_reader_has_sorted_it(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "REST", 0)
+    run = write_run(tmp_path / "run")
+    table = (
+        "[...document.querySelectorAll('table.sortable')]"
+        ".find((one) => one.textContent.includes('search/main'))"
+    )
+    names = f"[...{table}.tBodies[0].rows].map((row) => row.cells[0].textContent)"
+    head = f"{table}.tHead.rows[0].cells[0]"
+    with served(run) as address:
+        browser.open(address)
+        before = browser.run(names)
+        for _ in range(2):  # the second click sorts from Z to A
+            browser.click(f"{head}.querySelector('button')")
+        assert browser.run(names) == sorted(before)[::-1] != before
+        content = finetune_content(rated_networks(6)[2], 0.7)
+        write_stage(run / "finetune/third", content, None)
+        browser.wait(f"{names}.includes('finetune/third')")
+        assert browser.run(f"{head}.ariaSort") == "descending"
+        assert browser.run(names) == sorted([*before, "finetune/third"])[::-1]
+        browser.open("about:blank")
