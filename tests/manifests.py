@@ -100,6 +100,13 @@ def finetune_content(network: dict[str, Any], top1: float, init: str = "inherit"
     }
 
 
+def begin_stage(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what a stage writes when it begins."""
+    folder.mkdir(parents=True)
+    claim = common_content()["settings"] | {"settings": settings}
+    (folder / "settings.json").write_text(json.dumps(claim))
+
+
 def write_stage(
     folder: Path, content: dict[str, Any], log: Sequence[dict[str, Any]] | None = None
 ) -> None:

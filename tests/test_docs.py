@@ -10,6 +10,7 @@ import inspect
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [*PAGES, *sorted(ROOT.glob("*.md"))]
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+FIGURES = sorted((ROOT / "docs/figures").iterdir())
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 
@@ -73,6 +75,22 @@ def pages_in(entry: Any) -> list[str]:
 def test_every_page_is_in_the_navigation_once() -> None:
     named = sorted(pages_in(SETTINGS["nav"]))
     assert named == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES)
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_a_figure_is_small_and_is_read_in_light_and_dark(figure: Path) -> None:
+    text = figure.read_text(encoding="utf-8")
+    assert len(text) < 15_000
+    assert "prefers-color-scheme: dark" in text
+    assert 'fill="var(--ground)"' in text  # a ground of its own, whatever the page's
+    assert "://" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "", 1)
+    root = ElementTree.fromstring(text)
+    kinds = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert {"title", "text"} <= kinds
+    assert not kinds & {"script", "image", "foreignObject"}
+    width, height = (float(one) for one in root.attrib["viewBox"].split()[2:])
+    assert max(width, height) <= 640  # text stays readable on a narrow page
+    assert any(f"(figures/{figure.name})" in page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def test_the_site_loads_nothing_from_elsewhere() -> None:

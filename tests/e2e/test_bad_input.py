@@ -78,6 +78,34 @@ def test_one_sentence_and_exit_code_2(
     assert places["text"].read_text() == "hello"
 
 
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ("--max-params 15K", "--max-params 20K"),
+        ("--max-params 20K", "--max-params 20K --budget-counts linear"),
+        ("--max-params 20K --budget-counts linear", "--max-params 20K"),
+        ("--max-params 20K --budget-counts upernet:8", "--max-params 20K --budget-counts linear"),
+    ],
+)
+def test_a_supernet_that_was_trained_near_another_budget_is_refused(
+    then: str, now: str, world: World, tmp_path: Path, masktas: Call
+) -> None:
+    out = tmp_path / "run"
+    words = then.split()
+    names = (flag.removeprefix("--").replace("-", "_") for flag in words[::2])
+    trained = {"sampler": "focus", **dict(zip(names, words[1::2], strict=True))}
+    claim = out / "supernet/settings.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_text(json.dumps({"settings": trained}))
+    given = f"run {world.images} --out {out} --space {world.space} --num-classes 3 {now}"
+    code, _, said = masktas(*given.split())
+    assert (code, said) == (2, (
+        f"masktas: {claim.parent} was trained near the budget {then}, not near {now}: search it by "
+        f"`masktas search --out {out} {now}`, or give another --out.\n"
+    ))  # fmt: skip
+    assert [path for path in out.rglob("*") if path.is_file()] == [claim]
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(
     world: World, tmp_path: Path, masktas: Call
 ) -> None:

@@ -200,7 +200,7 @@ COMMANDS = {
         """,
     ),
     "report": (
-        "masktas.cli.stages:report",
+        "masktas.cli.report:report",
         """Write the report of a run, one HTML file.
 
         OUT/report.html shows curves, pictures, the search, the winner block by block, and the

@@ -12,9 +12,10 @@ from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
 from masktas.stages.common.load import inherited, shared_classes, wanted_architecture
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import classifier_task, finetuning_for
 from masktas.train.best import PREFIX, BestEpoch, Epoch
 from masktas.train.checkpoint import save

@@ -13,6 +13,7 @@ from masktas.config import (
     SupernetSettings,
     resolve,
 )
+from masktas.config.derived import search_for, supernet_for, teacher_for
 from masktas.config.searching import LABEL_FREE, LIMITS
 from masktas.console import Console
 from masktas.errors import ConfigError, SpaceError
@@ -23,12 +24,7 @@ from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common.images import Data, ImageInput, two_classes
-from masktas.stages.common.tasks import (
-    finetuning_for,
-    search_for,
-    supernet_for,
-    teacher_for,
-)
+from masktas.stages.common.tasks import finetuning_for
 from masktas.stages.downstream import (
     Downstream,
     Made,

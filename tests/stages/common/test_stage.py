@@ -15,8 +15,9 @@ from masktas.data.splits import SPLITS
 from masktas.data.store.image_store import SplitAccess
 from masktas.errors import ArtifactError, DataError
 from masktas.files import read_json, write_json
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import ImageInput
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 
 IMAGES = ImageInput("somewhere", DataSettings(image_size=16, in_channels=3))
 LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"

@@ -1,4 +1,4 @@
-"""Settings that one stage of a run takes from another."""
+"""Tasks from settings, and settings that follow from the network or the stage that is resumed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from masktas.artifacts import METRICS, SETTINGS, Stage
-from masktas.config import FinetuneSettings, SearchSettings, SupernetSettings
+from masktas.config import FinetuneSettings, SupernetSettings
 from masktas.config.recipes import RECIPES
 from masktas.console import Console
 from masktas.data.batches import Batches
@@ -22,7 +22,6 @@ from masktas.stages.common.tasks import (
     augment,
     classifier_task,
     finetuning_for,
-    supernet_for,
     with_mask_ratio,
 )
 from masktas.train.ranks import ALONE
@@ -33,31 +32,6 @@ SHAPE = Architecture(
     embed_dim=8, num_heads=(1, 2), mlp_ratio=(2, 3), head_dim=4, image_size=(8, 8), patch_size=4,
     num_classes=3,
 )  # fmt: skip
-
-
-def test_the_sampler_of_a_run_follows_its_budget() -> None:
-    search = SearchSettings(max_macs="15M", min_params="1M", num_classes=7)
-    made = supernet_for(SupernetSettings(space="micro"), search)
-    assert (made.sampler, made.space) == ("focus", "micro")
-    assert made.limits == search.limits
-    assert made.num_classes == 7
-
-
-def test_what_is_set_is_kept() -> None:
-    search = SearchSettings(max_macs="15M")
-    for said in (
-        SupernetSettings(sampler="uniform"),
-        SupernetSettings(sampler="sandwich"),
-        SupernetSettings(sampler="focus", max_params="1M"),
-    ):
-        assert supernet_for(said, search) == said
-    focused = supernet_for(SupernetSettings(sampler="focus"), search)
-    assert focused.limits == {"max_macs": "15M"}
-
-
-def test_without_an_upper_limit_all_sizes_are_trained() -> None:
-    for search in (SearchSettings(), SearchSettings(min_params="1M")):
-        assert supernet_for(SupernetSettings(), search).sampler == "uniform"
 
 
 @pytest.mark.parametrize(

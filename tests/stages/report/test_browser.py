@@ -7,13 +7,14 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from browser import Browser, chromium
 from manifests import (
-    common_content,
+    begin_stage,
     finetune_content,
     history_lines,
     rated_networks,
@@ -259,25 +260,34 @@ def test_the_printed_page_has_the_numbers_and_no_controls(browser: Browser, page
     assert browser.printed().startswith(b"%PDF")
 
 
+@contextmanager
+def served(run: Path) -> Iterator[str]:
+    """Serve the report of a run as `--watch` does, and give its address."""
+    server = Server(0, LivePage(reported_of(run, None)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://localhost:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_a_watched_page_refreshes_and_keeps_what_the_reader_has_chosen(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "REST", 0)
     run = write_run(tmp_path / "run")
-    settings = common_content()["settings"] | {"settings": {"epochs": 4}}
-    (run / "supernet").mkdir()
-    (run / "supernet/settings.json").write_text(json.dumps(settings))
-    server = Server(0, LivePage(reported_of(run, None)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        browser.open(f"http://localhost:{server.server_port}/")
+    begin_stage(run / "supernet", {"epochs": 4})
+    with served(run) as address:
+        browser.open(address)
+        browser.complaints()
         assert "nothing is logged yet" in browser.run("document.body.textContent")
         browser.choose("document.querySelectorAll('.controls select')[1]", "params")
         browser.click(mark("winner"))
         sort = "document.querySelector('table.sortable').tHead.rows[0].cells[1]"
         browser.click(f"{sort}.querySelector('button')")
-        browser.run("scrollTo(0, 300)")
         lines = [{"step": 1, "epoch": 0.5, "loss": 3.0}, {"step": 2, "epoch": 1.0, "loss": 2.0}]
         write_lines(run / "supernet/metrics.jsonl", lines)
         browser.wait("document.body.textContent.includes('epoch 1 of 4')")
@@ -285,14 +295,68 @@ def test_a_watched_page_refreshes_and_keeps_what_the_reader_has_chosen(
         assert browser.run(f"{sort}.ariaSort") == "ascending"
         assert browser.run(f"{BLOCKS}.querySelector('h3').textContent").startswith("winner")
         assert browser.run("document.querySelectorAll('.controls select')[1].value") == "params"
-        assert abs(browser.run("scrollY") - 300) < 400  # the charts above are new
         complaints = browser.complaints()
         (run / "supernet/settings.json").write_text("{")
         browser.wait("document.body.textContent.includes('cannot be made at the moment')")
         assert [one for one in complaints if "304" not in one] == []
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     browser.wait("document.querySelector('.live').textContent.includes('does not answer')")
-    browser.complaints()
+    browser.open("about:blank")
+
+
+def test_a_refresh_keeps_what_is_open_and_where_the_reader_is(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "REST", 0)
+    run = write_run(tmp_path / "run")
+    search, lines = run / "search/second", history_lines(rated_networks(6))
+    begin_stage(search, {"strategy": "evolution", "population": 4, "generations": 2})
+    write_lines(search / "history.jsonl", lines[:3])
+    details = "document.querySelector('#in-progress details')"
+    reader = "[...document.querySelectorAll('section')].at(-1).querySelector('table')"
+    top = f"{reader}.getBoundingClientRect().top"
+    height = "document.querySelector('#in-progress').offsetHeight"
+    with served(run) as address:
+        browser.open(address)
+        browser.click(f"{details}.querySelector('summary')")
+        browser.run(f"{reader}.scrollIntoView()")
+        browser.run("scrollBy(0, -200)")
+        before, scrolled, tall = (browser.run(one) for one in (top, "scrollY", height))
+        assert scrolled > 0
+        epochs = [{"step": one, "epoch": one / 1, "loss": 3.0 - one} for one in (1, 2)]
+        write_lines(search / "metrics.jsonl", epochs)
+        write_lines(search / "history.jsonl", lines[:5])
+        browser.wait("document.body.textContent.includes('5 networks of at most 8')")
+        assert browser.run(height) > tall + 50  # by the curve of losses
+        assert browser.run(f"{details}.open")
+        assert abs(browser.run(top) - before) < 2
+        assert browser.run("scrollY") > scrolled + 50
+        browser.click(f"{details}.querySelector('summary')")
+        write_lines(search / "history.jsonl", lines)
+        browser.wait("document.body.textContent.includes('6 networks of at most 8')")
+        assert not browser.run(f"{details}.open")
+        browser.open("about:blank")
+
+
+def test_a_refresh_sorts_a_table_that_has_grown_as_the_reader_has_sorted_it(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "REST", 0)
+    run = write_run(tmp_path / "run")
+    table = (
+        "[...document.querySelectorAll('table.sortable')]"
+        ".find((one) => one.textContent.includes('search/main'))"
+    )
+    names = f"[...{table}.tBodies[0].rows].map((row) => row.cells[0].textContent)"
+    head = f"{table}.tHead.rows[0].cells[0]"
+    with served(run) as address:
+        browser.open(address)
+        before = browser.run(names)
+        for _ in range(2):  # the second click sorts from Z to A
+            browser.click(f"{head}.querySelector('button')")
+        assert browser.run(names) == sorted(before)[::-1] != before
+        content = finetune_content(rated_networks(6)[2], 0.7)
+        write_stage(run / "finetune/third", content, None)
+        browser.wait(f"{names}.includes('finetune/third')")
+        assert browser.run(f"{head}.ariaSort") == "descending"
+        assert browser.run(names) == sorted([*before, "finetune/third"])[::-1]
+        browser.open("about:blank")

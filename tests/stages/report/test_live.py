@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from manifests import common_content, history_lines, rated_networks, write_lines, write_stage
+from manifests import begin_stage, history_lines, rated_networks, write_lines, write_stage
 from masktas.errors import ConfigError
 from masktas.stages.report import live, progress_section
 from masktas.stages.report.live import LivePage
@@ -27,15 +27,8 @@ from masktas.stages.report.watch import Server, watch
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Write what a stage writes when it begins."""
-    folder.mkdir(parents=True)
-    content = common_content()["settings"] | {"settings": settings}
-    (folder / "settings.json").write_text(json.dumps(content))
-
-
 def begin_teacher(run: Path) -> None:
-    begin(run / "teacher", {"epochs": 20})
+    begin_stage(run / "teacher", {"epochs": 20})
     lines = [{"step": one, "epoch": one / 2, "pixel_loss": 3.0 - one} for one in (1, 2)]
     write_lines(run / "teacher/metrics.jsonl", lines)
     ledger = [{"attempt": 1, "step": 2, "seconds": 30.0, "seconds_left": 570.0}]
@@ -44,7 +37,7 @@ def begin_teacher(run: Path) -> None:
 
 def begin_search(run: Path, name: str = "main") -> Path:
     folder = run / "search" / name
-    begin(folder, {"strategy": "evolution", "population": 10, "generations": 4})
+    begin_stage(folder, {"strategy": "evolution", "population": 10, "generations": 4})
     lines = history_lines(rated_networks(6))
     lines[0]["complete"] = False
     write_lines(folder / "history.jsonl", lines)
@@ -87,12 +80,12 @@ def test_a_search_says_what_is_best_so_far(tmp_path: Path) -> None:
 
 
 def test_other_stages_count_what_they_do(tmp_path: Path) -> None:
-    begin(tmp_path / "refine/main", {"rounds": "1,1,2"})
+    begin_stage(tmp_path / "refine/main", {"rounds": "1,1,2"})
     write_lines(tmp_path / "refine/main/rounds.jsonl", [{"round": 1}])
     write_lines(tmp_path / "refine/main/round-2/metrics.jsonl", [{"epoch": 1, "feature_loss": 0.5}])
-    begin(tmp_path / "validate/main", {"num_networks": 8})
+    begin_stage(tmp_path / "validate/main", {"num_networks": 8})
     write_lines(tmp_path / "validate/main/networks.jsonl", [{"index": 0}])
-    begin(tmp_path / "finetune/main", {"epochs": 5})
+    begin_stage(tmp_path / "finetune/main", {"epochs": 5})
     page = text(page_of(tmp_path))
     assert "<b>refine/main</b>: round 2 of 3." in page
     assert "Feature loss is 0.5." in page

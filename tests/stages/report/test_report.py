@@ -70,6 +70,15 @@ def test_captions_say_what_to_see(run: Path) -> None:
     assert page.count("<figcaption>") == page.count("<svg") + page.count('"full explorer"')
 
 
+@pytest.mark.parametrize("logged", ["", '{"step": 1, "epoch": 1.0, "lr": 0.1}\n'])
+def test_a_training_without_losses_has_a_sentence_and_no_chart(run: Path, logged: str) -> None:
+    charts_before = report(run).read_text().count("<svg")
+    (run / "finetune/main/metrics.jsonl").write_text(logged)
+    page = report(run).read_text()  # matplotlib's warning of an empty legend would be an error
+    assert "Fine-tuning: main: metrics.jsonl holds no losses." in page
+    assert page.count("<svg") == charts_before - 1
+
+
 @pytest.mark.slow
 def test_a_search_of_latency_shows_what_was_measured_and_how_sure_it_is(run: Path) -> None:
     path = run / "search/main/manifest.json"

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from masktas.artifacts import SETTINGS, Stage
 from masktas.config import (
-    CostSettings,
     FinetuneSettings,
     MaskRatioSettings,
     RuntimeSettings,
-    SearchSettings,
     SegmentSettings,
     SupernetSettings,
     TeacherSettings,
     TrainSettings,
-    resolve,
 )
 from masktas.config.finetuning import NO_RANDAUGMENT
 from masktas.config.masking import PAPER_RATIO
@@ -53,7 +50,6 @@ from masktas.train.tasks.supernet import MaskedDistillation, Sampler, focus_spac
 from masktas.train.tasks.supervised import SupervisedSharing
 
 M = TypeVar("M", bound=MaskRatioSettings)
-TEACHER_OVER_SPACE = 1.2  # the teacher's width over the widest student's
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +63,6 @@ class Setup:
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a CPU generator for one purpose."""
         return torch.Generator().manual_seed(seed_for(self.seed, *key))
-
-
-def teacher_for(space: SearchSpace, settings: TeacherSettings) -> TeacherSettings:
-    """Return the teacher's settings with a shape that suits the space, where they set none.
-
-    A teacher that starts from released weights has their shape.
-    """
-    if settings.init is not None:
-        return settings
-    heads = -(-round(TEACHER_OVER_SPACE * max(space.embed_dim)) // space.head_dim)
-    if "embed_dim" in settings.model_fields_set:
-        width = settings.embed_dim
-        most = max(1, width // space.head_dim)
-        heads = next(count for count in range(most, 0, -1) if width % count == 0)
-    shape = {
-        "patch_size": space.largest.patch_size,
-        "embed_dim": heads * space.head_dim,
-        "num_heads": heads,
-        "depth": max(space.depth),
-    }
-    return resolve(TeacherSettings, shape, settings)
-
-
-def supernet_for(settings: SupernetSettings, search: SearchSettings) -> SupernetSettings:
-    """Return the supernet's settings with a sampler that suits the search (SPEC 6.4).
-
-    If the search has an upper limit and no sampler is set, it is `focus`; and `focus` without
-    limits of its own has those of the search.
-    """
-    budget = {name: getattr(search, name) for name in CostSettings.model_fields}
-    said = {name: value for name, value in budget.items() if name in search.model_fields_set}
-    follows = "sampler" not in settings.model_fields_set and search.limits_above
-    if (follows or settings.sampler == "focus") and not settings.limits:
-        return resolve(SupernetSettings, settings, said)  # with an upper limit it is `focus`
-    return settings
 
 
 def with_mask_ratio(settings: M, total: int, stage: Stage | None, console: Console | None) -> M:
@@ -124,16 +85,6 @@ def with_mask_ratio(settings: M, total: int, stage: Stage | None, console: Conso
         visible = num_visible(total, ratio)
         console.say(f"Mask ratio {ratio:g}: {visible} of {total} patches are visible.")
     return settings.model_copy(update={"mask_ratio": ratio})
-
-
-def search_for(supernet: SupernetSettings, search: SearchSettings) -> SearchSettings:
-    """Return the search's settings with the rating that suits the supernet, if none is set.
-
-    A supernet that labels train is searched by accuracy.
-    """
-    if supernet.supervised and "rating" not in search.model_fields_set:
-        return resolve(SearchSettings, search, {"rating": "accuracy"})
-    return search
 
 
 def teacher_architecture(

@@ -18,8 +18,9 @@ from masktas.formats import csv_text
 from masktas.segment_predictor import SegmentPredictor
 from masktas.space import macs
 from masktas.space.decoder import Decoder
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import changes_since_stage, open_masks
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.evaluate import pictures
 from masktas.stages.evaluate.asked import Asked
 from masktas.stages.evaluate.manifest import EVALUATION

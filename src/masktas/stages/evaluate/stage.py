@@ -18,8 +18,9 @@ from masktas.files import file_digest
 from masktas.predictor import Predictor, load
 from masktas.segment_predictor import SegmentPredictor
 from masktas.space import macs
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, changes_since_stage, read_labels
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.evaluate import probing
 from masktas.stages.evaluate.asked import Asked, cached_as, find_images, results_folder
 from masktas.stages.evaluate.classifying import classify

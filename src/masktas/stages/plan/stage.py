@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from masktas.config import AllSettings, SupernetSettings, TrainSettings
+from masktas.config.derived import search_for, supernet_for, teacher_for
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
@@ -33,12 +34,9 @@ from masktas.stages.common.tasks import (
     classifier_task,
     cohort_task,
     finetuning_for,
-    search_for,
-    supernet_for,
     supernet_task,
     supervised_task,
     teacher_architecture,
-    teacher_for,
     teacher_task,
 )
 from masktas.stages.common.teachers import open_teacher

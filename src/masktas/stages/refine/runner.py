@@ -20,7 +20,8 @@ from masktas.nn.student import MaskedStudent
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import Teacher
 from masktas.seeding import seed_for
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.claimed import ClaimedStage
+from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
 from masktas.stages.refine.held_out import FEATURE_LOSS, HeldOutLosses, Numbers
 from masktas.stages.refine.members import Member

@@ -79,8 +79,10 @@ def training_sections(reported: Reported) -> Iterator[Section]:
         yield Section("Training", curves)
 
 
-def _curve(stage: Stage) -> Figure:
+def _curve(stage: Stage) -> Figure | Text:
     lines = read_lines(stage.folder / METRICS)
+    if not charts.curves(lines):
+        return Text(f"{_title(stage)}: {METRICS} holds no losses.", "note")
     return Figure(chart(charts.losses(lines)), course(lines), title=_title(stage))
 
 
@@ -93,7 +95,10 @@ def _title(stage: Stage) -> str:
 
 
 def course(lines: list[dict[str, Any]]) -> str:
-    """Say from where to where each curve goes, and where accuracies were highest."""
+    """Say from where to where each curve goes, and where accuracies were highest.
+
+    There must be one.
+    """
     sentences = []
     for name in charts.curves(lines):
         points = [(line[name], line["epoch"]) for line in lines if name in line]
@@ -105,7 +110,7 @@ def course(lines: list[dict[str, Any]]) -> str:
             sentences.append(f"{what} is {points[0][0]:.4g}")
         else:
             sentences.append(f"{what} goes from {points[0][0]:.4g} to {points[-1][0]:.4g}")
-    return f"{'; '.join(sentences)}.".capitalize() if sentences else "Nothing was logged."
+    return f"{'; '.join(sentences)}.".capitalize()
 
 
 def convergence_sections(reported: Reported) -> Iterator[Section]:

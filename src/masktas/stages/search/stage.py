@@ -16,6 +16,7 @@ from masktas.console import Console
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError, LabelError
 from masktas.files import file_digest, write_text
+from masktas.measure.budget import costed
 from masktas.measure.target import Measure
 from masktas.nn.patches import num_visible_checked
 from masktas.nn.supernet import Supernet
@@ -28,7 +29,6 @@ from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
 from masktas.stages.common import charts
-from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import (
     load_shared,

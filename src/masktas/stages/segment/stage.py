@@ -18,9 +18,10 @@ from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, format_quantity, macs, params
 from masktas.space.decoder import Decoder
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, open_masks
 from masktas.stages.common.load import inherited, wanted_architecture
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.segment.examples import draw_examples
 from masktas.stages.segment.tasks import joint_augment, segmenter_network, segmenter_task
 from masktas.train.best import PREFIX, BestEpoch, Epoch

@@ -11,6 +11,7 @@ from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
+from masktas.measure.budget import costed
 from masktas.nn.mae import require_decoder_dim
 from masktas.nn.patches import num_visible, num_visible_checked
 from masktas.nn.supernet import Supernet
@@ -19,7 +20,7 @@ from masktas.nn.teachers.teacher import InputSpec, Teacher
 from masktas.nn.units import Units, units_of
 from masktas.ratings.label_free import PatchSimilarity
 from masktas.space import BudgetedSpace, SearchSpace
-from masktas.stages.common.budget import costed
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
 from masktas.stages.common.load import (
     load_reconstruction,
@@ -30,7 +31,7 @@ from masktas.stages.common.load import (
     teacher_file,
     units_for,
 )
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import supernet_task, with_mask_ratio
 from masktas.stages.common.teachers import adopt
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs

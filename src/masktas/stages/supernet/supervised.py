@@ -16,10 +16,10 @@ from masktas.config import DataSettings, SupernetSettings
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ConfigError
+from masktas.measure.budget import costed
 from masktas.nn.patches import patchify
 from masktas.nn.supervised import SupervisedSupernet
 from masktas.space import Architecture, SearchSpace
-from masktas.stages.common.budget import costed
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
 from masktas.stages.common.load import save_supernet
 from masktas.stages.common.stage import Context

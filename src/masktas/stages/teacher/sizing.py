@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from masktas.config import DataSettings, SupernetSettings, TeacherSettings, resolve
+from masktas.config.derived import teacher_for
 from masktas.data.decode.image import Content, dimensions, is_grey
 from masktas.data.sources import Source
 from masktas.errors import DataError, MasktasError
 from masktas.formats import format_size
 from masktas.space import SearchSpace
 from masktas.stages.common.images import Data, ImageInput
-from masktas.stages.common.tasks import teacher_for
 
 SAMPLED = 32  # images of a shard whose sizes are read
 SAMPLED_BYTES = 64 << 20  # of a shard, after which no more are read: files come whole

@@ -14,9 +14,10 @@ from masktas.formats import format_size
 from masktas.nn.mae import require_decoder_dim
 from masktas.nn.patches import num_visible_checked
 from masktas.space import Architecture, SearchSpace
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data
 from masktas.stages.common.load import DECODER
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
 from masktas.stages.teacher.sizing import mostly_enlarged, open_given, sample, sized

@@ -23,6 +23,7 @@ from masktas.console import Console
 from masktas.data.sources import Source
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import LabelError
+from masktas.measure.budget import costed
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.function import Ask
 from masktas.ratings.batches import batch_size_for
@@ -30,7 +31,7 @@ from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace, SearchSpace, cost
 from masktas.space.limits import parse_limit
-from masktas.stages.common.budget import costed
+from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, labels_of, read_labels
 from masktas.stages.common.load import (
     load_supernet,
@@ -40,7 +41,7 @@ from masktas.stages.common.load import (
     teacher_file,
     units_for,
 )
-from masktas.stages.common.stage import ClaimedStage, Context
+from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import finetuning_for, with_mask_ratio
 from masktas.stages.validate.against import OtherSupernet, open_other
 from masktas.stages.validate.comparing import ValidationData, report_findings
