@@ -31,7 +31,14 @@ def peers() -> SimpleNamespace:
 
 @pytest.fixture
 def work(peers: SimpleNamespace, monkeypatch):
-    """Tiny work, in fp32, whose peaks need not be measured."""
+    """Tiny work in fp32: every contender does one step, and is said to take its number."""
+
+    def once(steps, *_, **__):
+        for step in steps.values():
+            step(0)
+        return {name: [1.0 + at] * 2 for at, name in enumerate(steps)}
+
+    monkeypatch.setattr(peers.turns, "in_turns", once)
     monkeypatch.setattr(peers.work.Work, "precisions", ["fp32"])
     monkeypatch.setattr(peers.work, "DRAWN", 3)
     return peers.work.Work(
@@ -42,7 +49,9 @@ def work(peers: SimpleNamespace, monkeypatch):
 
 
 def names_of(found: dict) -> list[str]:
-    return [row["name"] for row in found["rows"]]
+    """Return the names of the contenders but for the second of ours."""
+    assert found["rows"][-1]["name"] == "masktas, freed memory returned"
+    return [row["name"] for row in found["rows"][:-1]]
 
 
 def test_turns_rotate_and_leave_the_first_out(peers: SimpleNamespace) -> None:
@@ -85,6 +94,15 @@ def test_ratios_are_those_of_turns_in_the_same_and_in_the_default_precision(
     assert peers.turns.quartiles([1.0, 2.0, 3.0]) == (1.5, 2.0, 2.5)
 
 
+def test_only_masktas_keeps_freed_memory(peers: SimpleNamespace, monkeypatch) -> None:
+    turns, done = peers.turns, []
+    monkeypatch.setattr(turns, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(turns, "return_freed_memory", lambda: done.append("returned"))
+    for name in (turns.OURS, turns.OURS_RETURNING, "timm", "masktas compiled"):
+        turns.Contender(name, "fp32", done.append)(1)
+    assert done == ["kept", 1, "returned", 1, "returned", 1, "kept", 1]
+
+
 def test_clones_leave_no_trace(peers: SimpleNamespace) -> None:
     before, block = set(sys.modules), vision_transformer.Block
     found = peers.clones.autoformer(STANDINS / "autoformer")
@@ -115,10 +133,13 @@ def test_encoders_are_equal(peers: SimpleNamespace, work) -> None:
     assert 0 < found["outputs_apart"] < 1e-4
 
 
-def test_autoencoders_and_students_are_equal(peers: SimpleNamespace, work) -> None:
+def test_autoencoders_are_equal(peers: SimpleNamespace, work) -> None:
     found = peers.autoencoder.measure(work)
     assert names_of(found) == ["masktas", "MAE"]
     assert found["outputs_apart"] < 1e-5
+
+
+def test_students_are_equal(peers: SimpleNamespace, work) -> None:
     found = peers.supernet.measure(work)
     assert names_of(found) == ["masktas", "AutoFormer and MAE"]
     assert found["outputs_apart"] < 1e-5
@@ -130,7 +151,7 @@ def test_work_that_is_not_equal_is_refused(peers: SimpleNamespace, work, monkeyp
     def careless(network, store, largest: Architecture) -> None:
         usual(network, store, largest)
         with torch.no_grad():
-            network.blocks[0].attn.qkv.weight[0] += 1
+            network.norm.bias += 1
 
     monkeypatch.setattr(peers.encoder, "fill_autoformer", careless)
     with pytest.raises(peers.work.NotEqual, match=r"outputs are .* apart"):
@@ -156,7 +177,7 @@ def test_the_table_is_printed_and_written(
     written = json.loads(out.read_text())
     assert list(written["parts"]) == ["p8"]  # without clones
     assert written["peaks"]["fp32"] > 0
-    assert capsys.readouterr().out.count("\n| p8 | ") == 2
+    assert capsys.readouterr().out.count("\n| p8 | ") == 3
     with pytest.raises(SystemExit, match="No part p1 without its clone"):
         peers.beside.main([*words, "--only", "p1"])
     assert peers.work.LIMIT == 1e-3

@@ -7,7 +7,8 @@ Shows     P1 encoders of random subnets, P2 a step of the supernet, P5 of the ma
           P6 batches of photos, P7 the search's loop over candidates, P8 the network of fine-tuning:
           all in turns in one process, in fp32, and in bf16 where the processor multiplies it. First
           equal networks of equal weights must give equal outputs, so the work is the same. Peers
-          get torch's fused AdamW. Medians (quartiles) of the turns; their time over ours, in the
+          get torch's fused AdamW, and return freed memory to the system, as torch does by itself
+          and as a second contender of ours does. Medians (quartiles) of the turns; their time over ours, in the
           same precision, and over ours in the precision that `--precision auto` chooses here; the
           share of the peak of matrix products that the work's own products reach.
 Writes    --out FILE: all of it as JSON, after every part.

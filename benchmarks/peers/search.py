@@ -49,6 +49,12 @@ class Stored:
     mean: list[float]
     std: list[float]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(height, width)`."""
+        height, width, _ = self.images_.stored.shape
+        return height, width
+
     def images(self, _: str) -> Images:
         """Return the split `search`."""
         return self.images_
@@ -129,7 +135,7 @@ def loaded(store: Stored, labels: Tensor, batch: int) -> list[tuple[Tensor, Tens
     """Return the images normalised and ready, in batches."""
     images = store.images_
     whole = Batches(
-        images, image_size=images.stored.shape[:2], mean=store.mean, std=store.std,
+        images, image_size=store.image_size, mean=store.mean, std=store.std,
         batch_size=len(images), seed=0, device=torch.device("cpu"), augment=Augment((1.0, 1.0)),
     ).plain(np.arange(len(images)))  # fmt: skip
     return list(zip(whole.split(batch), labels.split(batch), strict=True))

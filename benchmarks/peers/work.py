@@ -15,7 +15,7 @@ from torch import Tensor
 from masktas.space import Architecture, SearchSpace
 from masktas.train.precision import has_bf16_products, step_times
 from masktas.train.runtime import Runtime, matmul_flops
-from peers.turns import Contender, Step, measured
+from peers.turns import OURS, OURS_RETURNING, Contender, Step, measured
 
 DRAWN = 16  # networks that steps rotate over
 LIMIT = 1e-3  # relative, between outputs of equal networks in fp32
@@ -76,12 +76,17 @@ class Work:
         return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
 
     def contenders(self, **makers: Callable[[Runtime], Step]) -> list[Contender]:
-        """Make the steps of contenders in all precisions, each from its runtime, by name."""
-        return [
-            Contender(name.replace("_", " "), precision, make(Runtime.choose("cpu", precision)))
-            for precision in self.precisions
-            for name, make in makers.items()
-        ]
+        """Make the steps of contenders in all precisions, each from its runtime, by name.
+
+        Ours is there twice: the second one returns freed memory to the system, as peers do.
+        """
+        found = []
+        for precision in self.precisions:
+            runtime = Runtime.choose("cpu", precision)
+            steps = {name.replace("_", " "): make(runtime) for name, make in makers.items()}
+            steps[OURS_RETURNING] = steps[OURS]
+            found += [Contender(name, precision, step) for name, step in steps.items()]
+        return found
 
     def compared(
         self,
