@@ -7,10 +7,11 @@ Shows     P1 encoders of random subnets, P2 a step of the supernet, P5 of the ma
           P6 batches of photos, P7 the search's loop over candidates, P8 the network of fine-tuning:
           all in turns in one process, in fp32, and in bf16 where the processor multiplies it. First
           equal networks of equal weights must give equal outputs, so the work is the same. Peers
-          get torch's fused AdamW, and return freed memory to the system, as torch does by itself
-          and as a second contender of ours does. Medians (quartiles) of the turns; their time over ours, in the
-          same precision, and over ours in the precision that `--precision auto` chooses here; the
-          share of the peak of matrix products that the work's own products reach.
+          get torch's fused AdamW. They return freed memory to the system, as torch does by itself
+          on a CPU, and as a second contender of ours does. Medians (quartiles) of the turns; their
+          time over ours, in the same precision, and over ours in the precision that `--precision
+          auto` chooses here; the share of the peak of matrix products that the work's own products
+          reach.
 Writes    --out FILE: all of it as JSON, after every part.
 Limit     exit code 1 if the outputs of a part are apart. Ratios mean something on an idle machine.
 """
@@ -38,6 +39,7 @@ from peers.work import NotEqual, Work
 
 HEAD = ("part", "contender", "precision", "ms", "images/s", "share of the peak", "time / masktas",
         "time / masktas by default")  # fmt: skip
+AUTOFORMER_HEAD_DIM = 64
 Part = Callable[[], dict[str, Any]]
 
 
@@ -105,8 +107,11 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     given = parsed(words)
     torch.set_num_threads(given.threads)
+    space = SearchSpace.load(given.space)
+    if given.autoformer is not None and space.head_dim != AUTOFORMER_HEAD_DIM:
+        raise SystemExit(f"AutoFormer's heads are {AUTOFORMER_HEAD_DIM} wide: choose --space tiny.")
     work = Work(
-        SearchSpace.load(given.space), given.batch, given.seconds, given.turn_steps,
+        space, given.batch, given.seconds, given.turn_steps,
         None if given.autoformer is None else clones.autoformer(given.autoformer.resolve()),
         None if given.mae is None else clones.mae(given.mae.resolve()), given.compile,
     )  # fmt: skip
