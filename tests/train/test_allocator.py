@@ -8,8 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from masktas.train import allocator
+from masktas.config import RuntimeSettings
+from masktas.stages.common.stage import Context
+from masktas.train import allocator, runtime
 
 MEBIBYTES = 48  # above what glibc ever keeps by itself
 # Not numpy: it asks for huge pages, of which there are few to count.
@@ -51,3 +54,14 @@ def test_other_libraries_are_left_alone(library, monkeypatch) -> None:
     assert not allocator.keep_freed_memory()
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     assert not allocator.keep_freed_memory()
+
+
+def test_stages_keep_memory_on_a_cpu_only(tmp_path, monkeypatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: called.append(True))
+    runtime.Runtime(torch.device("cuda"), bf16=False).keep_memory()
+    assert not called
+    runtime.Runtime.choose("cpu", "fp32")  # what measures a network for other processes
+    assert not called
+    Context(tmp_path, RuntimeSettings(device="cpu", precision="fp32"), None)
+    assert called
