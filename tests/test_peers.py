@@ -165,6 +165,7 @@ def test_candidates_have_the_accuracies_of_the_peer(peers: SimpleNamespace, work
     assert names_of(found) == ["masktas", "AutoFormer", "masktas default rating"]
     assert found["outputs_apart"] < 1e-6
     assert found["images"] == 18
+    assert found["rows"][2]["share_of_peak"] is None
 
 
 def test_the_table_is_printed_and_written(
