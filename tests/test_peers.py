@@ -146,14 +146,14 @@ def test_students_are_equal(peers: SimpleNamespace, work) -> None:
 
 
 def test_work_that_is_not_equal_is_refused(peers: SimpleNamespace, work, monkeypatch) -> None:
-    usual = peers.encoder.fill_autoformer
+    usual = peers.search.fill_autoformer
 
     def careless(network, store, largest: Architecture) -> None:
         usual(network, store, largest)
         with torch.no_grad():
             network.norm.bias += 1
 
-    monkeypatch.setattr(peers.encoder, "fill_autoformer", careless)
+    monkeypatch.setattr(peers.search, "fill_autoformer", careless)
     with pytest.raises(peers.work.NotEqual, match=r"outputs are .* apart"):
         peers.encoder.measure(work)
 

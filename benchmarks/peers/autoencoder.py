@@ -21,7 +21,7 @@ from masktas.train.task import OptimRecipe
 from masktas.train.tasks.mae import MaskedAutoencoding, MaskedBatches
 from peers.networks import apart, mae_network, ours_of_mae
 from peers.turns import Step
-from peers.work import Work, adamw
+from peers.work import Work, training
 
 RECIPE = OptimRecipe(lr=1e-4, weight_decay=0.05, total_steps=10_000, warmup_share=0.2)
 
@@ -66,16 +66,7 @@ def measure(work: Work) -> dict[str, Any]:
 
     def theirs(runtime: Runtime) -> Step:
         own = mae_network(work.mae, shape, **sizes)
-        optimizer = adamw(own)
-
-        def step(_: int) -> None:
-            with runtime.autocast():
-                loss, _, _ = own(images, settings.mask_ratio)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        return step
+        return training(own, lambda _: own(images, settings.mask_ratio)[0], runtime)
 
     flops = 2.0 * work.batch * task(Runtime.choose("cpu", "fp32")).macs(0)
     far = _apart(task(Runtime.choose("cpu", "fp32")), network, images, settings.mask_ratio)

@@ -15,7 +15,7 @@ from masktas.space import Architecture, SearchSpace, cost
 from masktas.train.runtime import Runtime
 from peers.networks import apart, timm_network
 from peers.turns import Step
-from peers.work import Work, adamw
+from peers.work import Work, training
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -35,16 +35,7 @@ def equal_pair(space: SearchSpace, device: torch.device) -> tuple[ViT, nn.Module
 def classifying(called: Classifier, network: nn.Module, images: Tensor, runtime: Runtime) -> Step:
     """Return a step of training a network; `called` is the network, or what was compiled of it."""
     target = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    optimizer = adamw(network)
-
-    def step(_: int) -> None:
-        with runtime.autocast():
-            loss = F.cross_entropy(called(images).float(), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return training(network, lambda _: F.cross_entropy(called(images).float(), target), runtime)
 
 
 def training_flops(shape: Architecture, images: int) -> float:
@@ -61,7 +52,7 @@ def measure(work: Work) -> dict[str, Any]:
         ours, its = equal_pair(work.space, device)
         far = apart(ours(images[:2]), its(images[:2]))
 
-    def training(own: bool, compiled: bool = False) -> Callable[[Runtime], Step]:
+    def made(own: bool, compiled: bool = False) -> Callable[[Runtime], Step]:
         def make(runtime: Runtime) -> Step:
             network = equal_pair(work.space, device)[0 if own else 1]
             called = torch.compile(network, dynamic=False) if compiled else network
@@ -69,9 +60,9 @@ def measure(work: Work) -> dict[str, Any]:
 
         return make
 
-    makers = {"masktas": training(True), "timm": training(False)}
+    makers = {"masktas": made(True), "timm": made(False)}
     if work.compiled:
-        makers |= {"masktas_compiled": training(True, True), "timm_compiled": training(False, True)}
+        makers |= {"masktas_compiled": made(True, True), "timm_compiled": made(False, True)}
     flops = training_flops(ours.architecture, work.batch)
     return work.compared(
         "network of fine-tuning: forward, backward, AdamW", work.contenders(**makers),

@@ -8,31 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktas.nn.supervised import SupervisedSupernet
 from masktas.space import Architecture, cost
 from masktas.train.runtime import Runtime
-from peers.networks import apart, autoformer_supernet, config_of, fill_autoformer
+from peers.networks import apart, autoformer_supernet, config_of
+from peers.search import CLASSES, equal_supernets
 from peers.turns import Step
 from peers.work import Work
-
-CLASSES = 10  # heads are not measured
 
 
 def measure(work: Work) -> dict[str, Any]:
     """Compare; AutoFormer with the relative positions of its recipe is a contender of its own."""
     assert work.autoformer is not None
-    shared = SupervisedSupernet(work.space, CLASSES)
-    shared.init_weights(torch.Generator().manual_seed(0))
-    plain, relative = (
-        autoformer_supernet(work.autoformer, work.space, CLASSES, relative=one)
-        for one in (False, True)
-    )
-    of_encoder = {
-        name.removeprefix("encoder."): tensor
-        for name, tensor in shared.store.items()
-        if name.startswith("encoder.") and ".head." not in name
-    }
-    fill_autoformer(plain, of_encoder, work.space.largest)
+    shared, plain = equal_supernets(work)
+    relative = autoformer_supernet(work.autoformer, work.space, CLASSES, relative=True)
     images = work.images()
 
     def ours(one: Architecture) -> Tensor:

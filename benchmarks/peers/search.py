@@ -84,16 +84,8 @@ def measure(work: Work, candidates: int, images: int) -> dict[str, Any]:
         candidates: of a step.
         images: that each is rated on.
     """
-    assert work.autoformer is not None
     space, drawn = work.space, offspring(work.space, candidates)
-    shared = SupervisedSupernet(space, CLASSES)
-    shared.init_weights(torch.Generator().manual_seed(0))
-    head = shared.student.encoder.head
-    assert head is not None
-    nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
-    network = autoformer_supernet(work.autoformer, space, CLASSES, relative=False)
-    student = shared.student.encoder
-    fill_autoformer(network, student.state_dict(), student.architecture)
+    shared, network = equal_supernets(work)
     store, labels = stored(space, images)
     loader = loaded(store, labels, work.batch)
 
@@ -124,6 +116,19 @@ def measure(work: Work, candidates: int, images: int) -> dict[str, Any]:
         if row["name"] == DEFAULT:
             row["share_of_peak"] = None  # its products are others
     return found
+
+
+def equal_supernets(work: Work) -> tuple[SupervisedSupernet, nn.Module]:
+    """Return supernets of equal weights, ours and AutoFormer's, with heads that are not zero."""
+    assert work.autoformer is not None
+    shared = SupervisedSupernet(work.space, CLASSES)
+    shared.init_weights(torch.Generator().manual_seed(0))
+    student = shared.student.encoder
+    assert student.head is not None
+    nn.init.normal_(student.head.weight, generator=torch.Generator().manual_seed(1))
+    network = autoformer_supernet(work.autoformer, work.space, CLASSES, relative=False)
+    fill_autoformer(network, student.state_dict(), student.architecture)
+    return shared, network
 
 
 def stored(space: SearchSpace, count: int) -> tuple[Stored, Tensor]:

@@ -20,7 +20,7 @@ from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import SharedStudent, Supernet, leading
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.units import units_of
-from masktas.space import Architecture
+from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.tasks import teacher_architecture, teacher_for
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
@@ -37,7 +37,7 @@ from peers.networks import (
     ours_of_mae,
 )
 from peers.turns import Step
-from peers.work import Work, adamw
+from peers.work import Work, training
 
 
 class Peer(nn.Module):
@@ -93,12 +93,15 @@ class Peer(nn.Module):
         return encoder.norm(x), mask, ids_restore
 
 
+def teacher_shape(space: SearchSpace) -> Architecture:
+    """Return the shape of the default teacher."""
+    settings, largest = teacher_for(space, TeacherSettings()), space.largest
+    return teacher_architecture(settings, largest.image_size, largest.in_channels)
+
+
 def measure(work: Work) -> dict[str, Any]:
     """Compare, at the supernet's default mask ratio and the default teacher's shape."""
-    space = work.space
-    settings, largest = SupernetSettings(), space.largest
-    of_teacher = teacher_for(space, TeacherSettings())
-    frozen = teacher_architecture(of_teacher, largest.image_size, largest.in_channels)
+    space, settings, frozen = work.space, SupernetSettings(), teacher_shape(work.space)
     units = units_of(space.image_size, space.unit)
     ratio = settings.ratio_for(units.total)
     shape = StudentShape(settings.decoder_dim, settings.decoder_depth, frozen.embed_dim, units.size)
@@ -126,16 +129,7 @@ def measure(work: Work) -> dict[str, Any]:
 
     def theirs(runtime: Runtime) -> Step:
         own = Peer(work, shape, mae, ratio)
-        optimizer = adamw(own)
-
-        def step(number: int) -> None:
-            with runtime.autocast():
-                loss = own(counted.sampled(number)[0], images, number)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        return step
+        return training(own, lambda step: own(counted.sampled(step)[0], images, step), runtime)
 
     peer = Peer(work, shape, mae, ratio)
     _make_equal(counted.module, peer)
