@@ -71,6 +71,21 @@ def test_turns_rotate_and_leave_the_first_out(peers: SimpleNamespace) -> None:
     assert order[:: peers.turns.TURN] == ["a", "b", "b", "a", "a", "b"]
 
 
+def test_what_others_did_to_memory_is_not_counted(peers: SimpleNamespace) -> None:
+    now, done = 0.0, []
+
+    def step(number: int) -> None:
+        nonlocal now
+        now += 1.0 if done and done[-1] == number else 5.0  # done anew after others' turns
+        done.append(number)
+
+    found = peers.turns.in_turns(
+        {"a": step}, 0.0, lambda: None, lambda: now, turn_steps=1, untimed=1
+    )
+    assert found == {"a": [1.0, 1.0]}
+    assert done == [0, 0, 1, 1, 2, 2]
+
+
 def test_ratios_are_those_of_turns_in_the_same_and_in_the_default_precision(
     peers: SimpleNamespace, monkeypatch
 ) -> None:

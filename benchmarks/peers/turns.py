@@ -58,19 +58,24 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
     *,
     turn_steps: int = TURN,
+    untimed: int = 0,
 ) -> dict[str, list[float]]:
     """Return the seconds of a step in each turn, of all contenders; one turn of each warms up.
 
-    A turn is `turn_steps` steps and a wait for the device. Contenders take turns in rotating order,
-    at least two, until the time is up.
+    A turn is `turn_steps` steps and a wait for the device, after `untimed` first steps of the turn
+    that are done twice: what others did to caches and memory is not counted. Contenders take turns
+    in rotating order, at least two, until the time is up.
     """
     names, found = list(steps), {name: [] for name in steps}
     until, turn = clock() + seconds, 0
     while turn < 3 or clock() < until:
         at = turn % len(names)
         for name in names[at:] + names[:at]:
+            numbers = range(turn * turn_steps, (turn + 1) * turn_steps)
+            for number in numbers[:untimed]:
+                steps[name](number)
             began = clock()
-            for number in range(turn * turn_steps, (turn + 1) * turn_steps):
+            for number in numbers:
                 steps[name](number)
             wait()
             if turn:  # the first one warms up
@@ -117,7 +122,7 @@ def measured(
         of masktas in its default precision; each as lower quartile, median, upper quartile.
     """
     steps: dict[str, Step] = {f"{one.name} {one.precision}": one for one in contenders}
-    times = in_turns(steps, seconds, lambda: None, turn_steps=turn_steps)
+    times = in_turns(steps, seconds, lambda: None, turn_steps=turn_steps, untimed=1)
     rows = []
     for one in contenders:
         own = times[f"{one.name} {one.precision}"]
