@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,8 +56,13 @@ def masked_adamw(
 
 @cache
 def compiled() -> Update:
-    """Return the function compiled for all shapes; it is compiled when first called."""
-    return torch.compile(masked_adamw, dynamic=True)
+    """Return the function compiled for all shapes; it is compiled when first called.
+
+    There is a graph for each combination of sizes that are 1. More than the limit is an error: the
+    whole graph is asked for, so nothing falls back to eager.
+    """
+    torch.fx.experimental._config.use_duck_shape = False  # equal sizes are no reason for a graph
+    return torch.compile(masked_adamw, dynamic=True, fullgraph=True)
 
 
 class MaskedAdamW:
