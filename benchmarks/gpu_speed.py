@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from gpu_rows import Finding
-from timm import create_model
-from torch import Tensor, nn
-from torch.nn import functional as F
+from peers.classifier import classifying, equal_pair, training_flops
+from peers.turns import TURN, in_turns
+from peers.turns import ratio as ratios
+from torch import Tensor
 
-import masktas.timm
 from masktas.config import AllSettings
 from masktas.nn.supervised import SupervisedSupernet
-from masktas.nn.timm_weights import to_timm
-from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace, cost
 from masktas.stages.plan.stage import task_on_noise
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
 
-TURN = 8  # steps between two waits for the device: it works while the host prepares the next ones
 DRAWN = 16  # networks of P1
 LOGIT_LIMIT = 1e-3
 
@@ -119,54 +114,23 @@ class Speeds:
         """P8: the networks of fine-tuning alone, ours and timm's of equal shape, in turns."""
 
         def compare(left: float) -> Finding:
-            ours, its, far = self._pair()
-            flops = 6.0 * cost.macs(ours.architecture) * self.batches.classifier
+            ours, its = equal_pair(self.space, self.runtime.device)
+            shape = ours.architecture
+            images = self._images(shape, self.batches.classifier)
+            with torch.no_grad():
+                far = (ours(images[:2]) - its(images[:2])).abs().max().item()
             steps = {}
             for name, network in (("ours", ours), ("timm", its)):
                 called = torch.compile(network, dynamic=False) if compiled else network
-                steps[name] = self._classifying(called, network)
+                steps[name] = classifying(called, network, images, self.runtime)
             times = in_turns(steps, min(2 * self.seconds, left / 2), self.wait)
-            return self._compared(times, flops, far)
+            return self._compared(times, training_flops(shape, len(images)), far)
 
         return compare
 
-    def _pair(self) -> tuple[ViT, nn.Module, float]:
-        """Return equal networks, ours and timm's, and how far their logits are apart in fp32."""
-        shape = self.space.middle
-        shape = shape.replace(num_classes=cost.counted_classes(shape))
-        ours = ViT(shape)
-        ours.init_weights(torch.Generator().manual_seed(0))
-        assert ours.head is not None
-        nn.init.normal_(ours.head.weight, std=0.02)  # 0 would hide a difference
-        its = timm_network(shape)
-        its.load_state_dict(to_timm(ours))
-        ours.to(self.runtime.device)
-        its.to(self.runtime.device)
-        with torch.no_grad():
-            few = self._images(shape, 2)
-            far = (ours(few) - its(few)).abs().max().item()
-        return ours, its, far
-
-    def _classifying(self, called: Callable[[Tensor], Tensor], network: nn.Module) -> Any:
-        shape, device = self.space.middle, self.runtime.device
-        images = self._images(shape, self.batches.classifier)
-        target = torch.zeros(len(images), dtype=torch.long, device=device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-
-        def step(_: int) -> None:
-            with self.runtime.autocast():
-                loss = F.cross_entropy(called(images).float(), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        return step
-
     def _compared(self, times: Mapping[str, list[float]], flops: float, far: float) -> Finding:
         middle = {name: statistics.median(of) for name, of in times.items()}
-        ratio = statistics.median(
-            its / ours for ours, its in zip(times["ours"], times["timm"], strict=True)
-        )
+        _, ratio, _ = ratios(times["timm"], times["ours"])
         batch, peak = self.batches.classifier, self.runtime.peak_flops()
         words = ", ".join(
             f"{name} {batch / one:,.0f} images/s ({flops / one / peak:.1%} of the peak)"
@@ -220,41 +184,3 @@ class Speeds:
     def _noise(self, *sizes: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(sizes, generator=generator).to(self.runtime.device)
-
-
-def timm_network(shape: Architecture) -> nn.Module:
-    """Build the network of an architecture as timm has it."""
-    pool, fc_norm = masktas.timm.POOLING[shape.pool]
-    network: nn.Module = create_model(
-        masktas.timm.NAME, img_size=shape.image_size, patch_size=shape.patch_size,
-        in_chans=shape.in_channels, num_classes=shape.num_classes, embed_dim=shape.embed_dim,
-        block_heads=shape.num_heads, block_mlp_dims=shape.mlp_dim, head_dim=shape.head_dim,
-        global_pool=pool, fc_norm=fc_norm,
-    )  # fmt: skip
-    return network
-
-
-def in_turns(
-    steps: Mapping[str, Callable[[int], object]],
-    seconds: float,
-    wait: Callable[[], None],
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Return the seconds of a step in each turn, of all contenders; one turn of each warms up.
-
-    A turn is `TURN` steps and a wait for the device. Contenders take turns in rotating order, at
-    least two, until the time is up.
-    """
-    names, found = list(steps), {name: [] for name in steps}
-    until, turn = clock() + seconds, 0
-    while turn < 3 or clock() < until:
-        at = turn % len(names)
-        for name in names[at:] + names[:at]:
-            began = clock()
-            for number in range(turn * TURN, (turn + 1) * TURN):
-                steps[name](number)
-            wait()
-            if turn:  # the first one warms up
-                found[name].append((clock() - began) / TURN)
-        turn += 1
-    return found

@@ -6,6 +6,7 @@ Every step draws an architecture as training does and times, in rotating order:
 
 - ours: `SlicedAdamW` on its slices;
 - torch only: the same without its C part, as on a GPU or without a compiler;
+- compiled: the same by one compiled update under a mask over the whole store (compiled_adamw.py);
 - fused: `torch.optim.AdamW(fused=True)` on the full tensors, which does not freeze: what to beat;
 - foreach: torch's foreach AdamW on the slices, moments being views of full ones. It freezes, with
   one count a tensor.
@@ -19,6 +20,9 @@ traces in the caches would help nobody's optimiser. Every contender has a store 
 for `micro` nearly fits into a large last-level cache. Times depend on what else the machine does:
 compare within a row. GB/s counts 28 bytes an entry that is updated; `triad` is `a += s * b` over
 256 MB tensors, 12 bytes an entry.
+
+With --batch, whole training steps of the supernet on that many images of noise follow, by ours and
+by the two others that freeze, in turns.
 """
 
 from __future__ import annotations
@@ -29,20 +33,29 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from compiled_adamw import MaskedAdamW, compiled
+from peers.turns import in_turns, ratio
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as functional_adamw
 
+from masktas.config import AllSettings, SupernetSettings
 from masktas.nn.student import StudentShape
 from masktas.nn.supernet import Supernet, leading
 from masktas.space import SearchSpace
+from masktas.stages.plan.stage import task_on_noise
 from masktas.train.optim.cpu import native
 from masktas.train.optim.sliced_adamw import SlicedAdamW, adamw, decay_groups
 from masktas.train.optim.slices import BETAS, EPS, SETTLED
+from masktas.train.ranks import ALONE
+from masktas.train.runtime import Runtime
+from masktas.train.step import train_step
 
 LR, DECAY = 1e-3, 0.05
 BYTES = 7 * 4  # weight and two moments read and written, gradient read
+FREEZING = ("ours", "torch only", "compiled")
 Slices = dict[str, nn.Parameter]
 
 
@@ -62,15 +75,23 @@ def triad(device: torch.device, entries: int = 1 << 26) -> float:
     return 12 * entries / statistics.median(times) / 1e6
 
 
+def stepping(optimizer: SlicedAdamW, kind: str) -> Callable[[Slices], None]:
+    """Return the update of slices by `ours`, `torch only` or `compiled`."""
+    optimizer._native = kind == "ours"
+    if kind == "compiled":
+        return MaskedAdamW(optimizer, compiled()).step_slices
+    return optimizer.step_slices
+
+
 class Sliced:
     """`SlicedAdamW` on a store of its own, with a copy that knows what must not change."""
 
-    def __init__(self, supernet: Supernet, *, use_native: bool, count: int) -> None:
+    def __init__(self, supernet: Supernet, *, kind: str, count: int) -> None:
         self.supernet = copy.deepcopy(supernet)
         self.optimizer = SlicedAdamW(
             self.supernet.student, supernet.edges(), lr=LR, weight_decay=DECAY
         )
-        self.optimizer._native = use_native
+        self.step = stepping(self.optimizer, kind)
         for state in self.optimizer.state.values():
             state["step"].fill_(count)
         self.shadow = [[t.clone() for t in tensors] for tensors in self.tensors().values()]
@@ -78,9 +99,6 @@ class Sliced:
     def tensors(self) -> dict[str, list[Tensor]]:
         named = self.supernet.student.named_parameters()
         return {name: [p.detach(), *self.optimizer.state[p].values()] for name, p in named}
-
-    def step(self, slices: Slices) -> None:
-        self.optimizer.step_slices(slices)
 
     def check(self, slices: Slices, edges: dict[str, tuple[tuple[int, ...], ...]]) -> None:
         """Fail unless all outside the slices has the bits of the step before."""
@@ -163,32 +181,48 @@ def measure(name: str, *, steps: int, device: torch.device, count: int) -> dict[
     named = list(supernet.student.named_parameters())
     gradients = {name: 0.01 * torch.randn_like(parameter) for name, parameter in named}
     total, edges, rng = sum(p.numel() for _, p in named), supernet.edges(), random.Random(0)
-    ours = Sliced(supernet, use_native=True, count=count)
-    plain = Sliced(supernet, use_native=False, count=count)
+    freezing = {kind: Sliced(supernet, kind=kind, count=count) for kind in FREEZING}
     foreach, fused = Foreach(supernet, count=count), Fused(supernet, gradients)
     found: dict[str, list[float]] = {"share": [], "total": [total]}
     for index in range(steps + 3):
         architecture = space.sample(rng)
-        drawn = [dict(s.supernet.subnet(architecture).named_parameters()) for s in (ours, plain)]
-        for slices in drawn:
+        drawn = {
+            kind: dict(one.supernet.subnet(architecture).named_parameters())
+            for kind, one in freezing.items()
+        }
+        for slices in drawn.values():
             for key, one in slices.items():
                 one.grad = leading(gradients[key], one.shape).clone()
         fused.refresh(gradients)
         contenders: dict[str, Callable[[], None]] = {
-            "ours": lambda: ours.step(drawn[0]),  # noqa: B023
-            "torch only": lambda: plain.step(drawn[1]),  # noqa: B023
+            **{kind: partial(one.step, drawn[kind]) for kind, one in freezing.items()},
             "fused": fused.step,
-            "foreach": lambda: foreach.step(drawn[0]),  # noqa: B023
+            "foreach": partial(foreach.step, drawn["ours"]),
         }
         order = list(contenders)
-        for key in order[index % 4 :] + order[: index % 4]:
+        at = index % len(order)
+        for key in order[at:] + order[:at]:
             spent = milliseconds(contenders[key], device)
             if index >= 3:  # the first are for warming up
                 found.setdefault(key, []).append(spent)
-        ours.check(drawn[0], edges)
-        plain.check(drawn[1], edges)
-        found["share"].append(sum(one.numel() for one in drawn[0].values()) / total)
+        for kind, one in freezing.items():
+            one.check(drawn[kind], edges)
+        found["share"].append(sum(one.numel() for one in drawn["ours"].values()) / total)
     return found
+
+
+def whole_steps(name: str, batch: int, steps: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the milliseconds of whole training steps of the supernet, by what updates it."""
+    settings = AllSettings(supernet=SupernetSettings(space=name))
+    runtime = Runtime.choose(str(device), "fp32")
+    tasks = {kind: task_on_noise("supernet", settings, runtime, batch) for kind in FREEZING}
+    for kind, task in tasks.items():
+        task.optimizer.step_slices = stepping(task.optimizer, kind)  # type: ignore[attr-defined]
+    found = in_turns(
+        {kind: partial(train_step, task, ranks=ALONE) for kind, task in tasks.items()},
+        0.0, partial(milliseconds, lambda: None, device), turn_steps=max(1, steps // 2),
+    )  # fmt: skip
+    return {kind: [1e3 * one for one in times] for kind, times in found.items()}
 
 
 def spread(times: list[float]) -> str:
@@ -199,15 +233,16 @@ def spread(times: list[float]) -> str:
 def row(name: str, kind: str, found: dict[str, list[float]]) -> str:
     (total,), share = found["total"], statistics.mean(found["share"][3:])
     mean = {key: statistics.mean(found[key]) for key in ("ours", "fused")}
-    ratio = {
+    ratios = {
         key: statistics.median(f / o for f, o in zip(found[key], found["ours"], strict=True))
         for key in ("fused", "foreach")
     }
     speed = [BYTES * total * s / mean[key] / 1e6 for key, s in (("ours", share), ("fused", 1))]
     cells = (
         name, kind, f"{total / 1e6:.2f} M", f"{share:.3f}",
-        *(spread(found[key]) for key in ("ours", "fused", "foreach", "torch only")),
-        f"**{ratio['fused']:.2f}** ({mean['fused'] / mean['ours']:.2f})", f"{ratio['foreach']:.1f}",
+        *(spread(found[key]) for key in ("ours", "fused", "foreach", "torch only", "compiled")),
+        f"**{ratios['fused']:.2f}** ({mean['fused'] / mean['ours']:.2f})",
+        f"{ratios['foreach']:.1f}",
         f"{BYTES * total * share / 1e6:.0f} / {BYTES * total / 1e6:.0f}",
         f"{speed[0]:.0f} / {speed[1]:.0f}",
     )  # fmt: skip
@@ -216,8 +251,8 @@ def row(name: str, kind: str, found: dict[str, list[float]]) -> str:
 
 HEAD = (
     "space", "counts", "params", "share", "ours, ms", "fused full, ms", "foreach views, ms",
-    "torch only, ms", "fused / ours (of means)", "foreach / ours", "MB ours / fused",
-    "GB/s ours / fused",
+    "torch only, ms", "compiled, ms", "fused / ours (of means)", "foreach / ours",
+    "MB ours / fused", "GB/s ours / fused",
 )  # fmt: skip
 
 
@@ -225,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--spaces", nargs="+", default=["micro", "tiny", "small", "base"])
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, help="images of whole steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -240,6 +276,13 @@ def main() -> None:
         for kind, count in (("fresh", 0), ("settled", SETTLED)):
             found = measure(name, steps=arguments.steps, device=device, count=count)
             print(row(name, kind, found), flush=True)
+    for name in arguments.spaces if arguments.batch else ():
+        whole = whole_steps(name, arguments.batch, arguments.steps, device)
+        times = ", ".join(f"{kind} {statistics.median(of):.1f} ms" for kind, of in whole.items())
+        ratios = ", ".join(
+            f"{kind} {ratio(whole[kind], whole['ours'])[1]:.3f}" for kind in FREEZING[1:]
+        )
+        print(f"\n{name}, steps of {arguments.batch} images: {times}; over ours: {ratios}")
     print(f"\ntriad {triad(device):.0f} GB/s after; no entry outside a slice changed")
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from peers.networks import timm_network
 from PIL import Image
-from timm import create_model
 from timm.data import create_transform
 from timm.data.mixup import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -58,15 +58,10 @@ def as_pictures(images: Images, labels: list[list[int]]) -> Labelled:
     return [Image.fromarray(one) for one in pixels], labels_of(labels, images)
 
 
-def timm_network(shape: Architecture, folder: Path, drop_path: float) -> nn.Module:
+def filled(shape: Architecture, folder: Path, drop_path: float) -> nn.Module:
     """Build the network as timm has it, with the weights in a folder but for the head."""
+    network = timm_network(shape, drop_path)
     pool, fc_norm = masktas.timm.POOLING[shape.pool]
-    network = create_model(
-        masktas.timm.NAME, img_size=shape.image_size, patch_size=shape.patch_size,
-        in_chans=shape.in_channels, num_classes=shape.num_classes, embed_dim=shape.embed_dim,
-        block_heads=shape.num_heads, block_mlp_dims=shape.mlp_dim, head_dim=shape.head_dim,
-        global_pool=pool, fc_norm=fc_norm, drop_path_rate=drop_path,
-    )  # fmt: skip
     weights = to_timm(load_network(folder))
     if fc_norm:  # the last norm then follows the pooling
         weights = {
@@ -174,7 +169,7 @@ def main() -> None:
         return torch.stack([whole(one) for one in cut]), target
 
     start = (stage.folder / ours["parents"]["weights"]["file"]).parent
-    network = timm_network(shape, start, settings.drop_path)
+    network = filled(shape, start, settings.drop_path)
     network.train()
     best, top1, rate = train(
         network, as_pictures(store.images("supernet", "search"), labels), pixels_of("validation"),

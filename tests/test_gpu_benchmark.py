@@ -95,23 +95,6 @@ def test_a_part_that_takes_too_long_is_stopped(gpu: SimpleNamespace) -> None:
     assert before - 5 <= after <= before
 
 
-def test_turns_rotate_and_leave_the_first_out(gpu: SimpleNamespace) -> None:
-    now, order = 0.0, []
-
-    def step_of(name: str, seconds: float):
-        def step(number: int) -> None:
-            nonlocal now
-            now += seconds * (10 if number < gpu.gpu_speed.TURN else 1)
-            order.append(name)
-
-        return step
-
-    steps = {"a": step_of("a", 1.0), "b": step_of("b", 2.0)}
-    found = gpu.gpu_speed.in_turns(steps, 0.0, lambda: None, lambda: now)
-    assert found == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
-    assert order[:: gpu.gpu_speed.TURN] == ["a", "b", "b", "a", "a", "b"]
-
-
 def test_every_recipe_of_the_paper_says_how_it_is_planned(gpu: SimpleNamespace) -> None:
     recipes = [path for path in gpu.gpu.RECIPES.glob("*.toml") if path.name != "cpu.toml"]
     found = {path.stem: gpu.gpu_plans.asked(path) for path in recipes}

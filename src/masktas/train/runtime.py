@@ -15,6 +15,7 @@ import torch
 
 from masktas import launch
 from masktas.errors import ConfigError
+from masktas.train.allocator import keep_freed_memory
 from masktas.train.precision import Precision, has_bf16_products, step_times
 from masktas.train.ranks import ALONE, Ranks
 
@@ -86,6 +87,11 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products have the chosen precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def keep_memory(self) -> None:
+        """On a CPU, have this process keep the memory that it frees, see `train.allocator`."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def memory(self) -> int:
         """Return the peak memory in bytes so far: of the GPU, or of this process."""

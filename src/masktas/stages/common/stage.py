@@ -76,6 +76,7 @@ class Context:
             recompute=self.settings.recompute,
             ranks=self.ranks,
         )
+        self.runtime.keep_memory()
         self.console = console or Console()
         if self.runtime.why:
             self.console.say(self.runtime.why, once=True)

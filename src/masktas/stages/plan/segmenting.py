@@ -53,6 +53,7 @@ def plan_segment(
     """
     machine, data = settings.runtime, settings.data
     runtime = Runtime.choose(machine.device, machine.precision, recompute=machine.recompute)
+    runtime.keep_memory()  # as the stages do
     if architecture is None:
         space = SearchSpace.load(settings.supernet.space)
         architecture = settings.search.check(space).costliest(random.Random(0))

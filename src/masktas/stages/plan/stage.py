@@ -87,6 +87,7 @@ def plan(
     runtime = Runtime.choose(
         settings.runtime.device, settings.runtime.precision, recompute=settings.runtime.recompute
     )
+    runtime.keep_memory()  # as the stages do
     settings, space, candidates = _resolved(settings)
     setup = Setup(settings.runtime.seed, runtime, ALONE)
     teacher = _adopted(space, settings)
@@ -125,6 +126,7 @@ def task_on_noise(
     Raises:
         ConfigError, BudgetError: if the settings do not go together.
     """
+    runtime.keep_memory()  # as the stages do
     settings, space, candidates = _resolved(settings)
     setup, adopted = Setup(settings.runtime.seed, runtime, ALONE), _adopted(space, settings)
     trial = Trial(

@@ -1,0 +1,1 @@
+"""masktas beside AutoFormer, MAE, timm and torchvision: the parts of `beside.py`."""
