@@ -4,8 +4,8 @@ Command   python benchmarks/alone.py RUN --config FILE [--init supernet] [--loss
               [--architecture uniform]
 Needs     RUN with a finished supernet, and its search for --architecture uniform.
 Does      `masktas distill`, for as many images as the supernet saw, but from the supernet's weights
-          if wanted, and by the feature loss alone if wanted. RUN/distill/INIT-LOSSES is written; fine-tune
-          it with `masktas finetune --out RUN --architecture RUN/distill/INIT-LOSSES`.
+          if wanted, and by the feature loss alone if wanted. RUN/distill/INIT-LOSSES is written;
+          fine-tune it with `masktas finetune --out RUN --architecture RUN/distill/INIT-LOSSES`.
 Shows     the loss as it falls. docs/results/transfer.md has accuracies after fine-tuning.
 """
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masktas.config import TeacherSettings
+from masktas.config.derived import teacher_for
 from masktas.nn.patches import num_visible
-from masktas.stages.common.tasks import teacher_architecture, teacher_for
+from masktas.stages.common.tasks import teacher_architecture
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from masktas.config import SearchSettings, TeacherSettings
+from masktas.config.derived import teacher_for
 from masktas.data.batches import Augment, Batches
 from masktas.data.store.image_store import Images, InMemory
 from masktas.nn.student import StudentShape
@@ -31,7 +32,7 @@ from masktas.nn.vit import ViT
 from masktas.ratings.evaluator import Evaluator
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, cost
 from masktas.space.vary import crossover, mutate
-from masktas.stages.common.tasks import teacher_architecture, teacher_for
+from masktas.stages.common.tasks import teacher_architecture
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from peers.networks import autoformer_supernet, config_of, fill_autoformer

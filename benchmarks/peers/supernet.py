@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masktas.config import SupernetSettings, TeacherSettings
+from masktas.config.derived import teacher_for
 from masktas.nn.patches import num_visible
 from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import SharedStudent, Supernet, leading
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.units import units_of
 from masktas.space import Architecture, SearchSpace
-from masktas.stages.common.tasks import teacher_architecture, teacher_for
+from masktas.stages.common.tasks import teacher_architecture
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step
