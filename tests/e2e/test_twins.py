@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -28,6 +29,7 @@ from masktas.stages.distill.stage import _open
 from masktas.train.loop import Training
 from masktas.train.ranks import ALONE
 from masktas.train.step import train_step
+from scripts import imported
 from worlds import World, ended, manifest, started
 
 pytestmark = pytest.mark.e2e
@@ -233,6 +235,25 @@ def test_a_network_alone_can_be_used_and_evaluated(distilled: Path, world: World
     evaluated = package.evaluate(distilled / "distill/main", split="validation")
     assert 0 <= evaluated["outcome"]["knn"]["top1"] <= 1
     assert (distilled / "evaluate/distill-main-validation/evaluation.json").exists()
+
+
+def test_a_network_alone_can_start_from_the_supernet_and_learn_features_only(
+    distilled: Path, tmp_path: Path
+) -> None:
+    """By benchmarks/alone.py."""
+    alone, found, network = imported("alone"), {}, tmp_path / "network.json"
+    SearchSpace.load(distilled / "supernet/space.json").largest.save(network)
+    for init in ("supernet", "random"):
+        args = argparse.Namespace(
+            run=distilled, config=None, init=init, losses="features",
+            architecture=str(network),
+        )  # fmt: skip
+        alone.train(args)
+        found[init] = read_lines(distilled / f"distill/{init}-features/metrics.jsonl")
+        assert "pixel_loss" not in found[init][0]
+        shutil.rmtree(distilled / f"distill/{init}-features")
+    first = {init: lines[0]["feature_loss"] for init, lines in found.items()}
+    assert first["supernet"] < first["random"]
 
 
 def _shown(run: Path) -> str:
