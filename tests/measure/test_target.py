@@ -21,14 +21,17 @@ class Bench:
     ("fields", "said"),
     [
         ({"engine": "eagr"}, "choose one of eager, compiled"),
-        ({"precision": "int8"}, "choose one of fp32"),
+        ({"precision": "int4"}, "choose one of fp32"),
+        ({"precision": "int8"}, "engine eager has no int8: choose the engine onnxruntime"),
+        ({"engine": "compiled", "precision": "int8"}, "engine compiled has no int8"),
+        ({"engine": "command", "command": "bench", "precision": "int8"}, "up to your command"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": True}, "threads is True"),
         ({"batch": -1}, "batch is -1"),
         ({"batch": None}, "batch is None"),
         ({"timeout": 0}, "timeout is 0"),
         ({"timeout": float("nan")}, "timeout is nan"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, "choose fp32 or fp16"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "choose fp32, fp16 or int8"),
         ({"engine": "command"}, "a command is given with the engine command"),
         ({"engine": "command", "command": ""}, "do not go together"),
         ({"command": "bench"}, "only with it"),
@@ -47,6 +50,13 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     for device in ("cuda", "tpu", "cuda:7"):
         with pytest.raises(ConfigError, match=f"--device {device}"):
             Target(device=device).require()
+
+
+def test_int8_is_for_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="int8 is measured on the CPU only"):
+        Target("onnxruntime", "cuda", precision="int8").require()
 
 
 @pytest.mark.parametrize("fields", [{"engine": "onnxruntime"}, {"command": "bench {onnx}"}])
@@ -74,6 +84,7 @@ def test_the_description_tells_targets_apart():
         Target(precision="bf16"),
         Target("compiled"),
         Target("onnxruntime"),
+        Target("onnxruntime", precision="int8"),
         Target("command", command="bench"),
         Target("command", command="bench", batch=2),
         Target("function", function=Bench()),

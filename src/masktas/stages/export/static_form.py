@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from masktas.errors import ConfigError, require_extra
 from masktas.files import write_atomic
 from masktas.measure.engines import INPUT
+from masktas.measure.quantize import EXTRA, LINEAR, WHAT, prepared
 from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.form import Form, Subject
-from masktas.stages.export.int8_form import WHAT, prepared
-from masktas.stages.export.onnx_form import EXTRA, opener
+from masktas.stages.export.int8_form import float_file
+from masktas.stages.export.onnx_form import opener
 from masktas.stages.export.onnx_form import require as require_onnx
 
 NAME = "onnx-int8-static"
 STATIC = "onnx/model_int8_static.onnx"
-LINEAR = ["MatMul", "Gemm"]
 BATCH = 16
 
 
@@ -47,9 +47,9 @@ def form(*, images: CalibrationImages | None = None, takes_pixels: bool = False)
 
     def write(subject: Subject, folder: Path) -> None:
         assert images is not None
-        pixels = images.read(subject.seen)
+        pixels = images.read(subject.seen, subject.facts)
         given = pixels if takes_pixels else subject.seen.prepare(pixels, torch.device("cpu"))
-        with prepared(subject, folder, takes_pixels=takes_pixels) as source:
+        with prepared(float_file(subject, folder, takes_pixels=takes_pixels)) as source:
             write_atomic(folder / STATIC, lambda to: quantize(source, to, np.asarray(given)))
 
     return Form(NAME, (STATIC,), False, require, write, opener(STATIC), takes_pixels)
