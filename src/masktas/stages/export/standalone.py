@@ -163,9 +163,7 @@ def upright(image: Any, channels: int) -> Any:
 
 def pixels_of(image: Any) -> Tensor:
     """Return the bytes `[C, H, W]` of a Pillow image."""
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(image))
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 

@@ -206,7 +206,8 @@ def starts(whole: int, side: int) -> list[int]:
 
 def main(paths: list[str]) -> None:
     """Print the share of each class in images, and write masks into the working directory."""
-    import numpy as np
+    from array import array
+
     from PIL import Image
 
     network = load()
@@ -220,9 +221,11 @@ def main(paths: list[str]) -> None:
             for number, share in zip(which.tolist(), best.tolist(), strict=True)
             if share
         )
-        numbers = np.asarray(INPUT["values"])[classes.numpy()]
-        kind = np.uint8 if numbers.max() < 256 else np.uint16
-        Image.fromarray(numbers.astype(kind)).save(f"{Path(path).stem}-classes.png")
+        mode, kind = ("L", "B") if max(INPUT["values"]) < 256 else ("I;16", "H")
+        numbers = array(kind, torch.tensor(INPUT["values"])[classes].flatten().tolist())
+        size = (classes.shape[1], classes.shape[0])
+        mask = Image.frombytes(mode, size, numbers.tobytes())
+        mask.save(f"{Path(path).stem}-classes.png")
         print(path, *named, sep="  ")
 
 
