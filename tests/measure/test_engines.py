@@ -36,6 +36,7 @@ def run_on(target, network, images, folder):
         ("eager", "bf16", 5e-2),
         ("eager", "fp16", 1e-2),
         ("onnxruntime", "fp32", 1e-5),
+        ("onnxruntime", "int8", 0.2),
         pytest.param(
             "onnxruntime",
             "fp16",
@@ -78,6 +79,7 @@ def test_compiled_networks_are_the_same_too_however_many(small_space, randomize,
     forget_compiled()
 
 
+@pytest.mark.slow
 def test_int8_is_the_file_that_an_export_ships(small_space, randomize, tmp_path):
     network = randomize(ViT(small_space.middle), 0).eval()
     images = images_for(network.architecture, 3)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
 
-import numpy as np
 import pytest
 
 import masktas
@@ -16,7 +16,7 @@ from masktas.measure.build import model_path
 from masktas.measure.clock import Rounds
 from masktas.measure.fit import FittedCosts
 from masktas.space.latency import TICKS, LatencyModel
-from masktas.stages.common.budget import costed, target_of
+from masktas.stages.common.budget import costed, latency_target
 
 
 def measure(network):
@@ -119,16 +119,16 @@ def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
     )  # fmt: skip
     assert found == target
     assert files == {"latency": out}
-    drawn = [limited.sample(np.random.default_rng(seed)) for seed in range(20)]
+    drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
     assert max(model.predict(one) for one in drawn) <= middle
-    assert limited.count() < settings.check(small_space).count()
+    assert limited.size < settings.check(small_space).size
 
 
 def test_settings_name_the_precision(small_space, tmp_path):
     asked = {"latency_engine": "onnxruntime", "latency_threads": 1}
     paths = set()
     for precision in ("fp32", "int8"):
-        target = target_of(LatencySettings(**asked, latency_precision=precision), None)
+        target = latency_target(LatencySettings(**asked, latency_precision=precision), None)
         assert target == masktas.LatencyTarget("onnxruntime", threads=1, precision=precision)
         assert f", {precision}, batch of 1" in str(target)
         paths.add(model_path(tmp_path, small_space, target))

@@ -75,6 +75,10 @@ class Target:
                 f"engine {self.engine} has no int8: choose the engine onnxruntime, which runs the "
                 "file of `masktas export --to onnx-int8`, or another precision."
             )
+        if self.precision == "int8" and self.device != "cpu":
+            raise ConfigError(
+                f"int8 is measured on the CPU only, and device is {self.device}: choose cpu."
+            )
         self._require_own()
 
     def _require_own(self) -> None:
@@ -119,8 +123,6 @@ class Target:
         if self.is_own:
             return
         cuda = self.runtime.device.type == "cuda"
-        if cuda and self.precision == "int8":
-            raise ConfigError("int8 is measured on the CPU only: choose the device cpu.")
         if self.engine == "compiled":
             _require_compiler(cuda=cuda)
         if self.engine == "onnxruntime" and cuda:

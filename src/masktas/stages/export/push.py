@@ -99,7 +99,7 @@ def files_of(folder: Path) -> list[str]:
             "that it writes."
         )
     record = read_json(folder / PARITY)
-    known, names = all_forms(segments=record["outputs"] == PIXELS), {CARD, PARITY}
+    known, names = all_forms(segments=record.get("outputs") == PIXELS), {CARD, PARITY}
     for one in record["forms"]:
         if one["form"] in known and one["written"]:
             names.update(known[one["form"]].files)
