@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.measure.clock import time_turn
+from masktas.measure.clock import clock_for, time_turn
+from masktas.measure.target import Target
 from masktas.stages.export.form import PIXELS, Form, Run, Subject
 
 MOST_DIFFERENCE = 1e-3  # of a form that computes in float32
@@ -37,7 +38,8 @@ class Parity:
         agreement: share of the images, or of a segmenter the pixels, with the same most probable
             class; of features, the smallest cosine similarity.
         bytes: of its files.
-        ms: for one image, median of a few calls with the threads of this process.
+        ms: for one image, median of a few calls with the threads of this process; one thread is
+            timed by its own clock, as in `masktas latency`.
         written: whether it is part of the export.
         warning: what a user should know before using it; empty if nothing.
     """
@@ -115,7 +117,7 @@ class Comparison:
 def _ms(run: Run, images: Tensor) -> float:
     one = images[:1].contiguous()
     with torch.inference_mode():
-        return statistics.median(time_turn(lambda: run(one)))
+        return statistics.median(time_turn(lambda: run(one), clock=clock_for(Target())))
 
 
 def _outputs(run: Run, images: Tensor) -> Tensor:
