@@ -59,6 +59,8 @@ def test_an_engine_computes_the_same(
     assert found.shape == (3, 5)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    if precision == "int8":
+        assert (found - expected).abs().max() > 1e-4
     assert next(network.parameters()).dtype == torch.float32
 
 
