@@ -121,7 +121,7 @@ def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
     assert files == {"latency": out}
     drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
     assert max(model.predict(one) for one in drawn) <= middle
-    assert limited.size < settings.check(small_space).size
+    assert limited.size() < settings.check(small_space).size()
 
 
 def test_settings_name_the_precision(small_space, tmp_path):
