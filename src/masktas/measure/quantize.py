@@ -19,7 +19,7 @@ LINEAR = ["MatMul", "Gemm"]  # what is quantised: a segmenter's convolutions are
 
 
 def quantize_dynamic(source: Path, to: Path) -> None:
-    """Write a float32 ONNX file in 8 bits; its metadata is kept."""
+    """Write a float32 ONNX file in 8 bits, with its metadata."""
     quantization: Any = require_extra("onnxruntime.quantization", EXTRA, WHAT)
     with prepared(source) as ready:
         quantization.quantize_dynamic(
@@ -30,6 +30,7 @@ def quantize_dynamic(source: Path, to: Path) -> None:
             reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
         )
+    keep_metadata(source, to)
 
 
 @contextmanager
@@ -40,3 +41,17 @@ def prepared(source: Path) -> Iterator[Path]:
         path = Path(made) / "prepared.onnx"
         shapes.quant_pre_process(source, path, skip_symbolic_shape=True)
         yield path
+
+
+def keep_metadata(source: Path, to: Path) -> None:
+    """Leave only the metadata of the float32 file in a quantised one.
+
+    onnxruntime adds its own, which is no JSON: programs that read all of it would fail.
+    """
+    onnx: Any = require_extra("onnx", EXTRA, WHAT)
+    kept = {one.key for one in onnx.load(source).metadata_props}
+    model = onnx.load(to)
+    own = [one for one in model.metadata_props if one.key in kept]
+    del model.metadata_props[:]
+    model.metadata_props.extend(own)
+    onnx.save(model, to)
