@@ -86,7 +86,7 @@ class Environment:
     def classes(self, python: Path, export: Path, photos: Sequence[Path]) -> list[str]:
         """Classify photos with the Python of the environment, one after the other."""
         program = ["-c", self.program] if self.program else []
-        command = [python, "-I", *program, export / self.file, *photos]
+        command: list[str | Path] = [python, "-I", *program, export / self.file, *photos]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{self.name} failed:\n{done.stderr}")
@@ -120,7 +120,8 @@ ENVIRONMENTS = (
 
 def built(folder: Path) -> Path:
     """Build the wheel as `make dist` does."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "--directory", folder]
+    command: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    command += ["--directory", folder]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
     return wheel
@@ -132,14 +133,14 @@ def made(folder: Path, packages: Sequence[str], wheel: Path) -> Path:
     if not python.exists():
         subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder], check=True)
         given = [str(wheel) if one == "masktas" else one for one in packages]
-        install = [UV, "pip", "install", "--quiet", "--python", python]
+        install: list[str | Path] = [UV, "pip", "install", "--quiet", "--python", python]
         subprocess.run([*install, "--constraint", ROOT / "requirements.lock", *given], check=True)
     return python
 
 
 def installed(python: Path) -> list[str]:
     """Return the packages of an environment with their versions."""
-    command = [UV, "pip", "freeze", "--python", python]
+    command: list[str | Path] = [UV, "pip", "freeze", "--python", python]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line.partition(" @ ")[0] for line in lines]
 
@@ -165,10 +166,10 @@ def main() -> None:
     files = sorted(one for one in arguments.photos.iterdir() if one.suffix.lower() in SUFFIXES)
     photos = [one.resolve() for one in files[:: max(1, len(files) // arguments.num_images)]]
     photos = photos[: arguments.num_images]
-    import masktas
+    from masktas.predictor import load_backbone
 
     export = arguments.export.resolve()
-    expected = [one.top[0][0] for one in masktas.load(export).predict(photos, top=1)]
+    expected = [one.top[0][0] for one in load_backbone(export).predict(photos, top=1)]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         kept = arguments.environments or Path(temporary)
