@@ -104,24 +104,27 @@ def test_one_network_is_measured(small_space, tmp_path):
 def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
     target = masktas.LatencyTarget("onnxruntime", threads=1, precision="int8")
     once = Rounds(least=1, most=1)
+    space = small_space.replace(
+        embed_dim=(24,), depth=(1, 2), num_heads=(1, 3), mlp_ratio=(1.5, 2.75)
+    )
     out = tmp_path / "model.json"
-    model = masktas.build_latency(small_space, out=out, target=target, held_out=0, rounds=once)
+    model = masktas.build_latency(space, out=out, target=target, held_out=0, rounds=once)
     assert model.target["precision"] == "int8"
     with pytest.raises(ArtifactError, match="another target or space"):
         masktas.build_latency(
-            small_space, out=out, target=masktas.LatencyTarget("onnxruntime", threads=1)
+            space, out=out, target=masktas.LatencyTarget("onnxruntime", threads=1)
         )
-    middle = model.predict(small_space.middle)
+    middle = model.predict(space.middle)
     settings = SearchSettings(latency=str(out), max_latency=f"{middle}ms", min_use=0)
     limited, found, files = costed(
-        Run(tmp_path), settings.check(small_space), settings,
+        Run(tmp_path), settings.check(space), settings,
         latency=False, measure=None, seed=0, console=Console(quiet=True),
     )  # fmt: skip
     assert found == target
     assert files == {"latency": out}
     drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
     assert max(model.predict(one) for one in drawn) <= middle
-    assert limited.size() < settings.check(small_space).size()
+    assert limited.size() < settings.check(space).size()
 
 
 def test_settings_name_the_precision(small_space, tmp_path):
