@@ -114,17 +114,19 @@ def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
         masktas.build_latency(
             space, out=out, target=masktas.LatencyTarget("onnxruntime", threads=1)
         )
-    middle = model.predict(space.middle)
-    settings = SearchSettings(latency=str(out), max_latency=f"{middle}ms", min_use=0)
+    candidates = SearchSettings(min_use=0).check(space)
+    amounts = sorted(model.predict(one) for one in candidates)
+    limit = amounts[len(amounts) // 2] + 0.5 / TICKS
+    settings = SearchSettings(latency=str(out), max_latency=f"{limit}ms", min_use=0)
     limited, found, files = costed(
-        Run(tmp_path), settings.check(space), settings,
+        Run(tmp_path), candidates, settings,
         latency=False, measure=None, seed=0, console=Console(quiet=True),
     )  # fmt: skip
     assert found == target
     assert files == {"latency": out}
     drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
-    assert max(model.predict(one) for one in drawn) <= middle
-    assert limited.size() < settings.check(space).size()
+    assert max(model.predict(one) for one in drawn) <= limit
+    assert limited.size() == sum(one <= limit for one in amounts)
 
 
 def test_settings_name_the_precision(small_space, tmp_path):
