@@ -24,7 +24,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 NOT_RUN = {
     "README.md": ["needs 8 devices"],
     "docs/export.md": ["needs the hub"],
-    "docs/latency.md": ["takes minutes"],
+    "docs/latency.md": ["takes minutes", "takes minutes"],
     "docs/segment.md": ["needs a larger budget", "takes minutes"],
     "docs/teachers.md": ["examples/own_teacher.py runs instead"],
     "docs/tutorial.md": ["serves until Ctrl-C"],

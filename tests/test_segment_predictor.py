@@ -24,38 +24,21 @@ from masktas.data.decode.image import decode
 from masktas.data.decode.mask import decode_mask
 from masktas.data.masks import IGNORED
 from masktas.errors import ArtifactError, DataError, UndecodableImage
-from masktas.nn.segmenter import Segmenter
-from masktas.nn.vit import ViT
 from masktas.predictor import Predictor, load_backbone
 from masktas.segment_predictor import SegmentPredictor
-from masktas.train.input import NetworkInput
 from masktas.train.runtime import Runtime
-from masktas.train.segmenters import SegmenterFacts, save_segmenter
 from masktas.train.windows import SlidingRows
 from pairs import encoded, write_pairs
-from used import SHAPE, save_odd_photos
+from used import SHAPE, save_odd_photos, save_small_segmenter
 
 NAMES, VALUES = ("ground", "red", "green"), (0, 4, 9)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
-def save(folder: Path, values: tuple[int, ...] = VALUES) -> Path:
-    """Write a segmenter with random weights, whose classes are numbered 0, 4 and 9."""
-    generator = torch.Generator().manual_seed(0)
-    vit = ViT(SHAPE.replace(num_classes=0))
-    vit.init_weights(generator)
-    made = Segmenter(vit, "linear", 8, 3)
-    made.init_weights(generator)
-    torch.nn.init.normal_(made.decoder.classify.weight, generator=generator)
-    facts = SegmenterFacts("linear", 8, NAMES, values, None, (255,))
-    save_segmenter(folder, made, facts, NetworkInput((16, 16), (16, 16), 3, None, MEAN, STD))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("segmenter")
-    save(made / "net")
+    save_small_segmenter(made / "net")
     save_odd_photos(made / "photos")
     (made / "photos/below").mkdir()
     Image.fromarray(np.zeros((9, 40, 3), np.uint8)).save(made / "photos/below/flat.png")
@@ -129,10 +112,12 @@ def test_its_backbone_is_a_network_of_its_own(folder: Path, network: SegmentPred
 
 
 def test_a_folder_without_its_input_is_refused(tmp_path: Path) -> None:
-    (save(tmp_path / "net") / "input.json").unlink()
+    save_small_segmenter(tmp_path / "net")
+    (tmp_path / "net/input.json").unlink()
     with pytest.raises(ArtifactError, match=r"no input\.json there"):
         masktas.load(tmp_path / "net")
-    (save(tmp_path / "net") / "segmenter.json").write_text('{"decoder": "linear"}')
+    save_small_segmenter(tmp_path / "net")
+    (tmp_path / "net/segmenter.json").write_text('{"decoder": "linear"}')
     with pytest.raises(ArtifactError, match=r"segmenter\.json: damaged"):
         masktas.load(tmp_path / "net")
 
@@ -173,7 +158,7 @@ def test_predict_refuses_what_does_not_go_together(
     code, _, said = call(capsys, "predict", folder / "net", photo, "--out", photo)
     assert code == 2
     assert "a file is there" in said
-    save(tmp_path / "large", (0, 1, 70_000))
+    save_small_segmenter(tmp_path / "large", values=(0, 1, 70_000))
     code, _, said = call(capsys, "predict", tmp_path / "large", photo, "--out", tmp_path / "out")
     assert code == 2
     assert "number 70000, which a PNG mask cannot hold" in said

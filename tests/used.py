@@ -1,4 +1,4 @@
-"""A classifier with random weights in a folder of its own, and odd photos for it."""
+"""Networks with random weights in folders of their own, and odd photos for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
+from masktas.space.decoder import DecoderName
 from masktas.train.input import NetworkInput
 from masktas.train.networks import save_network
+from masktas.train.segmenters import SegmenterFacts, save_segmenter
 
 CLASSES = ("circle", "cross", "square")
 SHAPE = Architecture(
@@ -47,3 +50,25 @@ def save_odd_photos(folder: Path) -> list[str]:
     Image.fromarray(color).save(folder / "e-turned.jpg", exif=exif, quality=95)
     np.save(folder / "f-array.npy", color)
     return sorted(path.name for path in folder.iterdir())
+
+
+def save_small_segmenter(
+    folder: Path,
+    decoder: DecoderName = "linear",
+    *,
+    shape: Architecture = SHAPE,
+    values: tuple[int, ...] = (0, 4, 9),
+    short_side: int | None = None,
+) -> Segmenter:
+    """Write a segmenter with random weights, which gives pixels different classes."""
+    generator, size = torch.Generator().manual_seed(0), shape.image_size
+    vit = ViT(shape.replace(num_classes=0))
+    vit.init_weights(generator)
+    made = Segmenter(vit, decoder, 16, len(values)).eval()
+    made.init_weights(generator)
+    torch.nn.init.normal_(made.decoder.classify.weight, generator=generator)
+    names = ("ground", "red", "green")[: len(values)]
+    facts = SegmenterFacts(decoder, 16, names, values, short_side, (255,))
+    seen = NetworkInput(size, size, 3, None, SEEN.mean, SEEN.std)
+    save_segmenter(folder, made, facts, seen)
+    return made

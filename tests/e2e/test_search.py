@@ -623,6 +623,7 @@ def test_too_many_to_rate_them_all(
         ("--max-latency 5ms --latency-command echo", "not milliseconds above 0"),
         ("--max-latency 5ms --latency-command true --latency-batch 0", "latency-batch"),
         ("--max-latency 5ms --latency-engine onnxruntime --latency-precision bf16", "bf16"),
+        ("--max-latency 5ms --latency-precision int8", "engine eager has no int8"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(

@@ -268,14 +268,21 @@ def test_plan_counts_the_operations_that_the_stage_has_counted(run: Path, maskta
     assert "--architecture goes with --segment" in error
 
 
-def test_export_and_embed_take_the_backbone_and_say_so(
+def test_export_takes_the_segmenter_and_embed_its_backbone(
     run: Path, tmp_path: Path, masktas: Call
 ) -> None:
-    code, _, said = masktas("export", run / "segment/main", "--to", "torch")
-    assert code == 0, said
-    assert "is a segmenter: its backbone is exported, without the decoder" in said
+    code, said, error = masktas("export", run / "segment/main", "--to", "torch")
+    assert code == 0, error
+    assert "windows of images of the validation split of run" in said
     record = json.loads((run / "export/segment-main/parity.json").read_text())
     assert record["network"] == "segment/main"
+    assert record["is_held_out"]
+    card = (run / "export/segment-main/README.md").read_text()
+    made = manifest(run / "segment/main")
+    assert f"| **main** (this network) | {format_quantity(made['backbone']['params'])} |" in card
+    assert f"| {made['test']['miou']:.2%} |" in card
+    assert "type: mean_iou" in card
+    assert "\\<b\\>none\\</b\\>" in card
     photo = run.parent / "data/images/0.ppm"
     code, _, said = masktas(
         "embed", run / "segment/main", photo, "--out", tmp_path / "features.npz", "--device", "cpu"

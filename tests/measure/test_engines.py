@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from masktas.measure.engines import (
 from masktas.measure.meter import Meter
 from masktas.measure.target import Target
 from masktas.nn.vit import ViT
+from masktas.stages.export import int8_form
+from masktas.stages.export.form import Subject
+from masktas.stages.export.int8_form import INT8
+from masktas.train.input import NetworkInput
 
 
 def run_on(target, network, images, folder):
@@ -31,6 +36,7 @@ def run_on(target, network, images, folder):
         ("eager", "bf16", 5e-2),
         ("eager", "fp16", 1e-2),
         ("onnxruntime", "fp32", 1e-5),
+        ("onnxruntime", "int8", 0.2),
         pytest.param(
             "onnxruntime",
             "fp16",
@@ -53,6 +59,8 @@ def test_an_engine_computes_the_same(
     assert found.shape == (3, 5)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    if precision == "int8":
+        assert (found - expected).abs().max() > 1e-4
     assert next(network.parameters()).dtype == torch.float32
 
 
@@ -71,6 +79,31 @@ def test_compiled_networks_are_the_same_too_however_many(small_space, randomize,
         fallen_back.append(torch._dynamo.utils.counters["stats"] != before)
     assert not any(fallen_back)
     forget_compiled()
+
+
+@pytest.mark.slow
+def test_int8_is_the_file_that_an_export_ships(small_space, randomize, tmp_path):
+    network = randomize(ViT(small_space.middle), 0).eval()
+    images = images_for(network.architecture, 3)
+    with torch.no_grad():
+        expected = network(images)
+    target = Target("onnxruntime", precision="int8")
+    found = run_on(target, network, images, tmp_path)
+    assert 1e-4 < (found - expected).abs().max() < 0.2 * expected.abs().max()
+    shape = network.architecture
+    scale = (0.5,) * shape.in_channels
+    size = shape.image_size
+    seen = NetworkInput(size, size, shape.in_channels, None, scale, scale)
+    int8_form.form().write(Subject(network, seen), tmp_path / "shipped")
+    measured, shipped = (
+        onnx.load(path).graph for path in (tmp_path / "network.onnx", tmp_path / "shipped" / INT8)
+    )
+    assert [one.op_type for one in measured.node] == [one.op_type for one in shipped.node]
+    weights = [
+        {one.name: one.raw_data for one in graph.initializer} for graph in (measured, shipped)
+    ]
+    assert weights[0] == weights[1]
+    assert onnx.TensorProto.INT8 in {one.data_type for one in shipped.initializer}
 
 
 def test_a_network_without_classes_is_measured_with_a_head_of_1000(small_space):

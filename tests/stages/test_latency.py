@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
 import masktas
+from masktas.artifacts import Run
+from masktas.config import LatencySettings, SearchSettings
+from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError, SpaceError
+from masktas.measure.build import model_path
 from masktas.measure.clock import Rounds
 from masktas.measure.fit import FittedCosts
 from masktas.space.latency import TICKS, LatencyModel
+from masktas.stages.common.budget import costed, latency_target
 
 
 def measure(network):
@@ -92,3 +98,43 @@ def test_one_network_is_measured(small_space, tmp_path):
         masktas.measure_latency(tmp_path, target=target, measure=measure)
     with pytest.raises(SpaceError, match="cannot be read"):
         masktas.measure_latency(tmp_path / "none.json")
+
+
+@pytest.mark.slow
+def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
+    target = masktas.LatencyTarget("onnxruntime", threads=1, precision="int8")
+    once = Rounds(least=1, most=1)
+    space = small_space.replace(
+        embed_dim=(24,), depth=(1, 2), num_heads=(1, 3), mlp_ratio=(1.5, 2.75)
+    )
+    out = tmp_path / "model.json"
+    model = masktas.build_latency(space, out=out, target=target, held_out=0, rounds=once)
+    assert model.target["precision"] == "int8"
+    with pytest.raises(ArtifactError, match="another target or space"):
+        masktas.build_latency(
+            space, out=out, target=masktas.LatencyTarget("onnxruntime", threads=1)
+        )
+    candidates = SearchSettings(min_use=0).check(space)
+    amounts = sorted(model.predict(one) for one in candidates)
+    limit = amounts[len(amounts) // 2] + 0.5 / TICKS
+    settings = SearchSettings(latency=str(out), max_latency=f"{limit}ms", min_use=0)
+    limited, found, files = costed(
+        Run(tmp_path), candidates, settings,
+        latency=False, measure=None, seed=0, console=Console(quiet=True),
+    )  # fmt: skip
+    assert found == target
+    assert files == {"latency": out}
+    drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
+    assert max(model.predict(one) for one in drawn) <= limit
+    assert limited.size() == sum(one <= limit for one in amounts)
+
+
+def test_settings_name_the_precision(small_space, tmp_path):
+    asked = {"latency_engine": "onnxruntime", "latency_threads": 1}
+    paths = set()
+    for precision in ("fp32", "int8"):
+        target = latency_target(LatencySettings(**asked, latency_precision=precision), None)
+        assert target == masktas.LatencyTarget("onnxruntime", threads=1, precision=precision)
+        assert f", {precision}, batch of 1" in str(target)
+        paths.add(model_path(tmp_path, small_space, target))
+    assert len(paths) == 2

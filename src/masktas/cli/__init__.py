@@ -182,7 +182,8 @@ COMMANDS = {
 
         Writes one folder that timm, transformers, onnxruntime and plain PyTorch open, and compares
         each form with the network on held-out images: outputs, size, time. A form that is too far
-        off is not written, and the exit code is 1.
+        off is not written, and the exit code is 1. A segmenter is written without timm and
+        transformers, which have no place for its decoder.
 
         - `masktas export runs/first`
         - `masktas export runs/first/finetune/main --to torch,onnx --out shipped/`

@@ -37,7 +37,12 @@ Threads = Annotated[
 ]
 Batch = Annotated[int, Parameter(help="Number of images in one inference.", group="Target")]
 Precision = Annotated[
-    str, Parameter(help="Precision of weights and activations: fp32, bf16 or fp16.", group="Target")
+    str,
+    Parameter(
+        help="Precision of weights and activations: fp32, bf16, fp16, or int8 as export writes it "
+        "(onnxruntime only).",
+        group="Target",
+    ),
 ]
 Command = Annotated[
     str | None,

@@ -207,8 +207,10 @@ class LatencySettings(Settings):
         None, description="Number of CPU threads of an inference. By default as many as torch uses."
     )
     latency_batch: Count = Field(1, description="Number of images in one inference.")
-    latency_precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Precision of weights and activations of an inference."
+    latency_precision: Literal["fp32", "bf16", "fp16", "int8"] = Field(
+        "fp32",
+        description="Precision of weights and activations of an inference; int8 is the file that "
+        "export writes as onnx-int8, and needs the engine onnxruntime.",
     )
     latency_command: str | None = Field(
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,19 +103,19 @@ def read_whole_images(source: Source, in_channels: int, white: float | None) -> 
         in_channels: of the decoded images.
         white: see `decode`.
     """
-    decoder = DecodeWorker()
+    with closing(DecodeWorker()) as decoder:
+        yield from _read(source, lambda items: decode_whole(items, decoder, in_channels, white))
 
-    def each(items: Iterator[Item]) -> Iterator[tuple[Item, Decoded]]:
-        for item in items:
-            size = decoder.dimensions([item])[0]
-            # of no image: decoding says why
-            spec = DecodeSpec((1, 1) if size is None else size, in_channels, white)
-            yield item.without_content(), decoder.decode([item], spec)[0]
 
-    try:
-        yield from _read(source, each)
-    finally:
-        decoder.close()
+def decode_whole(
+    items: Iterator[Item], decoder: DecodeWorker, in_channels: int, white: float | None
+) -> Iterator[tuple[Item, Decoded]]:
+    """Decode images at their own size, in order; see `read_whole_images`."""
+    for item in items:
+        size = decoder.dimensions([item])[0]
+        # of no image: decoding says why
+        spec = DecodeSpec((1, 1) if size is None else size, in_channels, white)
+        yield item.without_content(), decoder.decode([item], spec)[0]
 
 
 def _read(

@@ -59,7 +59,7 @@ def costed(
         model = LatencyModel.load(path)
         target = _target_of(model, measure, console)
     else:
-        target = _target(settings, measure)
+        target = latency_target(settings, measure)
         model = latency_for(run.folder, space, target, console=console, seed=seed)
         path = model_path(run.folder, space, target)
     model.require(space)
@@ -69,7 +69,7 @@ def costed(
     return limited, target, {"latency": path}
 
 
-def _target(settings: LatencySettings, measure: Measure | None) -> Target:
+def latency_target(settings: LatencySettings, measure: Measure | None) -> Target:
     """Return the target that the user wants to measure on."""
     if measure is not None:
         return Target(engine="function", function=measure)

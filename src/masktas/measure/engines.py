@@ -6,6 +6,7 @@ Weights are random: speed does not depend on them as long as no activation is de
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masktas.measure.quantize import quantize_dynamic
 from masktas.measure.target import Target
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, cost
 
 INPUT, OUTPUT = "images", "outputs"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# of weights and images; in int8 onnxruntime quantises float32
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+}
 OPSET = 20  # what TensorRT, OpenVINO and earlier versions of onnxruntime read
 MAX_COMPILED = 2**20  # networks in a process: torch would silently run the ninth uncompiled
 
@@ -91,7 +99,9 @@ def runner(network: ViT, target: Target, *, folder: Path, images: Tensor | None 
         network = copy.deepcopy(network).to(device, dtype)
     if target.engine == "onnxruntime":
         path = folder / "network.onnx"
-        if not path.exists():
+        if not path.exists() and target.precision == "int8":
+            _export_int8(network, path)
+        elif not path.exists():
             export_onnx(network, images, path)
         return onnx_runner(path, images, device, target.threads)
     return _compiled(network, images) if target.engine == "compiled" else _eager(network, images)
@@ -158,6 +168,14 @@ def export_onnx(
     assert program is not None
     program.model.metadata_props.update(metadata or {})
     program.save(path, external_data=False)
+
+
+def _export_int8(network: ViT, path: Path) -> None:
+    """Write a network as the file in 8 bits that `masktas export` ships."""
+    with tempfile.TemporaryDirectory() as made:
+        whole = Path(made) / "network.onnx"
+        export_onnx(network, images_for(network.architecture, 2), whole, dynamic_batch=True)
+        quantize_dynamic(whole, path)
 
 
 def onnx_session(path: Path, device: torch.device, threads: int | None) -> Any:

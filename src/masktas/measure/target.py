@@ -16,7 +16,7 @@ from masktas.nn.vit import ViT
 from masktas.train.runtime import Runtime, processor_name
 
 ENGINES = ("eager", "compiled", "onnxruntime", "command", "function")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 EXPORTERS = ("onnx", "onnxscript")
 TIMEOUT = 600.0
 
@@ -33,7 +33,8 @@ class Target:
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA if available.
         threads: of the CPU; None for torch's default.
         batch: number of images in one inference.
-        precision: of weights and activations: `fp32`, `bf16` or `fp16`.
+        precision: of weights and activations: `fp32`, `bf16`, `fp16`, or `int8`: the file that
+            `masktas export --to onnx-int8` writes, in onnxruntime on the CPU.
         command: for the engine `command`; see `measure.command`.
         function: for the engine `function`: `measure(network) -> ms`.
         timeout: maximum seconds of a command for one network.
@@ -67,7 +68,16 @@ class Target:
             raise ConfigError(f"timeout is {self.timeout!r}: give seconds above 0.")
         if self.engine == "onnxruntime" and self.precision == "bf16":
             raise ConfigError(
-                "onnxruntime does not run these networks in bf16: choose fp32 or fp16."
+                "onnxruntime does not run these networks in bf16: choose fp32, fp16 or int8."
+            )
+        if self.precision == "int8" and self.engine != "onnxruntime" and not self.is_own:
+            raise ConfigError(
+                f"engine {self.engine} has no int8: choose the engine onnxruntime, which runs the "
+                "file of `masktas export --to onnx-int8`, or another precision."
+            )
+        if self.precision == "int8" and self.device != "cpu":
+            raise ConfigError(
+                f"int8 is measured on the CPU only, and device is {self.device}: choose cpu."
             )
         self._require_own()
 

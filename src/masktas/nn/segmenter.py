@@ -78,7 +78,7 @@ class Segmenter(nn.Module):
             found[end], done = x, end
         found[one.depth] = vit.norm(x)
         return [
-            found[end][:, 1:].transpose(1, 2).reshape(len(images), one.embed_dim, *one.grid)
+            found[end][:, 1:].transpose(1, 2).unflatten(2, one.grid)  # exports to any batch size
             for end in wanted
         ]
 

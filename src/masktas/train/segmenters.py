@@ -55,6 +55,11 @@ def save_segmenter(
         seen: how images become its input.
     """
     save_network(folder, network.backbone, seen=seen)
+    save_decoder(folder, network, facts)
+
+
+def save_decoder(folder: Path, network: Segmenter, facts: SegmenterFacts) -> None:
+    """Write what a segmenter's folder holds besides its backbone; see `save_segmenter`."""
     checkpoint.save(folder / DECODER, network.decoder.state_dict(), {})
     write_json(folder / SEGMENTER, asdict(facts))
 

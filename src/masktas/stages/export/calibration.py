@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktas.console import Console
-from masktas.data.decode.pool import DecodePool
-from masktas.data.reading import as_source, left_out, nothing_read
+from masktas.data.decode.pool import Decoded, DecodePool, DecodeWorker
+from masktas.data.reading import as_source, decode_whole, left_out, nothing_read
 from masktas.data.sources import Item, Source
 from masktas.formats import shown
 from masktas.seeding import seed_for
+from masktas.stages.export.held_out import middle_window
 from masktas.train.input import NetworkInput
+from masktas.train.segmenters import SegmenterFacts
 
 MOST = 256  # images; more change the ranges little
 
@@ -52,16 +55,22 @@ class CalibrationImages:
         content = "\n".join(self.source.fingerprint()).encode(errors="surrogateescape")
         return {"images": self.name, "digest": hashlib.sha256(content).hexdigest()[:16]}
 
-    def read(self, seen: NetworkInput) -> NDArray[np.uint8]:
+    def read(self, seen: NetworkInput, facts: SegmenterFacts | None = None) -> NDArray[np.uint8]:
         """Decode up to `MOST` images for a network: `[n, H, W, C]` of its `stored_size`.
 
-        They are a random selection, or the first ones of what can only be read in order.
+        They are a random selection, or the first ones of what can only be read in order. A
+        segmenter, of which there are facts, sees the window in the middle of each.
 
         Raises:
             DataError: if none of them could be read.
         """
-        with DecodePool() as decoders:
-            found = list(decoders.each(self._items(), seen.decode_spec))
+        if facts is None:
+            with DecodePool() as decoders:
+                found = list(decoders.each(self._items(), seen.decode_spec))
+        else:
+            with closing(DecodeWorker()) as decoder:
+                whole = decode_whole(self._items(), decoder, seen.in_channels, seen.white)
+                found = [(item, _cut(one, seen, facts)) for item, one in whole]
         problems = [(item.name, one.problem) for item, one in found if one.pixels is None]
         if problems and len(problems) == len(found):
             raise nothing_read(self.source, len(found), *problems[0])
@@ -78,3 +87,10 @@ class CalibrationImages:
         rng = np.random.default_rng(seed_for(0, "calibrate"))
         chosen = np.sort(rng.permutation(len(places))[:MOST])
         return (self.source.read(*places[number]) for number in chosen)
+
+
+def _cut(one: Decoded, seen: NetworkInput, facts: SegmenterFacts) -> Decoded:
+    """Return the middle of a decoded image, as large as a crop."""
+    if one.pixels is None:
+        return one
+    return replace(one, pixels=middle_window(one.pixels, facts.short_side, seen.image_size))

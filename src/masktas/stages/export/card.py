@@ -12,6 +12,7 @@ from pathlib import Path
 from masktas.artifacts import Stage
 from masktas.formats import format_flops, format_seconds, shown
 from masktas.space import Architecture, format_amount, format_quantity, macs, params
+from masktas.space.decoder import Decoder
 from masktas.stages.common.manifest import (
     FinetuneManifest,
     RefineManifest,
@@ -21,6 +22,7 @@ from masktas.stages.common.manifest import (
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.front_matter import dataset_of, evaluations_of, front_matter
+from masktas.stages.segment.manifest import SegmentManifest
 from masktas.stages.teacher.manifest import TeacherManifest
 from masktas.strategies import Evaluated
 
@@ -57,14 +59,15 @@ def card(
     parts = [
         front_matter(subject, home),
         *_what(subject),
-        *_usage(forms),
+        *_usage(subject, forms),
         "## Where it is from",
         "",
     ]
     if home is None:
         parts += ["Not known: the network was exported from a folder outside its run.", ""]
     else:
-        parts += [*_origin(home, subject.network.architecture), *_results(home), *_cost(home)]
+        parts += [*_origin(home, subject.architecture)]
+        parts += [*(_results(home) if subject.facts is None else _segmented(home)), *_cost(home)]
     parts += ["## Licence", "", _licence(home), "", "## The same in every form", ""]
     parts += [*_table(rows), "", f"Compared on {plain(about)}.", ""]
     parts += ["## What was not tested", "", *_untested(home, forms), ""]
@@ -77,10 +80,11 @@ def plain(text: str) -> str:
 
 
 def _what(subject: Subject) -> Iterator[str]:
-    shape, seen = subject.network.architecture, subject.seen
+    shape, classes = subject.architecture, subject.classes
     height, width = shape.image_size
     size, macs_ = format_quantity(params(shape)), format_quantity(macs(shape))
-    yield f"# A Vision Transformer of {size} parameters"
+    segments = "" if subject.facts is None else "A segmenter: "
+    yield f"# {segments}{'a' if segments else 'A'} Vision Transformer of {size} parameters"
     yield ""
     yield (
         f"A plain Vision Transformer whose shape was found by masktas: {size} parameters, {macs_} "
@@ -98,20 +102,30 @@ def _what(subject: Subject) -> Iterator[str]:
         ]
     )
     yield ""
-    if seen.classes is None:
+    if classes is None:
         yield f"It was trained without labels: its outputs are {shape.embed_dim} features."
     else:
-        named = ", ".join(plain(name) for name in seen.classes[:MOST_CLASSES])
-        more = ", ..." if len(seen.classes) > MOST_CLASSES else ""
-        yield f"Its {len(seen.classes)} classes are {named}{more}."
+        named = ", ".join(plain(name) for name in classes[:MOST_CLASSES])
+        more = ", ..." if len(classes) > MOST_CLASSES else ""
+        yield f"Its {len(classes)} classes are {named}{more}."
     yield ""
+    if (facts := subject.facts) is not None:
+        decoder = Decoder(facts.decoder, facts.channels, len(facts.classes))
+        yield (
+            f"A decoder ({facts.decoder}, {format_quantity(decoder.params(shape))} parameters, "
+            f"{format_quantity(decoder.macs(shape))} multiply-accumulates) gives every pixel a "
+            "class. Images of any size are covered by windows of that size."
+        )
+        yield ""
 
 
-def _usage(forms: Sequence[Form]) -> Iterator[str]:
+def _usage(subject: Subject, forms: Sequence[Form]) -> Iterator[str]:
     yield "## How to use it"
     yield ""
     for form in forms:
-        yield f"- {form.name}: {USAGE[form.name]}"
+        uses = USAGE[form.name]
+        uses = uses if subject.facts is None else uses.replace("load, prepare", "load, segment")
+        yield f"- {form.name}: {uses}"
     yield ""
     if any(form.takes_pixels for form in forms):
         yield "The ONNX files take decoded images, bytes `[B, H, W, C]`, and normalise them."
@@ -197,6 +211,26 @@ def _results(home: Home) -> Iterator[str]:
         yield ""
         yield from _table([["network", "params", "macs", "top-1"], *rows])
         yield ""
+    yield from _evaluations(home)
+
+
+def _segmented(home: Home) -> Iterator[str]:
+    """Return mean IoU of the segmenter and of others in its run."""
+    rows = [["network", "backbone", "macs", "decoder", "macs", "mIoU", "pixel accuracy"]]
+    for stage in home.run.named("segment"):
+        made, name = SegmentManifest.read(stage), plain(stage.folder.name)
+        costs = [made.backbone.params, made.backbone.macs, made.decoder.params, made.decoder.macs]
+        name = f"**{name}** (this network)" if stage.folder == home.folder else name
+        shares = [f"{made.miou:.2%}", f"{made.pixel_accuracy:.2%}"]
+        rows.append([name, *map(format_quantity, costs), *shares])
+    yield "Segmenters of the run, each on its test split; parameters, and MACs for a crop:"
+    yield ""
+    yield from _table(rows)
+    yield ""
+    yield from _evaluations(home)
+
+
+def _evaluations(home: Home) -> Iterator[str]:
     for found in evaluations_of(home):
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.summary.items())
         name, _ = dataset_of(found.location)

@@ -17,16 +17,20 @@ from masktas.stages.export.form import Form, Subject
 
 
 def all_forms(
-    *, calibrate: CalibrationImages | None = None, bake_preprocess: bool = False
+    *,
+    segments: bool = False,
+    calibrate: CalibrationImages | None = None,
+    bake_preprocess: bool = False,
 ) -> dict[str, Form]:
     """Return every form by its name.
 
     Args:
+        segments: whether the network is a segmenter.
         calibrate: images on which the ranges of `onnx-int8-static` are found.
         bake_preprocess: whether ONNX files crop and normalise images themselves.
     """
     forms = (
-        torch_form.FORM,
+        torch_form.form(segments=segments),
         timm_form.FORM,
         hf_form.FORM,
         torch_export_form.FORM,
@@ -55,7 +59,9 @@ def chosen(
     Raises:
         ConfigError: if a name is unknown, or a named form is not possible.
     """
-    forms = all_forms(calibrate=calibrate, bake_preprocess=bake_preprocess)
+    forms = all_forms(
+        segments=subject.facts is not None, calibrate=calibrate, bake_preprocess=bake_preprocess
+    )
     if to is None:
         written, left_out = _possible(subject, forms)
     else:

@@ -16,9 +16,10 @@ from masktas.artifacts import Stage
 from masktas.formats import shown
 from masktas.space import format_quantity, params
 from masktas.stages.common.manifest import FinetuneManifest
-from masktas.stages.evaluate.manifest import EvaluationManifest
+from masktas.stages.evaluate.manifest import SUMMARY, EvaluationManifest
 from masktas.stages.evaluate.where import Home
-from masktas.stages.export.form import Subject
+from masktas.stages.export.form import PIXELS, Subject
+from masktas.stages.segment.manifest import SegmentManifest
 
 FOLDER = "imagefolder"  # the hub's word for images of one's own
 # Results by their names in manifests: the hub's name of the metric, and what people read.
@@ -29,21 +30,28 @@ METRICS = {
     "calibration_error": ("expected_calibration_error", "Calibration error"),
     "linear_top1": ("accuracy", "Top-1 accuracy of a linear probe"),
     "knn_top1": ("accuracy", "Top-1 accuracy of nearest neighbours"),
+    "miou": ("mean_iou", "Mean IoU of the classes"),
+    "pixel_accuracy": ("pixel_accuracy", "Accuracy of pixels"),
+    "class_accuracy": ("mean_accuracy", "Mean accuracy of the classes, of pixels"),
+}
+TASKS = {  # of the hub, by what a network computes
+    "logits": "image-classification",
+    "features": "image-feature-extraction",
+    PIXELS: "image-segmentation",
 }
 
 
 def front_matter(subject: Subject, home: Home | None) -> str:
     """Return the front matter, in YAML between two lines of dashes."""
-    is_classifier = subject.seen.classes is not None
-    results = [] if home is None else results_of(home)
+    results = [] if home is None else results_of(home, TASKS[subject.outputs])
     datasets = sorted({one.dataset_type for one in results} - {FOLDER})
     data = ModelCardData(
-        library_name="timm",
-        pipeline_tag="image-classification" if is_classifier else "image-feature-extraction",
-        tags=["masktas", "timm", "vision-transformer"],
+        library_name="pytorch" if subject.facts is not None else "timm",
+        pipeline_tag=TASKS[subject.outputs],
+        tags=["masktas", *([] if subject.facts is not None else ["timm"]), "vision-transformer"],
         datasets=datasets or None,
         metrics=sorted({one.metric_type for one in results}) or None,
-        model_name=f"masktas-{format_quantity(params(subject.network.architecture))}",
+        model_name=f"masktas-{format_quantity(params(subject.architecture))}",
         eval_results=results or None,
     )
     if not results:
@@ -51,15 +59,21 @@ def front_matter(subject: Subject, home: Home | None) -> str:
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def results_of(home: Home) -> list[EvalResult]:
-    """Return what was measured of a network on labelled images, each number once."""
+def results_of(home: Home, task: str) -> list[EvalResult]:
+    """Return what was measured of a network on labelled images, each number once.
+
+    Args:
+        home: run and stage of the network.
+        task: of the hub; features are measured by classifying them.
+    """
+    task = "image-classification" if task == TASKS["features"] else task
     found: dict[tuple[str, str, str], EvalResult] = {}
     for location, split, numbers in _measured(home):
         name, kind = dataset_of(location)
         for key, value in numbers.items():
             metric, title = METRICS[key]
             result = EvalResult(
-                task_type="image-classification",
+                task_type=task,
                 dataset_type=kind,
                 dataset_name=name,
                 dataset_split=split,
@@ -76,6 +90,9 @@ def _measured(home: Home) -> Iterator[tuple[str, str, dict[str, float]]]:
     if home.stage.name == "finetune" and not home.below:
         tuned = FinetuneManifest.read(home.stage)
         yield tuned.location, "test", {"top1": tuned.top1, "top5": tuned.top5}
+    if home.stage.name == "segment":
+        made = SegmentManifest.read(home.stage)
+        yield made.location, "test", {name: getattr(made, name) for name in SUMMARY["segmenter"]}
     for found in evaluations_of(home):
         yield found.location, found.split, found.summary
 

@@ -13,7 +13,6 @@ from masktas.stages.export import timm_form
 from masktas.stages.export.form import Form, Run, Subject
 from masktas.stages.export.timm_form import CONFIG
 from masktas.stages.export.weights import FILES
-from masktas.train.input import NetworkInput
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3  # in Pillow's numbers
@@ -21,13 +20,16 @@ BICUBIC = 3  # in Pillow's numbers
 
 def require(subject: Subject) -> None:
     """Raise ConfigError if transformers is missing, or cannot prepare the network's images."""
-    if why := _unsuitable(subject.seen):
+    if why := _unsuitable(subject):
         raise ConfigError(f"The network cannot be exported as hf: {why}. Leave hf out of --to.")
     require_extra("transformers", "hf", "Exporting for transformers")
 
 
-def _unsuitable(seen: NetworkInput) -> str:
-    """Say why transformers cannot prepare the images of a network; empty if it can."""
+def _unsuitable(subject: Subject) -> str:
+    """Say why transformers cannot open a network or prepare its images; empty if it can."""
+    seen = subject.seen
+    if subject.facts is not None:
+        return "it is a segmenter, and transformers opens what timm opens, which has no decoder"
     if seen.classes is None:
         return "it has no classes"
     if seen.in_channels != 3:

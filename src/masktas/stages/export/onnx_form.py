@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ from masktas.train.input import STEPS, NetworkInput
 ONNX = "onnx/model.onnx"
 EXTRA = "onnx"
 STEPS_IN_FILES = 3  # of STEPS: what is left to do where the graph crops and normalises
+WINDOW_STEPS = (  # of a segmenter; the last is in the file where the graph normalises
+    "turn the image upright by its EXIF orientation",
+    "put transparency on white; convert to in_channels (grey is luminance)",
+    "unless short_side is null, scale the shorter side to it (bilinear, antialiased)",
+    "cut windows of image_size, at most two thirds of it apart, and average logits where they "
+    "overlap; an image below image_size is padded at the right and below",
+    "divide by 255, subtract mean, divide by std",
+)
 
 
 def require(subject: Subject) -> None:
@@ -60,7 +69,7 @@ class FromPixels(nn.Module):
 def write(subject: Subject, folder: Path, *, takes_pixels: bool) -> None:
     """Write the network with its metadata."""
     network: nn.Module = subject.network
-    images = images_for(subject.network.architecture, 2)
+    images = images_for(subject.architecture, 2)
     if takes_pixels:
         network = FromPixels(network, subject.seen).eval()
         images = torch.zeros(2, *subject.seen.decode_spec.shape, dtype=torch.uint8)
@@ -78,20 +87,24 @@ def metadata_of(subject: Subject, *, takes_pixels: bool) -> dict[str, str]:
     """
     seen = subject.seen
     scale = {} if takes_pixels else {"mean": seen.mean, "std": seen.std}
-    content = {
+    content: dict[str, Any] = {
         **scale,
         "image_size": seen.image_size,
-        "stored_size": seen.stored_size,
         "in_channels": seen.in_channels,
         "input": {
             "dtype": "uint8" if takes_pixels else "float32",
             "layout": "BHWC" if takes_pixels else "BCHW",
             "size": seen.stored_size if takes_pixels else seen.image_size,
         },
-        "steps": STEPS[:STEPS_IN_FILES] if takes_pixels else STEPS,
-        "classes": seen.classes,
-        "outputs": "features" if seen.classes is None else "logits",
+        "classes": subject.classes,
+        "outputs": subject.outputs,
     }
+    if (facts := subject.facts) is not None:
+        steps = WINDOW_STEPS[: -1 if takes_pixels else None]
+        content |= {"values": facts.values, "short_side": facts.short_side, "steps": steps}
+    else:
+        steps = STEPS[: STEPS_IN_FILES if takes_pixels else None]
+        content |= {"stored_size": seen.stored_size, "steps": steps}
     return {name: json.dumps(value) for name, value in content.items()}
 
 

@@ -1,6 +1,6 @@
 """How far a form is from the original, and how fast and large it is.
 
-Shapes: n images, K outputs.
+Shapes: n images, K outputs, of a segmenter for each of H x W pixels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from masktas.measure.clock import time_turn
-from masktas.stages.export.form import Form, Run, Subject
+from masktas.measure.clock import clock_for, time_turn
+from masktas.measure.target import Target
+from masktas.stages.export.form import PIXELS, Form, Run, Subject
 
 MOST_DIFFERENCE = 1e-3  # of a form that computes in float32
 LEAST_AGREEMENT = 0.99  # of a form of 8 bits, below which it is written with a warning
@@ -34,10 +35,11 @@ class Parity:
     Attributes:
         form: its name; `original` for the network as masktas runs it.
         max_difference: largest absolute difference of an output.
-        agreement: share of the images with the same most probable class; of features, the smallest
-            cosine similarity.
+        agreement: share of the images, or of a segmenter the pixels, with the same most probable
+            class; of features, the smallest cosine similarity.
         bytes: of its files.
-        ms: for one image, median of a few calls with the threads of this process.
+        ms: for one image, median of a few calls with the threads of this process; one thread is
+            timed by its own clock, as in `masktas latency`.
         written: whether it is part of the export.
         warning: what a user should know before using it; empty if nothing.
     """
@@ -73,7 +75,7 @@ class Comparison:
     """
 
     def __init__(self, subject: Subject, pixels: NDArray[np.uint8]) -> None:
-        self._is_classifier = subject.seen.classes is not None
+        self._has_classes = subject.classes is not None
         images = subject.seen.prepare(pixels, torch.device("cpu"))
         self._inputs = {False: images, True: torch.from_numpy(pixels)}  # by `takes_pixels`
         self._expected = _outputs(subject.network, images)
@@ -98,14 +100,14 @@ class Comparison:
         return Parity(form.name, difference, agreement, size, ms, good, warning)
 
     def _agreement(self, found: Tensor) -> float:
-        if self._is_classifier:
+        if self._has_classes:
             return float((found.argmax(1) == self._expected.argmax(1)).double().mean())
         return float(F.cosine_similarity(found.double(), self._expected.double()).min())
 
     def _warning(self, agreement: float, ms: float) -> str:
         problems = []
         if not agreement >= LEAST_AGREEMENT:
-            what = "agrees on" if self._is_classifier else "has a cosine similarity of"
+            what = "agrees on" if self._has_classes else "has a cosine similarity of"
             problems.append(f"{what} only {agreement:.1%} (less than {LEAST_AGREEMENT:.0%})")
         if ms > NOISE * self._fastest:
             problems.append(f"is slower than in float32 ({self._fastest:.2f} ms)")
@@ -115,11 +117,11 @@ class Comparison:
 def _ms(run: Run, images: Tensor) -> float:
     one = images[:1].contiguous()
     with torch.inference_mode():
-        return statistics.median(time_turn(lambda: run(one)))
+        return statistics.median(time_turn(lambda: run(one), clock=clock_for(Target())))
 
 
 def _outputs(run: Run, images: Tensor) -> Tensor:
-    """Return the outputs `[n, K]` of images, computed in batches."""
+    """Return the outputs `[n, K]` or `[n, K, H, W]` of images, computed in batches."""
     with torch.no_grad():
         return torch.cat([run(batch).float() for batch in _batches(images)])
 
@@ -129,9 +131,12 @@ def _batches(images: Tensor) -> Iterator[Tensor]:
         yield images[start : start + BATCH].contiguous()
 
 
-def table(found: list[Parity], *, is_classifier: bool) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the table that a person reads."""
-    same = "same top-1" if is_classifier else "least cosine"
+AGREEMENT = {"logits": "same top-1", "features": "least cosine", PIXELS: "same pixels"}
+
+
+def table(found: list[Parity], *, outputs: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table that a person reads; `outputs` as in a `Subject`."""
+    same = AGREEMENT[outputs]
     header = ["form", "largest difference", same, "size", "ms per image", ""]
     rows = []
     for one in found:
@@ -140,7 +145,7 @@ def table(found: list[Parity], *, is_classifier: bool) -> tuple[list[str], list[
             [
                 one.form,
                 f"{one.max_difference:.1e}",
-                f"{one.agreement:.1%}" if is_classifier else f"{one.agreement:.5f}",
+                f"{one.agreement:.1%}" if outputs != "features" else f"{one.agreement:.5f}",
                 _bytes(one.bytes),
                 f"{one.ms:.2f}",
                 state,

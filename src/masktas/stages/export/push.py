@@ -27,6 +27,7 @@ from huggingface_hub.utils import (
 from masktas.errors import ArtifactError, ConfigError, MasktasError
 from masktas.files import read_json
 from masktas.formats import shown
+from masktas.stages.export.form import PIXELS
 from masktas.stages.export.forms import all_forms
 from masktas.stages.export.stage import CARD, PARITY
 
@@ -97,8 +98,9 @@ def files_of(folder: Path) -> list[str]:
             f"{folder} is no export of masktas: run `masktas export {folder}` and give the folder "
             "that it writes."
         )
-    known, names = all_forms(), {CARD, PARITY}
-    for one in read_json(folder / PARITY)["forms"]:
+    record = read_json(folder / PARITY)
+    known, names = all_forms(segments=record.get("outputs") == PIXELS), {CARD, PARITY}
+    for one in record["forms"]:
         if one["form"] in known and one["written"]:
             names.update(known[one["form"]].files)
     for name in sorted(names):
@@ -133,7 +135,12 @@ def _send(folder: Path, names: list[str], repository: str, *, private: bool) -> 
             f"{repository} exists and is public, so --private would hide nothing: choose another "
             "name, or make it private on the hub first. Nothing was sent."
         )
-    ours = {name for form in all_forms().values() for name in form.files}
+    ours = {
+        name
+        for segments in (False, True)
+        for form in all_forms(segments=segments).values()
+        for name in form.files
+    }
     old = ours.intersection(one.rfilename for one in there.siblings or ()).difference(names)
     hub.create_commit(
         repository,

@@ -19,7 +19,9 @@ from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, SEGMENTER, Stage, versi
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.files import file_digest, read_json, write_json, write_text
-from masktas.predictor import Predictor, load_backbone
+from masktas.predictor import load
+from masktas.segment_predictor import SegmentPredictor
+from masktas.stages.evaluate.asked import Network
 from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.card import card
@@ -35,6 +37,7 @@ from masktas.stages.export.parity import (
 )
 from masktas.train.networks import weights_file
 from masktas.train.runtime import Runtime
+from masktas.train.segmenters import DECODER
 
 PARITY, CARD = "parity.json", "README.md"
 NUM_IMAGES = 200
@@ -55,9 +58,11 @@ def export(
     """Write a network in forms that open without masktas, and compare each with the network.
 
     A network that was trained without labels is exported without a head: its outputs are features.
+    A segmenter takes crops and gives logits of every pixel.
 
     Args:
-        path: the network: its folder, or a run, which stands for its `finetune/main`.
+        path: the network: its folder, or a run, which stands for its `finetune/main`, or else its
+            `segment/main`.
         to: names of forms with commas between them; all that the installation can write if None.
         out: folder to write; `export/NAME/` of the network's run if None.
         name: of the export in that run; by default made from the network's place.
@@ -77,16 +82,10 @@ def export(
     """
     if launch.world_size() > 1:
         raise ConfigError("masktas export runs in one process: start it without torchrun.")
-    console, network = console or Console(), load_backbone(path)
+    console, network = console or Console(), load(path)
     subject, home = Subject.of(network), home_of(network.folder)
     folder = _place(network, home, out, name)
     made_from = _made_from(network, home)
-    if (network.folder / SEGMENTER).exists():
-        console.warn(
-            f"{network.folder} is a segmenter: its backbone is exported, without the decoder. The "
-            "outputs are features."
-        )
-        home = None  # its images have masks, and sizes of their own
     calibration = None if calibrate is None else CalibrationImages.of(calibrate, console)
     forms, left_out = chosen(to, subject, calibrate=calibration, bake_preprocess=bake_preprocess)
     asked = made_from | {
@@ -100,7 +99,7 @@ def export(
         return dict(read_json(folder / PARITY))
     for sentence in left_out:
         console.say(f"Left out: {sentence}")
-    images = sample_images(home, subject.seen, num_images, console)
+    images = sample_images(home, subject, num_images, console)
     with _made_beside(folder) as made:
         found = _write(subject, forms, images, made, console)
         record = asked | _record(subject, images, found)
@@ -113,7 +112,7 @@ def export(
     return record
 
 
-def _place(network: Predictor, home: Home | None, out: str | Path | None, name: str | None) -> Path:
+def _place(network: Network, home: Home | None, out: str | Path | None, name: str | None) -> Path:
     if out is not None:
         return Path(out)
     if home is None:
@@ -123,11 +122,13 @@ def _place(network: Predictor, home: Home | None, out: str | Path | None, name: 
     return home.run.exported(name or home.name)
 
 
-def _made_from(network: Predictor, home: Home | None) -> dict[str, Any]:
+def _made_from(network: Network, home: Home | None) -> dict[str, Any]:
     """Return the place of the network, in its run if it lies in one, and digests of its files."""
     name = str(home.folder.relative_to(home.run.folder)) if home else network.folder.name
     folder = network.folder
-    files = (folder / ARCHITECTURE, weights_file(folder), folder / INPUT)
+    files = [folder / ARCHITECTURE, weights_file(folder), folder / INPUT]
+    if isinstance(network, SegmentPredictor):
+        files += [folder / DECODER, folder / SEGMENTER]
     return {"network": name, "made_from": {one.name: file_digest(one) for one in files}}
 
 
@@ -203,7 +204,7 @@ def _write(
 def _record(subject: Subject, images: SampleImages, found: list[Parity]) -> dict[str, Any]:
     """Return what is measured, for `parity.json`."""
     return {
-        "outputs": "features" if subject.seen.classes is None else "logits",
+        "outputs": subject.outputs,
         "images": images.about,
         "is_held_out": images.is_real,
         "forms": [one.to_dict() for one in found],
@@ -222,4 +223,4 @@ def is_complete(record: dict[str, Any]) -> bool:
 def table_of(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of what an export has measured, for a person."""
     found = [Parity.of(one) for one in record["forms"]]
-    return table(found, is_classifier=record["outputs"] == "logits")
+    return table(found, outputs=record["outputs"])

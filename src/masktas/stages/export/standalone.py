@@ -132,13 +132,6 @@ class VisionTransformer(nn.Module):
         return self.fc_norm(x)  # type: ignore[no-any-return]
 
 
-def load(folder: str | Path = Path(__file__).parent) -> VisionTransformer:
-    """Build the network and read its weights, ready to use."""
-    network = VisionTransformer(SHAPE)
-    network.load_state_dict(read_safetensors(Path(folder) / "model.safetensors"))
-    return network.eval()
-
-
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read float32 tensors: a length, a JSON header, then the numbers."""
     content = bytearray(path.read_bytes())
@@ -154,22 +147,43 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def prepare(image: Any) -> Tensor:
-    """Turn a Pillow image into the network's input `[C, H, W]`."""
-    import numpy as np
+def upright(image: Any, channels: int) -> Any:
+    """Turn a Pillow image upright, put transparency on white, and convert it to the channels."""
     from PIL import Image, ImageOps
 
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    channels = SHAPE["in_channels"]
     if channels not in modes:
         raise ValueError(f"the network takes {channels} channels: prepare its input yourself")
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data and channels != 4:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(modes[channels])
+
+
+def pixels_of(image: Any) -> Tensor:
+    """Return the bytes `[C, H, W]` of a Pillow image."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
+
+
+# --- end of the layers ---
+
+
+def load(folder: str | Path = Path(__file__).parent) -> VisionTransformer:
+    """Build the network and read its weights, ready to use."""
+    network = VisionTransformer(SHAPE)
+    network.load_state_dict(read_safetensors(Path(folder) / "model.safetensors"))
+    return network.eval()
+
+
+def prepare(image: Any) -> Tensor:
+    """Turn a Pillow image into the network's input `[C, H, W]`."""
+    from PIL import Image, ImageOps
+
     height, width = INPUT["stored_size"]
-    image = ImageOps.fit(image.convert(modes[channels]), (width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1)
+    image = upright(image, SHAPE["in_channels"])
+    pixels = pixels_of(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     top, left = ((a - b) // 2 for a, b in zip((height, width), SHAPE["image_size"], strict=True))
     pixels = pixels[:, top : top + SHAPE["image_size"][0], left : left + SHAPE["image_size"][1]]
     mean, std = (torch.tensor(INPUT[name])[:, None, None] for name in ("mean", "std"))

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from masktas.errors import ConfigError, require_extra
 from masktas.files import write_atomic
 from masktas.measure.engines import INPUT
+from masktas.measure.quantize import EXTRA, LINEAR, WHAT, keep_metadata, prepared
 from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.form import Form, Subject
-from masktas.stages.export.int8_form import WHAT, prepared
-from masktas.stages.export.onnx_form import EXTRA, opener
+from masktas.stages.export.int8_form import float_file
+from masktas.stages.export.onnx_form import opener
 from masktas.stages.export.onnx_form import require as require_onnx
 
 NAME = "onnx-int8-static"
 STATIC = "onnx/model_int8_static.onnx"
-LINEAR = ["MatMul", "Gemm"]
 BATCH = 16
 
 
@@ -47,10 +47,10 @@ def form(*, images: CalibrationImages | None = None, takes_pixels: bool = False)
 
     def write(subject: Subject, folder: Path) -> None:
         assert images is not None
-        pixels = images.read(subject.seen)
+        pixels = images.read(subject.seen, subject.facts)
         given = pixels if takes_pixels else subject.seen.prepare(pixels, torch.device("cpu"))
-        with prepared(subject, folder, takes_pixels=takes_pixels) as source:
-            write_atomic(folder / STATIC, lambda to: quantize(source, to, np.asarray(given)))
+        source = float_file(subject, folder, takes_pixels=takes_pixels)
+        write_atomic(folder / STATIC, lambda to: quantize(source, to, np.asarray(given)))
 
     return Form(NAME, (STATIC,), False, require, write, opener(STATIC), takes_pixels)
 
@@ -69,25 +69,27 @@ class _Batches:
 
 
 def quantize(source: Path, to: Path, images: NDArray[Any]) -> None:
-    """Quantise a prepared ONNX file, with the ranges of images as it takes them."""
+    """Quantise a float32 ONNX file, with the ranges of images as it takes them."""
     quantization: Any = require_extra("onnxruntime.quantization", EXTRA, WHAT)
-    quantization.quantize_static(
-        source,
-        to,
-        _Batches(images),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=LINEAR,
-        nodes_to_exclude=_without_weights(source),
-        per_channel=True,
-        reduce_range=True,
-        activation_type=quantization.QuantType.QInt8,
-        weight_type=quantization.QuantType.QInt8,
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "OpTypesToExcludeOutputQuantization": LINEAR,
-        },
-    )
+    with prepared(source) as ready:
+        quantization.quantize_static(
+            ready,
+            to,
+            _Batches(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=LINEAR,
+            nodes_to_exclude=_without_weights(ready),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": LINEAR,
+            },
+        )
+    keep_metadata(source, to)
 
 
 def _without_weights(source: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 
 from masktas.files import write_json
-from masktas.stages.export.form import Form, Run, Subject, always
+from masktas.stages.export.form import Form, Run, Subject, no_segmenter
 from masktas.stages.export.weights import FILES, write_weights
 from masktas.timm import NAME, POOLING
 
@@ -28,7 +28,7 @@ def config(subject: Subject) -> dict[str, Any]:
     `model_args` has no `num_classes`: timm does not need it there, and transformers would pass it
     twice.
     """
-    shape, seen = subject.network.architecture, subject.seen
+    shape, seen = subject.architecture, subject.seen
     pool, fc_norm = POOLING[shape.pool]
     input_size = [shape.in_channels, *shape.image_size]
     labels = {} if seen.classes is None else {"label_names": list(seen.classes)}
@@ -80,4 +80,5 @@ def open_(folder: Path) -> Run:
     return made
 
 
-FORM = Form("timm", (CONFIG, *FILES), True, always, write, open_)
+require = no_segmenter("timm", "timm has no place for its decoder")
+FORM = Form("timm", (CONFIG, *FILES), True, require, write, open_)

@@ -16,7 +16,7 @@ PROGRAM = "model.pt2"
 
 def write(subject: Subject, folder: Path) -> None:
     """Trace the network and write its program."""
-    images = images_for(subject.network.architecture, 2)
+    images = images_for(subject.architecture, 2)
     dynamic = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(subject.network, (images,), dynamic_shapes=dynamic)
     content = io.BytesIO()  # torch writes files by that ending only

@@ -1,19 +1,23 @@
-"""`model.py`: the network in one file that needs PyTorch only, beside `model.safetensors`."""
+"""`model.py`: the network in one file that needs PyTorch only, beside its weights."""
 
 from __future__ import annotations
 
 import pprint
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from masktas.files import write_text
-from masktas.stages.export import standalone
+from masktas.nn.segmenter import Linear
+from masktas.stages.export import standalone, standalone_segmenter
 from masktas.stages.export.form import Form, Run, Subject, always
-from masktas.stages.export.weights import FILES, write_weights
+from masktas.stages.export.weights import FILES, SEGMENTER_FILES, write_weights
 
 MODEL = "model.py"
 BEGIN, END = "# --- this network ---\n", "# --- end of this network ---\n"
+LAYERS_END = "# --- end of the layers ---\n\n\n"
+IMPORTS = "from __future__"  # where they begin
 
 
 def write(subject: Subject, folder: Path) -> None:
@@ -23,13 +27,25 @@ def write(subject: Subject, folder: Path) -> None:
 
 
 def source_of(subject: Subject) -> str:
-    """Return `standalone.py` with the shape and the input of a network."""
-    template = Path(standalone.__file__).read_text(encoding="utf-8")
-    before, rest = template.split(BEGIN)
-    after = rest.split(END)[1]
+    """Return the template of a network with its shape and its input.
+
+    The layers of a segmenter's backbone are those of `standalone.py`, so they replace the import of
+    them in `standalone_segmenter.py`.
+    """
+    before, rest = _text(standalone).split(BEGIN)
+    layers, after = rest.split(END)[1].split(LAYERS_END)
+    if subject.facts is not None:
+        template = _text(standalone_segmenter)
+        before = template.split(IMPORTS)[0] + IMPORTS + before.split(IMPORTS)[1]
+        after = template.split(END)[1].lstrip("\n")
     data = f"SHAPE: dict[str, Any] = {_literal(shape_of(subject))}\n"
     data += f"INPUT: dict[str, Any] = {_literal(input_of(subject))}\n"
-    return before + data + after
+    return before + data + layers + after
+
+
+def _text(template: ModuleType) -> str:
+    assert template.__file__ is not None
+    return Path(template.__file__).read_text(encoding="utf-8")
 
 
 def _literal(value: dict[str, Any]) -> str:
@@ -39,8 +55,8 @@ def _literal(value: dict[str, Any]) -> str:
 
 def shape_of(subject: Subject) -> dict[str, Any]:
     """Return what `model.py` builds the network from."""
-    one = subject.network.architecture
-    return {
+    one = subject.architecture
+    shape: dict[str, Any] = {
         "embed_dim": one.embed_dim,
         "num_heads": list(one.num_heads),
         "mlp_dim": list(one.mlp_dim),
@@ -51,16 +67,25 @@ def shape_of(subject: Subject) -> dict[str, Any]:
         "num_classes": one.num_classes or 0,
         "pool": one.pool,
     }
+    if (found := subject.segmenter) is not None:
+        decoder = found.decoder
+        shape["decoder"] = "linear" if isinstance(decoder, Linear) else "upernet"
+        shape["channels"] = subject.facts.channels if subject.facts else 0
+        shape["maps"] = list(decoder.maps_after(one.depth))
+    return shape
 
 
 def input_of(subject: Subject) -> dict[str, Any]:
     """Return what `model.py` prepares images by."""
-    seen = subject.seen
+    seen, facts = subject.seen, subject.facts
+    size: dict[str, Any] = {"stored_size": seen.stored_size}
+    if facts is not None:
+        size = {"short_side": facts.short_side, "values": list(facts.values)}
     return {
-        "stored_size": seen.stored_size,
+        **size,
         "mean": list(seen.mean),
         "std": list(seen.std),
-        "classes": None if seen.classes is None else list(seen.classes),
+        "classes": None if subject.classes is None else list(subject.classes),
     }
 
 
@@ -75,4 +100,7 @@ def open_(folder: Path) -> Run:
     return made
 
 
-FORM = Form("torch", (MODEL, *FILES), True, always, write, open_)
+def form(*, segments: bool = False) -> Form:
+    """Return the form, of a segmenter or of another network."""
+    files = (MODEL, *(SEGMENTER_FILES if segments else FILES))
+    return Form("torch", files, True, always, write, open_)
