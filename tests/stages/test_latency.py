@@ -12,11 +12,11 @@ from masktas.artifacts import Run
 from masktas.config import LatencySettings, SearchSettings
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError, SpaceError
+from masktas.measure.budget import costed, latency_target
 from masktas.measure.build import model_path
 from masktas.measure.clock import Rounds
 from masktas.measure.fit import FittedCosts
 from masktas.space.latency import TICKS, LatencyModel
-from masktas.stages.common.budget import costed, latency_target
 
 
 def measure(network):
