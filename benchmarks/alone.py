@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 
-from masktas.artifacts import Run
+from masktas.artifacts import SPACE, Run
 from masktas.config import DistillSettings, RuntimeSettings, load, resolve
 from masktas.nn.student import MaskedStudent
 from masktas.space import SearchSpace
@@ -28,9 +28,9 @@ from masktas.stages.distill import stage
 from masktas.stages.distill.stage import DistillData, distill
 
 
-def inherited(run: Run, data: DistillData, _: torch.Generator) -> MaskedStudent:
+def inherited(run: Run, data: DistillData) -> MaskedStudent:
     """Return the network with the supernet's weights."""
-    space = SearchSpace.load(run.supernet.folder / "space.json")
+    space = SearchSpace.load(run.supernet.folder / SPACE)
     return load_supernet(run, space).extract_student(data.one)
 
 
@@ -38,9 +38,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     """Distil the network from `init` by `losses`; return the manifest."""
     said = load(args.config) if args.config else {}
     settings = resolve(DistillSettings, said.get("distill"), {"architecture": args.architecture})
-    run, student = Run(args.run), DistillData.student
-    if args.init == "supernet":
-        student = lambda data, generator: inherited(run, data, generator)  # noqa: E731
+    random = DistillData.student
+
+    def student(data: DistillData, generator: torch.Generator) -> MaskedStudent:
+        if args.init == "supernet":
+            return inherited(Run(args.run), data)
+        return random(data, generator)
 
     def task(*given: Any, pixels: bool, **named: Any) -> Any:
         return cohort_task(*given, pixels=pixels and args.losses == "all", **named)

@@ -15,6 +15,7 @@ from scipy import stats
 
 from masktas.artifacts import MANIFEST
 from masktas.files import read_json, write_json, write_text
+from masktas.space.limits import parse_limit
 
 CHOSEN_ON = 0  # settings were chosen on this seed: it is shown, and is in no test
 NETWORKS = {  # folders in finetune/, each perhaps followed by -seed-N, and what they are called
@@ -60,7 +61,8 @@ class Study:
             (int(folder.parent.name.removeprefix("seed-")), folder.name, folder)
             for folder in (self.out / kind).glob("seed-*/*")
         )
-        yield from sorted(found, key=lambda one: (one[0], float(one[1].rstrip("Mms"))))
+        what = "latency" if kind == "latency" else "macs"
+        yield from sorted(found, key=lambda one: (one[0], parse_limit(what, one[1]).amount or 0))
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path
     assert "The winner is ahead of the mean of random: +16.7 points" in page
     assert "| 5M | winner | 49.0 ± 1.4 | 41.0 ± 1.4 |" in page
     assert "| 5M | mean of random | 26.0 ± 7.1 |" in page
+    assert page.index("| 5M | winner") < page.index("| 15M | winner")
     assert "something" not in page
     assert (tmp_path / "study.svg").stat().st_size > 1000
     assert (tmp_path / "accuracies.svg").read_text().count("<use") > 2 * len(of(1, 1))
