@@ -68,6 +68,7 @@ def parts_of(given: argparse.Namespace, rows: list[Row]) -> list[Part]:
         SMALL_SERIES if small else SERIES,
     )
     needs = 1.0 if small else 20.0
+    backend = "eager" if small else "inductor"
     eager, compiled = (speeds.against_timm(compiled=one) for one in (False, True))
     return [
         Part("peak", "matrix products", needs, speeds.peak),
@@ -82,10 +83,16 @@ def parts_of(given: argparse.Namespace, rows: list[Row]) -> list[Part]:
         Part("p5", "step of the masked autoencoder", needs, speeds.teacher),
         Part("p1", "encoders of subnets, forward and backward", needs, speeds.encoder),
         Part("p8-timm", "network of fine-tuning beside timm's", needs, eager),
+        Part("p5-compiled", "step of the masked autoencoder, blocks compiled", 3 * needs,
+             speeds.compiled("teacher", backend)),
+        Part("p8-step-compiled", "step of fine-tuning, blocks compiled", 3 * needs,
+             speeds.compiled("finetune", backend)),
         Part("tests", "tests marked gpu", 3 * needs, checks.tests),
         Part("p8-compiled", "the same by torch.compile", 3 * needs,
              partial(_not_run, "--small compiles nothing") if small else compiled),
         *plans(given, rows),
+        Part("p2-compiled", "step of the supernet, blocks compiled", 6 * needs,
+             speeds.compiled("supernet", backend)),
     ]  # fmt: skip
 
 

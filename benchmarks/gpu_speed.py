@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,6 +20,7 @@ from peers.turns import ratio as ratios
 from torch import Tensor
 
 from masktas.config import AllSettings
+from masktas.nn.compiled import CompiledBlocks
 from masktas.nn.supervised import SupervisedSupernet
 from masktas.space import Architecture, SearchSpace, cost
 from masktas.stages.plan.stage import task_on_noise
@@ -106,9 +107,34 @@ class Speeds:
         """P8: a step of fine-tuning, input and optimiser included."""
         return self._training("finetune", self.batches.classifier, left)
 
-    def _training(self, stage: str, batch: int, left: float) -> Finding:
-        task = task_on_noise(stage, self.settings, self.runtime, batch)
-        return self._measured(lambda step: train_step(task, step, ALONE), task.macs, batch, left)
+    def compiled(self, stage: str, backend: str) -> Callable[[float], Finding]:
+        """P2, P5 or P8 with compiled blocks, as `--compile on` trains."""
+        batch = {
+            "supernet": self.batches.supernet,
+            "teacher": self.batches.teacher,
+            "finetune": self.batches.classifier,
+        }[stage]
+
+        def measure(left: float) -> Finding:
+            blocks = CompiledBlocks(backend)
+            found = self._training(stage, batch, left, blocks)
+            numbers = {"graphs": blocks.num_graphs, "compile_seconds": blocks.seconds}
+            words = f"; graphs: {blocks.num_graphs}, compiled in {blocks.seconds:.0f} s"
+            return replace(found, result=found.result + words, numbers=found.numbers | numbers)
+
+        return measure
+
+    def _training(
+        self, stage: str, batch: int, left: float, blocks: CompiledBlocks | None = None
+    ) -> Finding:
+        runtime = replace(self.runtime, blocks=blocks)
+        task = task_on_noise(stage, self.settings, runtime, batch)
+
+        def step(number: int) -> None:
+            with runtime.compiled():
+                train_step(task, number, ALONE)
+
+        return self._measured(step, task.macs, batch, left)
 
     def against_timm(self, *, compiled: bool) -> Callable[[float], Finding]:
         """P8: the networks of fine-tuning alone, ours and timm's of equal shape, in turns."""

@@ -16,7 +16,7 @@ from masktas.cli.brief import HELP_ALL, SHOWN
 
 MACHINE = {
     "--seed", "--device", "--precision", "--checkpoint-seconds", "--max-time", "--accumulate",
-    "--recompute", "--no-recompute", "--tensorboard", "--no-tensorboard", "--track",
+    "--recompute", "--no-recompute", "--compile", "--tensorboard", "--no-tensorboard", "--track",
     "--cache", "--no-cache", "--cache-size", "--cache-dir", "--strict", "--no-strict",
     "--download", "--no-download",
 }  # fmt: skip

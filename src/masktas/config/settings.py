@@ -86,7 +86,7 @@ class DataSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where and how a stage runs; only seed and precision change the result."""
+    """Where and how a stage runs; only seed, precision and compilation change the result."""
 
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seed of every random number; on a CPU, equal seeds give equal runs."
@@ -114,6 +114,12 @@ class RuntimeSettings(Settings):
     recompute: bool = Field(
         False,
         description="Compute activations again instead of keeping them: less memory, more time.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compile the blocks of teacher, supernet, and of networks in fine-tuning, "
+        "segmentation and distillation alone: auto does so on CUDA, if a short measurement shows "
+        "that it is faster. A stage is resumed as it was started.",
     )
     tensorboard: bool = Field(True, description="Write the metrics for TensorBoard as well.")
     track: Literal["none", "wandb", "mlflow"] = Field(

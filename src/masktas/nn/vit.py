@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from masktas.nn.compiled import applied
 from masktas.nn.patches import patchify, sincos_positions, take
 from masktas.space import Architecture
 
@@ -80,7 +81,7 @@ def _scaled(x: Tensor, by: Tensor) -> Tensor:
 def run_blocks(
     blocks: Iterable[nn.Module], x: Tensor, branches: Tensor | None = None, *, recompute: bool
 ) -> Tensor:
-    """Apply blocks to tokens `[B, T, D]`.
+    """Apply blocks to tokens `[B, T, D]`, within `CompiledBlocks.used` by compiled graphs.
 
     Args:
         blocks: applied in this order.
@@ -89,12 +90,13 @@ def run_blocks(
         recompute: activation checkpointing: keep the input of each block only and recompute
             the rest in the backward pass, for much less memory and a third more arithmetic.
     """
+    apply = applied()
     for index, block in enumerate(blocks):
         scales = None if branches is None else branches[index]
         if recompute and torch.is_grad_enabled():
-            x = checkpoint(block, x, scales, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(apply, block, x, scales, use_reentrant=False, preserve_rng_state=False)
         else:
-            x = block(x, scales)
+            x = apply(block, x, scales)
     return x
 
 

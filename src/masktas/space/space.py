@@ -219,6 +219,22 @@ class SearchSpace:
             yield self.uniform(width, depth, heads, ratio, patch_size=patch_size)
 
     @property
+    def num_block_shapes(self) -> int:
+        """How many shapes blocks have, each patch size by itself: it has other tokens."""
+        choices = (self.patch_size, self.embed_dim, self.num_heads, self.mlp_ratio)
+        return math.prod(len(values) for values in choices)
+
+    def with_all_blocks(self) -> Iterator[Architecture]:
+        """Yield few architectures whose blocks have every shape."""
+        shapes = list(itertools.product(self.num_heads, self.mlp_ratio))
+        for patch_size, width in itertools.product(self.patch_size, self.embed_dim):
+            one = self.uniform(width, self.depth[-1], *shapes[-1], patch_size=patch_size)
+            for first in range(0, len(shapes), one.depth):
+                part = (shapes[first : first + one.depth] + shapes[:1] * one.depth)[: one.depth]
+                heads, ratios = zip(*part, strict=True)
+                yield one.replace(num_heads=heads, mlp_ratio=ratios)
+
+    @property
     def smallest(self) -> Architecture:
         """The architecture of the fewest operations: smallest choices, coarsest patches."""
         return self.uniform(

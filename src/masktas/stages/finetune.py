@@ -73,6 +73,7 @@ def finetune(
         accept_changed_images=accept_changed_images,
     )
     context.keep_precision(context.run.finetune(name))
+    context.compile_blocks(context.run.finetune(name))
     settings = settings or FinetuneSettings()
     images = None
     if data is None or settings.init == "inherit" or context.run.division.finished:

@@ -196,13 +196,14 @@ class Training:
     def _do(self, step: int) -> None:
         """Run a step, unless it is a skipped one."""
         if step not in self.skipped:
-            losses = train_step(
-                self.task,
-                step,
-                self.environment.ranks,
-                accumulate=self.config.accumulate,
-                clip_grad=self.config.clip_grad,
-            )
+            with self.environment.runtime.compiled():
+                losses = train_step(
+                    self.task,
+                    step,
+                    self.environment.ranks,
+                    accumulate=self.config.accumulate,
+                    clip_grad=self.config.clip_grad,
+                )
             self.losses.add(step, losses)
 
     def _read_losses(self) -> list[list[float]]:

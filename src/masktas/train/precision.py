@@ -8,27 +8,22 @@ processor, torch version and number of threads.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import torch
 
-from masktas.errors import MasktasError
-from masktas.files import read_json, write_json
-from masktas.native import cache_folder, processor
+from masktas.native import processor
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
+from masktas.train.measured import Clock, best_seconds, kept_seconds
 
 Precision = Literal["fp32", "bf16"]
 FASTER = 1.15  # bf16 is chosen if fp32 takes this many times as long
 SECONDS = 0.3  # for the timed steps of both precisions together
-LEAST_TURNS = 3
 PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86, x86, ARM, ARM
 SHAPE = Architecture(
     embed_dim=192, num_heads=(3, 3), mlp_ratio=(4, 4), image_size=(56, 56), patch_size=8,
@@ -77,46 +72,23 @@ def has_bf16_products() -> bool:
 
 def step_times() -> StepTimes:
     """Return the times kept for this machine, or measure and keep them."""
-    path = _kept()
-    if path is not None:
-        with suppress(MasktasError, AttributeError, KeyError, TypeError, ValueError):
-            content = read_json(path)
-            kept = StepTimes(float(content["fp32_seconds"]), float(content["bf16_seconds"]))
-            if all(0 < one < math.inf for one in (kept.fp32, kept.bf16)):
-                return kept
-    found = measure()
-    if path is not None:
-        with suppress(MasktasError):  # without disk space it is measured again
-            write_json(path, {"fp32_seconds": found.fp32, "bf16_seconds": found.bf16})
-    return found
+    about = [processor(), str(torch.get_num_threads()), repr(SHAPE)]
+
+    def measured() -> tuple[float, float]:
+        found = measure()
+        return found.fp32, found.bf16
+
+    return StepTimes(*kept_seconds("step", about, ("fp32", "bf16"), measured))
 
 
-def _kept() -> Path | None:
-    """Return the path of the times in the cache; None if the cache cannot be used."""
-    made_of = "\n".join([processor(), torch.__version__, str(torch.get_num_threads()), repr(SHAPE)])
-    try:
-        return cache_folder() / f"step-{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.json"
-    except (OSError, RuntimeError):  # the home folder may be unknown
-        return None
-
-
-def measure(clock: Callable[[], float] = time.perf_counter) -> StepTimes:
-    """Time a training step in both precisions, in turns; the best of each counts.
-
-    The best, since whatever else runs on the machine can only make a step slower.
-    """
+def measure(clock: Clock = time.perf_counter) -> StepTimes:
+    """Time a training step in both precisions, in turns; the best of each counts."""
     step = _step()
-    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    for dtype in best:
-        step(dtype)  # torch sets itself up
-    until, turns = clock() + SECONDS, 0
-    while turns < LEAST_TURNS or clock() < until:
-        for dtype in best:
-            began = clock()
-            step(dtype)
-            best[dtype] = min(best[dtype], clock() - began)
-        turns += 1
-    return StepTimes(best[torch.float32], best[torch.bfloat16])
+    ways = {
+        "fp32": partial(step, torch.float32),
+        "bf16": partial(step, torch.bfloat16),
+    }
+    return StepTimes(**best_seconds(ways, SECONDS, clock))
 
 
 def _step() -> Callable[[torch.dtype], None]:

@@ -1,4 +1,4 @@
-"""Device and precision of a stage."""
+"""Device, precision and compilation of a stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 
 from masktas import launch
 from masktas.errors import ConfigError
+from masktas.nn.compiled import CompiledBlocks
 from masktas.train.allocator import keep_freed_memory
+from masktas.train.compiling import compiled_times
 from masktas.train.precision import Precision, has_bf16_products, step_times
 from masktas.train.ranks import ALONE, Ranks
 
@@ -24,19 +26,21 @@ SLOW = 0.5  # bf16 at less than this share of fp32's speed is worth a warning
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Device, precision and recomputation.
+    """Device, precision, recomputation and compilation.
 
     Attributes:
         device: of networks and batches.
         bf16: whether matrix products are done in bfloat16; losses, the statistics of norms and
             softmax are in float32 either way.
         recompute: whether activations are computed again in the backward pass.
+        blocks: the compiled blocks that training steps use, None if they are not compiled.
         why: a sentence about the precision, if it was chosen by measurement.
     """
 
     device: torch.device
     bf16: bool
     recompute: bool = False
+    blocks: CompiledBlocks | None = field(default=None, compare=False)
     why: str = field(default="", compare=False)
 
     @classmethod
@@ -77,7 +81,7 @@ class Runtime:
         why = ""
         if precision == "auto":
             precision, why = ranks.first(lambda: _faster(chosen))
-        return cls(chosen, precision == "bf16", recompute, why)
+        return cls(chosen, precision == "bf16", recompute, why=why)
 
     @property
     def precision(self) -> Precision:
@@ -87,6 +91,17 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which matrix products have the chosen precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def compiled_is_faster(self) -> tuple[bool, str]:
+        """Return what `--compile auto` means here, and why, if it was measured."""
+        if self.device.type != "cuda":
+            return False, ""
+        times = compiled_times(self.device, bf16=self.bf16)
+        return times.faster, str(times)
+
+    def compiled(self) -> AbstractContextManager[object]:
+        """Return the context of a training step, in which blocks are compiled, if they are."""
+        return self.blocks.used() if self.blocks is not None else nullcontext()
 
     def keep_memory(self) -> None:
         """On a CPU, have this process keep the memory that it frees, see `train.allocator`."""

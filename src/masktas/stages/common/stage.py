@@ -22,6 +22,8 @@ from masktas.data.store.image_store import Images, ImageStore, open_store
 from masktas.errors import ArtifactError, ConfigError, DataError, MasktasError
 from masktas.files import file_digest, read_json
 from masktas.formats import format_size, parse_bytes, shown
+from masktas.nn.compiled import MOST_SHAPES, CompiledBlocks
+from masktas.space import SearchSpace
 from masktas.stages.common.claimed import ClaimedStage, drop_checkpoints
 from masktas.stages.common.images import (
     PYTHON,
@@ -103,7 +105,7 @@ class Context:
         """
         if self.settings.precision != "auto":
             return
-        started = self.ranks.first(lambda: self._started_in(stage))
+        started = (self.ranks.first(lambda: self._started_with(stage)) or {}).get("precision")
         if started not in ("fp32", "bf16") or started == self.runtime.precision:
             return
         self.console.say(
@@ -112,12 +114,51 @@ class Context:
         )
         self.runtime = replace(self.runtime, bf16=started == "bf16")
 
-    def _started_in(self, stage: Stage) -> Any:
-        """Return the precision in the claim of a stage whose results are kept; None without."""
+    def compile_blocks(self, stage: Stage, space: SearchSpace | None = None) -> None:
+        """Have the stage's training steps compile blocks, as `--compile` says.
+
+        With `auto` it is kept as the stage was started, if it is kept, or measured. Call it after
+        `keep_precision`.
+
+        Args:
+            stage: which trains networks.
+            space: of a supernet, whose blocks may have too many shapes to compile.
+
+        Raises:
+            ConfigError: if they have, and compiled blocks were asked for.
+        """
+        asked, why = self.settings.compile, ""
+        on = asked == "on"
+        if asked == "auto":
+            started = self.ranks.first(lambda: self._started_with(stage))
+            if started is not None:
+                on = started.get("compile") == "on"
+            else:
+                on, why = self.ranks.first(self.runtime.compiled_is_faster)
+        shapes = space.num_block_shapes if space else 0
+        if on and shapes > MOST_SHAPES:
+            sentence = (
+                f"The blocks of space {space.name if space else ''} have {shapes} shapes, and at "
+                f"most {MOST_SHAPES} are compiled"
+            )
+            if asked == "on":
+                raise ConfigError(f"{sentence}: leave out --compile on.")
+            on, why = False, f"{sentence}: they run without that."
+        if why:
+            self.console.say(why, once=True)
+        if on:
+            self.console.say(
+                "Blocks are compiled in the first steps: that takes 10 to 30 seconds for each of "
+                "their shapes, and less when they are compiled again."
+            )
+        self.runtime = replace(self.runtime, blocks=CompiledBlocks() if on else None)
+
+    def _started_with(self, stage: Stage) -> dict[str, Any] | None:
+        """Return the claim of a stage whose results are kept; None without."""
         if self._overwrites(stage) or not stage.resumable:
             return None
         claim = read_json(stage.folder / SETTINGS)
-        return claim.get("precision") if isinstance(claim, dict) else None
+        return claim if isinstance(claim, dict) else None
 
     def _overwrites(self, stage: Stage) -> bool:
         """Return whether to start afresh; a job that torchrun restarts resumes its fresh start."""
@@ -162,6 +203,8 @@ class Context:
             "settings": settings.model_dump(mode="json"),
             "seed": self.seed,
             "precision": self.runtime.precision,
+            # as claims without it have it: results of earlier versions are resumed
+            **({"compile": "on"} if self.runtime.blocks else {}),
             # last: a refusal names the first difference, which should be a cause and no effect
             "images": images.to_dict(),
             **(more or {}),

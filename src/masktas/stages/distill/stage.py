@@ -89,6 +89,7 @@ def distill(
         accept_changed_images=accept_changed_images,
     )
     context.keep_precision(context.run.distilled(name))
+    context.compile_blocks(context.run.distilled(name))
     run = context.run
     require_distilled(run, "distillation of one network")
     settings = settings or DistillSettings()

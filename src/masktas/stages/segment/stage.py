@@ -74,6 +74,7 @@ def segment(
         out, runtime, console, overwrite=overwrite, accept_changed_images=accept_changed_images
     )
     context.keep_precision(context.run.segmented(name))
+    context.compile_blocks(context.run.segmented(name))
     settings = settings or SegmentSettings()
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}

@@ -34,6 +34,7 @@ from masktas.stages.common.load import (
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import supernet_task, with_mask_ratio
 from masktas.stages.common.teachers import adopt
+from masktas.stages.supernet.compiling import compile_all
 from masktas.stages.supernet.convergence import ConvergenceProbes, probe_epochs
 from masktas.stages.supernet.reconstructions import draw_reconstructions
 from masktas.stages.supernet.supervised import train_supervised
@@ -100,6 +101,7 @@ def supernet(
     settings = settings or SupernetSettings()
     space = SearchSpace.load(settings.space)
     check(settings, space)
+    context.compile_blocks(context.run.supernet, space)
     if settings.supervised:
         if teacher is not None:
             raise ConfigError("supervised=True trains with labels: leave out teacher=.")
@@ -191,6 +193,7 @@ def _train(
     held_out = context.batches(inputs.store, "validation")
     probes = _probes(context, settings, shared, inputs, held_out, visible)
     watched = probe_epochs(settings.epochs, settings.probes)
+    compile_all(context, shared, settings, lambda size: 1 + inputs.units.num_patches(visible, size))
     cost = stage.train(
         task,
         settings,

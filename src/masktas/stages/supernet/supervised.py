@@ -24,6 +24,7 @@ from masktas.stages.common.images import Data, ImageInput, labels_of, two_classe
 from masktas.stages.common.load import save_supernet
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import supervised_task
+from masktas.stages.supernet.compiling import compile_all
 from masktas.stages.supernet.convergence import (
     Probes,
     linear_accuracy,
@@ -77,6 +78,10 @@ def train_supervised(
         )
         watched = probe_epochs(settings.epochs, settings.probes)
         probes = _probes(context, settings, shared, store, labels) if watched else None
+        all_units = shared.units.total
+        compile_all(
+            context, shared, settings, lambda size: 1 + shared.units.num_patches(all_units, size)
+        )
         cost = stage.train(
             task,
             settings,

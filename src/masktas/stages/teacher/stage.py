@@ -112,6 +112,7 @@ def teacher(
         accept_changed_images=accept_changed_images,
     )
     context.keep_precision(context.run.teacher)
+    context.compile_blocks(context.run.teacher)
     given = settings or TeacherSettings()
     source = open_given(data, data_settings, download=context.settings.download)
     headers = sample(source)
