@@ -22,7 +22,7 @@ from masktas.nn.vit import Block, run_blocks, stochastic_depth
 from masktas.space import SearchSpace
 
 SPACE = SearchSpace(
-    name="few", embed_dim=(16, 24), depth=(2, 3), num_heads=(1, 2), mlp_ratio=(2, 3), head_dim=8,
+    name="few", embed_dim=(16,), depth=(2, 3), num_heads=(1, 2), mlp_ratio=(2, 3), head_dim=8,
     image_size=(16, 16), patch_size=(2, 4), in_channels=3, num_classes=3,
 )  # fmt: skip
 IMAGES = 2
@@ -72,9 +72,9 @@ def test_more_shapes_than_dynamo_keeps_of_a_function_are_all_compiled(graphs):
     """Its limit of eight graphs of a function would leave the others uncompiled."""
     apply = CompiledBlocks("eager")
     for times in range(2):
-        for mlp_dim in range(16, 16 + 12):
+        for mlp_dim in range(16, 16 + 9):
             trained(blocks_of(1, mlp_dim=mlp_dim), apply, recompute=False)
-        assert apply.num_graphs == graphs() == 12, times
+        assert apply.num_graphs == graphs() == 9, times
 
 
 def test_what_a_graph_depends_on_has_graphs_of_its_own(graphs):
@@ -130,8 +130,10 @@ def masked(supernet: Supernet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return units, ids[:, :1], ids[:, 1:]
 
 
-@pytest.mark.parametrize("bf16", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_after_a_cover_of_the_space_200_random_networks_compile_nothing(graphs, bf16: bool):
+@pytest.mark.parametrize(
+    ("bf16", "networks"), [(True, 20), pytest.param(False, 200, marks=pytest.mark.slow)]
+)
+def test_after_a_cover_of_the_space_random_networks_compile_nothing(graphs, bf16, networks):
     shape = StudentShape(decoder_dim=32, decoder_depth=1, teacher_dim=20, unit=SPACE.unit)
     supernet = Supernet(SPACE, shape)
     supernet.init_weights(torch.Generator().manual_seed(0))
@@ -145,11 +147,11 @@ def test_after_a_cover_of_the_space_200_random_networks_compile_nothing(graphs, 
     for one in SPACE.with_all_blocks():
         step(one)
     decoders = len(SPACE.patch_size)  # which have as many tokens as patches
-    assert apply.num_graphs == graphs() == SPACE.num_block_shapes + decoders == 16 + 2
+    assert apply.num_graphs == graphs() == SPACE.num_block_shapes + decoders == 8 + 2
     rng = random.Random(0)
-    for _ in range(200):
+    for _ in range(networks):
         step(SPACE.sample(rng))
-    assert apply.num_graphs == graphs() == 18
+    assert apply.num_graphs == graphs() == 10
 
 
 @pytest.mark.slow
