@@ -6,7 +6,9 @@ Needs     RUN/validate/NAME of `masktas validate --probe finetune`, for each NAM
           networks.
 Does      trains these networks as a cohort, as `masktas refine` would but without leaving any out
           (RUN/gate, resumable), then compares the held-out losses of every round, and all ratings
-          of the validation, with the accuracies.
+          of the validation, with the accuracies. The trained networks are RUN/gate/network-N: if
+          all are fine-tuned (`masktas finetune --out RUN --architecture RUN/gate/network-N --name
+          gate-N`), what that gives is compared too, as `refined`.
 Shows     Kendall's tau with its 95 % interval, the accuracy lost by taking the best of each, and
           the true spread; as a table in Markdown, and in full as JSON.
 """
@@ -26,6 +28,7 @@ from masktas.artifacts import Run, Stage
 from masktas.config import RefineSettings, RuntimeSettings, SupernetSettings, load, resolve
 from masktas.errors import ArtifactError, MasktasError
 from masktas.files import read_json, write_json
+from masktas.nn.supernet import with_head
 from masktas.space import Architecture, SearchSpace, macs, params
 from masktas.stages.common.load import teacher_file
 from masktas.stages.common.stage import Context
@@ -34,7 +37,8 @@ from masktas.stages.refine.members import Member
 from masktas.stages.refine.runner import RoundRunner
 from masktas.stages.validate.rank_correlation import Interval, kendall, regret, resamples
 from masktas.strategies import Evaluated, Score
-from masktas.train.networks import WEIGHTS
+from masktas.train.input import NetworkInput
+from masktas.train.networks import WEIGHTS, save_network
 
 RESAMPLES = 2000
 Floats = NDArray[np.float64]
@@ -98,11 +102,23 @@ def refined_losses(args: argparse.Namespace, networks: list[Architecture]) -> li
         more={"networks": [one.to_dict() for one in networks]},
     ) as stage:
         if stage.todo:
-            journal, _ = RoundRunner(context, stage, settings, inputs, members).run()
+            journal, students = RoundRunner(context, stage, settings, inputs, members).run()
+            seen = NetworkInput.of_store(inputs.store)
+            for number, one in enumerate(networks):
+                network = with_head(students[f"network-{number}"].encoder, one)
+                save_network(stage.folder / f"network-{number}", network, seen=seen)
             cost = {key: sum(one["cost"][key] for one in journal) for key in ("images", "flops")}
             stage.finish(inputs.store, cost, lambda: {"rounds": journal})
         rounds: list[dict[str, Any]] = stage.manifest()["rounds"]
     return rounds
+
+
+def refined_accuracy(run: Run, count: int) -> Floats | None:
+    """Return the accuracies of the networks fine-tuned from RUN/gate/network-N; None if not all."""
+    stages = [run.finetune(f"gate-{number}") for number in range(count)]
+    if not all(one.finished for one in stages):
+        return None
+    return np.array([one.manifest()["test"]["top1"] for one in stages])
 
 
 def predictors(validated: Validated, rounds: list[dict[str, Any]]) -> dict[str, Floats]:
@@ -182,7 +198,11 @@ def main() -> None:
     rounds = refined_losses(args, first.networks)
     found = predictors(first, rounds)
     patch_sizes = np.array([one.patch_size for one in first.networks])
-    others = {f"accuracy, {one.name}": one.accuracy for one in all_}
+    accuracies = {one.name: one.accuracy for one in all_}
+    refined = refined_accuracy(run, len(first.networks))
+    if refined is not None:
+        accuracies["refined"] = refined
+    others = {f"accuracy, {name}": values for name, values in accuracies.items()}
     result: dict[str, Any] = {
         "networks": [
             one.to_dict()
@@ -194,14 +214,16 @@ def main() -> None:
         "refine_seconds": cohort_stage(run).manifest()["cost"]["seconds"],
         "agreement": {},
     }
-    for one in all_:
-        more = {name: values for name, values in others.items() if not name.endswith(one.name)}
-        result["agreement"][one.name] = table = compared(found | more, one.accuracy, patch_sizes)
-        low, high = 100 * one.accuracy.min(), 100 * one.accuracy.max()
-        spread = in_words(one.manifest["spread"]["sd"], 100, 1)
+    for one, accuracy in accuracies.items():
+        more = {name: values for name, values in others.items() if name != f"accuracy, {one}"}
+        result["agreement"][one] = table = compared(found | more, accuracy, patch_sizes)
+        low, high = 100 * accuracy.min(), 100 * accuracy.max()
+        spread = ""
+        if one in result["spread"]:
+            sd = in_words(result["spread"][one]["sd"], 100, 1)
+            spread = f", true standard deviation {sd} points"
         print(
-            f"\n{len(first.networks)} networks, fine-tuned ({one.name}): {low:.1f} to "
-            f"{high:.1f} %, true standard deviation {spread} points\n"
+            f"\n{len(accuracy)} networks, fine-tuned ({one}): {low:.1f} to {high:.1f} %{spread}\n"
         )
         sizes = [str(size) for size in np.unique(patch_sizes)]
         within = " | ".join(f"tau, patches of {size}" for size in sizes)
