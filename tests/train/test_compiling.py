@@ -17,7 +17,8 @@ from masktas.nn.compiled import MOST_SHAPES, CompiledBlocks
 from masktas.space import SearchSpace
 from masktas.stages.common.stage import Context
 from masktas.train import compiling, measured
-from masktas.train.compiling import FASTER, CompiledTimes, compiled_times, measure
+from masktas.train.compiling import CompiledTimes, compiled_times, measure
+from masktas.train.measured import FASTER
 from masktas.train.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -150,9 +151,7 @@ def test_what_is_asked_for_is_done_and_auto_measures(chosen: Chosen, capsys):
     chosen.faster = False
     assert not chosen()
     assert chosen.asked == 2
-    said = capsys.readouterr().err
-    assert said.count("as measured") == 2
-    assert said.count("Blocks are compiled in the first steps") == 2
+    assert capsys.readouterr().err.count("as measured") == 2
 
 
 def test_a_stage_is_resumed_as_it_was_started(chosen: Chosen):

@@ -14,7 +14,8 @@ from masktas.config import RuntimeSettings
 from masktas.console import Console
 from masktas.stages.common.stage import Context
 from masktas.train import precision, runtime
-from masktas.train.precision import FASTER, SECONDS, StepTimes, has_bf16_products, step_times
+from masktas.train.measured import FASTER
+from masktas.train.precision import SECONDS, StepTimes, has_bf16_products, step_times
 from masktas.train.ranks import Ranks
 from masktas.train.runtime import Runtime
 

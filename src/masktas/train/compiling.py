@@ -18,9 +18,8 @@ import torch
 from masktas.errors import MasktasError
 from masktas.nn.compiled import Apply, CompiledBlocks, plainly
 from masktas.nn.vit import Block
-from masktas.train.measured import Clock, best_seconds, kept_seconds
+from masktas.train.measured import FASTER, Clock, best_seconds, kept_seconds
 
-FASTER = 1.15  # blocks are compiled if plain ones take this many times as long
 SECONDS = 0.5  # for the timed steps of both together
 WIDTH, HEADS, HEAD_DIM, MLP = 384, 6, 64, 1536  # a block of a ViT-S
 TOKENS = (64, 50, WIDTH)  # B, T, D: a quarter of 196 patches, and the class token

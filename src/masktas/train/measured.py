@@ -15,6 +15,7 @@ from masktas.errors import MasktasError
 from masktas.files import read_json, write_json
 from masktas.native import cache_folder
 
+FASTER = 1.15  # times as long a step has to take without what is chosen for its speed
 LEAST_TURNS = 3
 Clock = Callable[[], float]
 

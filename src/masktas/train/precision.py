@@ -19,10 +19,9 @@ import torch
 from masktas.native import processor
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
-from masktas.train.measured import Clock, best_seconds, kept_seconds
+from masktas.train.measured import FASTER, Clock, best_seconds, kept_seconds
 
 Precision = Literal["fp32", "bf16"]
-FASTER = 1.15  # bf16 is chosen if fp32 takes this many times as long
 SECONDS = 0.3  # for the timed steps of both precisions together
 PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86, x86, ARM, ARM
 SHAPE = Architecture(

@@ -95,6 +95,12 @@ class ClaimedStage:
             f"({context.ranks.size} {processes}, accumulate {loop.accumulate}); learning rate "
             f"{settings.lr:g} for 256 images, so {scaled_lr(settings.lr, loop.batch_size):.3g}"
         )
+        if context.runtime.blocks is not None:
+            context.console.say(
+                "Blocks are compiled when a shape is first met: that takes 10 to 30 seconds each, "
+                "and less when they are compiled again.",
+                once=True,
+            )
         folder = folder or self.folder
         tracking = self._track(folder)
         environment = Environment(

@@ -146,11 +146,6 @@ class Context:
             on, why = False, f"{sentence}: they run without that."
         if why:
             self.console.say(why, once=True)
-        if on:
-            self.console.say(
-                "Blocks are compiled in the first steps: that takes 10 to 30 seconds for each of "
-                "their shapes, and less when they are compiled again."
-            )
         self.runtime = replace(self.runtime, blocks=CompiledBlocks() if on else None)
 
     def _started_with(self, stage: Stage) -> dict[str, Any] | None:
