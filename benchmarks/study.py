@@ -32,10 +32,12 @@ from masktas.files import read_json
 ROOT = Path(__file__).parents[1]
 STAGES = ("supernet", "search/main", "refine/main", "finetune/*")  # that a run works on
 PARTS = ("main", "twins", "labels", "ranking", "ablations", "latency")
-ABLATIONS = {  # flags of the search, on the supernet of the seed that settings were chosen on
-    "no-min-use": ("--min-use", "0"),
-    "no-simple-shapes": ("--no-simple-shapes", "--shape-probability", "0"),
-    "consistency": ("--rating", "consistency"),
+ABLATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # flags of search and refinement, on the supernet of the seed that settings were chosen on
+    "no-min-use": (("--min-use", "0"), ()),
+    "no-simple-shapes": (("--no-simple-shapes", "--shape-probability", "0"), ()),
+    "consistency": (("--rating", "consistency"), ()),
+    "no-proposals": ((), ("--proposals", "0")),
 }
 SUPERNETS = {  # flags of the supernet; with it everything after is repeated
     "uniform-sampler": ("--sampler", "uniform"),
@@ -55,6 +57,7 @@ class Scale:
         finetunings: of each network.
         latencies: budgets of the part `latency`, on one thread.
         networks: number of networks of the part `ranking`.
+        ablated: the budget of the part `ablations`.
     """
 
     budgets: tuple[str, ...]
@@ -62,12 +65,13 @@ class Scale:
     finetunings: int
     latencies: tuple[str, ...]
     networks: int
+    ablated: str
 
 
 SCALES = {
-    "full": Scale(("8M", "15M", "30M"), (0, 1, 2, 3, 4, 5, 6), 3, ("1ms", "1.5ms"), 40),
-    "small": Scale(("5M", "15M"), (0, 1, 2, 3, 4), 2, ("0.3ms", "0.6ms"), 40),
-    "smoke": Scale(("5M",), (0, 1, 2), 1, ("50ms",), 6),
+    "full": Scale(("8M", "15M", "30M"), (0, 1, 2, 3, 4, 5, 6), 3, ("1ms", "1.5ms"), 40, "15M"),
+    "small": Scale(("5M", "15M"), (0, 1, 2, 3, 4), 2, ("0.3ms", "0.6ms"), 40, "15M"),
+    "smoke": Scale(("5M",), (0, 1, 2), 1, ("50ms",), 6, "5M"),
 }
 
 
@@ -145,9 +149,9 @@ class Commands:
         """Yield what is left out, one at a time."""
         folder = Study(self.out).folder(seed, budget)
         common = ("--out", str(folder), *self.config, "--seed", str(seed))
-        for name, flags in ABLATIONS.items():
-            yield ["search", *common, "--name", name, "--max-macs", budget, *flags]
-            yield ["refine", *common, "--name", name]
+        for name, (searching, refining) in ABLATIONS.items():
+            yield ["search", *common, "--name", name, "--max-macs", budget, *searching]
+            yield ["refine", *common, "--name", name, *refining]
             yield from self.finetuned(folder, name, f"refine/{name}")
         yield from self.finetuned(folder, "no-refine", "search/main")
         for name, flags in SUPERNETS.items():
@@ -181,7 +185,7 @@ class Commands:
         for part in parts:
             few = {"main": len(seeds), "twins": len(seeds), "labels": 3}.get(part, 1)
             for seed in seeds[:few]:
-                for budget in budgets[: 1 if part == "ablations" else None]:
+                for budget in (self.scale.ablated,) if part == "ablations" else budgets:
                     for words in getattr(self, part)(seed, budget):
                         yield f"{part} {budget} {words[0]}", words
 

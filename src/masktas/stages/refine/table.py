@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from masktas.console import Console
+from masktas.formats import counted
 from masktas.space import format_quantity
 from masktas.stages.common.manifest import RefinedNetwork, RefineManifest
 
@@ -17,8 +18,7 @@ def cells(found: RefineManifest) -> list[list[str]]:
 
 def refined_table(found: RefineManifest, console: Console) -> None:
     """Print the networks of the last round."""
-    sizes = [len(one["members"]) for one in found.rounds]
-    title = f"Refined: {' → '.join(map(str, sizes))} networks in {len(sizes)} rounds"
+    title = f"Refined: {found.sizes} networks in {counted(found.rounds[-1]['round'], 'round')}"
     console.table(title, HEADER, cells(found))
 
 
