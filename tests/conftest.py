@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from masktas import stopping
 from masktas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -87,6 +89,16 @@ def _start_autograd() -> None:
     threads with its first gradient, and tests that fork could compute none in their children.
     """
     sys.modules["torch"].ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture
+def sigterm() -> Iterator[Callable[[], None]]:
+    """Handle SIGTERM as the command line does; return a function that sends it."""
+    before = signal.getsignal(signal.SIGTERM)
+    stopping.install()
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    stopping._Process.terminated = False
 
 
 @pytest.fixture(scope="session")

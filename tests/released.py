@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# Arguments of `official_mae` for a small one.
+SMALL = {"width": 64, "depth": 2, "patch": 8, "side": 4, "decoder": (64, 2)}
+
 
 def official_mae(
     *,

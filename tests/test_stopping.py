@@ -8,25 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masktas import stopping
 from masktas.errors import ConfigError, MasktasError, Stopped
 from masktas.stopping import Stopping, parse_duration
-
-
-@pytest.fixture
-def sigterm() -> Iterator[Callable[[], None]]:
-    before = signal.getsignal(signal.SIGTERM)
-    stopping.install()
-    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
-    signal.signal(signal.SIGTERM, before)
-    stopping._Process.terminated = False
-
 
 # --- durations
 

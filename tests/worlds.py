@@ -215,6 +215,11 @@ def count_lines(log: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
+def names(folder: Path) -> list[str]:
+    """List a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def without_advice(said: str) -> str:
     """Leave out what is said of few images, which every small world has."""
     return "".join(line for line in said.splitlines(keepends=True) if "small-data" not in line)

@@ -1,143 +1,17 @@
-"""Spaces within budgets of all five quantities: real sizes, narrow bands, big spaces, refusals."""
+"""Spaces within budgets of all five quantities: real sizes, narrow bands, big spaces."""
 
 import itertools
 import random
-import re
 import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
+from large_spaces import BIG, COSTS, SPACES, WIDE, band
 from masktas.errors import BudgetError
-from masktas.space import (
-    PRESETS,
-    QUANTITIES,
-    Architecture,
-    Budget,
-    BudgetedSpace,
-    Costs,
-    LatencyModel,
-    SearchSpace,
-    macs,
-    params,
-    parse_limit,
-)
-from masktas.space.budget import tick_limits
+from masktas.space import PRESETS, QUANTITIES, Architecture, Budget, BudgetedSpace, macs, params
 from masktas.space.budgeted import _drawn
-from masktas.space.latency import TICKS, ticks
-from measured import latency_model
-
-# What a user may well write: more cells than can be counted one by one.
-BIG = SearchSpace(
-    "big", (384, 512, 640), (20, 22, 24), tuple(range(1, 13)), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5)
-)
-UNEVEN = SearchSpace(
-    "uneven", (320, 384, 448), (12, 16, 20, 24), tuple(range(1, 13)),
-    (1, 1.3, 1.7, 2.1, 2.9, 3.5, 4, 4.3),
-)  # fmt: skip
-SPACES = {**PRESETS, "big": BIG, "uneven": UNEVEN}
-WIDE = ("wide", "wide-micro")  # their latencies have too many different sums to be exact
-COSTS = {name: Costs(latency=latency_model(s, random.Random(1))) for name, s in SPACES.items()}
-
-
-def band(name, *quantities, share):
-    """Return limits so far apart (a share of the range) around what the middle network costs."""
-    whole, middle = BudgetedSpace(SPACES[name], Budget(), COSTS[name]), SPACES[name].middle
-    limits = {}
-    for what in quantities:
-        low, high = whole.cost_range(what)
-        at, half = COSTS[name].amount(what, middle), (high - low) * share / 2
-        ends = (at - half, at + half) if what == "latency" else (int(at - half), int(at + half))
-        limits |= {f"min_{what}": ends[0], f"max_{what}": ends[1]}
-    return Budget(**limits)
-
-
-# --- costs
-
-
-def test_costs_name_what_is_known():
-    tiny = PRESETS["tiny"]
-    assert list(Costs().of(tiny.largest)) == ["params", "macs", "size", "memory"]
-    found = COSTS["tiny"].of(tiny.largest)
-    assert list(found) == list(QUANTITIES)
-    assert found["size"] > 4 * found["params"]
-    half = Costs("fp16").of(tiny.largest)
-    assert (half["params"], half["memory"]) == (found["params"], found["memory"] / 2)
-    with pytest.raises(BudgetError, match="masktas latency build"):
-        Costs().amount("latency", tiny.largest)
-    with pytest.raises(BudgetError, match="Unknown precision 'int4'"):
-        Costs("int4")
-
-
-@pytest.mark.parametrize("name", ["tiny", "micro", "big"])
-def test_latency_is_what_the_model_predicts_to_a_tenth_of_a_microsecond_an_entry(name):
-    costs, rng = COSTS[name], random.Random(0)
-    for _ in range(20):
-        one = SPACES[name].sample(rng)
-        found = costs.of(one)["latency"]
-        assert found == round(found, 4) == costs.latency.predict(one)
-        model, stem = costs.latency, (one.patch_size, one.embed_dim)
-        entries = [
-            model.stem[stem],
-            *(model.attention[*stem, heads] for heads in one.num_heads),
-            *(model.mlp[*stem, hidden] for hidden in one.mlp_dim),
-        ]
-        assert abs(found - sum(entries)) <= (2 * one.depth + 1) * 0.5e-4 + 1e-9
-        assert found == sum(map(ticks, entries)) / TICKS
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
-@pytest.mark.parametrize("table", ["stem", "attention", "mlp"])
-def test_a_model_of_no_durations_is_refused(table, value):
-    fields = COSTS["demo"].latency.to_dict()
-    fields[table][0][-1] = value
-    with pytest.raises(BudgetError, match=f"says {value} ms for .*masktas latency build"):
-        LatencyModel.from_dict(fields)
-
-
-def test_a_model_of_another_space_is_refused():
-    with pytest.raises(BudgetError, match="latency model is of networks with head_dim 16"):
-        BudgetedSpace(PRESETS["micro"], Budget(max_latency=5), COSTS["demo"])
-    with pytest.raises(BudgetError, match="has not measured"):
-        BudgetedSpace(PRESETS["small"], Budget(max_latency=5), COSTS["tiny"])
-    with pytest.raises(BudgetError, match="has not measured"):
-        BudgetedSpace(PRESETS["small"], Budget(), COSTS["tiny"]).cost_range("latency")
-    # Who does not ask for latency need not have a model of it.
-    assert BudgetedSpace(PRESETS["small"], Budget(max_params=20_000_000), COSTS["tiny"]).size() > 0
-    with pytest.raises(BudgetError, match="masktas latency build"):
-        BudgetedSpace(PRESETS["small"], Budget()).cost_range("latency")
-
-
-def test_limits_of_latency_are_included_to_the_last_digit():
-    rng = random.Random(0)
-    for _ in range(2000):
-        count = rng.randrange(1, 10**6)
-        exact = Budget(min_latency=count / TICKS, max_latency=count / TICKS)
-        assert tick_limits(exact) == (count, count)
-        assert exact.allows({"latency": count / TICKS})
-    assert tick_limits(Budget(min_latency=0.00011, max_latency=0.00039)) == (2, 3)
-    assert tick_limits(Budget(max_latency=1e300))[1] > 10**300
-
-
-@pytest.mark.parametrize("limit", ["max_latency", "min_params", "max_size", "min_memory"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1])
-def test_limits_that_are_no_amounts_are_refused(limit, value):
-    with pytest.raises(BudgetError, match=f"--{limit.replace('_', '-')} is "):
-        Budget(**{limit: value})
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_limits_of_size_are_included_to_the_last_byte(precision):
-    space, costs = PRESETS["demo"].replace(depth=(3, 4)), Costs(precision)
-    real = sorted(costs.amount("size", one) for one in BudgetedSpace(space, Budget()))
-    for at in (len(real) // 3, len(real) // 2):
-        for by in (-1, 0, 1):
-            least = BudgetedSpace(space, Budget(min_size=real[at] + by), costs)
-            assert least.size() == sum(size >= real[at] + by for size in real)
-            most = BudgetedSpace(space, Budget(max_size=real[at] + by), costs)
-            assert most.size() == sum(size <= real[at] + by for size in real)
-
 
 # --- whole spaces
 
@@ -204,6 +78,13 @@ def test_a_cell_is_drawn_as_often_as_it_has_networks():
     assert drawn[2] == pytest.approx(2000, rel=0.1)
     last = sum(_drawn(cells[:2], rng) is cells[1] for _ in range(1000))
     assert last == pytest.approx(500, rel=0.2)
+
+
+def test_contains_costs_the_network_itself():
+    counted = BudgetedSpace(PRESETS["tiny"], Budget(max_size=25_000_000))
+    assert counted.contains(PRESETS["tiny"].smallest)
+    assert not counted.contains(PRESETS["tiny"].largest)
+    assert not counted.contains(Architecture(192, (3,) * 12, (2,) * 12))
 
 
 # --- narrow bands, directly
@@ -314,112 +195,3 @@ def test_joint_bands_of_big_spaces_can_be_drawn_from(name):
     for what in ("params", "macs", "latency"):
         low, high = counted.cost_range(what)
         assert budget.limits(what)[0] <= low <= high <= budget.limits(what)[1]
-
-
-# --- refusals
-
-
-def ranges(message):
-    """Read what a message says is possible: quantity, the words before it, and both ends."""
-    found = []
-    for words, what, low, high in re.findall(
-        r"(?:(with [^;:]*?), )?(\w+) (?:goes |go )?from (?:about )?(\S+(?: \w?B| ms)?) to "
-        r"(\S+?(?: \w?B| ms)?)(?=[;,]|\. |\.$)",
-        message,
-    ):
-        ends = tuple(parse_limit(what, end).amount for end in (low, high))
-        found.append((what, words, *ends))
-    return found
-
-
-def impossible(name):
-    """Yield budgets that no network of a space meets."""
-    space, costs = SPACES[name], COSTS[name]
-    low, high = costs.of(space.smallest), costs.of(space.largest)
-    for what in QUANTITIES:
-        yield Budget(**{f"max_{what}": low[what] / 2 if what == "latency" else int(low[what] / 2)})
-        yield Budget(**{f"min_{what}": high[what] * 2})
-    yield Budget(max_params=int(low["params"] * 1.05), min_macs=int(high["macs"] * 0.9))
-    yield Budget(max_size=int(low["size"] * 1.05), min_latency=high["latency"] * 0.9)
-    yield Budget(
-        max_params=int(low["params"] * 1.1), min_macs=int(high["macs"] * 0.8),
-        max_latency=low["latency"] * 1.2, max_size=high["size"], min_memory=high["memory"],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_an_impossible_mix_is_refused_at_once_with_what_would_be_possible(name):
-    for budget in impossible(name):
-        began = time.process_time()
-        with pytest.raises(BudgetError, match=f"No network of space {name} has ") as caught:
-            BudgetedSpace(SPACES[name], budget, COSTS[name])
-        assert time.process_time() - began < 5.0, budget
-        message = str(caught.value)
-        said = ranges(message)
-        assert {what for what, *_ in said} == set(budget.limited()), message
-        assert all(low <= high for *_, low, high in said)
-        assert message.count(". ") <= 1
-
-
-def test_what_cells_that_are_not_exact_cannot_rule_out_is_drawn_for_and_refused():
-    # Latency so low that few have it, parameters just above what those have.
-    space, costs, rng = BIG, COSTS["big"], random.Random(0)
-    some = [costs.of(space.sample(rng)) for _ in range(300)]
-    middle = min(some, key=lambda amounts: amounts["latency"])
-    budget = Budget(max_latency=middle["latency"] * 0.7, min_params=middle["params"] * 2)
-    began = time.process_time()
-    with pytest.raises(BudgetError, match="No network of space big") as caught:
-        BudgetedSpace(space, budget, costs)
-    assert time.process_time() - began < 2
-    assert {what for what, *_ in ranges(str(caught.value))} == {"params", "latency"}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_who_asks_for_what_a_refusal_names_is_not_refused(name):
-    for budget in impossible(name):
-        if name in WIDE and "latency" in budget.limited():
-            continue  # the message names outer bounds
-        with pytest.raises(BudgetError) as caught:
-            BudgetedSpace(SPACES[name], budget, COSTS[name])
-        for what, words, low, high in ranges(str(caught.value)):
-            others = {
-                limit: value for limit, value in budget.to_dict().items() if limit[4:] != what
-            }
-            kept = others if words else {}
-            for limits in ({f"max_{what}": low}, {f"min_{what}": high}):
-                assert BudgetedSpace(SPACES[name], Budget(**kept, **limits), COSTS[name]).size()
-
-
-def test_the_sentence_of_a_refusal():
-    with pytest.raises(BudgetError) as caught:
-        BudgetedSpace(PRESETS["tiny"], Budget(max_params=5_400_000, min_macs=2 * 10**9))
-    assert str(caught.value) == (
-        "No network of space tiny has at most 5.4M params and at least 2G macs: with at least 2G "
-        "macs, params go from 9.19M to 10.4M; with at most 5.4M params, macs go from 1.17G to "
-        "1.19G. Choose limits within that, or another space."
-    )
-    with pytest.raises(BudgetError) as caught:
-        BudgetedSpace(PRESETS["tiny"], Budget(max_size=10**6))
-    assert str(caught.value) == (
-        "No network of space tiny has at most 1 MB size: size goes from 21.2 MB to 41.6 MB. "
-        "Choose limits within that, or another space."
-    )
-
-
-@pytest.mark.parametrize("what", QUANTITIES)
-def test_a_gap_is_named_by_its_ends(what):
-    space, costs = PRESETS["demo"].replace(depth=(3,)), COSTS["demo"]
-    real = sorted({costs.amount(what, one) for one in BudgetedSpace(space, Budget(), costs)})
-    low, high = max(itertools.pairwise(real[1:-1]), key=lambda ends: ends[1] - ends[0])
-    inside = low + (high - low) / 2 if what == "latency" else (low + high) // 2
-    with pytest.raises(BudgetError, match="but none between") as caught:
-        BudgetedSpace(space, Budget(**{f"min_{what}": inside, f"max_{what}": inside}), costs)
-    ends = re.search(r"none between (.+) and (.+?)\. ", str(caught.value)).groups()
-    assert tuple(parse_limit(what, end).amount for end in ends) == (low, high)
-
-
-def test_contains_costs_the_network_itself():
-    counted = BudgetedSpace(PRESETS["tiny"], Budget(max_size=25_000_000))
-    assert counted.contains(PRESETS["tiny"].smallest)
-    assert not counted.contains(PRESETS["tiny"].largest)
-    assert not counted.contains(Architecture(192, (3,) * 12, (2,) * 12))
