@@ -17,13 +17,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from masktas.files import file_digest
+from searches import entries
 from worlds import TORCHRUN, World, count_lines, ended, manifest, started, until, worker
 
 pytestmark = [
@@ -79,10 +79,6 @@ def alone(world: World, hot: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with started(*command(world, hot, folder / "run"), errors=folder / "said") as process:
         assert ended(process) == 0, (folder / "said").read_text()
     return folder / "run"
-
-
-def entries(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def assert_close(one: Path, two: Path, stages: tuple[str, ...] = TRAINED) -> None:

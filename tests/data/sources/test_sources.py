@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
+from archives import items_of
 from masktas.data.sources import FileSource, ParquetSource, class_index, open_source
 from masktas.data.sources.base import named_classes
 from masktas.data.sources.files import RUN_FILES
@@ -20,10 +21,6 @@ def write_files(root, noise, names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise(number))
     return root
-
-
-def items_of(source):
-    return [item for shard in range(source.num_shards) for item in source.stream(shard)]
 
 
 def names_of(source):

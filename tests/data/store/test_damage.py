@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +13,11 @@ import pytest
 from masktas import files as atomic
 from masktas.data.splits import SPLITS
 from masktas.data.store import parts
-from masktas.data.store.build import Cache, StoreSpec
-from masktas.data.store.image_store import ImageStore, SplitAccess, open_store
+from masktas.data.store.image_store import ImageStore
 from masktas.errors import DataError
+from stores import opened
 
-SHARES = {"search_share": 0.2, "validation_share": 0.2, "test_share": 0.2}
 FILES = ("digests.npy", "places.npy", "declared.npy", "checksums.npy")
-
-
-class Bar:
-    """A progress bar that nobody sees."""
-
-    def update(self, completed: int, text: str = "") -> None:
-        pass
-
-
-def opened(source, folder, warned):
-    return open_store(
-        source,
-        StoreSpec((8, 8), 3),
-        Cache(folder, num_decoders=1),
-        SplitAccess(SHARES, SPLITS),
-        bar=lambda label, total: nullcontext(Bar()),
-        warn=warned.append,
-    )
 
 
 def pixels(store: ImageStore) -> np.ndarray:
@@ -61,7 +41,7 @@ def source(noise, memory_source):
 def folder(tmp_path, source):
     """The folder of an intact store of it."""
     warned = []
-    store = opened(source, tmp_path, warned)
+    store = opened(source, tmp_path, warn=warned.append)
     assert store.statistics
     assert warned == []
     return store.folder
@@ -70,11 +50,11 @@ def folder(tmp_path, source):
 def test_inverted_pixels_are_noticed_and_decoded_again(tmp_path, source, folder):
     path = folder / "parts/000000.u8"
     content = np.fromfile(path, dtype=np.uint8)
-    expected = pixels(opened(source, tmp_path, []))
+    expected = pixels(opened(source, tmp_path))
     content[: len(content) // 2] ^= 255
     content.tofile(path)
     warned, source.reads[:] = [], []
-    store = opened(source, tmp_path, warned)
+    store = opened(source, tmp_path, warn=warned.append)
     np.testing.assert_array_equal(pixels(store), expected)
     assert source.reads == list(range(128))
     assert len(warned) == 1
@@ -85,19 +65,19 @@ def test_inverted_pixels_are_noticed_and_decoded_again(tmp_path, source, folder)
 
 
 def test_a_single_flipped_bit_of_a_pixel_is_noticed(tmp_path, source, folder):
-    expected = pixels(opened(source, tmp_path, []))
+    expected = pixels(opened(source, tmp_path))
     path = folder / "parts/000001.u8"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     warned = []
-    np.testing.assert_array_equal(pixels(opened(source, tmp_path, warned)), expected)
+    np.testing.assert_array_equal(pixels(opened(source, tmp_path, warn=warned.append)), expected)
     assert "part 1 are damaged" in warned[0]
 
 
 def test_damaged_pixels_whose_file_is_gone_are_refused(tmp_path, source, folder):
     (folder / "parts/000000.u8").write_bytes(bytes(256 * 192))
-    store = opened(source, tmp_path, [])
+    store = opened(source, tmp_path, warn=[].append)
     source.contents[5] = None
     with pytest.raises(DataError, match=r"memory/5: gone, though it was decoded before"):
         store.images(*SPLITS).read(np.array([5]))
@@ -106,14 +86,14 @@ def test_damaged_pixels_whose_file_is_gone_are_refused(tmp_path, source, folder)
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_byte_of_an_array_is_noticed(tmp_path, source, folder, name):
     """Splits depend on the digests, labels on the places: both must be those that were decoded."""
-    whole = opened(source, tmp_path, [])
+    whole = opened(source, tmp_path)
     content = (folder / name).read_bytes()
     for number, position in enumerate((10, 140, len(content) // 2, len(content) - 1), start=1):
         damaged = bytearray(content)
         damaged[position] ^= 1
         (folder / name).write_bytes(damaged)
         warned = []
-        again = opened(source, tmp_path, warned)
+        again = opened(source, tmp_path, warn=warned.append)
         aside = folder.with_name(f"{folder.name}.damaged-{number}")
         assert len(warned) == 1
         assert aside.name in warned[0]
@@ -132,7 +112,7 @@ def test_truncated_and_missing_files_are_decoded_again(tmp_path, source, folder,
     else:
         path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
     warned = []
-    opened(source, tmp_path, warned)
+    opened(source, tmp_path, warn=warned.append)
     after = {path: content for path, (_, content) in files(folder).items()}
     assert {path: after.get(path, content) for path, content in before.items()} == before
     if (name, left) != ("store.json", None):  # as a killed process leaves it: nothing is damaged
@@ -145,7 +125,7 @@ def test_damaged_statistics_are_measured_again(tmp_path, source, folder, content
     whole = path.read_text()
     path.write_text(content)
     warned = []
-    assert opened(source, tmp_path, warned).statistics
+    assert opened(source, tmp_path, warn=warned.append).statistics
     assert path.read_text() == whole
     assert warned == []
 
@@ -165,24 +145,24 @@ def test_an_io_error_leaves_the_store_as_it_is(
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(DataError, match=os.strerror(code)) as caught:
-        opened(source, tmp_path, [])
+        opened(source, tmp_path)
     assert "Nothing was deleted" in str(caught.value)
     monkeypatch.undo()
     assert files(tmp_path) == before
     source.reads.clear()
-    opened(source, tmp_path, [])
+    opened(source, tmp_path)
     assert source.reads == []
 
 
 def test_an_open_store_is_read_on_when_another_process_sets_it_aside(tmp_path, source, folder):
     """Parts are mapped when they are first read, which may be after the rename."""
-    store = opened(source, tmp_path, [])
+    store = opened(source, tmp_path)
     first = store.images(*SPLITS).read(np.arange(3))
     content = bytearray((folder / "places.npy").read_bytes())
     content[140] ^= 1
     (folder / "places.npy").write_bytes(content)
     source.contents[290] = b"no image"  # in the part that is not mapped yet
-    again = opened(source, tmp_path, [])
+    again = opened(source, tmp_path, warn=[].append)
     assert len(again.images(*SPLITS)) == 299
     read = pixels(store)
     assert len(read) == 300
@@ -211,7 +191,7 @@ def test_pixels_are_on_the_disk_before_the_record_that_speaks_of_them(
     for module in (atomic, parts):
         monkeypatch.setattr(module.os, "fsync", synced)
         monkeypatch.setattr(module.os, "replace", replaced)
-    opened(source, tmp_path, [])
+    opened(source, tmp_path)
     order = [call for call in calls if not call[1].endswith(".tmp")]
     for number, images in ((0, 256), (1, 44)):
         synced_at = [at for at, call in enumerate(order) if call == ("sync", f"{number:06d}.u8")]
@@ -236,7 +216,7 @@ def test_an_error_of_the_disk_in_the_background_leaves_no_record(tmp_path, sourc
 
     monkeypatch.setattr(parts.os, "fsync", fails_once)
     with pytest.raises(DataError, match=r"cannot be cached \(Input/output error\)"):
-        opened(source, tmp_path, [])
+        opened(source, tmp_path)
     assert failed
     assert not list(tmp_path.rglob("0*.json"))
 
