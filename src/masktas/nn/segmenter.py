@@ -203,7 +203,9 @@ class UperNet(nn.Module):
         found = [x]
         for side, layer in zip(POOL_SIDES, self.pooled, strict=True):
             found.append(_resized(layer(F.adaptive_avg_pool2d(x, side)), x.shape[2:]))
-        return self.joined(torch.cat(found, dim=1))  # type: ignore[no-any-return]
+        # a map of one pixel has no order; without one, what follows would not have channels last
+        x = torch.cat(found, dim=1).contiguous(memory_format=torch.channels_last)
+        return self.joined(x)  # type: ignore[no-any-return]
 
 
 def _layer(inputs: int, outputs: int, side: int) -> nn.Sequential:

@@ -115,10 +115,7 @@ class Segmentation:
                 kept,
                 recompute=self._runtime.recompute,
             )
-        losses = [
-            F.cross_entropy(one.float(), target, ignore_index=IGNORED, reduction="none").mean()
-            for one in logits
-        ]
+        losses = [pixel_cross_entropy(one, target) for one in logits]
         if len(losses) == 1:
             return {"loss": losses[0]}
         total = losses[0] + AUXILIARY_WEIGHT * losses[1]
@@ -137,3 +134,13 @@ class Segmentation:
     def about(self, _: int) -> str:
         """Return an empty text: all steps are alike."""
         return ""
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy over all pixels of logits `[B, K, H, W]`.
+
+    Maps made of tokens are stored with their channels last, and so are the logits: a row for each
+    pixel is no copy.
+    """
+    rows = logits.float().movedim(1, -1).flatten(0, 2)
+    return F.cross_entropy(rows, target.flatten(), ignore_index=IGNORED, reduction="none").mean()
