@@ -82,8 +82,7 @@ def refined_losses(args: argparse.Namespace, networks: list[Architecture]) -> li
     context = Context(args.run, resolve(RuntimeSettings, said.get("runtime")), None)
     run = context.run
     trained = SupernetSettings(**run.supernet.manifest()["settings"]["settings"])
-    flags = {"rounds": args.rounds, "pixel_rounds": args.pixel_rounds, "proposals": 0}
-    flags["baselines"] = True
+    flags = {"rounds": args.rounds, "pixel_rounds": args.pixel_rounds, "baselines": True}
     settings = resolve(RefineSettings, said.get("refine"), flags)
     space = SearchSpace.load(run.supernet.folder / "space.json")
     settings = refine.check(settings, space, trained)

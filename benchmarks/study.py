@@ -32,12 +32,10 @@ from masktas.files import read_json
 ROOT = Path(__file__).parents[1]
 STAGES = ("supernet", "search/main", "refine/main", "finetune/*")  # that a run works on
 PARTS = ("main", "twins", "labels", "ranking", "ablations", "latency")
-ABLATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # flags of search and refinement, on the supernet of the seed that settings were chosen on
-    "no-min-use": (("--min-use", "0"), ()),
-    "no-simple-shapes": (("--no-simple-shapes", "--shape-probability", "0"), ()),
-    "consistency": (("--rating", "consistency"), ()),
-    "no-proposals": ((), ("--proposals", "0")),
+ABLATIONS = {  # flags of the search, on the supernet of the seed that settings were chosen on
+    "no-min-use": ("--min-use", "0"),
+    "no-simple-shapes": ("--no-simple-shapes", "--shape-probability", "0"),
+    "consistency": ("--rating", "consistency"),
 }
 SUPERNETS = {  # flags of the supernet; with it everything after is repeated
     "uniform-sampler": ("--sampler", "uniform"),
@@ -149,9 +147,9 @@ class Commands:
         """Yield what is left out, one at a time."""
         folder = Study(self.out).folder(seed, budget)
         common = ("--out", str(folder), *self.config, "--seed", str(seed))
-        for name, (searching, refining) in ABLATIONS.items():
-            yield ["search", *common, "--name", name, "--max-macs", budget, *searching]
-            yield ["refine", *common, "--name", name, *refining]
+        for name, flags in ABLATIONS.items():
+            yield ["search", *common, "--name", name, "--max-macs", budget, *flags]
+            yield ["refine", *common, "--name", name]
             yield from self.finetuned(folder, name, f"refine/{name}")
         yield from self.finetuned(folder, "no-refine", "search/main")
         for name, flags in SUPERNETS.items():

@@ -30,7 +30,6 @@ NETWORKS = {  # folders in finetune/, each perhaps followed by -seed-N, and what
     "no-min-use": "without min-use",
     "no-simple-shapes": "without simple shapes",
     "consistency": "rated by consistency",
-    "no-proposals": "without proposals",
     "no-refine": "without refinement",
 }
 KINDS = {  # folders of runs, and what is said of them

@@ -39,7 +39,6 @@ SPACE = "space.json"
 TEACHER = "teacher.json"  # of a pretrained teacher
 CLAIM = (SETTINGS, STARTED, LOCK, OVERWRITTEN)  # the files of a stage that has made nothing yet
 HISTORY = "history.jsonl"  # of a search: every rated candidate
-RANDOM_HISTORY, UNIFORM_HISTORY = "random.jsonl", "uniforms.jsonl"  # of those for its baselines
 ROUNDS = "rounds.jsonl"  # of a refinement: every finished round
 # Any of them shows that a stage has worked in a folder: --overwrite deletes no folder without one.
 MADE = (SETTINGS, MANIFEST, METRICS, LEDGER, HISTORY, ROUNDS, ARCHITECTURE, SPACE, TEACHER)

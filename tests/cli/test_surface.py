@@ -77,7 +77,7 @@ FLAGS = {
         "--probe-accuracy", "--no-probe-accuracy"},
     "search": STAGE | USED | LATENCY | RATING | STRATEGY | {"--config", "--name"},
     "refine": STAGE | (TRAIN - {"--epochs"}) | {"--config", "--name", "--mask-ratio", "--rounds",
-        "--pixel-rounds", "--cohort", "--proposals", "--diversity", "--num-images", "--baselines",
+        "--pixel-rounds", "--cohort", "--diversity", "--num-images", "--baselines",
         "--no-baselines"},
     "distill": STAGE | MASKED | {"--config", "--name", "--architecture", "--beta",
         "--as-costly-as"},

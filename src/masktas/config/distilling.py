@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -122,24 +122,6 @@ class SharingSettings(MaskRatioSettings, MaskedSettings, AdoptedTeacher):
     )
 
 
-class Round(NamedTuple):
-    """A round of a refinement.
-
-    Attributes:
-        number: counted from 1; gives its epochs, images and masks.
-        joins: whether the proposed networks are trained in it, as the others were in the round of
-            the same number.
-    """
-
-    number: int
-    joins: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"round-{self.number}{'-proposed' if self.joins else ''}"
-
-
 class RefineSettings(StepSettings):
     """A last training of the best networks, each by itself and without labels (SPEC 6.5).
 
@@ -197,12 +179,6 @@ class RefineSettings(StepSettings):
     diversity: Annotated[int, Field(ge=0)] = Field(
         3, description="Smallest number of genes in which these networks differ."
     )
-    proposals: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="Number of networks that join after the first round: of all that the search "
-        "rated, those whose shapes promise the lowest losses by what the round has shown. By "
-        "default as many as --cohort; with 0 none joins.",
-    )
     num_images: Count = Field(
         2000, description="Number of search images on which networks are compared after a round."
     )
@@ -216,22 +192,12 @@ class RefineSettings(StepSettings):
         """Return them with batches, optimiser and masks of a supernet, where they set none."""
         names = StepSettings.model_fields.keys() - {"warmup_share"} - self.model_fields_set
         names |= {"mask_ratio"} if self.mask_ratio is None else set()
-        update: dict[str, object] = {name: getattr(supernet, name) for name in names}
-        if self.proposals is None:
-            update["proposals"] = self.cohort
-        return self.model_copy(update=update)
+        return self.model_copy(update={name: getattr(supernet, name) for name in names})
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """Number of epochs of each round."""
         return tuple(int(number) for number in self.rounds.split(","))
-
-    @property
-    def schedule(self) -> tuple[Round, ...]:
-        """The rounds in order."""
-        first, *others = (Round(number) for number in range(1, len(self.epochs) + 1))
-        joining = (Round(1, joins=True),) if self.proposals != 0 else ()
-        return (first, *joining, *others)
 
     def trains_pixels(self, number: int) -> bool:
         """Return whether pixels are predicted in a round, counted from 1."""

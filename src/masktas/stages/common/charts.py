@@ -274,7 +274,7 @@ def best_so_far(history: list[dict[str, Any]]) -> list[float]:
 def rounds(refined: RefineManifest) -> str:
     """Draw the held-out feature loss of each network by round of a refinement."""
     figure, axes = _figure(width=8.6)
-    names = {one["name"]: None for record in refined.rounds for one in record["members"]}
+    names = [one["name"] for one in refined.rounds[0]["members"]]
     for name in sorted(names, key=lambda name: name == refined.winner.name):  # the winner on top
         losses = [
             (record["round"], one["feature_loss"])
@@ -282,13 +282,11 @@ def rounds(refined: RefineManifest) -> str:
             for one in record["members"]
             if one["name"] == name
         ]
-        won = name == refined.winner.name
-        joined = name.startswith("proposed-")
-        baseline = not joined and not name.startswith("candidate-")
+        won, baseline = name == refined.winner.name, not name.startswith("candidate-")
         axes.plot(
             [number for number, _ in losses],
             [loss for _, loss in losses],
-            color=ACCENT if won else "#4338ca" if baseline else "#b45309" if joined else FAINT,
+            color=ACCENT if won else "#4338ca" if baseline else FAINT,
             linewidth=2.2 if won else 1.0,
             marker="o",
             markersize=3,
@@ -296,9 +294,7 @@ def rounds(refined: RefineManifest) -> str:
         )
     axes.plot([], [], color="#4338ca", label="baselines")
     axes.plot([], [], color=FAINT, label="candidates")
-    if any("expected" in record for record in refined.rounds):
-        axes.plot([], [], color="#b45309", label="proposed after the first round")
-    axes.set_xticks(range(1, refined.rounds[-1]["round"] + 1))
+    axes.set_xticks(range(1, len(refined.rounds) + 1))
     axes.set_xlabel("round")
     axes.set_ylabel("held-out feature loss")
     _legend(figure)

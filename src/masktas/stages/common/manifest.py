@@ -285,8 +285,7 @@ class RefinedNetwork:
     """A network that was refined through all rounds.
 
     Attributes:
-        name: `candidate-N`, the N-th best of the search in the cohort, `proposed-N`, which joined
-            after the first round, or that of a baseline.
+        name: `candidate-N`, the N-th best of the search in the cohort, or that of a baseline.
         baselines: names of the baselines of the search that it is.
         network: with its rating in the search, when it had the supernet's weights.
         losses: mean losses on held-out images after the last round.
@@ -328,17 +327,6 @@ class RefineManifest(StageManifest):
     top: tuple[RefinedNetwork, ...]
     baselines: dict[str, RefinedNetwork]
     rounds: list[dict[str, Any]]
-
-    @property
-    def sizes(self) -> str:
-        """Number of networks by round: `19 + 16 proposed → 9 → 4`."""
-        text = ""
-        for record in self.rounds:
-            if "expected" in record:
-                text += f" + {len(record['expected'])} proposed"
-            else:
-                text += f"{' → ' if text else ''}{len(record['members'])}"
-        return text
 
     @property
     def winner(self) -> RefinedNetwork:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from masktas.config import AllSettings, Round, SupernetSettings, TrainSettings
+from masktas.config import AllSettings, SupernetSettings, TrainSettings
 from masktas.config.derived import search_for, supernet_for, teacher_for
 from masktas.console import Console
 from masktas.data.batches import Batches
@@ -50,7 +50,6 @@ from masktas.train.runtime import Runtime
 from masktas.train.task import Task
 
 NUM_UNIFORM = 3  # uniform baselines of a search
-Part = tuple[str, int, Round | None]
 
 
 def plan(
@@ -131,7 +130,7 @@ def task_on_noise(
     settings, space, candidates = _resolved(settings)
     setup, adopted = Setup(settings.runtime.seed, runtime, ALONE), _adopted(space, settings)
     trial = Trial(
-        stage, batch_size, None, space=space, candidates=candidates, settings=settings,
+        stage, batch_size, 0, space=space, candidates=candidates, settings=settings,
         setup=setup, adopted=adopted,
     )  # fmt: skip
     return trial.task(batch_size)
@@ -163,8 +162,8 @@ def _sampled(settings: AllSettings) -> SupernetSettings:
     return supernet
 
 
-def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[Part]:
-    """Return stage, number of images that it reads, and the round of a refinement or None.
+def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[tuple[str, int, int]]:
+    """Return stage, number of images that it reads, and number of a refinement's round or 0.
 
     There is no teacher where one is adopted, and no teacher and no refinement with labels.
     """
@@ -174,14 +173,14 @@ def _parts(num_images: int, settings: AllSettings, *, refine: bool) -> list[Part
     trained = round(num_images * (1 - held_out))
     supervised = settings.supernet.supervised
     asked = supervised or settings.supernet.teacher is not None
-    pretrained = [] if asked else [("teacher", trained, None)]
-    rounds = settings.refine.schedule if refine and not supervised else ()
+    pretrained = [] if asked else [("teacher", trained, 0)]
+    rounds = range(1, len(settings.refine.epochs) + 1) if refine and not supervised else ()
     return [
         *pretrained,
-        ("supernet", trained, None),
-        ("search", searched, None),
-        *(("refine", trained, one) for one in rounds),
-        ("finetune", trained + round(num_images * data.search_share), None),
+        ("supernet", trained, 0),
+        ("search", searched, 0),
+        *(("refine", trained, number) for number in rounds),
+        ("finetune", trained + round(num_images * data.search_share), 0),
     ]
 
 
@@ -210,7 +209,7 @@ class Trial(TrainingTrial):
     Args:
         stage: its name.
         images: how many it reads.
-        round_: of a refinement; None for every other stage.
+        round_: number of a refinement's round, counted from 1.
         space: of the students.
         candidates: the space within the budget.
         settings: of every stage.
@@ -223,7 +222,7 @@ class Trial(TrainingTrial):
         self,
         stage: str,
         images: int,
-        round_: Round | None,
+        round_: int,
         *,
         space: SearchSpace,
         candidates: BudgetedSpace,
@@ -250,8 +249,8 @@ class Trial(TrainingTrial):
         if self.stage == "search":
             return self._search(devices, device, seconds)
         settings: TrainSettings = (
-            self._settings.refine.of_round(self._round.number)
-            if self._round
+            self._settings.refine.of_round(self._round)
+            if self.stage == "refine"
             else getattr(self._settings, self.stage)
         )
         return self._training(settings, devices, device, seconds)
@@ -269,13 +268,9 @@ class Trial(TrainingTrial):
     def _cohort(self, settings: TrainSettings, batches: Batches) -> Task[Any]:
         """Build the task of a round, of random networks within the budget."""
         whole, shape = self._settings.refine, self._settings.supernet
-        frozen, rng, round_ = self._frozen(), random.Random(0), self._round
-        assert round_
-        if round_.joins:
-            count = whole.proposals or 0
-        else:
-            count = num_staying(whole.cohort, round_.number - 1)
-            count += whole.baselines * (NUM_UNIFORM + self._settings.search.baselines)
+        frozen, rng = self._frozen(), random.Random(0)
+        count = num_staying(whole.cohort, self._round - 1)
+        count += whole.baselines * (NUM_UNIFORM + self._settings.search.baselines)
         sizes = StudentShape(
             shape.decoder_dim, shape.decoder_depth, frozen.embed_dim, self._units.size
         )
@@ -291,7 +286,7 @@ class Trial(TrainingTrial):
             batches,
             self._setup,
             mask_ratio=whole.mask_ratio or shape.ratio_for(self._units.total),
-            pixels=whole.trains_pixels(round_.number),
+            pixels=whole.trains_pixels(self._round),
         )
 
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:

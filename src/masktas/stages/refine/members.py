@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import ARCHITECTURE, HISTORY, RANDOM_HISTORY, UNIFORM_HISTORY
+from masktas.artifacts import ARCHITECTURE, HISTORY
 from masktas.errors import ArtifactError, MasktasError
 from masktas.files import read_json, read_lines
 from masktas.space import QUANTITIES, Architecture, SearchSpace
@@ -24,8 +24,7 @@ class Member:
     """A network of the cohort.
 
     Attributes:
-        name: `candidate-N`, the N-th best of those chosen from the search, `proposed-N`, or the
-            baseline's.
+        name: `candidate-N`, the N-th best of those chosen from the search, or the baseline's.
         rated: with its rating and costs in the search, and the head that the search counted.
         baselines: names of the baselines of the search that it is, if any.
         competes: whether it can win: random networks cannot.
@@ -102,7 +101,7 @@ def cohort_of(
         ArtifactError: if a file of the search is damaged.
     """
     members: dict[Architecture, Member] = {}
-    chosen = best_of(_rated(search, HISTORY), space, count=count, diversity=diversity)
+    chosen = best_of(_complete(search), space, count=count, diversity=diversity)
     for place, one in enumerate(chosen, start=1):
         members[one.architecture] = Member(f"candidate-{place}", one)
     for name in (*UNIFORM, *(_random_names(search) if with_random else ())):
@@ -129,30 +128,19 @@ def _baseline(name: str, path: Path) -> Member:
     return Member(name, rated, competes=name in UNIFORM)
 
 
-def rated_by(search: Path) -> list[Evaluated]:
-    """Read all networks that a finished search rated on all images, those for baselines included.
-
-    Raises:
-        ArtifactError: if a file of the search is damaged.
-    """
-    return _rated(search, HISTORY, RANDOM_HISTORY, UNIFORM_HISTORY)
-
-
-def _rated(search: Path, *journals: str) -> list[Evaluated]:
-    """Read the networks of some journals of a search, of which the first has the winner.
+def _complete(search: Path) -> list[Evaluated]:
+    """Read the networks that a search rated on all images.
 
     A network rated above the winner exceeded the budget when its latency was measured: it is left
     out.
     """
-    rated = dict[Architecture, Evaluated]()
+    path, rated = search / HISTORY, dict[Architecture, Evaluated]()
     winner = Architecture.load(search / ARCHITECTURE)
     try:
-        for path in (search / name for name in journals):
-            for entry in read_lines(path):
-                one = Architecture.from_dict(entry["architecture"])
-                score = journal.read_score(entry)
-                if score.complete:
-                    rated.setdefault(one, Evaluated(one, score, _costs(entry)))
+        for entry in read_lines(path):
+            one, score = Architecture.from_dict(entry["architecture"]), journal.read_score(entry)
+            if score.complete:
+                rated[one] = Evaluated(one, score, _costs(entry))
         most = rated[winner].rating
     except (KeyError, TypeError, ValueError, MasktasError):
         raise ArtifactError(

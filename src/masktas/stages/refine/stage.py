@@ -1,8 +1,7 @@
 """search + supernet -> refine/NAME/: the best networks, each trained by itself (SPEC 6.5).
 
 Shared weights rank the best few networks badly. So these are taken out of the supernet and
-trained a little further without labels, in rounds after which the worse half leaves. After the
-first, networks join whose shapes promise most by what it has shown.
+trained a little further without labels, in rounds after which the worse half leaves.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from masktas.stages.common.load import (
 from masktas.stages.common.manifest import RefinedNetwork
 from masktas.stages.common.stage import Context
 from masktas.stages.refine.held_out import FEATURE_LOSS, PIXEL_LOSS
-from masktas.stages.refine.members import Member, cohort_of, rated_by
+from masktas.stages.refine.members import Member, cohort_of
 from masktas.stages.refine.runner import RefinementData, RoundRunner
 from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, save_network
@@ -68,8 +67,7 @@ def refine(
     """Train the best networks of a search further, each by itself and without labels.
 
     All see the same images and masks; the teacher encodes them once. After each round the half
-    that predicts held-out images worse leaves; after the first, the losses of the cohort tell which
-    other networks of the search to train too. The winner's weights are those to fine-tune.
+    that predicts held-out images worse leaves; the winner's weights are those to fine-tune.
 
     Args:
         data: images to train on; those of the supernet if None.
@@ -126,13 +124,11 @@ def refine(
             diversity=settings.diversity,
             with_random=settings.baselines,
         )
-        rated = rated_by(search.folder) if settings.proposals else []
-        runner = RoundRunner(context, stage, settings, inputs, members, rated)
-        journal, students = runner.run()
+        journal, students = RoundRunner(context, stage, settings, inputs, members).run()
 
         def write() -> dict[str, Any]:
             seen = NetworkInput.of_store(inputs.store)
-            return _write(stage.folder, runner.members, students, journal, seen)
+            return _write(stage.folder, members, students, journal, seen)
 
         cost = {key: sum(one["cost"][key] for one in journal) for key in ("images", "flops")}
         return stage.finish(inputs.store, cost, write)

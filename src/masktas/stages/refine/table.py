@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from masktas.console import Console
-from masktas.formats import counted
 from masktas.space import format_quantity
 from masktas.stages.common.manifest import RefinedNetwork, RefineManifest
 
@@ -18,7 +17,8 @@ def cells(found: RefineManifest) -> list[list[str]]:
 
 def refined_table(found: RefineManifest, console: Console) -> None:
     """Print the networks of the last round."""
-    title = f"Refined: {found.sizes} networks in {counted(found.rounds[-1]['round'], 'round')}"
+    sizes = [len(one["members"]) for one in found.rounds]
+    title = f"Refined: {' → '.join(map(str, sizes))} networks in {len(sizes)} rounds"
     console.table(title, HEADER, cells(found))
 
 

@@ -68,7 +68,7 @@ class Progress:
             left = _left(ledger, len(networks), most)
         elif stage.name == "refine":
             rounds = str(settings.get("rounds", "")).count(",") + 1
-            done = f"round {_round(read_lines(stage.folder / ROUNDS), settings)} of {rounds}"
+            done = f"round {len(read_lines(stage.folder / ROUNDS)) + 1} of {rounds}"
         else:
             done = _epochs(read_lines(stage.folder / METRICS), settings)
         title = str(stage.folder.relative_to(run.folder))
@@ -144,12 +144,6 @@ def _epochs(lines: list[dict[str, Any]], settings: Mapping[str, Any]) -> str:
         return ""
     most = settings.get("epochs")
     return f"epoch {lines[-1]['epoch']:.3g}" + (f" of {most:,}" if isinstance(most, int) else "")
-
-
-def _round(finished: list[dict[str, Any]], settings: Mapping[str, Any]) -> int:
-    """Return the number of a refinement's round that is under way: the first has two trainings."""
-    joining = bool(settings.get("proposals")) and bool(finished)
-    return len(finished) + 1 - joining
 
 
 def _of(number: int, most: int, noun: str) -> str:

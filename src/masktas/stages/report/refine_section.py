@@ -17,6 +17,7 @@ def refinement_section(refined: RefineManifest, name: str, of: str) -> Section:
         name: of the search.
         of: what the heading adds where a run has several searches.
     """
+    sizes = [len(one["members"]) for one in refined.rounds]
     caption = html(
         "Mean loss on held-out images under the same masks, one line for each network; lower is "
         "better. {} File: <code>refine/{}/rounds.jsonl</code>.",
@@ -37,24 +38,10 @@ def refinement_section(refined: RefineManifest, name: str, of: str) -> Section:
         intro=(
             "The best networks of the search and its baselines were taken out of the supernet and "
             "trained by themselves, without labels, all on the same images: "
-            f"{refined.sizes} networks in {counted(refined.rounds[-1]['round'], 'round')}. After "
-            "each round the half with the lower ranks in held-out and training losses stayed."
-            + _proposed(refined)
+            f"{', '.join(map(str, sizes))} networks in "
+            f"{counted(len(sizes), 'round')}. After each round the half with "
+            "the lower ranks in held-out and training losses stayed."
         ),
-    )
-
-
-def _proposed(refined: RefineManifest) -> str:
-    """Say which networks joined after the first round, and how far their losses were foreseen."""
-    joined = next((one for one in refined.rounds if one.get("expected")), None)
-    if joined is None:
-        return ""
-    explained = joined["explained"]
-    how = "" if explained is None else f" (it explains {max(0.0, explained):.0%} of their variance)"
-    return (
-        f" {counted(len(joined['expected']), 'network')} joined after the first round: of all that "
-        "the search had rated, those whose shapes promised the lowest losses by a linear model of "
-        f"the first round's{how}."
     )
 
 

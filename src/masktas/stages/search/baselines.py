@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from masktas.artifacts import RANDOM_HISTORY, UNIFORM_HISTORY
 from masktas.config import SearchSettings
 from masktas.seeding import seed_for
 from masktas.space import Architecture, BudgetedSpace
@@ -15,6 +14,8 @@ from masktas.stages.common.manifest import RatingDifference, SearchResult
 from masktas.stages.search.results import ResultBuilder
 from masktas.stages.search.runner import SearchRunner
 from masktas.strategies import Evaluated, RandomSearch, Strategy, Uniforms
+
+RANDOM_HISTORY, UNIFORM_HISTORY = "random.jsonl", "uniforms.jsonl"
 
 
 def find_result(
