@@ -17,7 +17,7 @@ from masktas.artifacts import MANIFEST
 from masktas.files import read_json, write_json, write_text
 from masktas.space.limits import parse_limit
 
-CHOSEN_ON = 0  # settings were chosen on this seed: it is shown, and is in no test
+CHOSEN_ON = (0, 1)  # settings were chosen when these had been seen: shown, and in no test
 NETWORKS = {  # folders in finetune/, each perhaps followed by -seed-N, and what they are called
     "main": "winner",
     "house": "house shape",
@@ -114,10 +114,27 @@ def accuracies(run: Path) -> dict[str, list[float]]:
             network = found.setdefault(parts["name"], {})
             network.setdefault(parts["which"] or "", []).append(top1)
     each = {name: list(one.values()) for name, one in found.items()}
-    return {
+    by_network = {
         name: [statistics.fmean(one) for one in several] if name == "random" else several[0]
         for name, several in each.items()
     }
+    return by_network | {
+        name: by_network[other]
+        for name, other in same_networks(run)
+        if other in by_network and name not in by_network
+    }
+
+
+def same_networks(run: Path) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names of one network, which is fine-tuned once: the winner may be uniform."""
+    path = run / "refine" / "main" / MANIFEST
+    if not path.exists():
+        return
+    refined = read_json(path)
+    named = {"main": refined["winner"], **refined["baselines"]}
+    for one, other in itertools.permutations(named, 2):
+        if named[one]["architecture"] == named[other]["architecture"]:
+            yield one, other
 
 
 def differences(study: Study, against: str) -> dict[int, float]:
@@ -157,7 +174,7 @@ def results(study: Study) -> dict[str, Any]:
     paired = {}
     for name in NETWORKS:
         values = differences(study, name) if name != "main" else {}
-        tested = {seed: value for seed, value in values.items() if seed != CHOSEN_ON}
+        tested = {seed: value for seed, value in values.items() if seed not in CHOSEN_ON}
         if tested:
             paired[name] = Paired.of(tested)
     primary = {name: one.p for name in PRIMARY if (one := paired.get(name)) and one.p is not None}
@@ -236,7 +253,8 @@ def page(found: Mapping[str, Any]) -> str:
         "![Winner minus other networks, by seed](study.svg)",
         "## Differences",
         "Points of test top-1, means over the budgets; one value for each supernet. "
-        f"Seed {CHOSEN_ON}, on which settings\nwere chosen, is not among them. Only the first two "
+        f"Seeds {' and '.join(map(str, CHOSEN_ON))}, which\nhad been seen when settings were "
+        "chosen, are not among them. Only the first two "
         "comparisons that the protocol names are tests.",
         as_markdown(tested) if len(tested) > 1 else "None yet.",
         "## Accuracies",

@@ -74,14 +74,14 @@ def test_the_plan_takes_its_hours_from_what_is_finished(
 
 def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    for seed, gains in enumerate([(9, 9), (1, 3), (2, 2), (3, 5)]):
+    for seed, gains in enumerate([(9, 9), (9, 9), (1, 3), (2, 2), (3, 5)]):
         for budget, gain in zip(("5M", "15M"), gains, strict=True):
             write(runs / f"main/seed-{seed}/{budget}", of(40 + gain, 40))
-    write(runs / "main/seed-4/5M", of(99, 1))  # its other budget is not finished: not tested
+    write(runs / "main/seed-5/5M", of(99, 1))  # its other budget is not finished: not tested
     study.main(["--out", str(runs), "--table", str(tmp_path)])
     found = json.loads((tmp_path / "study.json").read_text())
     paired = found["paired"]["uniform"]
-    assert paired["values"] == pytest.approx({"1": 2, "2": 2, "3": 4})  # seed 0 is not tested
+    assert paired["values"] == pytest.approx({"2": 2, "3": 2, "4": 4})  # 0 and 1 are not tested
     assert paired["mean"] == pytest.approx(8 / 3)
     assert paired["p"] == pytest.approx(0.0572, abs=1e-3)  # t = 4 with 2 degrees of freedom
     assert paired["sign_flip"] == pytest.approx(2 / 8)
@@ -90,12 +90,36 @@ def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path
     page = (tmp_path / "study.md").read_text()
     assert "The winner is level with the largest uniform: +2.7 points [-0.2, +5.5], 3 super" in page
     assert "The winner is ahead of the mean of random: +16.7 points" in page
-    assert "| 5M | winner | 49.0 ± 1.4 | 41.0 ± 1.4 |" in page
+    assert "| 5M | winner | 49.0 ± 1.4 | 49.0 ± 1.4 | 41.0 ± 1.4 |" in page
     assert "| 5M | mean of random | 26.0 ± 7.1 |" in page
     assert page.index("| 5M | winner") < page.index("| 15M | winner")
     assert "something" not in page
     assert (tmp_path / "study.svg").stat().st_size > 1000
     assert (tmp_path / "accuracies.svg").read_text().count("<use") > 2 * len(of(1, 1))
+
+
+def test_a_network_that_is_two_things_counts_as_both(study: ModuleType, tmp_path: Path) -> None:
+    """A winner that is the largest uniform network is fine-tuned once, and ahead of it by 0."""
+    runs = tmp_path / "runs"
+    one, two = {"depth": 1}, {"depth": 2}
+    for budget, winner, uniform in (("5M", one, one), ("15M", one, two)):
+        run, found = runs / "main/seed-2" / budget, of(44, 40)
+        if winner == uniform:
+            del found["uniform"]
+        write(run, found)
+        refined = {
+            "winner": {"architecture": winner},
+            "baselines": {"uniform": {"architecture": uniform}, "house": {"architecture": two}},
+        }
+        (run / "refine/main").mkdir(parents=True)
+        (run / "refine/main/manifest.json").write_text(json.dumps(refined))
+    study.main(["--out", str(runs), "--table", str(tmp_path)])
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert found["paired"]["uniform"]["values"] == {"2": 2}  # the mean of 0 and 4
+    page = (tmp_path / "study.md").read_text()
+    assert "| 5M | largest uniform | 44.0 ± 1.4 |" in page
+    assert "| 15M | house shape | 40.0 |" in page
+    assert "| 5M | house shape" not in page
 
 
 def test_holms_correction(study: ModuleType) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 from masktas.artifacts import ARCHITECTURE, HISTORY
 from masktas.errors import ArtifactError, MasktasError
 from masktas.files import read_json, read_lines
-from masktas.space import QUANTITIES, Architecture, SearchSpace
+from masktas.space import QUANTITIES, Architecture
 from masktas.space.vary import distance
 from masktas.strategies import Evaluated, Score, journal
 
 UNIFORM = ("house", "uniform", "best-uniform")  # baselines of a search that may win
-THIRDS = 3  # groups of depths that a cohort represents
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,59 +40,50 @@ class Member:
         return self.rated.architecture
 
 
-def best_of(
-    history: Sequence[Evaluated], space: SearchSpace, *, count: int, diversity: int
-) -> list[Evaluated]:
+def best_of(history: Sequence[Evaluated], *, count: int, diversity: int) -> list[Evaluated]:
     """Choose up to `count` rated networks, the best first.
 
-    Networks of one patch size and one third of the space's depths form a group. Groups take turns,
-    each with its best network that differs by `diversity` genes or more from all chosen before:
-    shared weights rank networks of different shapes worse than of like ones, so no shape may take
-    all places (docs/results/search-pays.md).
+    Patch sizes take turns, and with each its shapes (a width and a depth), the best rated first,
+    each with its best network that differs by `diversity` genes or more from all chosen before.
+    Shared weights rank shapes worse than networks of one shape, and a search ends with many of
+    these: without turns they would take most places (docs/results/search-pays.md).
 
     Args:
         history: networks with complete scores.
-        space: of the search.
         count: largest number of networks.
         diversity: smallest number of genes in which two of them differ.
     """
     least = max(1, diversity)  # no network is chosen twice
     chosen: list[Evaluated] = []
 
-    def take(wanted: deque[Evaluated]) -> None:
-        while wanted:
-            one = wanted.popleft()
-            others = (other.architecture for other in chosen)
-            if all(distance(one.architecture, other) >= least for other in others):
-                chosen.append(one)
-                return
+    def take(shapes: deque[deque[Evaluated]]) -> None:
+        while shapes:
+            wanted = shapes.popleft()
+            while wanted:
+                one = wanted.popleft()
+                others = (other.architecture for other in chosen)
+                if all(distance(one.architecture, other) >= least for other in others):
+                    chosen.append(one)
+                    shapes.append(wanted)
+                    return
 
-    groups: dict[tuple[int, int], deque[Evaluated]] = {}
+    found: dict[int, dict[tuple[int, int], deque[Evaluated]]] = {}
     for one in sorted(history, key=lambda one: -one.rating):
-        groups.setdefault(_group_of(one.architecture, space), deque()).append(one)
-    while any(groups.values()):
-        for wanted in groups.values():
+        shape = one.architecture.embed_dim, one.architecture.depth
+        found.setdefault(one.architecture.patch_size, {}).setdefault(shape, deque()).append(one)
+    patch_sizes = [deque(shapes.values()) for shapes in found.values()]
+    while any(patch_sizes) and len(chosen) < count:
+        for shapes in patch_sizes:
             if len(chosen) < count:
-                take(wanted)
-        if len(chosen) >= count:
-            break
+                take(shapes)
     return sorted(chosen, key=lambda one: -one.rating)
 
 
-def _group_of(one: Architecture, space: SearchSpace) -> tuple[int, int]:
-    """Return the patch size of a network, and its third of the depths."""
-    depths = sorted(space.depth)
-    return one.patch_size, THIRDS * depths.index(one.depth) // len(depths)
-
-
-def cohort_of(
-    search: Path, space: SearchSpace, *, count: int, diversity: int, with_random: bool
-) -> list[Member]:
+def cohort_of(search: Path, *, count: int, diversity: int, with_random: bool) -> list[Member]:
     """Return the cohort of a finished search.
 
     Args:
         search: its folder.
-        space: of the search.
         count, diversity: see `best_of`.
         with_random: whether the random networks of the search belong to it.
 
@@ -101,7 +91,7 @@ def cohort_of(
         ArtifactError: if a file of the search is damaged.
     """
     members: dict[Architecture, Member] = {}
-    chosen = best_of(_complete(search), space, count=count, diversity=diversity)
+    chosen = best_of(_complete(search), count=count, diversity=diversity)
     for place, one in enumerate(chosen, start=1):
         members[one.architecture] = Member(f"candidate-{place}", one)
     for name in (*UNIFORM, *(_random_names(search) if with_random else ())):

@@ -119,7 +119,6 @@ def refine(
             return stage.manifest()
         members = cohort_of(
             search.folder,
-            space,
             count=settings.cohort,
             diversity=settings.diversity,
             with_random=settings.baselines,
