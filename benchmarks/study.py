@@ -50,8 +50,7 @@ class Scale:
 
     Attributes:
         budgets: numbers of multiply-accumulates.
-        seeds: of supernets; the first is the one that settings were chosen on
-            (`study_table.CHOSEN_ON`).
+        seeds: of supernets; those in `study_table.CHOSEN_ON` are shown only.
         finetunings: of each network.
         latencies: budgets of the part `latency`, on one thread.
         networks: number of networks of the part `ranking`.

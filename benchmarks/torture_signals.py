@@ -41,7 +41,7 @@ class Hit:
 
     @property
     def kept(self) -> bool:
-        """Whether there was something to go on from: a checkpoint, or rated networks."""
+        """Whether there was something to resume from: a checkpoint, or rated networks."""
         return self.checkpoint is not None or (self.verb == "search" and self.lines > 0)
 
 

@@ -166,7 +166,7 @@ def assert_same(one: Training, folder: Path, wanted: Ends) -> None:
     assert lines == wanted[1]
 
 
-def assert_goes_on_to(
+def assert_resumes_to(
     wanted: Ends, folder: Path, plan: LoopConfig = OFTEN, **of_task: Any
 ) -> Training:
     torch.rand(3)  # another process starts elsewhere in its random numbers

@@ -23,7 +23,7 @@ from tiny_training import (
     Heard,
     Tiny,
     Trap,
-    assert_goes_on_to,
+    assert_resumes_to,
     assert_same,
     ends,
     in_child,
@@ -157,4 +157,4 @@ def test_stopped_before_a_line_whose_last_step_is_left_out_it_ends_alike(
     task = Tiny(bad={8: "loss"}, after=stop)
     with pytest.raises(Stopped, match="at step 8 of"):
         training(tmp_path, SELDOM, task).run()
-    assert_goes_on_to(without(8), tmp_path, SELDOM, bad={8: "loss"})
+    assert_resumes_to(without(8), tmp_path, SELDOM, bad={8: "loss"})

@@ -23,7 +23,7 @@ from tiny_training import (
     Killed,
     Tiny,
     Trap,
-    assert_goes_on_to,
+    assert_resumes_to,
     assert_same,
     in_child,
     kept,
@@ -50,7 +50,7 @@ def test_killed_at_any_line_of_the_code_it_ends_as_the_uninterrupted_one(
             assert status in (-signal.SIGKILL, 0)
             if number % 3:
                 break  # once is enough
-        assert_goes_on_to(straight, folder, plan)
+        assert_resumes_to(straight, folder, plan)
         assert not list(folder.rglob("*.tmp"))
 
 
@@ -66,7 +66,7 @@ def test_killed_by_an_error_at_any_step_it_ends_as_the_uninterrupted_one(
         folder = tmp_path / str(at)
         with pytest.raises(Killed):
             training(folder, plan, Tiny(**{"after" if at % 2 else "before": die})).run()
-        one = assert_goes_on_to(straight, folder, plan)
+        one = assert_resumes_to(straight, folder, plan)
         assert one.task.done == list(range(at if plan is OFTEN else 0, TOTAL))
 
 
@@ -82,7 +82,7 @@ def test_killed_while_watching_an_epoch_it_ends_alike(tmp_path: Path, straight):
 
             with pytest.raises(Killed):
                 training(folder, plan, after_epoch=dying).run()
-            assert_goes_on_to(straight, folder, plan)
+            assert_resumes_to(straight, folder, plan)
 
 
 @pytest.mark.parametrize("torn", ['{"step": 13, "epo', "\x00\x00", '{"step": 15}'])
@@ -91,14 +91,14 @@ def test_killed_while_writing_a_line_it_ends_alike(tmp_path: Path, straight, tor
     for name in ("metrics.jsonl", "ledger.jsonl"):
         with open(tmp_path / name, "a") as file:
             file.write(torn)
-    assert_goes_on_to(straight, tmp_path)
+    assert_resumes_to(straight, tmp_path)
 
 
 def test_lines_after_the_checkpoint_are_written_again_not_twice(tmp_path: Path, straight):
     kill_at(tmp_path, 13, SELDOM)
     assert [line["step"] for line in lines_of(tmp_path)] == [3, 6, 9, 12]
     assert kept(tmp_path) == [0]
-    assert_goes_on_to(straight, tmp_path, SELDOM)
+    assert_resumes_to(straight, tmp_path, SELDOM)
 
 
 def test_killed_before_its_first_checkpoint_it_starts_afresh(tmp_path: Path, straight):
@@ -106,7 +106,7 @@ def test_killed_before_its_first_checkpoint_it_starts_afresh(tmp_path: Path, str
     for path in (tmp_path / "checkpoints").iterdir():
         path.unlink()
     assert lines_of(tmp_path)
-    assert_goes_on_to(straight, tmp_path)
+    assert_resumes_to(straight, tmp_path)
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
@@ -136,7 +136,7 @@ def test_how_often_checkpoints_are_made_changes_nothing(tmp_path: Path, straight
 def test_a_finished_training_called_again_does_its_last_step_again(tmp_path: Path, straight):
     training(tmp_path).run()
     assert kept(tmp_path) == [TOTAL - 1, TOTAL - 2]
-    one = assert_goes_on_to(straight, tmp_path)
+    one = assert_resumes_to(straight, tmp_path)
     assert one.task.done == [TOTAL - 1]
 
 
@@ -181,7 +181,7 @@ def test_on_a_full_disk_the_last_good_checkpoint_is_left_and_named(tmp_path: Pat
     assert "step-000000005.safetensors" in sentence
     assert "The checkpoint of step 4 is whole." in sentence
     assert kept(tmp_path / "run") == [4, 3]
-    assert_goes_on_to(straight, tmp_path / "run")
+    assert_resumes_to(straight, tmp_path / "run")
 
 
 @pytest.mark.parametrize("wanted", ["metrics.jsonl", "The checkpoint of step 0 is whole"])
@@ -190,7 +190,7 @@ def test_without_room_for_a_line_the_last_good_checkpoint_is_left_and_named(
 ):
     sentence = run_out_of_room(tmp_path / "run", SELDOM, 300)
     assert kept(tmp_path / "run") == [0]
-    assert_goes_on_to(straight, tmp_path / "run", SELDOM)
+    assert_resumes_to(straight, tmp_path / "run", SELDOM)
     assert wanted in sentence
 
 

@@ -21,7 +21,7 @@ from tiny_training import (
     STEPS,
     TOTAL,
     Tiny,
-    assert_goes_on_to,
+    assert_resumes_to,
     assert_same,
     ends,
     in_child,
@@ -44,7 +44,7 @@ def test_sigterm_makes_a_checkpoint_at_that_very_step(tmp_path: Path, straight, 
     assert one.task.done == list(range(at + 1))
     assert kept(tmp_path) == [at + 1, 0]
     assert not Stopping().asked()
-    again = assert_goes_on_to(straight, tmp_path, SELDOM)
+    again = assert_resumes_to(straight, tmp_path, SELDOM)
     assert again.task.done == list(range(at + 1, TOTAL))
 
 
@@ -52,7 +52,7 @@ def test_stopped_after_every_step_it_ends_alike(tmp_path: Path, straight, sigter
     for at in range(TOTAL - 1):
         with pytest.raises(Stopped, match=f"step {at + 1} of"):
             training(tmp_path, SELDOM, Tiny(after=lambda _: sigterm())).run()
-    assert_goes_on_to(straight, tmp_path, SELDOM)
+    assert_resumes_to(straight, tmp_path, SELDOM)
 
 
 def test_stopped_at_a_bad_step_it_ends_alike(tmp_path: Path, without, sigterm):
@@ -63,7 +63,7 @@ def test_stopped_at_a_bad_step_it_ends_alike(tmp_path: Path, without, sigterm):
     tensors, meta = Checkpoints(tmp_path / "checkpoints", pytest.fail).load(kept(tmp_path)[0])
     assert not not_finite(tensors)
     assert meta["step"] == 0 or meta["skipped"] == [7]
-    assert_goes_on_to(without(7), tmp_path, SELDOM, bad={7: "gradient"})
+    assert_resumes_to(without(7), tmp_path, SELDOM, bad={7: "gradient"})
 
 
 def test_the_end_of_max_time_makes_a_checkpoint_too(tmp_path: Path, straight):
@@ -75,7 +75,7 @@ def test_the_end_of_max_time_makes_a_checkpoint_too(tmp_path: Path, straight):
         one.run()
     assert caught.value.exit_code == 75
     assert kept(tmp_path)[0] == len(one.task.done) < TOTAL
-    assert_goes_on_to(straight, tmp_path, SELDOM)
+    assert_resumes_to(straight, tmp_path, SELDOM)
 
 
 def test_time_is_kept_back_for_a_step_and_a_checkpoint(tmp_path: Path):

@@ -21,7 +21,7 @@ from masktas.nn.student import StudentShape, feature_loss
 from masktas.nn.supernet import Supernet
 from masktas.nn.teachers.teacher import EncoderTeacher
 from masktas.nn.vit import ViT
-from masktas.space import Architecture, SearchSpace
+from masktas.space import Architecture
 from masktas.train.optim.sliced_adamw import adamw
 from masktas.train.ranks import ALONE, Ranks
 from masktas.train.runtime import Runtime
@@ -29,13 +29,10 @@ from masktas.train.step import train_step
 from masktas.train.task import OptimRecipe
 from masktas.train.tasks.mae import MaskedBatches
 from masktas.train.tasks.supernet import MaskedDistillation, sampler
+from small_tasks import SPACE
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 RECIPE = OptimRecipe(1e-3, 0.05, 20, 0.2)
-SPACE = SearchSpace(
-    "square-test", (12, 18, 24), (1, 2, 3), (1, 2, 3), (1.5, 2, 2.75),
-    head_dim=4, image_size=(8, 8), patch_size=2, num_classes=5,
-)  # fmt: skip
 TEACHER = Architecture(
     embed_dim=20, num_heads=(2,), mlp_ratio=(2,), head_dim=10,
     image_size=(8, 8), patch_size=2, num_classes=0,
