@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from masktas.space import PRESETS, Budget, BudgetedSpace, Costs, SearchSpace
 from measured import latency_model
 
@@ -15,6 +17,9 @@ UNEVEN = SearchSpace(
 )  # fmt: skip
 SPACES = {**PRESETS, "big": BIG, "uneven": UNEVEN}
 WIDE = ("wide", "wide-micro")  # their latencies have too many different sums to be exact
+# spaces of the same kinds as others of this list, in which tests take the longest
+LONG = ("wide", "uneven")
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SPACES]
 COSTS = {name: Costs(latency=latency_model(s, random.Random(1))) for name, s in SPACES.items()}
 
 

@@ -126,6 +126,8 @@ def test_an_optimiser_that_changes_more_than_its_slice_is_found(
     gpu: SimpleNamespace, checks, monkeypatch
 ) -> None:
     monkeypatch.setattr(gpu.gpu_checks, "STEPS", 2)
+    # to compile an update takes ten seconds; test_all_parts_run_in_small does
+    monkeypatch.setitem(gpu.gpu_checks.measure.__globals__, "FREEZING", ("ours", "torch only"))
     assert checks.optimizer(9).kept
     usual = SlicedAdamW.step_slices
 

@@ -223,7 +223,7 @@ def test_sampling_is_that_of_the_space_given_the_budget(budget):
         if budget.allows(Costs().of(one))
     }
     total = sum(weight.values())
-    draws = 20_000
+    draws = 6_000
     rng = random.Random(3)
     seen = Counter(space.sample(rng) for _ in range(draws))
     assert set(seen) <= set(weight)

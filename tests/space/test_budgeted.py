@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from large_spaces import BIG, COSTS, SPACES, WIDE, band
+from large_spaces import BIG, COSTS, NAMES, SPACES, WIDE, band
 from masktas.errors import BudgetError
 from masktas.space import PRESETS, QUANTITIES, Architecture, Budget, BudgetedSpace, macs, params
 from masktas.space.budgeted import _drawn
@@ -16,7 +16,7 @@ from masktas.space.budgeted import _drawn
 # --- whole spaces
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", NAMES)
 def test_without_limits_it_is_the_whole_space_in_every_quantity(name):
     space, costs = SPACES[name], COSTS[name]
     whole = BudgetedSpace(space, Budget(), costs)

@@ -195,8 +195,9 @@ def same_images(one: ImageStore, other: ImageStore) -> None:
     assert one.splits == other.splits
 
 
-@pytest.mark.parametrize("most", [0, 100, 256, 300])
-@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize(
+    ("most", "counted"), [(0, True), (100, True), (100, False), (256, True), (300, False)]
+)
 def test_bounded_cache_gives_the_same_images(tmp_path, numbered, memory_source, most, counted):
     contents = [numbered(number) for number in range(400)]
     contents[7] = b"no image"

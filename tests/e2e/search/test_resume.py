@@ -21,10 +21,20 @@ pytestmark = pytest.mark.e2e
 
 
 STRATEGIES = ("evolution", "random", "local", "nsga2", "exhaustive")
+# all strategies by themselves are killed after any line in tests/strategies
+QUICK = ("evolution", "exhaustive")
+
+
+def quick_or_slow(*values: object, quick: bool) -> Any:
+    """Return the parameters of a test that `make test` runs, or `make all` alone."""
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
 
 
 RACED = [
-    (one, race) for one in STRATEGIES for race in (False, True) if (one, race) != ("nsga2", True)
+    quick_or_slow(one, race, quick=(one, race) in (("evolution", True), ("exhaustive", False)))
+    for one in STRATEGIES
+    for race in (False, True)
+    if (one, race) != ("nsga2", True)
 ]
 
 
@@ -51,7 +61,7 @@ def test_stopped_and_resumed_it_ends_the_same(
     assert manifest(stopped / "search/main")["cost"]["attempts"] == 3
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [quick_or_slow(one, quick=one in QUICK) for one in STRATEGIES])
 def test_a_journal_cut_anywhere_is_gone_on_with(
     strategy: str, base: Path, world: World, tmp_path: Path, masktas: Call
 ) -> None:
@@ -124,7 +134,7 @@ def test_history_replays_to_the_same_winner(
     "flags",
     [
         (),
-        ("--racing", "--confidence", 1),
+        pytest.param(("--racing", "--confidence", 1), marks=pytest.mark.slow),
         pytest.param(("--rating", "fusion"), marks=pytest.mark.slow),
     ],
 )
