@@ -87,6 +87,12 @@ class Stopping:
             return None
         return self.began + self._seconds - time.monotonic()
 
+    @property
+    def time_left(self) -> str | None:
+        """The duration that is left, as `--max-time` of another stage; None without a limit."""
+        left = self.seconds_left
+        return None if left is None else f"{max(left, 0.001):.3f}s"
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Defer SIGTERM inside the context until the loop checks `asked()`.

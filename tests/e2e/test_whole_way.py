@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from masktas.nn.supernet import Supernet
 from masktas.space import Architecture, Budget, BudgetedSpace, SearchSpace, macs, params
 from masktas.space.exact.cells import Cells
 from masktas.stages.common.load import load_supernet
-from worlds import World, manifest
+from worlds import PYTHON, World, ended, manifest, started
 
 pytestmark = pytest.mark.e2e
 
@@ -86,6 +87,27 @@ def test_run_leaves_what_the_design_promises(finished: Path) -> None:
     assert not list(finished.rglob("*.tmp"))
     for suffix in ("*.pt", "*.pth", "*.pkl", "*.ckpt"):
         assert not list(finished.rglob(suffix))
+
+
+def test_side_by_side_they_end_as_one_after_the_other(
+    finished: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = ("uniform", "random-2"), tmp_path / "said"
+    out = shutil.copytree(finished, tmp_path / "run")
+    for name in made:
+        shutil.rmtree(out / "finetune" / name)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    words = ("run", world.images, "--out", out, "--config", world.recipe, "--baselines")
+    with started(*words, errors=said, launcher=PYTHON) as process:
+        assert ended(process) == 0, said.read_text()
+    assert "2 fine-tunings in " in said.read_text()
+    for name in made:
+        one, other = (run / "finetune" / name for run in (finished, out))
+        assert manifest(one)["test"] == manifest(other)["test"]
+        assert file_digest(one / "weights.safetensors") == file_digest(
+            other / "weights.safetensors"
+        )
 
 
 def test_manifests_name_parents_by_hash_and_splits_by_digest(finished: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from masktas import launch
 from masktas.artifacts import ARCHITECTURE, Run, Stage
 from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
@@ -22,7 +23,9 @@ from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.render import report_packages
 from masktas.stages.search.stage import search as search_stage
 from masktas.stages.search.table import ResultTable, genes, is_kept
+from masktas.stages.side_by_side import Finetuning, finetune_side_by_side, how_many
 from masktas.stopping import Stopping
+from masktas.train.runtime import Runtime
 
 BASELINES = ("scratch", "house", "uniform", "best-uniform", "random")  # kinds to fine-tune
 Made = dict[str, Any]  # the manifests of stages by name, such as search and finetune/main
@@ -95,11 +98,10 @@ class Downstream:
         Raises:
             Stopped: if a stop was requested, or the time is over.
         """
-        left = self._stopping.seconds_left
         if self._stopping.asked():
             raise self._stopping.error(f"Stopped before the {before}")
-        most = None if left is None else f"{max(left, 0.001):.3f}s"
-        return self._settings.runtime.model_copy(update={"max_time": most})
+        left = {"max_time": self._stopping.time_left}
+        return self._settings.runtime.model_copy(update=left)
 
     def _search(self) -> Made:
         manifest = search_stage(
@@ -147,29 +149,69 @@ class Downstream:
             return {}
 
     def finetune(self, networks: Sequence[Network]) -> Made:
-        """Fine-tune networks, each with as many seeds as wanted.
+        """Fine-tune networks, each with as many seeds as wanted; small ones side by side.
 
         Raises:
             LabelError: if the images have no labels.
         """
-        made: Made = {}
-        for one, number in itertools.product(networks, range(self._finetune_seeds)):
-            runtime = self.runtime("fine-tuning")
-            seed = runtime.seed + number
-            name = f"{one.name}-seed-{seed}" if number else one.name
-            self._console.say(f"finetune/{name}")
-            made[f"finetune/{name}"] = finetune(
+        calls = [
+            self._call(one, number)
+            for one, number in itertools.product(networks, range(self._finetune_seeds))
+        ]
+        made = self._side_by_side(calls)
+        for call in calls:
+            if call.name in made:
+                continue
+            runtime = self.runtime("fine-tuning").model_copy(update={"seed": call.runtime.seed})
+            self._console.say(f"finetune/{call.name}")
+            made[call.name] = finetune(
                 self._images,
                 out=self._out,
-                name=name,
-                architecture=one.architecture,
-                settings=one.settings,
-                runtime=runtime.model_copy(update={"seed": seed}),
+                name=call.name,
+                architecture=call.architecture,
+                settings=call.settings,
+                runtime=runtime,
                 console=self._console,
                 overwrite=self._overwrite,
                 accept_changed_images=self._accept_changed_images,
             )
-        return made
+        return {f"finetune/{call.name}": made[call.name] for call in calls}
+
+    def _call(self, network: Network, number: int) -> Finetuning:
+        """Return the fine-tuning of a network with one of its seeds."""
+        seed = self._settings.runtime.seed + number
+        return Finetuning(
+            name=f"{network.name}-seed-{seed}" if number else network.name,
+            out=self._out,
+            architecture=network.architecture,
+            settings=network.settings,
+            runtime=self._settings.runtime.model_copy(update={"seed": seed}),
+            overwrite=self._overwrite,
+            accept_changed_images=self._accept_changed_images,
+        )
+
+    def _side_by_side(self, calls: Sequence[Finetuning]) -> Made:
+        """Make those fine-tunings that are better made side by side; return their manifests."""
+        mine = self._settings.runtime
+        if self._images is not None or launch.world_size() > 1:
+            return {}  # a Python data set is in this process only; torchrun shares each training
+        left = [
+            one for one in calls if self._overwrite or not self._run.finetune(one.name).finished
+        ]
+        processes = how_many(left)
+        if (
+            processes == 1
+            or (here := Runtime.choose(mine.device, mine.precision)).device.type != "cpu"
+        ):
+            return {}
+        # measured here, for all alike, and not by processes that slow each other down
+        left = [
+            one
+            if self._run.finetune(one.name).folder.exists()
+            else one.in_precision(here.precision)
+            for one in left
+        ]
+        return finetune_side_by_side(left, processes, self._console, self._stopping)
 
 
 def make_in_turn(stages: Sequence[tuple[str, str, Callable[[], Made]]], console: Console) -> Made:
@@ -266,5 +308,6 @@ def say_times(made: Made, console: Console) -> None:
     """Print the time of every stage."""
     costs = {name: manifests.StageManifest.of(one).cost.seconds for name, one in made.items()}
     times = [f"{name} {format_seconds(cost)}" for name, cost in costs.items() if "/" not in name]
-    tuned = sum(cost for name, cost in costs.items() if "/" in name)
-    console.say(f"Time: {', '.join([*times, f'finetune {format_seconds(tuned)}'])}")
+    tuned = [cost for name, cost in costs.items() if "/" in name]
+    several = f" in sum for {len(tuned)} networks" if len(tuned) > 1 else ""
+    console.say(f"Time: {', '.join([*times, f'finetune {format_seconds(sum(tuned))}'])}{several}")

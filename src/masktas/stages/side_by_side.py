@@ -1,0 +1,256 @@
+"""Several fine-tunings at once on a CPU, each by a process of its own with its share of threads.
+
+Steps of small networks are short operations one after the other, which a second thread hardly
+makes faster. So independent trainings share the threads of this machine instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from masktas.config import FinetuneSettings, RuntimeSettings
+from masktas.console import Bar, Console
+from masktas.errors import LabelError, MasktasError, Stopped
+from masktas.formats import format_seconds
+from masktas.space import Architecture, macs
+from masktas.stages.common.tasks import finetuning_for
+from masktas.stopping import Stopping
+from masktas.train.precision import Precision
+
+# Multiply-accumulates of the forward pass of a step: above, more threads make it faster, and
+# several trainings at once would need too much memory.
+SMALL_STEP = 5e9
+WORKER_BYTES = 2 << 30  # of memory for each process
+END_SECONDS = 60.0  # to write a checkpoint
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuning:
+    """One call of `masktas.stages.finetune.finetune`, as it is sent to another process.
+
+    Attributes:
+        name: of the result.
+        out: the run folder.
+        architecture: an architecture.json.
+        settings: of the training.
+        runtime: with the seed and the time that is left.
+        overwrite, accept_changed_images: see `finetune`.
+    """
+
+    name: str
+    out: Path
+    architecture: Path
+    settings: FinetuneSettings
+    runtime: RuntimeSettings
+    overwrite: bool
+    accept_changed_images: bool
+
+    def in_precision(self, precision: Precision) -> Finetuning:
+        """Return the call with matrix products of a precision."""
+        return self._with(precision=precision)
+
+    def in_time(self, time_left: str | None) -> Finetuning:
+        """Return the call with a time limit."""
+        return self._with(max_time=time_left)
+
+    def _with(self, **values: object) -> Finetuning:
+        return replace(self, runtime=self.runtime.model_copy(update=values))
+
+    def to_line(self) -> bytes:
+        """Return the call as a line of JSON."""
+        content = {
+            "name": self.name,
+            "out": str(self.out),
+            "architecture": str(self.architecture),
+            "settings": self.settings.model_dump(mode="json"),
+            "runtime": self.runtime.model_dump(mode="json"),
+            "overwrite": self.overwrite,
+            "accept_changed_images": self.accept_changed_images,
+        }
+        return json.dumps(content).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Finetuning:
+        """Read what `to_line` has written."""
+        content = json.loads(line)
+        made = {
+            "out": Path(content["out"]),
+            "architecture": Path(content["architecture"]),
+            "settings": FinetuneSettings.model_validate(content["settings"]),
+            "runtime": RuntimeSettings.model_validate(content["runtime"]),
+        }
+        return cls(**(content | made))
+
+
+def how_many(calls: Sequence[Finetuning]) -> int:
+    """Return how many fine-tunings to run at once: as many as there are threads, if all are small.
+
+    And no more than there is memory for, and than there are calls.
+    """
+    for call in calls:
+        network = Architecture.load(call.architecture)
+        settings, _ = finetuning_for(call.settings, network)
+        if settings.batch_size / call.runtime.accumulate * macs(network) > SMALL_STEP:
+            return 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(torch.get_num_threads(), memory // WORKER_BYTES, len(calls)))
+
+
+def finetune_side_by_side(
+    calls: Sequence[Finetuning], processes: int, console: Console, stopping: Stopping
+) -> dict[str, dict[str, Any]]:
+    """Make fine-tunings, several at once; return their manifests by name, in the order of `calls`.
+
+    Args:
+        calls: what to fine-tune.
+        processes: how many at once; they share this process' threads.
+        console: where progress is shown.
+        stopping: when to stop; every process then writes a checkpoint.
+
+    Raises:
+        Stopped: if a stop was requested.
+        MasktasError: that of the first call that fails; the others write a checkpoint and end.
+    """
+    began, left = time.monotonic(), deque(calls)
+    made: dict[str, dict[str, Any]] = {}
+    messages: queue.SimpleQueue[tuple[Worker, dict[str, Any]]] = queue.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = [Worker(threads, messages) for _ in range(processes)]
+    try:
+        with stopping.listening(), console.bar("finetune", len(calls)) as bar:
+            for worker in workers:
+                worker.give(left.popleft().in_time(stopping.time_left))
+            while len(made) < len(calls):
+                if stopping.asked():
+                    raise stopping.error(f"Stopped after {len(made)} of {len(calls)} fine-tunings")
+                with suppress(queue.Empty):
+                    worker, message = messages.get(timeout=POLL_SECONDS)
+                    name = worker.name
+                    if (manifest := worker.take(message, console)) is not None:
+                        made[name] = manifest
+                        if left:
+                            worker.give(left.popleft().in_time(stopping.time_left))
+                _show(bar, len(made), workers)
+    finally:
+        for worker in workers:
+            worker.ask_to_end()
+        for worker in workers:
+            worker.end()
+    spent = format_seconds(time.monotonic() - began)
+    console.say(f"{len(calls)} fine-tunings in {spent}, {processes} at once.")
+    return {call.name: made[call.name] for call in calls}
+
+
+def _show(bar: Bar, number: int, workers: Sequence[Worker]) -> None:
+    """Show how many are made, and how far the others are."""
+    bar.update(number, ", ".join(f"{one.name} {one.share:.0%}" for one in workers if one.name))
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that fine-tunes one network after the other.
+
+    Args:
+        threads: that its operations use.
+        messages: where it puts what the process says, with itself.
+
+    Attributes:
+        name: of what it fine-tunes now, "" for nothing.
+        share: of it that is done.
+    """
+
+    threads: int
+    messages: queue.SimpleQueue[tuple[Worker, dict[str, Any]]]
+    name: str = ""
+    share: float = 0.0
+    _process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = os.pathsep.join(filter(None, sys.path))
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "masktas.stages.side_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | threads | {"PYTHONPATH": path},
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self.messages.put((self, json.loads(line)))
+        self.messages.put((self, {"ended": self._process.wait()}))
+
+    def give(self, call: Finetuning) -> None:
+        """Have the process make a call."""
+        assert self._process.stdin is not None
+        self.name, self.share = call.name, 0.0
+        with suppress(BrokenPipeError):  # it has ended, which `take` will tell
+            self._process.stdin.write(call.to_line())
+            self._process.stdin.flush()
+
+    def take(self, message: dict[str, Any], console: Console) -> dict[str, Any] | None:
+        """Show what the process has said; return the manifest, if its call is made.
+
+        Raises:
+            MasktasError: if the call has failed.
+        """
+        if "manifest" in message:
+            self.name = ""
+            manifest: dict[str, Any] = message["manifest"]
+            return manifest
+        if "share" in message:
+            self.share = message["share"]
+        elif "said" in message:
+            console.say(f"{self.name}: {message['said']}")
+        elif "warning" in message:
+            console.warn(message["warning"], once=True)
+        elif "stopped" in message:
+            raise Stopped(message["stopped"], exit_code=message["exit_code"])
+        elif "error" in message:
+            kind = LabelError if message["kind"] == LabelError.__name__ else MasktasError
+            raise kind(message["error"])
+        else:
+            self._raise_lost(message["ended"])
+        return None
+
+    def _raise_lost(self, code: int) -> None:
+        """Raise the error of a process that has ended in the middle of a call."""
+        if code >= 0:
+            raise RuntimeError(f"Fine-tuning {self.name} ended with exit code {code}, see above.")
+        raise MasktasError(
+            f"The process that fine-tuned {self.name} was killed by signal {-code}, perhaps for "
+            "want of memory: run the same command again to resume, with OMP_NUM_THREADS=1 in the "
+            "environment to fine-tune one network after the other."
+        )
+
+    def ask_to_end(self) -> None:
+        """Have the process end: at once if it does nothing, otherwise after a checkpoint."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def end(self) -> None:
+        """Wait until the process has ended; kill it if that takes too long."""
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

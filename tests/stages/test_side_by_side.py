@@ -1,0 +1,80 @@
+"""How many fine-tunings run at once, and what is sent to their processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from masktas.config import FinetuneSettings, RuntimeSettings
+from masktas.space import Architecture, macs
+from masktas.stages.side_by_side import SMALL_STEP, WORKER_BYTES, Finetuning, how_many
+
+Make = Callable[..., Finetuning]
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Make:
+    network = Architecture(
+        embed_dim=192, num_heads=(3,) * 12, mlp_ratio=(4,) * 12, image_size=(32, 32),
+        patch_size=4, num_classes=10,
+    )  # fmt: skip
+    (tmp_path / "architecture.json").write_text(json.dumps(network.to_dict()))
+    assert 3e8 < macs(network) < 4e8
+
+    def make(batch_size: int, accumulate: int = 1) -> Finetuning:
+        return Finetuning(
+            name="main",
+            out=tmp_path,
+            architecture=tmp_path / "architecture.json",
+            settings=FinetuneSettings(recipe="plain", batch_size=batch_size, lr=0.125),
+            runtime=RuntimeSettings(seed=3, accumulate=accumulate),
+            overwrite=True,
+            accept_changed_images=False,
+        )
+
+    return make
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    def build(threads: int, memory: float) -> None:
+        sizes = {"SC_PHYS_PAGES": int(memory), "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+
+    return build
+
+
+def test_as_many_as_there_are_threads_memory_and_calls(call: Make, machine) -> None:
+    machine(8, 100 * WORKER_BYTES)
+    assert how_many([call(4)] * 20) == 8
+    assert how_many([call(4)] * 3) == 3
+    assert how_many([call(4)]) == 1
+    machine(8, 3.5 * WORKER_BYTES)
+    assert how_many([call(4)] * 20) == 3
+    machine(8, 0.5 * WORKER_BYTES)
+    assert how_many([call(4)] * 20) == 1
+    assert how_many([]) == 1
+
+
+def test_long_steps_are_left_to_all_threads(call: Make, machine) -> None:
+    machine(8, 100 * WORKER_BYTES)
+    network = Architecture.load(call(1).architecture)
+    most = int(SMALL_STEP / macs(network))
+    assert how_many([call(most)] * 2) == 2
+    assert how_many([call(most), call(most + 1)]) == 1
+    assert how_many([call(4 * most, accumulate=4)] * 2) == 2
+
+
+def test_a_call_survives_the_way(call: Make) -> None:
+    one = call(64)
+    assert Finetuning.of_line(one.to_line()) == one
+    timed = one.in_time("3.000s").in_precision("bf16")
+    assert timed.runtime.max_time == "3.000s"
+    assert (timed.runtime.precision, timed.runtime.seed) == ("bf16", 3)
+    assert Finetuning.of_line(timed.to_line()) == timed
