@@ -50,7 +50,7 @@ def demo(
         ),
         supernet=SupernetSettings.model_validate(masked | {"space": "digits", "probes": 3}),
         search=SearchSettings(
-            max_macs="4M", population=30, generations=7, mask_ratio=0.5, baselines=3
+            max_macs="2M", population=30, generations=7, mask_ratio=0.5, baselines=3
         ),
         # by features alone it chose a network that fine-tuned 8 points worse (search-pays.md)
         refine=RefineSettings.model_validate(

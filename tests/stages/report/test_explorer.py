@@ -71,7 +71,7 @@ def test_accuracy_is_an_axis_if_networks_were_fine_tuned() -> None:
     winner = chart.data["networks"][0]
     assert winner["finetuned"] == [["main", 0.9], ["main-seed-1", 0.8]]
     assert winner["values"]["top1"] == pytest.approx(0.85)
-    assert winner["errors"]["top1"] == pytest.approx(0.05)
+    assert winner["errors"]["top1"] == pytest.approx(0.1 / 2**0.5)
     assert "top-1 %" in chart.table.header
     assert chart.table.rows[0][chart.table.header.index("top-1 %")] == "85.00"
     without = explorer("search/main", points(), Budget(), figures=[], caption="")

@@ -1,7 +1,7 @@
 """The chart of a search's networks: its data, and the same as figures and a table.
 
 The data, JSON types, hold the `axes` to choose from, the `limits` of the budget, the names of the
-`kinds` of marked networks, and the `networks`: their values by axis, their standard errors, their
+`kinds` of marked networks, and the `networks`: their values by axis, with their errors, their
 fine-tunings and their shape.
 """
 
@@ -38,7 +38,8 @@ class Point:
     Attributes:
         architecture: of the network.
         values: its rating, costs and accuracy, by axis.
-        errors: standard errors of them, where they are known.
+        errors: what stands behind ± in the table, where it is known: the standard error of a rating,
+            the standard deviation of several accuracies.
         name, origin: the place of the network in the search, and how it was drawn.
         complete: whether it was rated on all images.
         marks: the kinds of marked networks that it is, and `labels`, their names.
@@ -153,7 +154,7 @@ class Points:
             accuracies = [top1 for _, top1 in point.finetuned]
             point.values["top1"] = statistics.fmean(accuracies)
             if len(accuracies) > 1:
-                point.errors["top1"] = statistics.stdev(accuracies) / len(accuracies) ** 0.5
+                point.errors["top1"] = statistics.stdev(accuracies)
 
     def drawn(self) -> list[Point]:
         """Return the networks to draw: the winner first, of plain ones at most `MOST`."""
