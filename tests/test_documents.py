@@ -17,7 +17,7 @@ FIELDS = {"embed_dim": [64], "depth": [2], "num_heads": [1], "mlp_ratio": [2, 4]
 
 
 def refused(capsys, *tokens) -> str:
-    """Call the command line and return the sentence that it refuses with, soon (torch may be loaded)."""
+    """Return the sentence that the command line refuses with, soon: it may load torch."""
     began = time.process_time()
     with pytest.raises(SystemExit) as ended:
         main([str(token) for token in tokens])
