@@ -18,7 +18,6 @@ from masktas.nn.teachers.function import Ask
 from masktas.space import Architecture
 from masktas.stages.common import manifest as manifests
 from masktas.stages.common.tasks import finetuning_for
-from masktas.stages.finetune import finetune
 from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.render import report_packages
 from masktas.stages.search.stage import search as search_stage
@@ -162,19 +161,9 @@ class Downstream:
         for call in calls:
             if call.name in made:
                 continue
-            runtime = self.runtime("fine-tuning").model_copy(update={"seed": call.runtime.seed})
+            left = self.runtime("fine-tuning").max_time
             self._console.say(f"finetune/{call.name}")
-            made[call.name] = finetune(
-                self._images,
-                out=self._out,
-                name=call.name,
-                architecture=call.architecture,
-                settings=call.settings,
-                runtime=runtime,
-                console=self._console,
-                overwrite=self._overwrite,
-                accept_changed_images=self._accept_changed_images,
-            )
+            made[call.name] = call.in_time(left).make(self._images, self._console)
         return {f"finetune/{call.name}": made[call.name] for call in calls}
 
     def _call(self, network: Network, number: int) -> Finetuning:

@@ -28,6 +28,7 @@ from masktas.errors import LabelError, MasktasError, Stopped
 from masktas.formats import format_seconds
 from masktas.space import Architecture, macs
 from masktas.stages.common.tasks import finetuning_for
+from masktas.stages.finetune import finetune
 from masktas.stopping import Stopping
 from masktas.train.precision import Precision
 
@@ -41,7 +42,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Finetuning:
-    """One call of `masktas.stages.finetune.finetune`, as it is sent to another process.
+    """One call of `finetune`, that can be sent to another process.
 
     Attributes:
         name: of the result.
@@ -70,6 +71,25 @@ class Finetuning:
 
     def _with(self, **values: object) -> Finetuning:
         return replace(self, runtime=self.runtime.model_copy(update=values))
+
+    def make(self, images: object, console: Console) -> dict[str, Any]:
+        """Fine-tune, here and now; return the manifest.
+
+        Args:
+            images: a Python data set; None for the images that the run has recorded.
+            console: where progress is shown.
+        """
+        return finetune(
+            images,
+            out=self.out,
+            name=self.name,
+            architecture=self.architecture,
+            settings=self.settings,
+            runtime=self.runtime,
+            console=console,
+            overwrite=self.overwrite,
+            accept_changed_images=self.accept_changed_images,
+        )
 
     def to_line(self) -> bytes:
         """Return the call as a line of JSON."""

@@ -21,7 +21,6 @@ from typing import Any
 from masktas import stopping
 from masktas.console import Bar, Console
 from masktas.errors import MasktasError, Stopped
-from masktas.stages.finetune import finetune
 from masktas.stages.side_by_side import Finetuning
 
 SHARE_SECONDS = 0.5  # between messages about the progress
@@ -100,16 +99,7 @@ def main() -> None:
 def answer(call: Finetuning, console: Console) -> dict[str, Any]:
     """Make a call; return its manifest or its error."""
     try:
-        manifest = finetune(
-            out=call.out,
-            name=call.name,
-            architecture=call.architecture,
-            settings=call.settings,
-            runtime=call.runtime,
-            console=console,
-            overwrite=call.overwrite,
-            accept_changed_images=call.accept_changed_images,
-        )
+        manifest = call.make(None, console)
     except Stopped as error:
         return {"stopped": str(error), "exit_code": error.exit_code}
     except MasktasError as error:
