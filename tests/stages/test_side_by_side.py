@@ -73,7 +73,10 @@ def test_long_steps_are_left_to_all_threads(call: Make, machine) -> None:
 
 def test_a_call_survives_the_way(call: Make) -> None:
     one = call(64)
-    assert Finetuning.of_line(one.to_line()) == one
+    back = Finetuning.of_line(one.to_line())
+    assert back == one
+    assert back.settings.model_fields_set == {"recipe", "batch_size", "lr"}, "recipes set the rest"
+    assert back.runtime.model_fields_set == one.runtime.model_fields_set
     timed = one.in_time("3.000s").in_precision("bf16")
     assert timed.runtime.max_time == "3.000s"
     assert (timed.runtime.precision, timed.runtime.seed) == ("bf16", 3)

@@ -93,12 +93,13 @@ class Finetuning:
 
     def to_line(self) -> bytes:
         """Return the call as a line of JSON."""
+        # what the user has not set stays unset: recipes fill it
         content = {
             "name": self.name,
             "out": str(self.out),
             "architecture": str(self.architecture),
-            "settings": self.settings.model_dump(mode="json"),
-            "runtime": self.runtime.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude_unset=True),
+            "runtime": self.runtime.model_dump(mode="json", exclude_unset=True),
             "overwrite": self.overwrite,
             "accept_changed_images": self.accept_changed_images,
         }
