@@ -25,10 +25,12 @@ def test_doctor_tells_of_the_compiler(there, monkeypatch, capsys):
     assert found["devices"][0]["gflops"]["fp32"] > 0
 
 
-def test_doctor_profiles_a_step(capsys):
+def test_doctor_profiles_a_step(capfd):
     asked = {"profile": "finetune", "space": "demo", "batch_size": 4, "device": "cpu"}
     doctor(**asked, precision="fp32")
-    first, head, *rows, last = capsys.readouterr().out.splitlines()
+    out, err = capfd.readouterr()
+    assert err == "", "torch's profiler is silent"
+    first, head, *rows, last = out.splitlines()
     assert first == "A step of finetune, 4 images, fp32:"
     assert head.split() == ["kind", "ms", "share"]
     shares = {" ".join(row.split()[:-2]): float(row.split()[-1].strip("%")) for row in rows}

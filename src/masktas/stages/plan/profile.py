@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,8 @@ def profile_stage(
     activities = [ProfilerActivity.CPU]
     if runtime.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    # it prints its stages otherwise, and that there is no GPU as an error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=activities) as profiler:
         # the same steps again: a supernet trains the same networks
         profiled = _steps(Marked(task), runtime, WARM_UP, STEPS)
