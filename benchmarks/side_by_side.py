@@ -26,7 +26,7 @@ import torch
 from masktas.config import AllSettings, FinetuneSettings, SupernetSettings
 from masktas.space import SearchSpace, macs
 from masktas.stages.plan.stage import task_on_noise
-from masktas.stages.side_by_side import SMALL_STEP
+from masktas.stages.side_by_side.pool import SMALL_STEP
 from masktas.train.ranks import ALONE
 from masktas.train.runtime import Runtime
 from masktas.train.step import train_step

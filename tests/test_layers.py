@@ -21,7 +21,16 @@ FLOORS = {
     "api": 6, "notebook": 6, "cli": 6, "__main__": 6, "": 6,
 }  # fmt: skip
 # call stages, or read what they made; `downstream` is what `run` and `transfer` share
-ORCHESTRATORS = {"run", "demo", "transfer", "downstream", "plan", "report", "export"}
+ORCHESTRATORS = {
+    "run",
+    "demo",
+    "transfer",
+    "downstream",
+    "side_by_side",
+    "plan",
+    "report",
+    "export",
+}
 TORCH = {"torch", "torchvision", "timm"}
 
 

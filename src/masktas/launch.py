@@ -44,6 +44,11 @@ def restarted() -> bool:
     return restarts() > 0
 
 
+def by_torchrun() -> bool:
+    """Return whether torchrun has started this process, alone or as one of several."""
+    return world_size() > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def job() -> str:
     """Return a name of the job that is the same after each restart by torchrun."""
     return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {os.getppid()}"

@@ -48,13 +48,26 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def on_sigterm(_: int, __: FrameType | None) -> None:
-    """Request a stop of the listening loop; without one, or at the second signal, exit at once."""
+def as_duration(seconds: float) -> str:
+    """Return what `parse_duration` reads, a millisecond at least."""
+    return f"{max(seconds, 0.001):.3f}s"
+
+
+def request() -> None:
+    """Request a stop of the listening loop; without one, or at the second request, exit at once."""
     if not _Process.listeners or _Process.terminated:
-        if launch.rank() == 0:
-            print(f"masktas: Stopped by SIGTERM. {RESUME}", file=sys.stderr)
         raise SystemExit(TERMINATED)  # no library swallows this, as some do with errors
     _Process.terminated = True
+
+
+def on_sigterm(_: int, __: FrameType | None) -> None:
+    """Request a stop, and say so if it ends the process at once."""
+    try:
+        request()
+    except SystemExit:
+        if launch.rank() == 0:
+            print(f"masktas: Stopped by SIGTERM. {RESUME}", file=sys.stderr)
+        raise
 
 
 def install() -> None:
@@ -91,7 +104,7 @@ class Stopping:
     def time_left(self) -> str | None:
         """The duration that is left, as `--max-time` of another stage; None without a limit."""
         left = self.seconds_left
-        return None if left is None else f"{max(left, 0.001):.3f}s"
+        return None if left is None else as_duration(left)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -97,6 +97,26 @@ def test_stopped_and_resumed_they_end_as_one_after_the_other(
     assert_identical(whole, run)
 
 
+def test_a_signal_to_all_of_them_is_one_to_the_run(
+    world: World, whole: Path, run: Path, tmp_path: Path
+) -> None:
+    """As batch queues send it."""
+    said, log = tmp_path / "said", run / "finetune/main/metrics.jsonl"
+    more = {"errors": said, "launcher": PYTHON, "preexec": os.setpgrp}
+    for is_begun in (lambda pids: len(pids) == 2, lambda _: count_lines(log) >= 2):
+        with started(*command(world, run), **more) as process:
+            until(lambda begun=is_begun: begun(descendants(process.pid)), process)
+            pids = descendants(process.pid)
+            os.killpg(process.pid, signal.SIGTERM)
+            assert ended(process) == 128 + signal.SIGTERM, said.read_text()
+            gone(pids)
+        assert "Traceback" not in said.read_text()
+        assert said.read_text().count("on SIGTERM. Nothing is lost") == 1
+    assert any((run / "finetune/main/checkpoints").iterdir())
+    finish(world, run)
+    assert_identical(whole, run)
+
+
 def test_a_killed_process_is_told_of_and_costs_nothing_else(
     world: World, whole: Path, run: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from masktas.config import FinetuneSettings, RuntimeSettings
+from masktas.errors import DataError, LabelError, MasktasError, UndecodableImage
 from masktas.space import Architecture, macs
-from masktas.stages.side_by_side import SMALL_STEP, WORKER_BYTES, Finetuning, how_many
+from masktas.stages.side_by_side import pool
+from masktas.stages.side_by_side.pool import SMALL_STEP, WORKER_BYTES, Finetuning, how_many
 
 Make = Callable[..., Finetuning]
 
@@ -41,11 +43,12 @@ def call(tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
     def build(threads: int, memory: float) -> None:
         sizes = {"SC_PHYS_PAGES": int(memory), "SC_PAGE_SIZE": 1}
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+        monkeypatch.setattr(pool, "CONTAINER_LIMITS", (tmp_path / "no", tmp_path / "memory.max"))
 
     return build
 
@@ -55,11 +58,19 @@ def test_as_many_as_there_are_threads_memory_and_calls(call: Make, machine) -> N
     assert how_many([call(4)] * 20) == 8
     assert how_many([call(4)] * 3) == 3
     assert how_many([call(4)]) == 1
-    machine(8, 3.5 * WORKER_BYTES)
-    assert how_many([call(4)] * 20) == 3
+    machine(8, 4.5 * WORKER_BYTES)
+    assert how_many([call(4)] * 20) == 3, "one share is for the run itself"
     machine(8, 0.5 * WORKER_BYTES)
     assert how_many([call(4)] * 20) == 1
     assert how_many([]) == 1
+
+
+def test_a_container_has_the_memory_of_its_limit(call: Make, machine, tmp_path: Path) -> None:
+    machine(8, 100 * WORKER_BYTES)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert how_many([call(4)] * 20) == 8
+    (tmp_path / "memory.max").write_text(f"{3 * WORKER_BYTES}\n")
+    assert how_many([call(4)] * 20) == 2
 
 
 def test_long_steps_are_left_to_all_threads(call: Make, machine) -> None:
@@ -80,4 +91,39 @@ def test_a_call_survives_the_way(call: Make) -> None:
     timed = one.in_time("3.000s").in_precision("bf16")
     assert timed.runtime.max_time == "3.000s"
     assert (timed.runtime.precision, timed.runtime.seed) == ("bf16", 3)
-    assert Finetuning.of_line(timed.to_line()) == timed
+
+
+def test_time_on_the_way_is_no_longer_left(call: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5.0
+    monkeypatch.setattr(pool.time, "monotonic", lambda: now)
+    line = call(64).in_time("3.000s").to_line()
+    now = 6.5
+    assert Finetuning.of_line(line).runtime.max_time == "1.500s"
+    now = 60.0
+    assert Finetuning.of_line(line).runtime.max_time == "0.001s"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (LabelError("no labels"), LabelError, "no labels"),
+        (UndecodableImage("a.jpg", "cut"), DataError, "main: a.jpg: cut. Without"),
+        (OSError(28, "No space left on device"), OSError, "main: [Errno 28] No space left"),
+        (MemoryError("much"), MemoryError, "main: much"),
+        (RuntimeError("can't allocate memory"), RuntimeError, "main: can't allocate memory"),
+        (ZeroDivisionError("a fault"), RuntimeError, "main: a fault"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_an_error_survives_the_way(error: Exception, kind: type[Exception], text: str) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        fail()
+    back = pool._error("main", json.loads(json.dumps(pool.told(raised.value))))
+    assert type(back) is kind
+    assert str(back).startswith(text)
+    notes = getattr(back, "__notes__", [])
+    assert bool(notes) is not isinstance(back, MasktasError)
+    assert all("in fail" in note for note in notes)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from masktas import launch
 from masktas.artifacts import ARCHITECTURE, Run, Stage
 from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings
@@ -22,7 +24,7 @@ from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.render import report_packages
 from masktas.stages.search.stage import search as search_stage
 from masktas.stages.search.table import ResultTable, genes, is_kept
-from masktas.stages.side_by_side import Finetuning, finetune_side_by_side, how_many
+from masktas.stages.side_by_side.pool import Finetuning, finetune_side_by_side, how_many
 from masktas.stopping import Stopping
 from masktas.train.runtime import Runtime
 
@@ -157,14 +159,23 @@ class Downstream:
             self._call(one, number)
             for one, number in itertools.product(networks, range(self._finetune_seeds))
         ]
-        made = self._side_by_side(calls)
-        for call in calls:
-            if call.name in made:
-                continue
-            left = self.runtime("fine-tuning").max_time
-            self._console.say(f"finetune/{call.name}")
-            made[call.name] = call.in_time(left).make(self._images, self._console)
+        kept = [one for one in calls if self._is_kept(one)]
+        left = [one for one in calls if one not in kept]
+        made = self._in_turn(kept) | self._side_by_side(left, how_many(calls))
+        made |= self._in_turn([one for one in left if one.name not in made])
         return {f"finetune/{call.name}": made[call.name] for call in calls}
+
+    def _is_kept(self, call: Finetuning) -> bool:
+        """Return whether a fine-tuning is finished already."""
+        return self._run.finetune(call.name).finished and not self._overwrite
+
+    def _in_turn(self, calls: Sequence[Finetuning]) -> Made:
+        made: Made = {}
+        for call in calls:
+            time_left = self.runtime("fine-tuning").max_time
+            self._console.say(f"finetune/{call.name}")
+            made[call.name] = call.in_time(time_left).make(self._images, self._console)
+        return made
 
     def _call(self, network: Network, number: int) -> Finetuning:
         """Return the fine-tuning of a network with one of its seeds."""
@@ -179,28 +190,34 @@ class Downstream:
             accept_changed_images=self._accept_changed_images,
         )
 
-    def _side_by_side(self, calls: Sequence[Finetuning]) -> Made:
-        """Make those fine-tunings that are better made side by side; return their manifests."""
+    def _side_by_side(self, calls: Sequence[Finetuning], processes: int) -> Made:
+        """Make fine-tunings at the same time, where that is better; return their manifests.
+
+        Args:
+            calls: those that are not finished.
+            processes: how many of all, finished or not, are made at once: so a run that is resumed
+                has as many threads for each, and the same results.
+        """
         mine = self._settings.runtime
-        if self._images is not None or launch.world_size() > 1:
-            return {}  # a Python data set is in this process only; torchrun shares each training
-        left = [
-            one for one in calls if self._overwrite or not self._run.finetune(one.name).finished
-        ]
-        processes = how_many(left)
-        if (
-            processes == 1
-            or (here := Runtime.choose(mine.device, mine.precision)).device.type != "cpu"
-        ):
+        if not calls or processes == 1:
             return {}
-        # measured here, for all alike, and not by processes that slow each other down
-        left = [
+        if self._images is not None or launch.by_torchrun():
+            return {}  # a Python data set is in this process only; torchrun shares each training
+        if not mine.cache or mine.cache_size is not None:
+            return {}  # each would decode images with as many processes as there are cores
+        here = Runtime.choose(mine.device, mine.precision)
+        if here.device.type != "cpu":
+            return {}
+        # the precision is measured here, for all, and not by processes that slow each other down
+        alike = [
             one
-            if self._run.finetune(one.name).folder.exists()
+            if self._run.finetune(one.name).resumable and not self._overwrite
             else one.in_precision(here.precision)
-            for one in left
+            for one in calls
         ]
-        return finetune_side_by_side(left, processes, self._console, self._stopping)
+        threads = torch.get_num_threads() // processes
+        together = min(processes, len(calls))
+        return finetune_side_by_side(alike, together, threads, self._console, self._stopping)
 
 
 def make_in_turn(stages: Sequence[tuple[str, str, Callable[[], Made]]], console: Console) -> Made:

@@ -1,4 +1,4 @@
-"""Main program of a process that fine-tunes networks: `python -m masktas.stages.side_worker`.
+"""Main program of a process that fine-tunes networks, started by `pool.Worker`.
 
 It reads one call from each line of standard input (`Finetuning`) and answers with lines of JSON.
 When its input ends, so does it, after a checkpoint: whoever started it has asked for that, or is
@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from typing import Any
 
 from masktas import stopping
 from masktas.console import Bar, Console
-from masktas.errors import MasktasError, Stopped
-from masktas.stages.side_by_side import Finetuning
+from masktas.stages.side_by_side.pool import Finetuning, told
 
 SHARE_SECONDS = 0.5  # between messages about the progress
+STOP = signal.SIGUSR1  # of the thread that reads the input, to the one that trains
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -61,7 +60,7 @@ class SendingConsole(Console):
 
     def warn(self, text: str, *, once: bool = False) -> None:
         """Send a warning."""
-        self._send({"warning": text})
+        self._send({"warning": text, "once": once})
 
     @contextmanager
     def bar(self, label: str, total: int | None, start: int = 0) -> Iterator[Bar]:
@@ -71,27 +70,32 @@ class SendingConsole(Console):
 
 def main() -> None:
     """Make every call, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: whoever started this process ends it
-    stopping.install()
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    signal.signal(STOP, lambda *_: stopping.request())
+    # not sys.stdin: the interpreter could not end while a thread reads from that
+    calls = os.fdopen(os.dup(0), "rb")
+    answers, lock = os.fdopen(os.dup(1), "wb"), threading.Lock()
     os.dup2(2, 1)  # output of libraries must not mix with answers
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    busy, over = threading.Event(), threading.Event()
 
     def listen() -> None:
-        for line in sys.stdin.buffer:
+        for line in calls:
             lines.put(line)
+        over.set()  # before `busy` is read, and that is set before this is read: one sees the other
         lines.put(b"")
         if busy.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)  # the training writes a checkpoint and stops
+            os.kill(os.getpid(), STOP)
 
     def send(message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # nobody is there any more: the input ends, too
+        with lock, suppress(BrokenPipeError):  # nobody is there any more: the input ends, too
             answers.write(json.dumps(message).encode() + b"\n")
+            answers.flush()
 
-    busy = threading.Event()
     threading.Thread(target=listen, daemon=True).start()
     while line := lines.get():
         busy.set()
+        if over.is_set():
+            return
         send(answer(Finetuning.of_line(line), SendingConsole(send)))
         busy.clear()
 
@@ -99,13 +103,6 @@ def main() -> None:
 def answer(call: Finetuning, console: Console) -> dict[str, Any]:
     """Make a call; return its manifest or its error."""
     try:
-        manifest = call.make(None, console)
-    except Stopped as error:
-        return {"stopped": str(error), "exit_code": error.exit_code}
-    except MasktasError as error:
-        return {"error": str(error), "kind": type(error).__name__}
-    return {"manifest": manifest}
-
-
-if __name__ == "__main__":
-    main()
+        return {"manifest": call.make(None, console)}
+    except Exception as error:  # the parent raises it
+        return told(error)
