@@ -155,7 +155,8 @@ class Commands:
             other = Study(self.out).folder(seed, budget, name)
             common = ("--out", str(other), *self.config, "--seed", str(seed))
             teacher = ("--teacher", str(self.out / "teacher"))
-            yield ["supernet", self.data, *common, *teacher, "--max-macs", budget, *flags]
+            focus = ("--max-macs", budget) if "focus" in flags else ()
+            yield ["supernet", self.data, *common, *teacher, *focus, *flags]
             yield ["search", *common, "--max-macs", budget]
             yield ["refine", *common]
             yield from self.finetuned(other, "main", "refine/main")

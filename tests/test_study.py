@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from types import ModuleType
 import pytest
 
 from masktas.cli import build_app
+from masktas.config import SupernetSettings
+from masktas.space import SearchSpace
 from scripts import imported
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +58,11 @@ def test_the_command_line_accepts_every_command(
         if kind not in seen:
             _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
             assert (ROOT / bound.arguments["config"]).exists()
+            if words[0] == "supernet":
+                flags = dict(itertools.pairwise(words))
+                limit = {"max_macs": flags["--max-macs"]} if "--max-macs" in flags else {}
+                settings = SupernetSettings(sampler=flags["--sampler"], **limit)
+                settings.check(SearchSpace.preset("wide-micro"))
         seen.add(kind)
     outs = [line.split("--out ")[1].split()[0] for line in lines if " run " in line]
     assert len(set(outs)) == len(outs)  # no run is another's
