@@ -7,7 +7,10 @@ import pytest
 from masktas import launch
 from masktas.cli import main
 
-NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR")
+NAMES = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID",
+    "MASTER_ADDR",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -27,6 +30,14 @@ def test_alone(started):
     started()
     assert (launch.rank(), launch.local_rank(), launch.world_size()) == (0, 0, 1)
     assert not launch.restarted()
+    assert not launch.by_torchrun()
+
+
+def test_a_job_of_one_is_torchruns_too(started):
+    started(RANK=0, WORLD_SIZE=1, TORCHELASTIC_RUN_ID=7)
+    assert launch.by_torchrun()
+    started(RANK=1, WORLD_SIZE=2)
+    assert launch.by_torchrun()
 
 
 def test_one_of_several(started):

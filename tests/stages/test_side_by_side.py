@@ -121,7 +121,7 @@ def test_an_error_survives_the_way(error: Exception, kind: type[Exception], text
 
     with pytest.raises(type(error)) as raised:
         fail()
-    back = pool._error("main", json.loads(json.dumps(pool.told(raised.value))))
+    back = pool._error_of("main", json.loads(json.dumps(pool.message_of(raised.value))))
     assert type(back) is kind
     assert str(back).startswith(text)
     notes = getattr(back, "__notes__", [])

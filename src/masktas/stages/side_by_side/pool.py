@@ -211,7 +211,7 @@ def finetune_side_by_side(
                 with suppress(queue.Empty):
                     worker, message = messages.get(timeout=POLL_SECONDS)
                     if stopping.asked() and "manifest" not in message:
-                        continue  # whoever asks all processes to stop may end some of them
+                        continue  # a signal to all processes may have ended some of them
                     name = worker.name
                     if (manifest := worker.take(message, console)) is not None:
                         made[name] = manifest
@@ -311,7 +311,7 @@ class Worker:
         elif "stopped" in message:
             raise Stopped(message["stopped"], exit_code=message["exit_code"])
         elif "error" in message:
-            raise _error(self.name, message)
+            raise _error_of(self.name, message)
         elif self.name:
             self._raise_lost(message["ended"])
         return None
@@ -343,7 +343,7 @@ class Worker:
         return True
 
 
-def told(error: Exception) -> dict[str, Any]:
+def message_of(error: Exception) -> dict[str, Any]:
     """Return an error of a call as a message."""
     if isinstance(error, Stopped):
         return {"stopped": str(error), "exit_code": error.exit_code}
@@ -352,7 +352,7 @@ def told(error: Exception) -> dict[str, Any]:
     return {"error": str(error), "kind": next(kinds, ""), "trace": trace}
 
 
-def _error(name: str, message: dict[str, Any]) -> Exception:
+def _error_of(name: str, message: dict[str, Any]) -> Exception:
     """Return the error of a message; one that is not the user's shows where it comes from."""
     kind = ERRORS.get(message["kind"], RuntimeError)
     about_all = kind is LabelError  # which does not depend on the network

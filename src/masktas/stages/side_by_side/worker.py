@@ -1,8 +1,7 @@
 """Main program of a process that fine-tunes networks, started by `pool.Worker`.
 
 It reads one call from each line of standard input (`Finetuning`) and answers with lines of JSON.
-When its input ends, so does it, after a checkpoint: whoever started it has asked for that, or is
-gone.
+When its input ends, so does it, after a checkpoint: its parent has asked for that, or is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 
 from masktas import stopping
 from masktas.console import Bar, Console
-from masktas.stages.side_by_side.pool import Finetuning, told
+from masktas.stages.side_by_side.pool import Finetuning, message_of
 
 SHARE_SECONDS = 0.5  # between messages about the progress
 STOP = signal.SIGUSR1  # of the thread that reads the input, to the one that trains
@@ -105,4 +104,4 @@ def answer(call: Finetuning, console: Console) -> dict[str, Any]:
     try:
         return {"manifest": call.make(None, console)}
     except Exception as error:  # the parent raises it
-        return told(error)
+        return message_of(error)
