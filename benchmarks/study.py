@@ -24,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study_table import Study, write_tables
+from study_page import write_tables
+from study_results import Study
 
 from masktas.artifacts import MANIFEST
 from masktas.files import read_json
@@ -50,7 +51,7 @@ class Scale:
 
     Attributes:
         budgets: numbers of multiply-accumulates.
-        seeds: of supernets; those in `study_table.CHOSEN_ON` are shown only.
+        seeds: of supernets; those in `study_results.CHOSEN_ON` are shown only.
         finetunings: of each network.
         latencies: budgets of the part `latency`, on one thread.
         networks: number of networks of the part `ranking`.

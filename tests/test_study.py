@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from masktas.cli import build_app
@@ -17,6 +18,7 @@ from masktas.space import SearchSpace
 from scripts import imported
 
 ROOT = Path(__file__).parents[1]
+COST = {"seconds": 7200.0, "images": 1000, "flops": 3e12}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def study() -> ModuleType:
 def write(run: Path, top1: dict[str, float]) -> None:
     for name, value in top1.items():
         (run / "finetune" / name).mkdir(parents=True)
-        manifest = {"test": {"top1": value / 100}, "cost": {"seconds": 7200.0}}
+        manifest = {"test": {"top1": value / 100}, "cost": COST}
         (run / "finetune" / name / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -96,8 +98,12 @@ def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path
     assert found["paired"]["random"]["mean"] == pytest.approx(40 + 8 / 3 - 26)
     assert found["holm"]["uniform"] == pytest.approx(0.0572, abs=1e-3)
     page = (tmp_path / "study.md").read_text()
-    assert "The winner is level with the largest uniform: +2.7 points [-0.2, +5.5], 3 super" in page
-    assert "The winner is ahead of the mean of random: +16.7 points" in page
+    assert (
+        "is not shown to differ from the largest uniform**: +2.7 points [-0.2, +5.5], 3 s" in page
+    )
+    assert "**The winner is ahead of the mean of random**: +16.7 points" in page
+    assert "| largest uniform | 5M | +2.0 | [-0.5, +4.5] |" in page
+    assert "2: +1.0, 3: +2.0, 4: +3.0 |" in page
     assert "| 5M | winner | 49.0 ± 1.4 | 49.0 ± 1.4 | 41.0 ± 1.4 |" in page
     assert "| 5M | mean of random | 26.0 ± 7.1 |" in page
     assert page.index("| 5M | winner") < page.index("| 15M | winner")
@@ -131,9 +137,37 @@ def test_a_network_that_is_two_things_counts_as_both(study: ModuleType, tmp_path
 
 
 def test_holms_correction(study: ModuleType) -> None:
-    assert imported("study_table").holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+    assert imported("study_results").holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
         {"a": 0.03, "c": 0.06, "b": 0.06}
     )
+
+
+def test_the_smallest_difference_that_is_shown() -> None:
+    """Of 20,000 drawn studies with this difference, 80 % show it."""
+    found = imported("study_results").detectable(error=0.5, number=4)
+    random = np.random.default_rng(0).normal(found, 2 * 0.5, (20_000, 4))
+    means, deviations = random.mean(axis=1), random.std(axis=1, ddof=1)
+    shown = abs(means / deviations * 2) > 3.182  # t at 5 %, 3 degrees of freedom
+    assert shown.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_parts_are_left_out_of_one_seed(study: ModuleType, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write(runs / "main/seed-0/15M", of(50, 48) | {"no-refine": 44, "no-refine-seed-1": 46})
+    write(runs / "uniform-sampler/seed-0/15M", {"main": 47, "main-seed-1": 49})
+    write(runs / "mask-50/seed-1/15M", {"main": 12})  # of another seed
+    for stage in ("supernet", "search/main", "refine/main"):
+        folder = runs / "main/seed-0/15M" / stage
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(
+            json.dumps({"cost": COST, "winner": {"architecture": 1}, "baselines": {}})
+        )
+    study.main(["--out", str(runs), "--table", str(tmp_path)])
+    page = (tmp_path / "study.md").read_text()
+    assert "| 0 | 15M | without refinement | 45.0 ± 1.4 | -5.0 |" in page
+    assert "| 0 | 15M | supernet without `focus` | 48.0 ± 1.4 | -2.0 |" in page
+    assert "12" not in page.partition("Each part")[2].partition("Costs")[0]
+    assert "| 15M | refine | 1,000 | 3.0e+12 |" in page
 
 
 def test_without_a_finished_seed_the_page_says_so(study: ModuleType, tmp_path: Path) -> None:
@@ -160,5 +194,10 @@ def test_the_smoke_version_runs_and_resumes(tmp_path: Path) -> None:
         [*command[:2], "--out", str(tmp_path / "s"), "--table", str(tmp_path)], check=True
     )
     page = (tmp_path / "study.md").read_text()
-    for words in ("hand-made, equal images", "winner, from scratch", "Searched with labels"):
+    for words in (
+        "hand-made, equal images",
+        "winner, from scratch",
+        "Searched with labels",
+        "| 5M | search |",
+    ):
         assert words in page
