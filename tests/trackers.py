@@ -32,12 +32,17 @@ class Sent:
 
 
 class Service:
-    """Runs by identifier, and what goes wrong: `broken` raises at every call."""
+    """Runs by identifier, and what goes wrong.
+
+    `broken` raises at every call; with `made_beside` another process makes an MLflow experiment
+    just before this one does.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, Sent] = {}
         self.projects: set[str] = set()
         self.broken = False
+        self.made_beside = False
 
     def called(self) -> None:
         if self.broken:
@@ -85,7 +90,10 @@ def mlflow_modules(service: Service) -> list[ModuleType]:
             return SimpleNamespace(experiment_id=name) if name in service.projects else None
 
         def create_experiment(self, name: str) -> str:
+            taken = name in service.projects or service.made_beside
             service.projects.add(name)
+            if taken:
+                raise ValueError(f"experiment {name} exists")
             return name
 
         def create_run(self, experiment: str, *, run_name: str) -> Any:

@@ -135,6 +135,15 @@ def test_users_choose_project_and_may_change_the_tracker(
         assert [run.lines for run in service.runs.values()] == [SENT]
 
 
+def test_two_trainings_that_make_the_same_experiment_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = install(monkeypatch, "mlflow")
+    service.made_beside = True
+    tracking("mlflow", tmp_path).start(LINES)
+    assert [run.lines for run in service.runs.values()] == [SENT]
+
+
 def test_a_missing_package_is_refused_by_name(
     tracker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

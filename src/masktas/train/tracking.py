@@ -201,9 +201,7 @@ class MlflowRun:
             self._client.update_run(run, status="RUNNING")
             self.run = run
             return
-        title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        known = self._client.get_experiment_by_name(title)
-        experiment = known.experiment_id if known else self._client.create_experiment(title)
+        experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
         self.run = str(self._client.create_run(experiment, run_name=name).info.run_id)
         params = [self._entities.Param(key, str(value)[:500]) for key, value in config.items()]
         for first in range(0, len(params), 100):  # the most that a request may hold
@@ -220,6 +218,18 @@ class MlflowRun:
         """Add the results as metrics `summary/...` and end the run."""
         self.log(0, {f"summary/{name}": value for name, value in summary.items()})
         self._client.set_terminated(self.run, "FINISHED" if done else "KILLED")
+
+    def _experiment(self, title: str) -> str:
+        """Return the identifier of an experiment, which is made unless it is there."""
+        if known := self._client.get_experiment_by_name(title):
+            return str(known.experiment_id)
+        try:
+            return str(self._client.create_experiment(title))
+        except Exception:
+            # a training beside this one may have made it meanwhile
+            if known := self._client.get_experiment_by_name(title):
+                return str(known.experiment_id)
+            raise
 
 
 def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
