@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import NAMED
 from masktas.space import SearchSpace, macs, params
 
 SPLITS = {
@@ -113,7 +114,8 @@ def write_stage(
     """Write the manifest of a finished stage over the common one, and its metrics if any."""
     folder.mkdir(parents=True)
     common = common_content()
-    merged = common | content
+    stage = folder.parent.name if folder.parent.name in NAMED else folder.name
+    merged = {"stage": stage} | common | content
     merged["settings"] = common["settings"] | content.get("settings", {})
     (folder / "manifest.json").write_text(json.dumps(merged))
     if log is not None:

@@ -281,6 +281,15 @@ class Run:
         """The stage whose division of the images into splits all later stages keep."""
         return self.transfer if self.is_transfer else self.supernet
 
+    @property
+    def has_source(self) -> bool:
+        """Whether teacher and supernet are where the run says: a transfer's may have been moved."""
+        try:
+            self._folder_of("teacher"), self._folder_of("supernet")
+        except ArtifactError:
+            return False
+        return True
+
     def _folder_of(self, name: str) -> Path:
         """Return the folder of the teacher or the supernet.
 

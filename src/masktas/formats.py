@@ -34,6 +34,11 @@ def format_flops(count: float) -> str:
     return f"{count / 1e9:.3g} GFLOP"
 
 
+def format_speed(images_per_second: float) -> str:
+    """Format a number of images a second: 1,234, or 0.25 for slow ones."""
+    return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration as people read it: 45 s, 3:20 min, 2:05 h."""
     if seconds < 100:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import masktas as api
-from masktas.errors import ConfigError, DataError, LabelError, UndecodableImage
+from masktas.errors import ArtifactError, ConfigError, DataError, LabelError, UndecodableImage
 from masktas.stages.evaluate.where import home_of
 from used import CLASSES, save_classifier
 from worlds import SPACE, draw_images, manifest
@@ -196,6 +197,49 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(run: Path, tmp_path: 
         api.evaluate(run, tmp_path / "images", split="test", out=tmp_path / "o", device="cpu")
 
 
+def test_results_never_take_the_place_of_something_else(run: Path, tmp_path: Path) -> None:
+    """--out is the folder of the results here, and a run folder in other commands."""
+    draw_images(tmp_path / "images", 6)
+    given = {"split": "validation", "device": "cpu", "overwrite": True}
+    for other in (run, run / "finetune" / "main"):
+        before = sorted(other.rglob("*"))
+        with pytest.raises(ArtifactError, match="holds something else than an evaluation"):
+            api.evaluate(run, out=other, **given)
+        assert sorted(other.rglob("*")) == before
+    save_classifier(tmp_path / "net")
+    with pytest.raises(ArtifactError, match="choose another --out"):
+        api.evaluate(tmp_path / "net", tmp_path / "images", out=tmp_path / "net", device="cpu")
+    with pytest.raises(ConfigError, match="--out and --name both say"):
+        api.evaluate(run, out=tmp_path / "o", name="x", **given)
+    for _ in range(2):  # its own results are replaced
+        assert api.evaluate(run, out=tmp_path / "o", **given)["split"] == "validation"
+
+
+def test_numbers_are_never_those_of_other_images(run: Path, tmp_path: Path) -> None:
+    """A folder's images change, and Python objects of one class have nothing but their class."""
+    draw_images(tmp_path / "images", 9)
+    given = {"out": tmp_path / "o", "device": "cpu"}
+    assert api.evaluate(run, tmp_path / "images", **given)["outcome"]["num_images"] == 9
+    assert api.evaluate(run, tmp_path / "images", **given)["outcome"]["num_images"] == 9
+    draw_images(tmp_path / "images", 12)
+    with pytest.raises(DataError, match=r"not those that .* is an evaluation of.*--overwrite"):
+        api.evaluate(run, tmp_path / "images", **given)
+    found = api.evaluate(run, tmp_path / "images", **given, overwrite=True)
+    assert found["outcome"]["num_images"] == 12
+    pairs = [(np.full((16, 16, 3), 9 * n, np.uint8), CLASSES[n % 3]) for n in range(12)]
+    found = api.evaluate(run, pairs, out=tmp_path / "p", device="cpu")
+    assert found["outcome"]["num_images"] == 12
+    with pytest.raises(DataError, match="not those"):
+        api.evaluate(run, pairs[:6], out=tmp_path / "p", device="cpu")
+
+
+def test_a_run_may_be_called_like_a_stage(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "teacher", tmp_path / "search" / "teacher")
+    home = home_of(tmp_path / "search" / "teacher")
+    assert home is not None
+    assert (home.run.folder, home.name) == (tmp_path / "search", "teacher")
+
+
 def test_the_home_of_a_network_is_the_stage_that_wrote_it(run: Path, tmp_path: Path) -> None:
     for name, called in (("finetune/main", "finetune-main"), ("teacher", "teacher")):
         home = home_of(run / name)
@@ -262,6 +306,39 @@ def test_predict_and_embed_on_the_command_line(run: Path, tmp_path: Path, maskta
     for other in (tmp_path, tmp_path / "features.csv"):
         code, _, err = masktas("embed", run, tmp_path / "images", "--out", other)
         assert (code, "give the name of an .npz file" in err) == (2, True)
+
+
+def test_where_results_cannot_go_is_said_before_any_work(
+    run: Path, tmp_path: Path, masktas: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_images(tmp_path / "images", 3)
+    (tmp_path / "table.csv").mkdir()
+    code, _, err = masktas("predict", run, tmp_path / "images", "--csv", tmp_path / "table.csv")
+    assert (code, "this is a folder: give the name of a file" in err) == (2, True)
+    code, _, err = masktas("export", run, "--out", tmp_path / "x", "--name", "y")
+    assert (code, "--out and --name both say" in err) == (2, True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert masktas("export", run, "--to", "torch", "--out", ".", "--num-images", 4)[0] == 0
+    assert (tmp_path / "here/model.py").exists()
+
+
+def test_an_export_takes_the_place_of_a_mount_point(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    rename = Path.rename
+
+    def busy(self: Path, target: Path) -> Path:
+        if self == out:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    api.export(run, out=out, to="torch", num_images=4)
+    assert {"model.py", "parity.json", "README.md"} <= {one.name for one in out.iterdir()}
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_export_is_compared_on_held_out_images_and_its_card_knows_the_run(

@@ -18,9 +18,11 @@ from PIL import Image, ImageOps
 import masktas as package
 from masktas.artifacts import Run
 from masktas.cli import main
+from masktas.config import DataSettings
 from masktas.data.batches import Batches
 from masktas.data.sources import FileSource
 from masktas.files import file_digest
+from masktas.stages.transfer.source import SourceRun
 from worlds import SPACE, World, count_lines, draw_images, manifest, started, until
 
 pytestmark = pytest.mark.e2e
@@ -227,6 +229,13 @@ def test_a_changed_source_is_refused_and_a_moved_one_is_found_again(
     code, _, said = masktas(*again)
     assert code == 2
     assert f"another run, which is not at {copy / 'source'} any more: move it back" in said
+    # what is known of the network itself is still there
+    assert masktas("report", copy / "moved")[0] == 0
+    assert "not there any more" in (copy / "moved/report.html").read_text()
+    code, _, said = masktas("export", copy / "moved", "--to", "torch", "--num-images", 4)
+    assert code == 0, said
+    card = (copy / "moved/export/finetune-main/README.md").read_text()
+    assert "the licence of that teacher's weights is not known here" in card
     place = [copy / "elsewhere" if one == moved.folder / "source" else one for one in moved.command]
     assert masktas(*place, "--out", copy / "moved")[0] == 0
     assert Run(copy / "moved").supernet.folder == copy / "elsewhere/supernet"
@@ -268,6 +277,8 @@ def test_what_cannot_be_transferred_is_said_in_one_sentence(
     other.write_text(json.dumps(SPACE | {"depth": [2, 4]}))
     recipe = tmp_path / "other.toml"
     recipe.write_text(f'[supernet]\nspace = "{other}"\n')
+    augmented = tmp_path / "augmented.toml"
+    augmented.write_text('[finetune]\nrandaugment = "rand-m9-foo"\n')
     searchless = tmp_path / "searchless"
     shutil.copytree(source, searchless, ignore=shutil.ignore_patterns("search"))
     cases: list[tuple[tuple[object, ...], str]] = [
@@ -277,6 +288,8 @@ def test_what_cannot_be_transferred_is_said_in_one_sentence(
         (("--from", source, "--in-channels", 1), "sees 16 x 16 of 3"),
         (("--from", source, "--config", recipe), "is of space small-world: leave `space` out"),
         (("--from", source, "--keep-architecture", "--max-params", "9K"), "belongs to a search"),
+        (("--from", source, "--config", augmented), "rand-m9-foo"),
+        (("--from", source, "--config", augmented, "--keep-architecture"), "rand-m9-foo"),
         (("--from", searchless, "--keep-architecture"), "no finished search"),
         (("--from", source, "--max-params", "1K"), "1K"),
     ]
@@ -286,6 +299,17 @@ def test_what_cannot_be_transferred_is_said_in_one_sentence(
         code, _, error = masktas("transfer", target, *tokens, *more)
         assert (code, said in error) == (2, True), (tokens, error)
         assert not (out / "transfer/manifest.json").exists()
+
+
+def test_images_are_read_as_the_supernet_saw_its_own(moved: Moved, tmp_path: Path) -> None:
+    source = shutil.copytree(moved.folder / "source", tmp_path / "source")
+    path = source / "supernet/manifest.json"
+    content = json.loads(path.read_text())
+    content["settings"]["images"]["white"] = 4095.0
+    path.write_text(json.dumps(content))
+    found = SourceRun.open(source).data_settings(DataSettings())
+    assert (found.white, found.image_size, found.in_channels) == (4095.0, 16, 3)
+    assert SourceRun.open(source).data_settings(DataSettings(white=255)).white == 255
 
 
 def test_large_networks_for_small_images_are_warned_of(

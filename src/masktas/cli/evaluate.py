@@ -12,7 +12,7 @@ from masktas.cli.options import Json, Overwrite, Quiet
 from masktas.cli.predict import Device, ImageColumn, NetworkPath, Root, Strict
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings, resolve
 from masktas.console import Console
-from masktas.formats import shown
+from masktas.formats import format_speed, shown
 
 
 def evaluate(
@@ -90,7 +90,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         return [
             f"mIoU {found['miou']:.2%}, pixel accuracy {found['pixel_accuracy']:.2%}, mean class "
             f"accuracy {found['class_accuracy']:.2%} on {found['num_images']:,} images "
-            f"({found['images_per_second']:,.2g} images/s)",
+            f"({format_speed(found['images_per_second'])} images/s)",
             "Every class of the network occurs in the masks."
             if not found["absent"]
             else f"Classes that do not occur in the masks, left out of the means: "
@@ -111,6 +111,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return [
         f"Top-1 {found['top1']:.2%}, top-5 {found['top5']:.2%}, mean per class "
         f"{found['mean_per_class']:.2%} on {found['num_images']:,} images "
-        f"({found['images_per_second']:,.0f} images/s)",
+        f"({format_speed(found['images_per_second'])} images/s)",
         f"Expected calibration error {found['calibration_error']:.4f} (15 bins of equal width)",
     ]

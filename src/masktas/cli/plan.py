@@ -31,7 +31,7 @@ from masktas.cli.stages import check_first
 from masktas.config import AllSettings, SegmentSettings, load, resolve
 from masktas.console import Console
 from masktas.errors import ConfigError
-from masktas.formats import format_bytes, format_flops, format_seconds, shown
+from masktas.formats import format_bytes, format_flops, format_seconds, format_speed, shown
 from masktas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def lines_of(found: Sequence[StageEstimate], devices: int, note: str) -> list[st
         (
             one.stage,
             f"{one.images:,}",
-            f"{one.images_per_second:,.{0 if one.images_per_second >= 10 else 1}f}",
+            format_speed(one.images_per_second),
             format_seconds(one.seconds),
             format_bytes(one.memory_bytes),
             format_flops(one.flops),

@@ -96,6 +96,8 @@ def predict(
     """Classify images, or segment them."""
     from masktas.segment_predictor import SegmentPredictor
 
+    if csv is not None and csv.is_dir():
+        raise ConfigError(f"--csv {csv}: this is a folder: give the name of a file.")
     console = Console(quiet=quiet)
     network = _load(path, device)
     found: Sequence[Prediction | WrittenMap]

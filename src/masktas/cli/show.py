@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from masktas.artifacts import (
     ARCHITECTURE,
     LEDGER,
+    NAMED,
     SEGMENTER,
     SETTINGS,
     SPACE,
@@ -20,7 +21,7 @@ from masktas.artifacts import (
 )
 from masktas.errors import MasktasError
 from masktas.files import read_json, read_lines
-from masktas.formats import format_seconds, format_target, shown
+from masktas.formats import format_seconds, format_speed, format_target, shown
 from masktas.space import (
     PRESETS,
     Architecture,
@@ -170,20 +171,9 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    stages = [run.transfer] if run.is_transfer else [run.teacher, run.supernet]
-    makers = {
-        "search": run.search,
-        "refine": run.refine,
-        "distill": run.distilled,
-        "finetune": run.finetune,
-        "segment": run.segmented,
-        "validate": run.validated,
-        "evaluate": run.evaluated,
-    }
-    for kind, made in makers.items():
-        folders = sorted({path.parent for path in (run.folder / kind).glob(f"*/{SETTINGS}")})
-        stages += [made(folder.name) for folder in folders]
-    begun = [stage for stage in stages if (stage.folder / SETTINGS).exists()]
+    order = ("transfer", "teacher", "supernet", *NAMED)
+    found = [*run.stages(), *run.unfinished(), *_stage(run.folder)]
+    begun = sorted(found, key=lambda one: (order.index(one.name), one.folder.name))
     if not begun:
         raise MasktasError(
             f"{run.folder}: neither a run folder nor a folder with an {ARCHITECTURE}: give one "
@@ -193,13 +183,22 @@ def _run(run: Run) -> dict[str, Any]:
         "kind": "run",
         "stages": [
             {
-                "stage": str(stage.folder.relative_to(run.folder)),
+                "stage": str(stage.folder.relative_to(run.folder))
+                if stage.folder != run.folder
+                else stage.name,
                 "finished": stage.finished,
                 **(_outcome(stage) if stage.finished else _progress(stage)),
             }
             for stage in begun
         ],
     }
+
+
+def _stage(folder: Path) -> list[Stage]:
+    """Return the stage that a folder is, if it is one."""
+    name = folder.parent.name if folder.parent.name in NAMED else folder.name
+    is_one = name in ("transfer", *NAMED) and (folder / SETTINGS).exists()
+    return [Stage(name, folder)] if is_one else []
 
 
 def _progress(stage: Stage) -> dict[str, Any]:
@@ -339,7 +338,7 @@ def _stage_line(stage: dict[str, Any]) -> str:
         words.append(f"step {stage['step']:,} in attempt {stage['attempt']}")
     if "seconds_left" in stage:
         words.append(
-            f"{stage['images_per_second']:,.0f} images/s, "
+            f"{format_speed(stage['images_per_second'])} images/s, "
             f"{format_seconds(stage['seconds_left'])} left"
         )
     if "seconds" in stage:

@@ -123,10 +123,10 @@ class SegmentationImages:
                 raise self.classes.unknown(unknown[0], one.name)
         if tested is None:
             self._divide()
-            self._require("supernet", "validation", "test")
+            self.require("supernet", "validation", "test")
         else:
             self._keep(tested)
-            self._require("test")
+            self.require("test")
         self.mean, self.std = self._statistics()
 
     def _scan(self, bar: ShowBar) -> list[Scanned]:
@@ -222,7 +222,7 @@ class SegmentationImages:
         self._splits = splits
         self.splits = describe_splits(splits, both)
 
-    def _require(self, *names: str) -> None:
+    def require(self, *names: str) -> None:
         """Raise DataError unless some splits have images, with pixels that have a class."""
         for name in names:
             if not self.splits[name]["images"]:

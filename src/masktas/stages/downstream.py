@@ -12,16 +12,19 @@ import torch
 
 from masktas import launch
 from masktas.artifacts import ARCHITECTURE, Run, Stage
-from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings
+from masktas.config import AllSettings, FinetuneSettings, RuntimeSettings, SupernetSettings
 from masktas.console import Console
 from masktas.errors import ConfigError, LabelError
 from masktas.formats import counted, format_seconds
+from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
-from masktas.space import Architecture
+from masktas.space import Architecture, SearchSpace
 from masktas.stages.common import manifest as manifests
 from masktas.stages.common.tasks import finetuning_for
+from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.refine.stage import refine as refine_stage
 from masktas.stages.report.render import report_packages
+from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.stage import search as search_stage
 from masktas.stages.search.table import ResultTable, genes, is_kept
 from masktas.stages.side_by_side.pool import Finetuning, finetune_side_by_side, how_many
@@ -92,6 +95,25 @@ class Downstream:
             *([refine] if self._refines else []),
             ("finetune", "", self._finetune),
         ]
+
+    def check(
+        self, space: SearchSpace, supernet: SupernetSettings, *, searches: bool = True
+    ) -> None:
+        """Refuse what a stage would refuse, before hours are spent on earlier ones.
+
+        Args:
+            space: of the supernet.
+            supernet: its settings.
+            searches: whether there is a search, and not fine-tuning alone.
+        """
+        settings = self._settings
+        if searches:
+            check_search(settings.search, space)
+            if settings.search.limits_latency and settings.search.latency is None:
+                scipy("optimize")  # a latency model is going to be fitted
+            if self._refines:
+                check_refine(settings.refine, space, supernet)
+        finetuning_for(settings.finetune, space.largest)
 
     def runtime(self, before: str) -> RuntimeSettings:
         """Return the runtime settings of a stage, with the time that remains.

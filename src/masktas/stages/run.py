@@ -19,12 +19,10 @@ from masktas.console import Console
 from masktas.errors import ConfigError, SpaceError
 from masktas.files import read_json
 from masktas.formats import format_size
-from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
 from masktas.stages.common.images import Data, ImageInput, two_classes
-from masktas.stages.common.tasks import finetuning_for
 from masktas.stages.downstream import (
     Downstream,
     Made,
@@ -33,9 +31,7 @@ from masktas.stages.downstream import (
     make_in_turn,
     summarize,
 )
-from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.report.stage import report
-from masktas.stages.search.stage import check as check_search
 from masktas.stages.supernet.stage import check as check_supernet
 from masktas.stages.supernet.stage import supernet
 from masktas.stages.teacher.stage import CheckedTeacher
@@ -176,9 +172,6 @@ class WholeRun:
         """Refuse what a later stage would refuse, before hours are spent on earlier ones."""
         settings, space = self._settings, self._space
         self._images.source(download=settings.runtime.download)
-        check_search(settings.search, space)
-        if settings.search.limits_latency and settings.search.latency is None:
-            scipy("optimize")  # a latency model is going to be fitted
         if self._supervised:
             self._check_supervised()
         elif not self._adopts:
@@ -186,9 +179,7 @@ class WholeRun:
             checked = check_teacher(teacher, space.image_size, space.in_channels)
             _require_units(space, checked)
         check_supernet(settings.supernet, space)
-        if self._refines:
-            check_refine(settings.refine, space, settings.supernet)
-        finetuning_for(settings.finetune, space.largest)
+        self._later.check(space, settings.supernet)
         if not self._overwrite:
             _require_same_focus(self._run, settings.supernet)
 

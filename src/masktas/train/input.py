@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # reading a network needs no store
 EVALUATION_MARGIN = 8 / 7  # 256 over 224, as released networks are evaluated
 # For those who read the file without masktas.
 STEPS = (
+    "make bytes of larger values: white, or the maximum of their type, becomes 255",
     "turn the image upright by its EXIF orientation",
     "scale it to cover stored_size (bicubic, antialiased), crop the center of stored_size",
     "put transparency on white; convert to in_channels (grey is luminance)",

@@ -96,6 +96,32 @@ def test_the_card_tells_budget_baselines_and_cost(run: Path) -> None:
         assert private not in text.split("## The same")[0]
 
 
+def test_a_baseline_and_a_network_of_another_run_are_said_to_be_that(
+    run: Path, tmp_path: Path
+) -> None:
+    [winner, *_, uniform] = rated_networks(5)
+    architecture = {"file": "../../search/main/uniform.json", "sha256": ""}
+    content = finetune_content(uniform, 0.6) | {"parents": {"architecture": architecture}}
+    write_stage(run / "finetune" / "second", content)
+    shape = Architecture.from_dict(uniform["architecture"]).replace(num_classes=3)
+    text = card_of(run / "finetune" / "second", shape, ("a", "b", "c")).text
+    assert "A baseline of the search (uniform), which was not chosen by the rating" in text
+    assert "shape was found by masktas" not in text
+    other, architecture = tmp_path / "pets", {"sha256": "", "file": ""}
+    architecture["file"] = "../../../secret/run/search/main/architecture.json"
+    parents = {"parents": {"architecture": architecture}}
+    write_stage(other / "finetune" / "kept", finetune_content(winner, 0.9) | parents)
+    mine = search_content()
+    mine["settings"] = {"settings": {"rating": "reconstruction"}}
+    write_stage(other / "search" / "main", mine)
+    shape = Architecture.from_dict(winner["architecture"]).replace(num_classes=3)
+    text = card_of(other / "finetune" / "kept", shape, ("a", "b", "c")).text
+    assert "Found by the rating consistency among" in text  # where it was found, not this run's
+    assert "Accuracy for each class" in text.partition("What was not tested")[2]
+    text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
+    assert "Accuracy for each class" not in text.partition("What was not tested")[2]
+
+
 def test_a_network_without_results_has_no_model_index(run: Path) -> None:
     shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=0)
     found = card_of(run / "search" / "main", shape, None)

@@ -141,6 +141,7 @@ def test_onnx_says_what_goes_in_and_comes_out(out: Path) -> None:
         assert (said["mean"], said["std"]) == (list(WIDE.mean), list(WIDE.std))
         assert (said["image_size"], said["stored_size"]) == ([16, 24], [18, 28])
         assert said["outputs"] == "logits"
+        assert said["white"] is None
         assert {one.domain: one.version for one in model.opset_import}[""] == 20
 
 
@@ -198,6 +199,22 @@ def test_timm_and_model_py_prepare_photos_alike(tmp_path: Path) -> None:
     [prediction] = masktas.load(tmp_path / "net").predict(tmp_path / "photo.png", top=3)
     for name, share in prediction.top:
         assert f"{name} {share:.1%}" in said
+
+
+@pytest.mark.slow
+def test_model_py_reads_16_bits_as_masktas_does(tmp_path: Path) -> None:
+    shape = SHAPE.replace(in_channels=1, image_size=(16, 16))
+    values = np.random.default_rng(0).integers(0, 4096, (16, 16)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "scan.png")
+    for white in (4095.0, None):
+        seen = replace(SEEN, white=white, **GREY)
+        place = tmp_path / str(white)
+        draw_network(place / "net", shape, seen)
+        masktas.export(place / "net", out=place / "out", to="torch", num_images=4)
+        said = run_model_py(place / "out", tmp_path / "scan.png")
+        [prediction] = masktas.load(place / "net").predict(tmp_path / "scan.png", top=3)
+        for name, share in prediction.top:
+            assert f"{name} {share:.1%}" in said
 
 
 def run_model_py(folder: Path, photo: Path) -> str:

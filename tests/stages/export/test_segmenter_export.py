@@ -81,7 +81,7 @@ def test_pixels_are_compared(place: Path) -> None:
 
 def test_model_py_makes_the_masks_that_masktas_makes(place: Path, tmp_path: Path) -> None:
     photos = [one for one in sorted((place / "photos").iterdir()) if one.suffix in (".png", ".jpg")]
-    photos = [one for one in photos if "deep" not in one.name]  # Pillow cuts 16 bits off
+    photos = [one for one in photos if "deep" not in one.name]  # Pillow cuts 16 bits of colour
     code = (
         "import runpy, sys\n"
         "for name in ('masktas', 'timm', 'safetensors'):\n"

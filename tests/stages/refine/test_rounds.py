@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from masktas.errors import MasktasError
 from masktas.space import SearchSpace
 from masktas.stages.refine.members import Member
-from masktas.stages.refine.rounds import num_staying, ranked, staying, training_losses
+from masktas.stages.refine.rounds import (
+    best_of_round,
+    num_staying,
+    ranked,
+    staying,
+    training_losses,
+)
 from masktas.strategies import Evaluated, Score
 
 UNIFORMS = list(SearchSpace.preset("demo").uniforms())
@@ -40,8 +47,11 @@ HELD_OUT = {
 TRAINING = {name: training for name, (_, _, training) in LOSSES.items()}
 
 
+COMPETING = [one.name for one in MEMBERS if one.competes]
+
+
 def test_ranks_of_three_losses_are_added_up_and_random_networks_are_out_of_the_race():
-    entries = ranked(MEMBERS, HELD_OUT, TRAINING)
+    entries = ranked(MEMBERS, COMPETING, HELD_OUT, TRAINING)
     scores = {one["name"]: one["score"] for one in entries}
     assert scores == {
         "b": 2 + 2 + 2,
@@ -58,29 +68,42 @@ def test_ranks_of_three_losses_are_added_up_and_random_networks_are_out_of_the_r
 
 def test_without_pixels_two_ranks_count():
     held_out = {name: {"feature_loss": one["feature_loss"]} for name, one in HELD_OUT.items()}
-    entries = ranked(MEMBERS, held_out, TRAINING)
+    entries = ranked(MEMBERS, COMPETING, held_out, TRAINING)
     assert {one["name"]: one["score"] for one in entries}["uniform"] == 4 + 1
     assert "pixel_loss" not in entries[0]
 
 
 def test_differences_are_paired_over_images():
-    entries = {one["name"]: one for one in ranked(MEMBERS, HELD_OUT, TRAINING)}
+    entries = {one["name"]: one for one in ranked(MEMBERS, COMPETING, HELD_OUT, TRAINING)}
     behind = entries["uniform"]["behind"]["feature_loss"]
     apart = np.array([0.0, 0.1, 0.5])
     assert behind["difference"] == pytest.approx(apart.mean())
     assert behind["error"] == pytest.approx(np.sqrt(apart.var(ddof=1) / 3))
     assert entries["b"]["behind"]["pixel_loss"] == {"difference": 0.0, "error": 0.0}
     one_image = {name: {kind: of[:1] for kind, of in one.items()} for name, one in HELD_OUT.items()}
-    assert ranked(MEMBERS, one_image, TRAINING)[1]["behind"]["feature_loss"]["error"] is None
+    assert (
+        ranked(MEMBERS, COMPETING, one_image, TRAINING)[1]["behind"]["feature_loss"]["error"]
+        is None
+    )
 
 
 def test_half_stays_and_kept_baselines_beside_it():
     assert [num_staying(16, number) for number in (1, 2, 3, 4)] == [8, 4, 2, 1]
     assert [num_staying(19, number) for number in (1, 2, 3, 4, 5)] == [9, 4, 2, 1, 1]
-    entries = ranked(MEMBERS, HELD_OUT, TRAINING)
-    assert staying(entries, MEMBERS, 1, keep_baselines=False) == ["b"]
-    assert staying(entries, MEMBERS, 2, keep_baselines=False) == ["b", "uniform"]
-    assert staying(entries, MEMBERS, 1, keep_baselines=True) == ["b", "uniform", "random-1"]
+    entries = ranked(MEMBERS, COMPETING, HELD_OUT, TRAINING)
+    assert best_of_round(entries, 9) == ["b", "uniform", "c", "a"]
+    assert staying(best_of_round(entries, 1), MEMBERS, keep_baselines=False) == ["b"]
+    assert staying(["b", "uniform"], MEMBERS, keep_baselines=False) == ["b", "uniform"]
+    assert staying(["b"], MEMBERS, keep_baselines=True) == ["b", "uniform", "random-1"]
+
+
+def test_who_wins_does_not_depend_on_baselines_that_are_trained_on():
+    """A baseline that lost its place is the best of the next round, and still no winner."""
+    with_it = ranked(MEMBERS, ["b", "c"], HELD_OUT, TRAINING)
+    without = ranked([one for one in MEMBERS if one.name in "bc"], ["b", "c"], HELD_OUT, TRAINING)
+    assert with_it[:2] == without
+    assert [one["score"] for one in with_it[2:]] == [None] * 3
+    assert best_of_round(with_it, 9) == ["b", "c"]
 
 
 def test_training_losses_are_means_over_steps(tmp_path: Path):
@@ -90,3 +113,11 @@ def test_training_losses_are_means_over_steps(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text(text)
     found = training_losses(tmp_path, [member("a")], "loss")
     assert found == {"a": pytest.approx((3 * 0.5 + 3 * 0.4 + 0.2) / 7)}
+    # a step that was skipped
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 8, "skipped_steps": 1}) + "\n")
+    found = training_losses(tmp_path, [member("a")], "loss")
+    assert found == {"a": pytest.approx((3 * 0.5 + 3 * 0.4 + 0.2) / 7)}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "skipped_steps": 2}) + "\n")
+    with pytest.raises(MasktasError, match="no step has finite losses"):
+        training_losses(tmp_path, [member("a")], "loss")

@@ -19,10 +19,13 @@ from manifests import (
     write_lines,
     write_stage,
 )
+from masktas.artifacts import Stage
 from masktas.cli.show import show
 from masktas.errors import ArtifactError, ConfigError
 from masktas.stages.common import charts
+from masktas.stages.common.manifest import FinetuneManifest
 from masktas.stages.report.stage import report
+from masktas.stages.report.twins_section import accuracies_from
 
 
 @pytest.fixture
@@ -293,6 +296,26 @@ def test_show_lists_validations(run: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "validate/band             finished  200 s  30 networks, consistency tau 0.29" in out
     assert "30 networks, without labels" in out
+
+
+def test_show_prints_a_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_validation(run, "band", probe="linear")
+    (run / "validate/band/settings.json").write_text("{}")
+    show(str(run / "validate/band"))
+    assert "30 networks, consistency tau 0.29" in capsys.readouterr().out
+
+
+def test_twins_are_not_averaged_over_recipes(tmp_path: Path) -> None:
+    start, finetuned = tmp_path / "refine/main", []
+    for name, top1, recipe in (("linear", 0.4, "linear"), ("main", 0.9, "x"), ("main-2", 0.8, "x")):
+        content = finetune_content(rated_networks(1)[0], top1)
+        content["settings"]["settings"]["recipe"] = recipe
+        content["parents"] = {"weights": {"file": "../../refine/main/weights.safetensors"}}
+        write_stage(tmp_path / "finetune" / name, content)
+        stage = Stage("finetune", tmp_path / "finetune" / name)
+        finetuned.append((stage.folder, FinetuneManifest.read(stage)))
+    assert accuracies_from(finetuned, start) == (0.9, 0.8)
+    assert accuracies_from(finetuned, tmp_path / "refine/other") == ()
 
 
 def test_report_of_a_run_that_has_only_begun(tmp_path: Path, run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -101,6 +102,13 @@ class Source(Protocol):
     def fingerprint(self) -> list[str]:
         """Return strings that change with the content of the source, without reading all of it."""
         ...
+
+
+def contents_digest(*sources: Source) -> str:
+    """Return a digest that changes with the contents of sources."""
+    lines = [line for source in sources for line in source.fingerprint()]
+    content = "\n".join(lines).encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def class_index(values: list[Any]) -> tuple[list[int], list[str]]:

@@ -280,6 +280,21 @@ class ImageStore:
             images[place] = decoded.pixels
 
 
+def store_name(source: Source, spec: StoreSpec) -> str:
+    """Return the name of the store's folder: a digest of the source's contents and of the spec."""
+    needed = asdict(_needed(source, spec))
+    content = {"version": VERSION, **needed, "fingerprint": source.fingerprint()}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _needed(source: Source, spec: StoreSpec) -> StoreSpec:
+    """Return the spec without a limit that leaves out no image."""
+    sizes = source.sizes()
+    if sizes is not None and spec.limit is not None and spec.limit >= sum(sizes):
+        return replace(spec, limit=None)
+    return spec
+
+
 def open_store(
     source: Source,
     spec: StoreSpec,
@@ -304,16 +319,11 @@ def open_store(
     Raises:
         DataError: if no image could be decoded, or a split is empty.
     """
-    sizes = source.sizes()
-    if sizes is not None and spec.limit is not None and spec.limit >= sum(sizes):
-        spec = replace(spec, limit=None)
-    content = {"version": VERSION, **asdict(spec), "fingerprint": source.fingerprint()}
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    folder = cache.folder / key
+    folder = cache.folder / store_name(source, spec)
     store = _opened(folder, source, access, warn)
     if store is None:
         try:
-            build(source, spec, cache, folder, bar)
+            build(source, _needed(source, spec), cache, folder, bar)
         except OSError as error:
             raise DataError(
                 f"{cache.folder}: images cannot be cached ({error.strerror}). Free some space, "

@@ -6,9 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from masktas.artifacts import Stage
+from masktas.artifacts import ARCHITECTURE, LOCK, MANIFEST, SETTINGS, Stage
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings, resolve
-from masktas.errors import ConfigError
+from masktas.data.masks import open_pairs
+from masktas.data.sources.base import contents_digest
+from masktas.data.store.image_store import store_name
+from masktas.errors import ArtifactError, ConfigError
+from masktas.files import read_json
 from masktas.formats import format_size
 from masktas.predictor import Predictor
 from masktas.segment_predictor import SegmentPredictor
@@ -39,6 +43,16 @@ class Asked:
     batch_size: int
     network: str
 
+    def contents(self, *, with_masks: bool) -> str | None:
+        """Return a digest of images and masks, to be compared later; None for those of the run."""
+        if self.is_own:
+            return None
+        if with_masks:
+            columns = self.images.settings
+            pairs = open_pairs(self.images.location, image_column=columns.image_column, ignore=-1)
+            return contents_digest(pairs.images, pairs.masks)
+        return contents_digest(self.images.source())
+
     @property
     def about(self) -> str:
         """A plain name for the images: empty for the test split of the run."""
@@ -66,12 +80,10 @@ def find_images(
     if data is not None:
         sizes = {"image_size": format_size(seen.image_size), "in_channels": seen.in_channels}
         given = ImageInput.of(data, resolve(DataSettings, sizes, data_settings))
-    if home is not None:
-        of_run = home.stage.manifest()["settings"]["images"]["location"]
-        if given is None or given.location == of_run:
-            images = context.images_recorded(home.stage, data, data_settings)
-            split = _own_split(network, settings)
-            return Asked(home, images, True, split, settings.batch_size, where)
+    if home is not None and (given is None or _are_of_run(given, home)):
+        images = context.images_recorded(home.stage, data, data_settings)
+        split = _own_split(network, settings)
+        return Asked(home, images, True, split, settings.batch_size, where)
     if given is None:
         raise ConfigError(
             f"{network.folder} lies in no run folder, so its images are not known: give DATA, "
@@ -84,6 +96,23 @@ def find_images(
             "run has divided: choose all or test."
         )
     return Asked(home, given, False, split, settings.batch_size, where)
+
+
+def _are_of_run(given: ImageInput, home: Home) -> bool:
+    """Return whether images are those that the network's stage has read.
+
+    A path names them; of a Python object, whose class is all that is recorded, the contents are
+    compared.
+    """
+    recorded = home.stage.manifest()["settings"]["images"]
+    started = Started.read(home.stage)
+    if given.location != recorded["location"]:
+        return False
+    if given.given is None or started is None:
+        return True
+    known = {key: recorded[key] for key in DataSettings.model_fields}
+    then = ImageInput(given.location, resolve(DataSettings, known), given.given)
+    return Path(started.store).name == store_name(then.source(), then.spec())
 
 
 def _own_split(network: Network, settings: EvaluateSettings) -> str:
@@ -105,8 +134,18 @@ def _own_split(network: Network, settings: EvaluateSettings) -> str:
 def results_folder(
     network: Network, asked: Asked, out: str | Path | None, name: str | None
 ) -> Stage:
-    """Return the folder of the results."""
+    """Return the folder of the results.
+
+    Raises:
+        ConfigError: if it is not known, or given twice.
+        ArtifactError: if it holds something else, which must not be replaced.
+    """
     if out is not None:
+        if name is not None:
+            raise ConfigError(
+                "--out and --name both say where the results go: leave one of them out."
+            )
+        _require_no_other(Path(out))
         return Stage("evaluate", Path(out))
     if asked.home is None:
         raise ConfigError(
@@ -114,6 +153,22 @@ def results_folder(
         )
     default = "-".join(filter(None, [asked.home.name, asked.about]))
     return asked.home.run.evaluated(name or default[:100])
+
+
+def _require_no_other(folder: Path) -> None:
+    """Raise ArtifactError if a folder holds anything but an evaluation, finished or not."""
+    if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
+        return
+    manifest, claim = (
+        read_json(path) if (path := folder / name).exists() else None
+        for name in (MANIFEST, SETTINGS)
+    )
+    begun = isinstance(claim, dict) and "split" in (claim.get("settings") or {})
+    ours = begun if manifest is None else manifest.get("stage") == "evaluate"
+    if not ours or (folder / ARCHITECTURE).exists():
+        raise ArtifactError(
+            f"{folder} holds something else than an evaluation: choose another --out."
+        )
 
 
 def cached_as(home: Home | None, settings: RuntimeSettings) -> RuntimeSettings:

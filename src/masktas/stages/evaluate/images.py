@@ -142,9 +142,9 @@ class GivenImages:
         self.tried = 0
 
     @property
-    def total(self) -> int:
-        """Number of images of the source."""
-        return sum(map(len, self._labels))
+    def total(self) -> int | None:
+        """Number of images of the source; None if it is not known how many are test images."""
+        return None if self._only_test else sum(map(len, self._labels))
 
     def batches(self, size: int) -> Iterator[LabelledBatch]:
         """Yield the images that can be read."""

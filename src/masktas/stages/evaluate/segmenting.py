@@ -98,6 +98,7 @@ def _of_run(context: Context, asked: Asked) -> SegmentationImages:
         strict=context.settings.strict,
         bar=context.console.bar,
     )
+    images.require(asked.split)
     if changes := changes_since_stage(asked.home.stage, images):
         context.console.warn(f"The images have changed since {asked.home.stage.folder}: {changes}.")
     return images
@@ -105,13 +106,14 @@ def _of_run(context: Context, asked: Asked) -> SegmentationImages:
 
 def _given(context: Context, network: SegmentPredictor, asked: Asked) -> SegmentationImages:
     """Open other images with masks, all of them or those of a test split of their own."""
-    settings, facts, seen = asked.images.settings, network.facts, network.seen
+    facts, seen = network.facts, network.seen
+    column = asked.images.settings.image_column
     ignored = facts.ignored[0] if facts.ignored else -1
-    pairs = open_pairs(asked.images.location, image_column=settings.image_column, ignore=ignored)
+    pairs = open_pairs(asked.images.location, image_column=column, ignore=ignored)
     return SegmentationImages(
         pairs,
         in_channels=asked.images.in_channels,
-        white=settings.white,
+        white=seen.white,
         access=SplitAccess({}, ("test",), {"mean": list(seen.mean), "std": list(seen.std)}),
         classes=classes_in(facts, pairs),
         ignore=ignored,

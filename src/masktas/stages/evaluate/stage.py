@@ -13,7 +13,7 @@ from masktas.artifacts import ARCHITECTURE, INPUT, Stage
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.reading import left_out
-from masktas.errors import ConfigError
+from masktas.errors import ConfigError, DataError
 from masktas.files import file_digest
 from masktas.predictor import Predictor, load
 from masktas.segment_predictor import SegmentPredictor
@@ -90,19 +90,35 @@ def evaluate(
     }
     if is_segmenter:
         parents["decoder"] = network.folder / DECODER
+    about = {"split": asked.split, "contents": asked.contents(with_masks=is_segmenter)}
     recorded = {
         "parents": {name: file_digest(path) for name, path in parents.items()},
-        "settings": settings.model_dump(mode="json") | {"split": asked.split},
+        "settings": settings.model_dump(mode="json") | about,
         "seed": context.seed,
         "precision": context.runtime.precision,
         "images": asked.images.to_dict(),
     }
-    with _claimed(context, stage, recorded, settings.defaults(), parents) as claimed:
+    # an evaluation by an earlier version has not recorded the contents: they are taken as these
+    defaults = settings.defaults() | {"contents": about["contents"]}
+    _require_same(stage, asked, about["contents"], overwrite=overwrite)
+    with _claimed(context, stage, recorded, defaults, parents) as claimed:
         if not claimed.todo:
             return claimed.manifest()
         if isinstance(network, SegmentPredictor):
             return evaluate_segmenter(context, claimed, network, asked, settings)
         return _evaluate(context, claimed, network, asked)
+
+
+def _require_same(stage: Stage, asked: Asked, contents: str | None, *, overwrite: bool) -> None:
+    """Raise DataError if a finished evaluation is of images that have changed since."""
+    if not stage.finished or overwrite:
+        return
+    evaluated = stage.manifest()["settings"]["settings"].get("contents")
+    if evaluated is not None and contents is not None and evaluated != contents:
+        raise DataError(
+            f"{asked.images.location}: these images are not those that {stage.folder} is an "
+            "evaluation of: choose another --name (or --out), or add --overwrite to evaluate again."
+        )
 
 
 @contextmanager

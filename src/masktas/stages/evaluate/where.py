@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import MANIFEST, Run, Stage
-from masktas.files import append_lines, file_digest, read_lines
+from masktas.files import append_lines, file_digest, read_json, read_lines
 
 READINGS = "readings.jsonl"  # of test splits, also by evaluations that were overwritten
 NAMED = ("search", "refine", "distill", "finetune", "segment")
@@ -54,13 +54,14 @@ def home_of(folder: Path) -> Home | None:
     """Return the run and stage that a network's folder belongs to; None if it lies in no run."""
     folder = folder.resolve()
     for where, below in ((folder, ""), (folder.parent, folder.name)):
-        if where.parent.name in NAMED:
-            stage, run = Stage(where.parent.name, where), Run(where.parent.parent)
-        else:
-            stage, run = Stage("teacher", where), Run(where.parent)
-        is_teacher = where.name == "teacher" and not below
-        if (where / MANIFEST).exists() and (stage.name in NAMED or is_teacher):
-            return Home(run, stage, below)
+        if not (where / MANIFEST).exists():
+            continue
+        manifest = read_json(where / MANIFEST)
+        stage = manifest.get("stage") if isinstance(manifest, dict) else None
+        if stage in NAMED and where.parent.name == stage:
+            return Home(Run(where.parent.parent), Stage(stage, where), below)
+        if stage == where.name == "teacher" and not below:
+            return Home(Run(where.parent), Stage(stage, where), below)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from masktas.console import Console
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeWorker
 from masktas.data.reading import as_source, decode_whole, left_out, nothing_read
 from masktas.data.sources import Item, Source
+from masktas.data.sources.base import contents_digest
 from masktas.formats import shown
 from masktas.seeding import seed_for
 from masktas.stages.export.held_out import middle_window
@@ -52,8 +52,7 @@ class CalibrationImages:
 
     def to_dict(self) -> dict[str, str]:
         """Return what tells these images from others, as JSON types."""
-        content = "\n".join(self.source.fingerprint()).encode(errors="surrogateescape")
-        return {"images": self.name, "digest": hashlib.sha256(content).hexdigest()[:16]}
+        return {"images": self.name, "digest": contents_digest(self.source)}
 
     def read(self, seen: NetworkInput, facts: SegmenterFacts | None = None) -> NDArray[np.uint8]:
         """Decode up to `MOST` images for a network: `[n, H, W, C]` of its `stored_size`.

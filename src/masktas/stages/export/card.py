@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from masktas.artifacts import Stage
+from masktas.artifacts import ARCHITECTURE, Run, Stage
 from masktas.formats import format_flops, format_seconds, shown
 from masktas.space import Architecture, format_amount, format_quantity, macs, params
 from masktas.space.decoder import Decoder
@@ -87,7 +88,7 @@ def _what(subject: Subject) -> Iterator[str]:
     yield f"# {segments}{'a' if segments else 'A'} Vision Transformer of {size} parameters"
     yield ""
     yield (
-        f"A plain Vision Transformer whose shape was found by masktas: {size} parameters, {macs_} "
+        f"A plain Vision Transformer, made by masktas: {size} parameters, {macs_} "
         f"multiply-accumulates for an image of {height} x {width} pixels and {shape.in_channels} "
         f"channels, in patches of {shape.patch_size}; width {shape.embed_dim}, "
         f"{shape.depth} blocks."
@@ -141,38 +142,45 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
         f"{plain(dataset_of(manifest.location)[0])}, divided by content ({splits})."
     )
     yield ""
-    search = _search(home)
-    if search is None:
+    start = _start(home)
+    search = None if start is None else start.run.search(start.stage.folder.name)
+    if start is None or search is None or not search.finished:
         return
     found = SearchManifest.read(search)
-    yield f"Budget asked: {found.budget}."
-    if (one := _rated(home, search, shape)) is not None:
+    yield f"Budget asked: {found.limits}."
+    if (one := _rated(start.run, search, shape)) is not None:
         met = "" if found.budget.allows(one.costs) else ", which is **not** within the budget"
         amounts = [f"{format_amount(what, one.costs[what])} {what}" for what in one.costs]
         yield f"Met with: {', '.join(amounts)}{met}."
         if one.measured_latency is not None and found.latency_target is not None:
             target = ", ".join(f"{key} {value}" for key, value in found.latency_target.items())
             yield f"Latency measured: {one.measured_latency:.3g} ms ({plain(target)})."
-    yield f"Found by the rating {found.rating} among {found.rated:,} rated networks."
+    rated = f"by the rating {found.rating} among {found.rated:,} rated networks"
+    if start.below in found.result.baselines:
+        yield f"A baseline of the search ({start.below}), which was not chosen {rated}."
+    else:
+        yield f"Found {rated}."
     yield ""
 
 
-def _search(home: Home) -> Stage | None:
-    """Return the search that found a network; None if none did."""
-    stage = home.stage
-    if stage.name == "finetune":
-        parent = stage.manifest()["parents"].get("architecture")
-        start = None if parent is None else home_of(stage.parent(parent["file"]).parent)
-        if start is None:
+def _start(home: Home) -> Home | None:
+    """Return where the search, or the refinement of its best, holds the network; None if none does.
+
+    `below` is the network's name there, also of a file such as `uniform.json`.
+    """
+    start: Home | None = home
+    if home.stage.name == "finetune":
+        parent = home.stage.manifest()["parents"].get("architecture")
+        if parent is None:
             return None
-        stage = start.stage
-    if stage.name not in ("search", "refine"):
-        return None
-    search = home.run.search(stage.folder.name)
-    return search if search.finished else None
+        path = home.stage.parent(parent["file"])
+        start = home_of(path.parent)
+        if start is not None and path.name != ARCHITECTURE:
+            start = replace(start, below=path.stem)
+    return start if start is not None and start.stage.name in ("search", "refine") else None
 
 
-def _rated(home: Home, search: Stage, shape: Architecture) -> Evaluated | None:
+def _rated(run: Run, search: Stage, shape: Architecture) -> Evaluated | None:
     """Return what a search, or the refinement of its best, says about an architecture."""
 
     def bare(one: Architecture) -> Architecture:
@@ -180,7 +188,7 @@ def _rated(home: Home, search: Stage, shape: Architecture) -> Evaluated | None:
 
     found = SearchManifest.read(search).result
     rated = [*found.top, *found.baselines.values()]
-    refine = home.run.refine(search.folder.name)
+    refine = run.refine(search.folder.name)
     if refine.finished:
         refined = RefineManifest.read(refine)
         rated += [one.network for one in (*refined.top, *refined.baselines.values())]
@@ -250,7 +258,13 @@ def _cost(home: Home) -> Iterator[str]:
 def _licence(home: Home | None) -> str:
     """Say what is known about the licence of what the network was distilled from."""
     adopted = None
-    if home is not None and (home.run.is_transfer or home.run.teacher.finished):
+    if home is not None and not home.run.has_source:
+        return (
+            "The run of the teacher, which the network was distilled from, is not where it was: "
+            "the licence of that teacher's weights is not known here, and may extend to this "
+            "network. Find it out before you publish or sell the network."
+        )
+    if home is not None and home.run.teacher.finished:
         adopted = TeacherManifest.read(home.run.teacher).pretrained
     if adopted is None:
         return (
@@ -267,7 +281,7 @@ def _licence(home: Home | None) -> str:
 
 def _untested(home: Home | None, forms: Sequence[Form]) -> Iterator[str]:
     yield "- Images of another kind than those of the run."
-    if home is None or not home.run.named("evaluate"):
+    if home is None or not any(evaluations_of(home)):
         yield "- Accuracy for each class, and how well probabilities are calibrated."
     yield "- Robustness, and fairness towards groups of people."
     if not all(form.is_exact for form in forms):

@@ -24,8 +24,9 @@ from masktas.train.input import STEPS, NetworkInput
 
 ONNX = "onnx/model.onnx"
 EXTRA = "onnx"
-STEPS_IN_FILES = 3  # of STEPS: what is left to do where the graph crops and normalises
+STEPS_IN_FILES = 4  # of STEPS: what is left to do where the graph crops and normalises
 WINDOW_STEPS = (  # of a segmenter; the last is in the file where the graph normalises
+    "make bytes of larger values: white, or the maximum of their type, becomes 255",
     "turn the image upright by its EXIF orientation",
     "put transparency on white; convert to in_channels (grey is luminance)",
     "unless short_side is null, scale the shorter side to it (bilinear, antialiased)",
@@ -91,6 +92,7 @@ def metadata_of(subject: Subject, *, takes_pixels: bool) -> dict[str, str]:
         **scale,
         "image_size": seen.image_size,
         "in_channels": seen.in_channels,
+        "white": seen.white,
         "input": {
             "dtype": "uint8" if takes_pixels else "float32",
             "layout": "BHWC" if takes_pixels else "BCHW",

@@ -114,7 +114,9 @@ def export(
 
 def _place(network: Network, home: Home | None, out: str | Path | None, name: str | None) -> Path:
     if out is not None:
-        return Path(out)
+        if name is not None:
+            raise ConfigError("--out and --name both say where the export goes: leave one out.")
+        return Path(out).resolve()
     if home is None:
         raise ConfigError(
             f"{network.folder} lies in no run folder: give --out, a folder for the export."
@@ -168,10 +170,22 @@ def _made_beside(folder: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
             raise
         (beside / LOCK).unlink()
-        if folder.exists():
+        _take_place(beside, folder, old)
+
+
+def _take_place(beside: Path, folder: Path, old: Path) -> None:
+    """Put one folder in the place of another, at once where the file system can."""
+    if folder.exists():
+        try:
             folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        except OSError:  # a mount point stays where it is, and takes the files
+            _empty(folder)
+            for path in sorted(beside.iterdir(), key=lambda one: one.name == PARITY):
+                shutil.move(path, folder / path.name)
+            beside.rmdir()
+            return
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _empty(folder: Path) -> None:

@@ -26,7 +26,7 @@ SHAPE: dict[str, Any] = {
     "image_size": (16, 16), "patch_size": 4, "in_channels": 3, "num_classes": 0, "pool": "cls",
 }  # fmt: skip
 INPUT: dict[str, Any] = {
-    "stored_size": (18, 18), "mean": [0.5] * 3, "std": [0.25] * 3, "classes": None,
+    "stored_size": (18, 18), "white": None, "mean": [0.5] * 3, "std": [0.25] * 3, "classes": None,
 }  # fmt: skip
 # --- end of this network ---
 
@@ -147,14 +147,20 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def upright(image: Any, channels: int) -> Any:
-    """Turn a Pillow image upright, put transparency on white, and convert it to the channels."""
+def upright(image: Any, channels: int, white: float | None) -> Any:
+    """Turn a Pillow image upright, put transparency on white, and convert it to the channels.
+
+    Of 16 bits of grey, `white` becomes 255; without it 65535.
+    """
     from PIL import Image, ImageOps
 
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if channels not in modes:
         raise ValueError(f"the network takes {channels} channels: prepare its input yourself")
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow would cut values off at 255
+        scale = 255 / (white or 65535)
+        image = image.convert("I").point(lambda value: value * scale + 0.5).convert("L")
     if image.has_transparency_data and channels != 4:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -182,7 +188,7 @@ def prepare(image: Any) -> Tensor:
     from PIL import Image, ImageOps
 
     height, width = INPUT["stored_size"]
-    image = upright(image, SHAPE["in_channels"])
+    image = upright(image, SHAPE["in_channels"], INPUT["white"])
     pixels = pixels_of(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
     top, left = ((a - b) // 2 for a, b in zip((height, width), SHAPE["image_size"], strict=True))
     pixels = pixels[:, top : top + SHAPE["image_size"][0], left : left + SHAPE["image_size"][1]]

@@ -35,7 +35,7 @@ SHAPE: dict[str, Any] = {
     "decoder": "linear", "channels": 0, "maps": [2],
 }  # fmt: skip
 INPUT: dict[str, Any] = {
-    "short_side": None, "mean": [0.5] * 3, "std": [0.25] * 3,
+    "short_side": None, "white": None, "mean": [0.5] * 3, "std": [0.25] * 3,
     "classes": ["ground", "box"], "values": [0, 1],
 }  # fmt: skip
 # --- end of this network ---
@@ -177,7 +177,7 @@ def segment(network: Segmenter, image: Any) -> Tensor:
 
     Windows of the size of a crop slide over the image; where they overlap, logits are averaged.
     """
-    pixels = pixels_of(upright(image, SHAPE["in_channels"]))[None].float()
+    pixels = pixels_of(upright(image, SHAPE["in_channels"], INPUT["white"]))[None].float()
     height, width = size = pixels.shape[2:]
     short = INPUT["short_side"]
     factor = 1.0 if short is None else short / min(size)

@@ -83,6 +83,7 @@ def input_of(subject: Subject) -> dict[str, Any]:
         size = {"short_side": facts.short_side, "values": list(facts.values)}
     return {
         **size,
+        "white": seen.white,
         "mean": list(seen.mean),
         "std": list(seen.std),
         "classes": None if subject.classes is None else list(subject.classes),

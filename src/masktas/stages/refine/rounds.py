@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masktas.artifacts import METRICS
+from masktas.errors import MasktasError
 from masktas.files import read_lines
 from masktas.stages.refine.held_out import FEATURE_LOSS, Numbers, paired
 from masktas.stages.refine.members import Member
@@ -27,45 +28,50 @@ def training_losses(folder: Path, members: Sequence[Member], loss: str) -> dict[
     lines = read_lines(folder / METRICS)
     steps = [0, *(line["step"] for line in lines)]
     weights = [step - before for before, step in itertools.pairwise(steps)]
-    return {
-        one.name: math.fsum(
-            line[f"{one.name}/{loss}"] * weight for line, weight in zip(lines, weights, strict=True)
-        )
-        / steps[-1]
-        for one in members
-    }
+    found = {}
+    for one in members:
+        key = f"{one.name}/{loss}"
+        # a line has no losses if all steps since the last one were skipped: they were not finite
+        known = [(line[key], n) for line, n in zip(lines, weights, strict=True) if key in line]
+        if not known:
+            raise MasktasError(f"{folder}: no step has finite losses: give a lower --lr.")
+        found[one.name] = math.fsum(v * n for v, n in known) / sum(n for _, n in known)
+    return found
 
 
 def ranked(
     members: Sequence[Member],
+    competing: Sequence[str],
     held_out: Mapping[str, Mapping[str, Numbers]],
     training: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Rank the members of a round by the sum of their ranks in every loss, the best first.
+    """Rank those members of a round that can win by the sum of their ranks in every loss.
 
-    A tie is decided by the held-out feature loss. Networks that do not compete are at the end.
+    The best is first. A tie is decided by the held-out feature loss. The others are at the end.
 
     Args:
         members: trained in the round.
+        competing: names of those that can win: no random networks, and no baselines that are
+            trained on for a comparison although better ones have taken all places.
         held_out: losses of each held-out image, by member and kind.
         training: mean training loss of each member.
 
     Returns:
-        An entry of the journal for each: its losses, the ranks added up (`score`), and by how much
-        its held-out losses are above those of the first, image by image (`behind`).
+        An entry of the journal for each: its losses, the ranks added up (`score`, None if it cannot
+        win), and by how much its held-out losses are above those of the first, image by image
+        (`behind`).
     """
     losses = {
         one.name: {kind: float(of.mean()) for kind, of in held_out[one.name].items()}
         | {TRAINING_LOSS: training[one.name]}
         for one in members
     }
-    competing = [one.name for one in members if one.competes]
     score = dict.fromkeys(competing, 0)
     for kind in losses[members[0].name]:
         for name in competing:
             score[name] += 1 + sum(losses[other][kind] < losses[name][kind] for other in competing)
     order = sorted(competing, key=lambda name: (score[name], losses[name][FEATURE_LOSS]))
-    order += [one.name for one in members if not one.competes]
+    order += [one.name for one in members if one.name not in competing]
     return [
         {
             "name": name,
@@ -85,11 +91,17 @@ def num_staying(competing: int, number: int) -> int:
     return max(1, competing >> number)
 
 
-def staying(
-    entries: Sequence[dict[str, Any]], members: Sequence[Member], most: int, *, keep_baselines: bool
-) -> list[str]:
-    """Return the names of those that stay: the `most` best, and baselines where they are kept."""
-    by_name = {one.name: one for one in members}
-    best = [one["name"] for one in entries if by_name[one["name"]].competes][:most]
-    kept = [one.name for one in members if keep_baselines and one.baselines]
-    return [one.name for one in members if one.name in best or one.name in kept]
+def best_of_round(entries: Sequence[dict[str, Any]], most: int) -> list[str]:
+    """Return the names of the best of a round, at the most so many, which can still win."""
+    return [one["name"] for one in entries if one["score"] is not None][:most]
+
+
+def staying(best: Sequence[str], members: Sequence[Member], *, keep_baselines: bool) -> list[str]:
+    """Return the names of those that are trained on: the best, and baselines where they are kept.
+
+    Args:
+        best: see `best_of_round`.
+        members: trained in the round.
+        keep_baselines: whether all baselines are trained on, for a comparison.
+    """
+    return [one.name for one in members if one.name in best or (keep_baselines and one.baselines)]

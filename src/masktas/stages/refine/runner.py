@@ -25,7 +25,13 @@ from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import cohort_task
 from masktas.stages.refine.held_out import FEATURE_LOSS, HeldOutLosses, Numbers
 from masktas.stages.refine.members import Member
-from masktas.stages.refine.rounds import num_staying, ranked, staying, training_losses
+from masktas.stages.refine.rounds import (
+    best_of_round,
+    num_staying,
+    ranked,
+    staying,
+    training_losses,
+)
 from masktas.train import checkpoint
 from masktas.train.checkpoint import Checkpoints
 
@@ -69,7 +75,7 @@ class RoundRunner:
         self._context, self._stage, self._settings = context, stage, settings
         self._data, self._cohort = data, members
         self._num_rounds = len(settings.epochs)
-        self._competing = sum(one.competes for one in members)
+        self._competing = [one.name for one in members if one.competes]
         units = data.supernet.units
         self._held_out = HeldOutLosses(
             data.teacher.to(context.runtime.device),
@@ -92,12 +98,13 @@ class RoundRunner:
             Stopped: on request; the round resumes from its checkpoint.
         """
         journal: list[dict[str, Any]] = self._context.ranks.first(self._resume)
-        members = list(self._cohort)
+        members, competing = list(self._cohort), self._competing
         for number in range(1, self._num_rounds + 1):
             if number > len(journal):
-                journal.append(self._run_round(number, members))
-            last = members
-            members = [one for one in members if one.name in journal[number - 1]["stay"]]
+                journal.append(self._run_round(number, members, competing))
+            last, record = members, journal[number - 1]
+            members = [one for one in members if one.name in record["stay"]]
+            competing = best_of_round(record["members"], self._most(number))
         return journal, self._students(self._num_rounds + 1, last)
 
     def _resume(self) -> list[dict[str, Any]]:
@@ -109,7 +116,13 @@ class RoundRunner:
             self._context.console.say(f"Resuming after round {len(journal)}.")
         return journal
 
-    def _run_round(self, number: int, members: Sequence[Member]) -> dict[str, Any]:
+    def _most(self, number: int) -> int:
+        """Return how many networks can still win after a round."""
+        return num_staying(len(self._competing), number)
+
+    def _run_round(
+        self, number: int, members: Sequence[Member], competing: Sequence[str]
+    ) -> dict[str, Any]:
         """Train the members for a round, measure them, and write down who stays."""
         context, data, pixels = self._context, self._data, self._settings.trains_pixels(number)
         settings = self._settings.of_round(number)
@@ -137,13 +150,14 @@ class RoundRunner:
         measured = self._held_out.measure(students, pixels=pixels)
         cost["flops"] += self._held_out.flops(students, data.supernet.shape, pixels=pixels)
         return context.ranks.first(
-            lambda: self._finish_round(number, members, students, measured, cost)
+            lambda: self._finish_round(number, members, competing, students, measured, cost)
         )
 
     def _finish_round(
         self,
         number: int,
         members: Sequence[Member],
+        competing: Sequence[str],
         students: Mapping[str, MaskedStudent],
         measured: Mapping[str, Mapping[str, Numbers]],
         cost: dict[str, Any],
@@ -153,9 +167,9 @@ class RoundRunner:
         training = training_losses(
             self._folder(number), members, "loss" if pixels else FEATURE_LOSS
         )
-        entries = ranked(members, measured, training)
-        most = num_staying(self._competing, number)
-        stay = staying(entries, members, most, keep_baselines=self._settings.baselines)
+        entries = ranked(members, competing, measured, training)
+        best = best_of_round(entries, self._most(number))
+        stay = staying(best, members, keep_baselines=self._settings.baselines)
         is_last = number == self._num_rounds
         kept = {name: one for name, one in students.items() if is_last or name in stay}
         checkpoint.save(self._weights(number), nn.ModuleDict(kept).state_dict(), {})
@@ -170,10 +184,10 @@ class RoundRunner:
         }
         append_lines(self._stage.folder / ROUNDS, [json.dumps(record)])
         self._tidy(number)
-        best, left = entries[0], f"; {len(stay)} of {counted(len(members), 'network')} stay"
+        first, left = entries[0], f"; {len(stay)} of {counted(len(members), 'network')} stay"
         self._context.console.say(
-            f"Round {number} of {self._num_rounds}: {best['name']} is ahead, with a feature loss "
-            f"of {best[FEATURE_LOSS]:.4f}{'' if is_last else left}."
+            f"Round {number} of {self._num_rounds}: {first['name']} is ahead, with a feature loss "
+            f"of {first[FEATURE_LOSS]:.4f}{'' if is_last else left}."
         )
         return record
 

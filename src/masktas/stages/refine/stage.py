@@ -167,7 +167,7 @@ def _write(
     by_name = {one.name: one for one in members}
     entries = journal[-1]["members"]
     last = {one["name"]: _refined(by_name[one["name"]], one) for one in entries}
-    top = [one for name, one in last.items() if by_name[name].competes]
+    top = [last[one["name"]] for one in entries if one["score"] is not None]
     baselines = {name: one for one in last.values() for name in one.baselines}
     folders = {folder: top[0]} | {folder / name: one for name, one in baselines.items()}
     folders |= {folder / f"top-{place}": one for place, one in enumerate(top[1:], start=2)}

@@ -88,8 +88,11 @@ class Found:
         table = ResultTable.of(search, own, kept=kept, refined=refined)
         alike = {id(one) for one in alike_to_first(search, own, refined)}
         compared = [pair for pair in finetuned[False] if id(pair[1]) in alike]
-        trained = run.supernet
-        supervised = trained.finished and SupernetManifest.read(trained).classes is not None
+        supervised = (
+            not run.is_transfer  # of a supernet trained without labels
+            and run.supernet.finished
+            and SupernetManifest.read(run.supernet).classes is not None
+        )
         history = read_lines(stage.folder / HISTORY)
         return cls(name, search, refined, table, history, compared, supervised)
 

@@ -28,6 +28,8 @@ PROBED = ("smallest", "middle", "largest")  # networks that the legend names
 def picture_sections(reported: Reported) -> Iterator[Section]:
     """Yield the pictures of what teacher and student reconstruct, and where the teacher is from."""
     run = reported.run
+    if not run.has_source:
+        return
     if run.supernet.finished:
         names = SupernetManifest.read(run.supernet).reconstructions
         alt = f"Held-out images, in rows: {', '.join(names)}"
@@ -144,7 +146,7 @@ def convergence_sections(reported: Reported) -> Iterator[Section]:
 
 def _probes(run: Run) -> list[dict[str, Any]]:
     """Return the logged lines of a finished supernet if they have probes, else none."""
-    if not run.supernet.finished:
+    if not run.has_source or not run.supernet.finished:
         return []
     lines = read_lines(run.supernet.folder / METRICS)
     return lines if charts.probed([lines]) else []

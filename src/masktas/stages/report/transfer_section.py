@@ -16,10 +16,13 @@ def transfer_sections(reported: Reported) -> Iterator[Section]:
     run = reported.run
     if not run.is_transfer:
         return
+    there = run.supernet.folder.parent if run.has_source else run.transfer.manifest()["source"]
+    gone = "" if run.has_source else " (not there any more: what is known of them is left out)"
     about = html(
-        "Teacher and supernet are those of <code>{}</code>, trained on other images. The search, "
+        "Teacher and supernet are those of <code>{}</code>{}, trained on other images. The search, "
         "the refinement and fine-tuning saw only the images of this run.",
-        run.supernet.folder.parent,
+        there,
+        gone,
     )
     rows = []
     for stage in run.named("finetune"):

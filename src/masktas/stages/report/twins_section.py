@@ -89,7 +89,7 @@ def twins_sections(reported: Reported) -> Iterator[Section]:
 
 def _twins(run: Run) -> list[Twin]:
     finetuned = [(stage.folder, FinetuneManifest.read(stage)) for stage in run.named("finetune")]
-    found = run.supernet.finished and run.search().finished
+    found = run.has_source and run.supernet.finished and run.search().finished
     searched = [_searched(run, finetuned)] if found else []
     return searched + [_distilled(run, stage, finetuned) for stage in run.named("distill")]
 
@@ -110,7 +110,7 @@ def _searched(run: Run, finetuned: Sequence[tuple[Path, FinetuneManifest]]) -> T
         images=sum(one.images for stage, one in zip(stages, costs, strict=True) if stage != search),
         flops=sum(one.flops for one in costs),
         labels=labels,
-        top1=_accuracies(finetuned, stages[-1].folder),
+        top1=accuracies_from(finetuned, stages[-1].folder),
     )
 
 
@@ -126,7 +126,7 @@ def _distilled(run: Run, stage: Stage, finetuned: Sequence[tuple[Path, FinetuneM
         images=manifest.cost.images,
         flops=manifest.cost.flops,
         labels=False,
-        top1=_accuracies(finetuned, stage.folder),
+        top1=accuracies_from(finetuned, stage.folder),
     )
 
 
@@ -134,8 +134,13 @@ def _name(run: Run) -> str:
     return run.folder.resolve().name
 
 
-def _accuracies(
+def accuracies_from(
     finetuned: Sequence[tuple[Path, FinetuneManifest]], start: Path
 ) -> tuple[float, ...]:
-    """Return the accuracies of fine-tunings that started from the weights in a folder."""
-    return tuple(one.top1 for folder, one in finetuned if one.started_in(folder, start))
+    """Return the accuracies of fine-tunings that started from the weights in a folder.
+
+    Of those with one recipe, which alone can be averaged: that of `main`, or of the first.
+    """
+    mine = [(folder.name, one) for folder, one in finetuned if one.started_in(folder, start)]
+    mine.sort(key=lambda pair: pair[0] != "main")
+    return tuple(one.top1 for _, one in mine if one.recipe == mine[0][1].recipe)

@@ -96,12 +96,14 @@ class SourceRun:
         Its weights and its teacher belong to images of its size, channels, mean and standard
         deviation. The target's own mean and standard deviation are not measured.
         """
-        images = self.run.supernet.manifest()["images"]
+        manifest = self.run.supernet.manifest()
+        images = manifest["images"]
         as_there = {
             "image_size": format_size(self.space.image_size),
             "in_channels": self.space.in_channels,
             "mean": images["mean"],
             "std": images["std"],
+            "white": manifest["settings"]["images"].get("white"),
         }
         return resolve(DataSettings, as_there, given)
 

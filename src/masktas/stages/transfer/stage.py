@@ -9,7 +9,6 @@ from typing import Any
 from masktas.artifacts import ARCHITECTURE, Stage
 from masktas.config import AllSettings
 from masktas.console import Console
-from masktas.measure.fit import scipy
 from masktas.nn.teachers.function import Ask
 from masktas.space import format_quantity
 from masktas.stages.common.images import Data, ImageInput
@@ -25,9 +24,7 @@ from masktas.stages.downstream import (
     scratch_of,
     summarize,
 )
-from masktas.stages.refine.stage import check as check_refine
 from masktas.stages.report.stage import report
-from masktas.stages.search.stage import check as check_search
 from masktas.stages.search.table import KEPT, KEPT_ROW, Row
 from masktas.stages.transfer.source import SourceRun, refer
 from masktas.train.ranks import Ranks
@@ -173,13 +170,7 @@ class Transfer:
         if "space" in settings.supernet.model_fields_set:
             source.require_space(settings.supernet.space)
         self._images.source(download=settings.runtime.download)
-        if self._keeps:
-            return
-        check_search(settings.search, source.space)
-        if settings.search.limits_latency and settings.search.latency is None:
-            scipy("optimize")  # a latency model is going to be fitted
-        if self._refines:
-            check_refine(settings.refine, source.space, source.trained)
+        self._later.check(source.space, source.trained, searches=not self._keeps)
 
     def make(self) -> Made:
         """Make every stage that is not finished; return the manifests by name."""
