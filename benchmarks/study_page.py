@@ -70,8 +70,9 @@ def summary(found: Mapping[str, Any]) -> Iterator[str]:
     ]
     if sizes:
         yield (
-            f"With as many supernets and this spread, a test has a power of {POWER:g} for a "
-            f"difference of {' and of '.join(sizes)}: smaller ones may be missed."
+            f"With as many supernets and this spread, a test at {5 / len(PRIMARY):g} %, which the "
+            f"smaller p has to pass, has a power of {POWER:g} for a difference of "
+            f"{' and of '.join(sizes)}: smaller ones may be missed."
         )
 
 
@@ -79,14 +80,16 @@ def in_words(name: str, paired: Mapping[str, Any], p: float | None) -> str:
     """Say a primary outcome in a sentence."""
     number, other, mean = len(paired["values"]), NETWORKS[name], paired["mean"]
     if paired["interval"] is None or p is None:
-        return f"Winner minus {other}: {signed(mean)} points, {number} seed; no test of one."
-    verdict = (
-        "is not shown to differ from" if p >= 0.05 else "is ahead of" if mean > 0 else "is behind"
-    )
+        seeds = "one seed" if number == 1 else f"{number} seeds"
+        return f"Winner minus {other}: {signed(mean)} points, {seeds}; nothing is tested."
+    verdict = "is ahead of" if mean > 0 else "is behind"
+    if p >= 0.05:
+        verdict = "is not shown to differ from"
+    flips = paired["sign_flip"]
+    exact = "" if flips is None else f" (sign flips: {flips:.3f})"
     return (
         f"**The winner {verdict} the {other}**: {signed(mean)} points {interval(paired)}, "
-        f"{number} supernets, p = {p:.3f} after Holm's correction "
-        f"(sign flips: {paired['sign_flip']:.3f})."
+        f"{number} supernets, p = {p:.3f} after Holm's correction{exact}."
     )
 
 

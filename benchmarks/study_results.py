@@ -15,6 +15,7 @@ from scipy import optimize, stats
 from masktas.artifacts import MANIFEST
 from masktas.files import read_json
 from masktas.space.limits import parse_limit
+from masktas.stages.validate.agreement import holm
 
 CHOSEN_ON = (0, 1)  # settings were chosen when these had been seen: shown, and in no test
 NETWORKS = {  # folders in finetune/, each perhaps followed by -seed-N, and what they are called
@@ -78,7 +79,8 @@ class Paired:
         interval: of 95 %, by t.
         p: two-sided, by t over the seeds.
         sign_flip: two-sided and exact: the share of all signs with a mean as far from 0.
-        detectable: the difference that as many seeds with this spread show with a power of 0.8.
+        detectable: the difference that as many seeds with this spread show with a power of 0.8, at
+            the level of the smallest p value under Holm's correction.
     """
 
     values: dict[int, float]
@@ -93,8 +95,10 @@ class Paired:
         """Test whether differences are 0."""
         found = list(values.values())
         mean = statistics.fmean(found)
-        if len(found) < 2 or statistics.stdev(found) == 0:
+        if len(found) < 2:
             return cls(values, mean, None, None, None, None)
+        if statistics.stdev(found) == 0:  # such as 0 everywhere: the winner is that network
+            return cls(values, mean, (mean, mean), None if mean else 1.0, None, None)
         test = stats.ttest_1samp(found, 0.0)
         low, high = test.confidence_interval(0.95)
         signs = itertools.product((-1, 1), repeat=len(found))
@@ -108,16 +112,19 @@ class Paired:
         return cls(values, mean, (float(low), float(high)), float(test.pvalue), as_far, smallest)
 
 
-def detectable(error: float, number: int, power: float = POWER) -> float:
-    """Return the difference that a t test at 5 % shows with a power.
+def detectable(
+    error: float, number: int, power: float = POWER, level: float = 0.05 / len(PRIMARY)
+) -> float:
+    """Return the difference that a two-sided t test shows with a power.
 
     Args:
         error: standard error of the mean difference.
         number: of pairs.
         power: the probability of showing it.
+        level: of the test.
     """
     freedom = number - 1
-    critical = stats.t.ppf(0.975, freedom)
+    critical = stats.t.ppf(1 - level / 2, freedom)
 
     def missing(ratio: float) -> float:
         # a difference of the other sign is shown with a probability below 1e-4
@@ -179,15 +186,6 @@ def over_budgets(by_budget: Mapping[str, Mapping[int, float]]) -> dict[int, floa
     return {s: statistics.fmean(one[s] for one in by_budget.values()) for s in sorted(seeds)}
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p values after Holm's correction (Scandinavian Journal of Statistics 6, 1979)."""
-    found, largest = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
-        found[name] = largest
-    return found
-
-
 def results(study: Study) -> dict[str, Any]:
     """Return everything that the page shows."""
     entries = {
@@ -210,7 +208,7 @@ def results(study: Study) -> dict[str, Any]:
                 budget: Paired.of({seed: one[seed] for seed in values})
                 for budget, one in found.items()
             }
-    primary = {name: one.p for name in PRIMARY if (one := paired.get(name)) and one.p is not None}
+    primary = {name: paired[name].p for name in PRIMARY if name in paired}
     bands = {
         f"seed {seed}, {budget}": read_json(folder / "validate" / "band" / "validation.json")
         for seed, budget, folder in study.runs()

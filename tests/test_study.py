@@ -136,15 +136,24 @@ def test_a_network_that_is_two_things_counts_as_both(study: ModuleType, tmp_path
     assert "| 5M | house shape" not in page
 
 
-def test_holms_correction(study: ModuleType) -> None:
-    assert imported("study_results").holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
-        {"a": 0.03, "c": 0.06, "b": 0.06}
-    )
+def test_a_winner_that_is_the_largest_uniform_network_everywhere(
+    study: ModuleType, tmp_path: Path
+) -> None:
+    """Nothing differs, and the other hypothesis is still one of two."""
+    runs = tmp_path / "runs"
+    for seed, winner in ((2, 40), (3, 42), (4, 45)):
+        write(runs / f"main/seed-{seed}/5M", of(winner, winner))
+    study.main(["--out", str(runs), "--table", str(tmp_path)])
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert found["paired"]["uniform"]["p"] == found["holm"]["uniform"] == 1
+    assert found["holm"]["random"] == pytest.approx(2 * found["paired"]["random"]["p"])
+    page = (tmp_path / "study.md").read_text()
+    assert "not shown to differ from the largest uniform**: +0.0 points [+0.0, +0.0], 3" in page
 
 
 def test_the_smallest_difference_that_is_shown() -> None:
     """Of 20,000 drawn studies with this difference, 80 % show it."""
-    found = imported("study_results").detectable(error=0.5, number=4)
+    found = imported("study_results").detectable(error=0.5, number=4, level=0.05)
     random = np.random.default_rng(0).normal(found, 2 * 0.5, (20_000, 4))
     means, deviations = random.mean(axis=1), random.std(axis=1, ddof=1)
     shown = abs(means / deviations * 2) > 3.182  # t at 5 %, 3 degrees of freedom

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 
 import masktas
-from masktas.artifacts import Run
+from masktas.artifacts import Run, Stage
 from masktas.config import LatencySettings, SearchSettings
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError, SpaceError
 from masktas.measure.budget import costed, latency_target
-from masktas.measure.build import model_path
+from masktas.measure.build import latency_for, model_path
 from masktas.measure.clock import Rounds
 from masktas.measure.fit import FittedCosts
+from masktas.space import Costs
 from masktas.space.latency import TICKS, LatencyModel
 
 
@@ -120,13 +125,53 @@ def test_a_budget_in_int8_is_that_of_the_exported_file(small_space, tmp_path):
     settings = SearchSettings(latency=str(out), max_latency=f"{limit}ms", min_use=0)
     limited, found, files = costed(
         Run(tmp_path), candidates, settings,
-        latency=False, measure=None, seed=0, console=Console(quiet=True),
+        latency=False, measure=None, seed=0, console=Console(quiet=True), first=lambda do: do(),
     )  # fmt: skip
     assert found == target
     assert files == {"latency": out}
     drawn = [limited.sample(random.Random(seed)) for seed in range(20)]
     assert max(model.predict(one) for one in drawn) <= limit
     assert limited.size() == sum(one <= limit for one in amounts)
+
+
+def test_of_several_processes_one_measures_and_all_read_its_model(small_space, tmp_path):
+    measured = []
+
+    def milliseconds(network) -> float:
+        measured.append(network)
+        return 1.0 + len(measured)  # two processes would measure different times
+
+    settings = SearchSettings(max_latency="99s", min_use=0)
+    candidates = settings.check(small_space)
+
+    def of_process(first: Callable) -> Costs:
+        limited, *_ = costed(
+            Run(tmp_path), candidates, settings, latency=False, measure=milliseconds, seed=0,
+            console=Console(quiet=True), first=first,
+        )  # fmt: skip
+        return limited.costs
+
+    one = of_process(lambda do: do())
+    count = len(measured)
+    assert of_process(lambda do: None) == one  # a process that waits for the first
+    assert len(measured) == count > 0
+
+
+def test_two_commands_do_not_measure_into_one_file(small_space, tmp_path):
+    target = latency_target(LatencySettings(), lambda network: 1.0)
+    held = Stage("latency", tmp_path / "latency").lock()
+    code = (
+        "import sys; from pathlib import Path; from masktas.measure.build import latency_for;"
+        "from masktas.space import SearchSpace; from masktas.measure.target import Target;"
+        "latency_for(Path(sys.argv[1]), SearchSpace.preset('demo'),"
+        " Target(engine='function', function=lambda n: 1.0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert "another masktas process is using it" in done.stderr
+    os.close(held)
+    assert latency_for(tmp_path, small_space, target).target["engine"] == "function"
 
 
 def test_settings_name_the_precision(small_space, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.measure.build import latency_for, model_path
 from masktas.measure.target import Measure, Target
-from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel
+from masktas.space import Budget, BudgetedSpace, Costs, LatencyModel, SearchSpace
 
 MEASURED_AS = ("engine", "device", "threads", "batch", "precision")
 
@@ -25,6 +26,7 @@ def costed(
     measure: Measure | None,
     seed: int,
     console: Console,
+    first: Callable[[Callable[[], None]], None],
     min_use: float = 0.0,
 ) -> tuple[BudgetedSpace, Target | None, dict[str, Path]]:
     """Apply the limits on latency too, measuring the target where no model of it exists.
@@ -37,6 +39,8 @@ def costed(
         measure: the user's own function from network to milliseconds.
         seed: of the measurements.
         console: where progress is shown.
+        first: calls a function in the first of several processes while the others wait: one
+            measures, and all read its model (`Ranks.first`).
         min_use: see `BudgetedSpace`.
 
     Returns:
@@ -60,13 +64,19 @@ def costed(
         target = _target_of(model, measure, console)
     else:
         target = latency_target(settings, measure)
-        model = latency_for(run.folder, space, target, console=console, seed=seed)
+        first(lambda: _measured(run, space, target, console, seed))
         path = model_path(run.folder, space, target)
+        model = LatencyModel.load(path)
     model.require(space)
     costs = Costs(settings.export_precision, model)
     budget = Budget.of(settings.limits, space, costs)
     limited = BudgetedSpace(space, budget, costs, min_use=min_use)
     return limited, target, {"latency": path}
+
+
+def _measured(run: Run, space: SearchSpace, target: Target, console: Console, seed: int) -> None:
+    """Measure, unless the run has a model."""
+    latency_for(run.folder, space, target, console=console, seed=seed)
 
 
 def latency_target(settings: LatencySettings, measure: Measure | None) -> Target:

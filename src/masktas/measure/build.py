@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import Stage
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.files import read_json, write_json
@@ -117,6 +120,7 @@ def latency_for(
 
     Raises:
         BudgetError: if the file exists but is damaged.
+        ArtifactError: if another process measures in this run.
         ConfigError, LatencyError: see `measure_in_turns`.
     """
     console = console or Console(quiet=True)
@@ -128,8 +132,10 @@ def latency_for(
         return model
     console.say(f"Measuring latency: {target}.")
     log = turn_log_path(path)
-    model = build_model(space, target, seed=seed, rounds=rounds, log=log, console=console)
-    return save_model(path, model)
+    with ExitStack() as held:
+        held.callback(os.close, Stage("latency", path.parent).lock())
+        model = build_model(space, target, seed=seed, rounds=rounds, log=log, console=console)
+        return save_model(path, model)
 
 
 def turn_log_path(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -9,11 +11,33 @@ import pytest
 
 from masktas.data.sources import open_source
 from masktas.data.splits import SPLITS
+from masktas.data.store import image_store
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import DataError
 from stores import RecordedBar, content, numbers, opened, positions
 
 # --- building and opening again
+
+
+def test_few_parts_are_open_at_once(tmp_path, numbered, memory_source, monkeypatch):
+    """A mapped part keeps a file open, and a process may have 1,024 by default."""
+    monkeypatch.setattr(image_store, "most_open_files", lambda: 2)
+    store = opened(memory_source([numbered(n) for n in range(300)]), tmp_path)
+    images = store.images("supernet")
+    shards = set(images.places[:, 0].tolist())
+    for _ in range(2):
+        np.testing.assert_array_equal(numbers(images), positions(images))
+    assert store._map.cache_info().currsize == 1 < len(shards)
+
+
+def test_the_limit_of_open_files_is_raised_where_it_can_be():
+    code = (
+        "import resource; from masktas.data.store.image_store import most_open_files;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 640)); print(most_open_files());"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["640"] * 3
 
 
 def test_images_come_back_in_their_places(tmp_path, numbered, memory_source):

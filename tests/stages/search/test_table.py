@@ -151,6 +151,20 @@ def test_the_standard_error_counts_images_and_seeds():
     assert f"+35.0 ± {(sum(images) + seeds) ** 0.5:.1f} " in said
 
 
+def test_the_standard_error_of_random_networks_is_over_networks():
+    """Fine-tunings of one network are not independent: three networks count, not six numbers."""
+    content = search_content()
+    trained = [finetune_content(content["winner"], 0.9)]
+    for one, accuracy in zip(content["random"], (0.3, 0.5, 0.7), strict=True):
+        trained += [finetune_content(one, accuracy - 0.01), finetune_content(one, accuracy + 0.01)]
+    found = ResultTable.of(
+        SearchManifest.of(content), [FinetuneManifest.of(one) for one in trained]
+    ).verdicts()
+    said = next(one for one in found if "random networks" in one)
+    images = [(p * (100 - p) / 10) for p in (90, 50)]
+    assert f"+40.0 ± {(sum(images) + 20**2 / 3) ** 0.5:.1f} " in said
+
+
 def test_a_baseline_that_is_the_winner_is_not_compared_with_itself():
     winner = search_content()["winner"]
     same, other = verdicts_of([0.9], [0.5], house=winner | {"error": 0.5}, random_search=None)

@@ -104,11 +104,16 @@ def test_networks_are_fixed_by_the_seed():
     assert {n for n in NAMES if other[n] != networks[n]} > set(NAMES[3:6])
 
 
+def sample(count: int, seed: int) -> np.ndarray:
+    """Return the images that are measured: some of all, whatever order the source has."""
+    return np.random.default_rng(seed_for(seed, "probes", "images")).permutation(IMAGES)[:count]
+
+
 def literally(
     shared: Supernet, teacher: EncoderTeacher, one: Architecture, count: int, seed: int
 ) -> tuple[float, float, float]:
     """The same images and masks through the formulas, all at once."""
-    images = held_out().plain(np.arange(count))
+    images = held_out().plain(sample(count, seed))
     patches = patchify(images, 2)
     keep, hidden = random_masking(
         masking_noise(count, 16, seed_for(seed, "probes", "mask")), VISIBLE
@@ -145,7 +150,7 @@ def test_linear_accuracy_is_that_of_each_network_by_itself_and_changes_no_other_
     measured = probes.measure(1)
     plain = make(count=16)[0].measure(1)
     assert {name: measured[name] for name in plain} == plain
-    images, classes = held_out().plain(np.arange(16)), (np.arange(16) % 2)
+    images, classes = held_out().plain(sample(16, 3)), sample(16, 3) % 2
     for name, one in probe_networks(SPACE, 3).items():
         with torch.no_grad():
             x = shared.encoder(one).forward_features(patchify(images, 2))[:, 1:].mean(1).double()
@@ -168,20 +173,26 @@ def test_a_supernet_of_labels_is_watched_on_the_same_networks_and_by_the_same_ac
     )
     assert probes.networks == probe_networks(SPACE, 3)
     measured = probes.measure(1)
-    images = held_out().plain(np.arange(12))
+    images, classes = held_out().plain(sample(12, 3)), labels[sample(12, 3)]
     for name, one in probes.networks.items():
         network = shared.extract(one)
         with torch.no_grad():
             logits = network(images)
             tokens = network.forward_features(patchify(images, 2))
-        wanted = torch.nn.functional.cross_entropy(logits, labels[:12]).item()
+        wanted = torch.nn.functional.cross_entropy(logits, classes).item()
         assert measured[f"probe/{name}/cross_entropy"] == pytest.approx(wanted, rel=1e-5)
-        top1 = (logits.argmax(1) == labels[:12]).double().mean().item()
+        top1 = (logits.argmax(1) == classes).double().mean().item()
         assert measured[f"probe/{name}/top1"] == top1
-        accuracy = Accuracy(labels[:12]).per_image(tokens[:, 1:].mean(1)).mean().item()
+        accuracy = Accuracy(classes).per_image(tokens[:, 1:].mean(1)).mean().item()
         assert measured[f"probe/{name}/accuracy"] == accuracy
     with pytest.raises(LabelError, match="--validation-share"):
         SupervisedProbes(shared, held_out(), labels, count=1, seed=3, runtime=CPU, ranks=ALONE)
+
+
+def test_images_of_a_source_in_the_order_of_its_classes_are_of_all_classes(make):
+    labels = torch.arange(IMAGES) // (IMAGES // 4)
+    probes, *_ = make(count=IMAGES // 2, labels=labels)
+    assert set(probes._labels.tolist()) == {0, 1, 2, 3}
 
 
 def test_they_are_the_same_every_time_and_hang_on_seed_and_weights(make):
@@ -240,7 +251,7 @@ def test_nothing_of_the_supernet_changes(make, training: bool):
 
 def clearly_behind(shared: Supernet, count: int) -> bool:
     """Literally: by more than two standard errors of the images' differences."""
-    images = held_out().plain(np.arange(count))
+    images = held_out().plain(sample(count, 3))
     patches = patchify(images, 2)
     keep, hidden = random_masking(masking_noise(count, 16, seed_for(3, "probes", "mask")), VISIBLE)
 

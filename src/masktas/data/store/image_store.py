@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import resource
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +39,7 @@ VERSION = 2
 STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
 STATISTICS_CHUNKS = 16  # chunks that these images are read in
 FACTS = ("source", "size", "in_channels", "tried", "duplicates")  # of store.json, for manifests
+MANY_FILES = 65_536  # that are enough: parts hold 512 images and more
 MAX_LISTED = 100  # skipped images in a manifest
 
 
@@ -150,7 +153,8 @@ class ImageStore:
         self._damaged = np.zeros(len(self.places), dtype=bool)
         self._splits = split_by_content(self._digests, self._declared, **access.shares)
         self._parts = OpenParts(folder / "parts")
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        # each part that is mapped keeps a file open
+        self._map = lru_cache(maxsize=most_open_files() // 2)(self._open_part)
         self._cached = np.array(self.info["cached"], dtype=np.int64)  # of each part
         starts = np.searchsorted(self.places[:, 0], np.arange(source.num_shards))
         self._in_part = np.arange(len(self.places)) - starts[self.places[:, 0]]
@@ -240,12 +244,10 @@ class ImageStore:
             "skipped": self._skipped[:MAX_LISTED],
         }
 
-    def _map(self, number: int) -> NDArray[np.uint8]:
-        if number not in self._maps:
-            shape = (int(self._cached[number]), *self.shape)
-            with self._parts.open(number) as file:
-                self._maps[number] = np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
-        return self._maps[number]
+    def _open_part(self, number: int) -> NDArray[np.uint8]:
+        shape = (int(self._cached[number]), *self.shape)
+        with self._parts.open(number) as file:
+            return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
 
     def _check(self, row: int, pixels: NDArray[np.uint8]) -> bool:
         """Compare an image with its checksum, once in a process; return whether it is intact."""
@@ -278,6 +280,17 @@ class ImageStore:
             if bytes.fromhex(decoded.digest) != self._digests[rows[place]].tobytes():
                 raise DataError(f"{item.name}: has changed since it was first decoded.")
             images[place] = decoded.pixels
+
+
+def most_open_files() -> int:
+    """Return how many files this process may have open; raise its own limit where it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return MANY_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def store_name(source: Source, spec: StoreSpec) -> str:

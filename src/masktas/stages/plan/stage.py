@@ -305,7 +305,8 @@ class Trial(TrainingTrial):
             + visible**2 * one.embed_dim
             for one in drawn
         ]
-        flops = 2.0 * sum(macs) / len(macs)
+        masks = 1 if whole else search.num_masks
+        flops = 2.0 * masks * sum(macs) / len(macs)
         device_type = self._setup.runtime.device.type
         finest = self._units.num_patches(visible, self._space.largest.patch_size)
         at_once = search.batch_size or batch_size_for(self._space.largest, finest, device_type)
@@ -314,7 +315,7 @@ class Trial(TrainingTrial):
         if device:
             pace = device.pace(flops) * devices
         else:
-            pace = self._rating_pace(drawn, batch, visible, seconds) * devices
+            pace = self._rating_pace(drawn, batch, visible, seconds) * devices / masks
         largest = max(drawn, key=cost.params)
         tokens = batch * (finest + 1)
         memory = 4.0 * cost.params(self._space.largest)

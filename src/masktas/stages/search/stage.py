@@ -24,7 +24,7 @@ from masktas.nn.supervised import SupervisedSupernet
 from masktas.nn.teachers.function import Ask
 from masktas.nn.teachers.teacher import Teacher
 from masktas.nn.units import units_of
-from masktas.ratings.batches import LABELLED
+from masktas.ratings.batches import BY_SIZE, LABELLED
 from masktas.ratings.evaluator import Evaluator
 from masktas.seeding import seed_for
 from masktas.space import BudgetedSpace, SearchSpace
@@ -147,6 +147,7 @@ def search(
         measure=measure,
         seed=context.seed,
         console=context.console,
+        first=context.ranks.first,
         min_use=settings.min_use,
     )
     objectives = objectives_for(settings.objectives, candidates.budget)
@@ -172,7 +173,9 @@ def search(
     ) as stage:
         if not stage.todo:
             return stage.manifest()
-        known = known_ratings(context, key, stage.folder)
+        # a size counts the head, which the names of known networks leave out, and costs nothing
+        by_size = settings.rating in BY_SIZE
+        known = {} if by_size else known_ratings(context, key, stage.folder)
         runner = SearchRunner(context, stage.ledger, opened.evaluator, settings, known)
         runner.run(strategy, stage.folder / HISTORY, "search")
         latency = LatencyCheck(context, target, stage.folder)

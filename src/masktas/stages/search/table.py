@@ -207,8 +207,16 @@ def _verdict(winner: Row, other: Row) -> str:
 
 
 def _error(row: Row) -> float:
-    """Return the standard error of a row's mean accuracy, in percent."""
+    """Return the standard error of a row's mean accuracy, in percent.
+
+    Over networks where there are several, since fine-tunings of one are not independent.
+    """
+    by_network: dict[object, list[float]] = {}
+    for one in row.finetuned:
+        by_network.setdefault(genes(one.architecture), []).append(100 * one.top1)
     values = [100 * one.top1 for one in row.finetuned]
+    if len(by_network) > 1:
+        values = [statistics.fmean(one) for one in by_network.values()]
     mean, count = statistics.fmean(values), row.finetuned[0].num_test
     of_images = math.sqrt(mean * (100 - mean) / count) if count else math.inf
     if len(values) < 2:

@@ -68,13 +68,13 @@ def mean_of_patches(tokens: Tensor) -> Tensor:
 
 
 class Probes:
-    """Fixed networks of a supernet in training, measured on fixed held-out images.
+    """Fixed networks of a supernet in training, measured on a fixed sample of held-out images.
 
     Args:
         space: of the supernet.
         batches: held-out images.
         count: largest number of images.
-        seed: draws the networks.
+        seed: draws networks and images.
         ranks: the processes that share the networks.
         labels: `[n]`, the classes of all images of `batches`; None if they are not used.
 
@@ -96,8 +96,11 @@ class Probes:
     ) -> None:
         self.networks = probe_networks(space, seed)
         self._batches, self._ranks = batches, ranks
-        self._count = min(count, len(batches.images))
-        self._labels = None if labels is None else labels[: self._count]
+        # a sample: sources list images class by class
+        rng = np.random.default_rng(seed_for(seed, "probes", "images"))
+        self._chosen = rng.permutation(len(batches.images))[:count]
+        self._count = len(self._chosen)
+        self._labels = None if labels is None else labels[self._chosen]
         if labels is not None and self._count < 2:
             raise LabelError(
                 "The accuracy of probes is that of a linear classifier, fitted on one half of the "
@@ -215,7 +218,7 @@ class ConvergenceProbes(Probes):
         total = self._supernet.units.total
         noise = masking_noise(self._count, total, seed_for(self._seed, "probes", "mask"))
         for rows in self._parts():
-            images = self._batches.plain(rows)
+            images = self._batches.plain(self._chosen[rows])
             yield images, *random_masking(noise[rows].to(images.device), self._visible)
 
     def _compare(self, epoch: int, first: dict[str, Tensor]) -> None:

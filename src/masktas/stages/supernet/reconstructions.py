@@ -42,7 +42,8 @@ def draw_reconstructions(
         What the rows show.
     """
     units = student.units
-    images = batches.plain(np.arange(min(count, len(batches.images))))
+    num = len(batches.images)  # evenly over all: sources list images class by class
+    images = batches.plain(np.linspace(0, num - 1, min(count, num)).astype(np.int64))
     cut = patchify(images, units.size)
     noise = masking_noise(len(images), units.total, seed_for(seed, "picture"))
     ids_keep, ids_masked = random_masking(noise.to(images.device), visible)

@@ -120,6 +120,7 @@ def supernet(
         measure=None,
         seed=context.seed,
         console=context.console,
+        first=context.ranks.first,
     )
     with context.stage(
         context.run.supernet,

@@ -61,6 +61,7 @@ def train_supervised(
         measure=None,
         seed=context.seed,
         console=context.console,
+        first=context.ranks.first,
     )
     with context.stage(
         context.run.supernet,
@@ -144,14 +145,14 @@ class SupervisedProbes(Probes):
             supernet.space, batches, count=count, seed=seed, ranks=ranks, labels=labels
         )
         self._supernet, self._runtime = supernet, runtime
-        self._classes = labels[: self._count]
+        self._classes = labels[self._chosen]
 
     @torch.no_grad()
     def _measure_one(self, architecture: Architecture) -> Tensor:
         network = self._supernet.subnet(architecture).eval()
         all_logits, features = [], []
         for rows in self._parts():
-            patches = patchify(self._batches.plain(rows), network.patch_size)
+            patches = patchify(self._batches.plain(self._chosen[rows]), network.patch_size)
             with self._runtime.autocast():
                 tokens = network.encoder.forward_features(patches)
                 all_logits.append(network.classify(tokens).float())

@@ -80,7 +80,8 @@ class ValidationData:
         """Return one dictionary for each network."""
         scores, measured = self.scores, self.ratings | self.variants
         errors = {
-            name: values.std(axis=1) / values.shape[1] ** 0.5 for name, values in measured.items()
+            name: values.std(axis=1, ddof=min(1, values.shape[1] - 1)) / values.shape[1] ** 0.5
+            for name, values in measured.items()
         }
         content = []
         for at, one in enumerate(self.networks):

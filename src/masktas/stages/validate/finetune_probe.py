@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +127,7 @@ class FinetuneProbe:
     def forget(self, architecture: Architecture) -> None:
         """Remove the checkpoints of a network."""
         shutil.rmtree(self._folder / architecture.digest(), ignore_errors=True)
-        if self._folder.exists() and not any(self._folder.iterdir()):
+        with suppress(OSError):  # not empty, or another process has removed it
             self._folder.rmdir()
 
     def _train(

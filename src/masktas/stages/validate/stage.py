@@ -126,6 +126,7 @@ def validate(
         measure=None,
         seed=context.seed,
         console=context.console,
+        first=context.ranks.first,
     )
     recipe = _recipe(context, settings, finetune_settings, candidates)
     networks, in_band, center = _networks(context, settings, candidates)
