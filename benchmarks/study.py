@@ -106,12 +106,13 @@ class Commands:
             *flags,
         ]  # fmt: skip
 
-    def finetuned(self, folder: Path, name: str, network: str) -> Iterator[list[str]]:
-        """Yield the fine-tunings of a network of a run, named as `run` names them."""
-        for seed in range(self.scale.finetunings):
+    def finetuned(self, folder: Path, seed: int, name: str, network: str) -> Iterator[list[str]]:
+        """Yield the fine-tunings of a network of a run, with the seeds and names of `run`."""
+        for number in range(self.scale.finetunings):
+            its = seed + number
             yield [
-                "finetune", "--out", str(folder), *self.config, "--seed", str(seed),
-                "--name", f"{name}-seed-{seed}" if seed else name,
+                "finetune", "--out", str(folder), *self.config, "--seed", str(its),
+                "--name", f"{name}-seed-{its}" if number else name,
                 "--architecture", str(folder / network),
             ]  # fmt: skip
 
@@ -127,7 +128,7 @@ class Commands:
         costs = {"equal-images": (), "equal-cost": ("--as-costly-as", str(folder))}
         for name, flags in costs.items():
             yield ["distill", *common, "--name", name, "--architecture", "uniform", *flags]
-            yield from self.finetuned(folder, name, f"distill/{name}")
+            yield from self.finetuned(folder, seed, name, f"distill/{name}")
 
     def labels(self, seed: int, budget: str) -> Iterator[list[str]]:
         """Yield the supervised twin."""
@@ -150,8 +151,8 @@ class Commands:
         for name, flags in ABLATIONS.items():
             yield ["search", *common, "--name", name, "--max-macs", budget, *flags]
             yield ["refine", *common, "--name", name]
-            yield from self.finetuned(folder, name, f"refine/{name}")
-        yield from self.finetuned(folder, "no-refine", "search/main")
+            yield from self.finetuned(folder, seed, name, f"refine/{name}")
+        yield from self.finetuned(folder, seed, "no-refine", "search/main")
         for name, flags in SUPERNETS.items():
             other = Study(self.out).folder(seed, budget, name)
             common = ("--out", str(other), *self.config, "--seed", str(seed))
@@ -160,7 +161,7 @@ class Commands:
             yield ["supernet", self.data, *common, *teacher, *focus, *flags]
             yield ["search", *common, "--max-macs", budget]
             yield ["refine", *common]
-            yield from self.finetuned(other, "main", "refine/main")
+            yield from self.finetuned(other, seed, "main", "refine/main")
 
     def latency(self, seed: int, budget: str) -> Iterator[list[str]]:
         """Yield runs with a limit of latency; each takes the place of a budget."""

@@ -57,6 +57,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return read_lines(path)
 
 
+def reused(path: Path) -> list[Architecture]:
+    """Return the networks of a journal that `replay` has read whose ratings other searches made."""
+    return [Architecture.from_dict(one["architecture"]) for one in read(path) if "reused" in one]
+
+
 def read_score(entry: Mapping[str, Any]) -> Score:
     """Return the score of a line.
 

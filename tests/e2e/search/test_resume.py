@@ -159,6 +159,28 @@ def test_what_was_rated_before_is_not_rated_again(
         assert here == there
 
 
+def test_what_it_rated_itself_before_a_stop_counts_as_its_own(
+    run: Path, search: Callable[..., dict[str, Any]]
+) -> None:
+    """Also where another search has rated the same networks in the meantime."""
+    first = search(name="first")
+    shutil.copytree(run / "search/first", run / "search/second")
+    (run / "search/second/manifest.json").unlink()
+    second = search(name="second")
+    assert second["reused"] == 0
+    assert second["cost"]["images"] == first["cost"]["images"] > 0
+
+
+def test_sizes_are_not_reused_since_they_count_the_head(
+    search: Callable[..., dict[str, Any]],
+) -> None:
+    flags = ("--rating", "params", "--min-use", 0, "--max-params", "99K")
+    search(*flags, "--num-classes", 10, name="small")
+    large = search(*flags, "--num-classes", 1000, name="large")
+    assert large["reused"] == 0
+    assert large["winner"]["rating"] == large["winner"]["params"]
+
+
 @pytest.mark.slow
 def test_another_seed_or_other_masks_are_another_rating(
     search: Callable[..., dict[str, Any]],

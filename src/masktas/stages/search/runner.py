@@ -76,6 +76,8 @@ class SearchRunner:
 
     Attributes:
         histories: of all strategies that were run.
+        reused: by `name_of`, the networks whose scores came from other searches, as the journals
+            say; also those of attempts that were interrupted.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class SearchRunner:
         self._context, self._ledger, self._evaluator = context, ledger, evaluator
         self._settings, self._known = settings, known
         self.histories: list[list[Evaluated]] = []
+        self.reused: set[str] = set()
 
     def run(self, strategy: Strategy, path: Path, label: str) -> None:
         """Run a strategy to its end, from where its journal ends.
@@ -104,6 +107,7 @@ class SearchRunner:
         context = self._context
         self.histories.append(strategy.history)
         scores = journal.replay(path, strategy)
+        self.reused |= {name_of(one) for one in journal.reused(path)}
         context.ranks.any()  # no rank writes before all have read
         total = strategy.total
         done = len(strategy.history) + len(scores)
@@ -176,6 +180,7 @@ class SearchRunner:
             for one in field
             if (name := name_of(one.architecture)) in self._known
         }
+        self.reused |= {name_of(one.architecture) for one in chunk if one.architecture in known}
         fresh = [one.architecture for one in field if one.architecture not in known]
         scores = {architecture: score for architecture, (score, _) in known.items()}
         if fresh:

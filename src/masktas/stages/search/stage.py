@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,9 @@ def search(
             seen = NetworkInput.of_store(opened.store)
             _write(stage.folder, opened.supernet, found, objectives, seen)
             _draw_front(context, stage.folder, found, objectives[0])
-            return _summary(strategy, known, objectives) | found.to_dict()
+            return _summary(strategy, runner.reused, objectives) | found.to_dict()
 
-        cost = _cost(runner.histories, opened.evaluator, known)
+        cost = _cost(runner.histories, opened.evaluator, runner.reused)
         return stage.finish(opened.store, cost, write)
 
 
@@ -244,7 +245,7 @@ def _open(
 
 
 def _summary(
-    strategy: Strategy, known: dict[str, Any], objectives: tuple[str, ...]
+    strategy: Strategy, reused: Collection[str], objectives: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the entries of the manifest about the budget and the number of networks."""
     candidates, model = strategy.candidates, strategy.candidates.costs.latency
@@ -253,7 +254,7 @@ def _summary(
         "space": candidates.space.to_dict(),
         "feasible": candidates.size(),
         "rated": len(strategy.history),
-        "reused": len([one for one in strategy.history if _was_known(one, known)]),
+        "reused": len([one for one in strategy.history if name_of(one.architecture) in reused]),
         "objectives": list(objectives),
         "latency_target": None if model is None else dict(model.target),
     }
@@ -287,22 +288,18 @@ def _draw_front(context: Context, folder: Path, found: SearchResult, cost: str) 
 
 
 def _cost(
-    histories: list[list[Evaluated]], evaluator: Evaluator, known: dict[str, Any]
+    histories: list[list[Evaluated]], evaluator: Evaluator, reused: Collection[str]
 ) -> dict[str, Any]:
     """Count the images rated on, and the operations; blocks shared in a generation count once."""
     batches = evaluator.batches
     images, macs = 0, float(batches.teacher_macs(evaluator.teacher) * batches.num_images)
     for history in histories:
-        rated = [one for one in history if not _was_known(one, known)]
+        rated = [one for one in history if name_of(one.architecture) not in reused]
         for _, generation in itertools.groupby(rated, lambda one: one.generation):
             counts = [(one.architecture, one.score.images or 0) for one in generation]
             images += sum(count for _, count in counts)
             macs += batches.macs_shared(counts)
     return {"images": images, "flops": round(2 * macs)}
-
-
-def _was_known(one: Evaluated, known: dict[str, Any]) -> bool:
-    return name_of(one.architecture) in known
 
 
 def _labels(images: ImageInput, store: ImageStore) -> Tensor:
