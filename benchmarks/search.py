@@ -1,6 +1,7 @@
 """A whole search, and a plain loop that rates each of its candidates by itself.
 
 Command   python benchmarks/search.py RUN [--max-params 0.9M] [--mask-ratio 0.75] [--every 20]
+          RUN has a supernet of one patch size; the rating is consistency.
 Shows     seconds of a search of 1,000 candidates on 2,000 images, one generation after the other
           by four ways that take turns, so that what else the machine does meets all alike:
           1. plain: each candidate by itself: the teacher is asked, the network cut out, its
@@ -49,7 +50,7 @@ def plain(shown: list, teacher, shared, one: Architecture) -> float:
     with torch.no_grad():
         for batch in shown:
             maps = relation.map(teacher(batch.images, batch.ids_keep))
-            patches = visible_patches(batch.images, batch.patch_size, batch.ids_keep)
+            patches = visible_patches(batch.images, batch.unit, batch.ids_keep)
             tokens = network.forward_features(patches, batch.ids_keep)[:, 1:]
             numbers.append(consistency(maps, relation.log_map(tokens)))
     return torch.cat(numbers).double().mean().item()
@@ -72,6 +73,7 @@ def evaluator_for(arguments, prefix_memory: str, *, raced: bool = False):
     """Return an evaluator of the run, supernet, teacher and candidates."""
     run = Run(Path(arguments.run))
     settings = SearchSettings(
+        rating="consistency",
         max_params=arguments.max_params,
         mask_ratio=arguments.mask_ratio,
         num_images=arguments.images,
@@ -103,7 +105,7 @@ def evolution(candidates, seed: int, generations: int) -> Evolution:
     return Evolution(candidates, generations=generations, seed=seed_for(seed, "search"))
 
 
-def main() -> int:
+def main(tokens: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--max-params", default="0.9M")
@@ -112,7 +114,7 @@ def main() -> int:
     parser.add_argument("--generations", type=int, default=20)
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(tokens)
 
     exact_evaluator, shared, teacher, candidates = evaluator_for(arguments, "1GB")
     once_evaluator = evaluator_for(arguments, "0B")[0]
