@@ -153,7 +153,7 @@ def test_programs_of_a_segmenter_take_any_number_of_crops(place: Path, tmp_path:
         assert said["outputs"] == "logits of pixels"
         assert (said["values"], said["short_side"]) == ([0, 4, 9], 20)
         assert "stored_size" not in said
-        assert "windows of image_size" in said["steps"][3]
+        assert any("windows of image_size" in step for step in said["steps"])
     agreed = {one["form"]: one["agreement"] for one in record["forms"]}
     assert agreed["onnx"] > 0.999
     assert min(agreed.values()) > 0.9
