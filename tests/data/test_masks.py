@@ -44,6 +44,26 @@ def packed_png(bits: int, values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
 
 
+def packed_tiff(bits: int, values: np.ndarray) -> bytes:
+    """Return a grey TIFF of few bits; Pillow writes none."""
+    import struct
+
+    per_byte = 8 // bits
+    body = b"".join(
+        bytes(
+            sum(v << (8 - bits * (n + 1)) for n, v in enumerate(row[at : at + per_byte]))
+            for at in range(0, len(row), per_byte)
+        )
+        for row in values.tolist()
+    )
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1),
+            (278, height), (279, len(body))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(body)) + body
+    return head + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
 def palette() -> bytes:
     image = Image.fromarray(VALUES, "P")
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
@@ -65,8 +85,24 @@ def palette() -> bytes:
         (packed_png(2, VALUES % 4), VALUES % 4),
         (packed_png(4, VALUES), VALUES),
         (VALUES.astype(np.int64), VALUES),
+        (packed_tiff(4, VALUES), VALUES),
+        (b"P5 4 3 20\n" + VALUES.tobytes(), VALUES),
+        (b"P5 4 3 300\n" + (VALUES.astype(int) * 20).astype(">u2").tobytes(), VALUES * 20),
     ],
-    ids=["8 bits", "palette", "16 bits", "tiff", "1 bit", "grey rgb", "2 bits", "4 bits", "array"],
+    ids=[
+        "8 bits",
+        "palette",
+        "16 bits",
+        "tiff",
+        "1 bit",
+        "grey rgb",
+        "2 bits",
+        "4 bits",
+        "array",
+        "4 bits of tiff",
+        "pgm",
+        "pgm of 16 bits",
+    ],
 )
 def test_numbers_of_a_mask_are_kept(content: bytes, expected: np.ndarray) -> None:
     assert decode_mask(content).tolist() == expected.astype(int).tolist()
@@ -180,6 +216,38 @@ def test_classes_json(
     assert (found.names, found.values) == (names, values)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "two classes or more, each with a name of its own, and 0 are named"),
+        ({"0": "road"}, "and 1 are named"),
+        (["road", "car", "car"], "and car is two of them"),
+        (["road", "", "car"], "each with a name of its own"),
+    ],
+)
+def test_classes_that_cannot_be_told_apart(tmp_path: Path, content: object, said: str) -> None:
+    (write_pairs(tmp_path) / "classes.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"classes\.json: .*{said}"):
+        opened(tmp_path)
+
+
+def test_masks_of_one_class_are_nothing_to_learn_from(tmp_path: Path) -> None:
+    """Such as masks of 0 and 255, of which 255 is ignored."""
+    write_pairs(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        mask = np.asarray(Image.open(path))
+        path.write_bytes(encoded(np.where(mask == 0, 0, 255).astype(np.uint8)))
+    with pytest.raises(DataError, match=r"hold one class, background, .* ignored \(number 255\)"):
+        opened(tmp_path, classes=["background", "object"])
+
+
+def test_an_image_that_is_cut_off_is_skipped_at_once(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    whole = (tmp_path / "images/2.ppm").read_bytes()
+    (tmp_path / "images/2.ppm").write_bytes(whole[: len(whole) // 2])
+    assert [one["name"] for one in opened(tmp_path).summary()["skipped"]] == ["2.ppm"]
+
+
 def test_an_ignored_class_is_no_class(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds 255, .* the 2 classes \(0, 2\) .* ignored \(1\)"):
         opened(write_pairs(tmp_path), classes=["a", "b", "c"], ignore=1)
@@ -238,7 +306,9 @@ def test_ade20k_in_its_own_folders(tmp_path: Path) -> None:
     [
         ("train/1.png", "train"), ("validation/a/1.png", "validation"), ("val-0.parquet row 7",
         "validation"), ("data/test.parquet row 0", "test"), ("1.png", ""), ("a/test.png", ""),
-        ("testimony.png", ""),
+        ("testimony.png", ""), ("valley/1.jpg", ""), ("trainyard/1.jpg", ""), ("Val/1.jpg",
+        "validation"), ("validation row 3", "validation"), ("test/0000.parquet row 2", "test"),
+        ("training_1/1.png", "train"),
     ],
 )  # fmt: skip
 def test_what_a_name_declares(name: str, split: str) -> None:

@@ -29,7 +29,11 @@ MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "SegmentationClass")
 MASK_COLUMNS = ("mask", "annotation", "segmentation", "label")
 CLASSES = "classes.json"
 MOST_FOUND = 256  # more different values are no classes
-SPLIT_WORDS = {"train": "train", "val": "validation", "test": "test"}  # a name begins with one
+SPLIT_WORDS = {  # a name is one of them, or begins with one and no letter after it
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 # ADE20K, SceneParsing: 150 classes, 0 is anything else
 ADE_FOLDERS = ("images/training", "annotations/training", "images/validation")
 ADE_NAMES = "objectInfo150.txt"
@@ -125,10 +129,29 @@ def open_pairs(location: str, *, image_column: str | None, ignore: int) -> Pairs
     return _of_table(location, image_column, ignore)
 
 
-def classes_of(names: Sequence[str], ignore: int) -> Classes:
-    """Return the classes 0, 1, 2... of some names, without the number to ignore."""
+def classes_of(names: Sequence[str], ignore: int, where: object = "--classes") -> Classes:
+    """Return the classes 0, 1, 2... of some names, without the number to ignore.
+
+    Raises:
+        DataError: if they are fewer than two, or two have one name.
+    """
     named = [(value, name) for value, name in enumerate(names) if value != ignore]
-    return Classes(tuple(v for v, _ in named), tuple(name for _, name in named), (ignore,))
+    found = Classes(tuple(v for v, _ in named), tuple(name for _, name in named), (ignore,))
+    return _checked(found, where)
+
+
+def _checked(classes: Classes, where: object) -> Classes:
+    """Return listed classes; raise DataError unless there are two or more, each with its name."""
+    twice = sorted({name for name in classes.names if classes.names.count(name) > 1})
+    if len(classes.names) < 2 or not all(classes.names) or twice:
+        problem = (
+            f"{shown(twice[0])} is two of them" if twice else f"{len(classes.names)} are named"
+        )
+        raise DataError(
+            f"{where}: segmentation needs two classes or more, each with a name of its own, and "
+            f"{problem}."
+        )
+    return classes
 
 
 def found_classes(location: str, values: Iterable[int], ignore: int) -> Classes:
@@ -162,15 +185,14 @@ def places_of(source: Source) -> list[Place]:
 def declared_split(name: str) -> str:
     """Return the split that an image's name declares: train, validation, test, or an empty text.
 
-    It is that of the first folder, or of the parquet file: `val/1.jpg`, `val-0.parquet row 1`.
+    It is that of the first folder (`val/1.jpg`), or of a table's file, folder or split:
+    `val-0.parquet row 1`, `val/0000.parquet row 1`, `validation row 1`.
     """
-    if re.search(r"\.parquet row \d+$", name):
-        name = name.rpartition("/")[2]
-    elif "/" not in name:
-        return ""
-    word = re.match(r"[a-z]*", name.lower())
-    assert word is not None
-    return next((split for start, split in SPLIT_WORDS.items() if word[0].startswith(start)), "")
+    row = re.fullmatch(r"(.*) row \d+", name)
+    parts = row[1].split("/")[::-1] if row else name.split("/")[:-1][:1]
+    words = (re.match(r"[a-z]*", part.lower()) for part in parts)
+    found = (SPLIT_WORDS.get(word[0], "") for word in words if word is not None)
+    return next(filter(None, found), "")
 
 
 # --- folders -------------------------------------------------------------------------------------
@@ -240,7 +262,7 @@ def _listed(root: Path, ignore: int) -> Classes | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, list):
-            return classes_of([str(name) for name in content], ignore)
+            return classes_of([str(name) for name in content], ignore, path)
         named = {int(value): str(name) for value, name in content.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(
@@ -248,7 +270,8 @@ def _listed(root: Path, ignore: int) -> Classes | None:
             f'{{"0": "road", "1": "tree"}} ({error}).'
         ) from None
     kept = sorted(value for value in named if value != ignore)
-    return Classes(tuple(kept), tuple(named[value] for value in kept), (ignore,))
+    found = Classes(tuple(kept), tuple(named[value] for value in kept), (ignore,))
+    return _checked(found, path)
 
 
 def _ade(root: Path) -> Classes:
@@ -259,6 +282,10 @@ def _ade(root: Path) -> Classes:
         rows = [re.split(r"\t+", line.strip()) for line in lines[1:] if line.strip()]
         if len(rows) == ADE_CLASSES:
             names = [row[-1].split(",")[0].strip() for row in rows]
+            names = [
+                name if names.count(name) == 1 else f"{name} ({number})"
+                for number, name in enumerate(names, start=1)
+            ]
     return Classes(tuple(range(1, ADE_CLASSES + 1)), tuple(names), (0,))
 
 

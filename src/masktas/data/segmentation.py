@@ -26,6 +26,7 @@ from masktas.data.masks import (
     declared_split,
     found_classes,
 )
+from masktas.data.sources import Item
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
 from masktas.data.store.image_store import SplitAccess
 from masktas.errors import DataError, UndecodableImage
@@ -124,6 +125,7 @@ class SegmentationImages:
         if tested is None:
             self._divide()
             self.require("supernet", "validation", "test")
+            self._require_two_classes()
         else:
             self._keep(tested)
             self.require("test")
@@ -154,9 +156,11 @@ class SegmentationImages:
         assert isinstance(image.content, bytes)
         try:
             size = dimensions(image.content)
+            # whole: a file may be cut off, and training must not end by it
+            decode(image.content, size=size, in_channels=self._channels, white=self.white)
         except DataError as error:
             return Scanned(number, image.name, (0, 0), b"", b"", {}, str(error))
-        values = self._mask(number)
+        values = _numbers_of(mask)
         if values.shape != size:
             raise DataError(
                 f"{mask.name}: the mask is {values.shape[0]} x {values.shape[1]} pixels and its "
@@ -176,13 +180,7 @@ class SegmentationImages:
         Raises:
             DataError: if it cannot be decoded; the sentence names the file.
         """
-        item = self._pairs.masks.read(*self._pairs.places[number][1])
-        if item.content is None:
-            raise DataError(f"{item.name}: the mask cannot be read ({item.problem}).")
-        try:
-            return decode_mask(item.content)
-        except DataError as error:
-            raise DataError(f"{item.name}: the mask cannot be used ({error}).") from None
+        return _numbers_of(self._pairs.masks.read(*self._pairs.places[number][1]))
 
     def _divide(self) -> None:
         """Assign images to splits, by what the source declares and else by content."""
@@ -235,6 +233,16 @@ class SegmentationImages:
                     f"{self._pairs.location}: all pixels of the {name} split are ignored "
                     f"({self.classes.ignored[0]}): give images with classes, or another --ignore."
                 )
+
+    def _require_two_classes(self) -> None:
+        """Raise DataError unless there is something to tell apart in the training images."""
+        there = [name for name, share in self.pixel_shares("supernet").items() if share]
+        if len(there) < 2:
+            raise DataError(
+                f"{self._pairs.location}: the masks to train on hold one class, {there[0]}, and "
+                f"{self.ignored_share('supernet'):.0%} of their pixels are ignored (number "
+                f"{self.classes.ignored[0]}): give masks of two or more, or another --ignore."
+            )
 
     def rows(self, *names: str) -> NDArray[np.int64]:
         """Return the numbers of the images of some splits.
@@ -332,3 +340,17 @@ class SegmentationImages:
             "skipped": self._skipped[:MAX_LISTED],
             "num_unlabelled": self._unlabelled,
         }
+
+
+def _numbers_of(mask: Item) -> NDArray[np.int32]:
+    """Decode a mask.
+
+    Raises:
+        DataError: if it cannot be decoded; the sentence names the file.
+    """
+    if mask.content is None:
+        raise DataError(f"{mask.name}: the mask cannot be read ({mask.problem}).")
+    try:
+        return decode_mask(mask.content)
+    except DataError as error:
+        raise DataError(f"{mask.name}: the mask cannot be used ({error}).") from None

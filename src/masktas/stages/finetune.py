@@ -88,6 +88,7 @@ def finetune(
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)
         parents |= weights
+    context.fetch(images)
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
     same_head = _has_head(context, start, shape, classes)

@@ -22,7 +22,7 @@ from masktas.formats import format_size
 from masktas.nn.teachers.function import Ask
 from masktas.space import SearchSpace
 from masktas.space.tiling import common_unit
-from masktas.stages.common.images import Data, ImageInput, two_classes
+from masktas.stages.common.images import Data, ImageInput, fetch, two_classes
 from masktas.stages.downstream import (
     Downstream,
     Made,
@@ -171,7 +171,7 @@ class WholeRun:
     def check(self) -> None:
         """Refuse what a later stage would refuse, before hours are spent on earlier ones."""
         settings, space = self._settings, self._space
-        self._images.source(download=settings.runtime.download)
+        fetch(self._images, settings.runtime, Ranks.join())
         if self._supervised:
             self._check_supervised()
         elif not self._adopts:

@@ -216,9 +216,16 @@ def test_white_leaves_eight_bits_alone(encode):
         np.testing.assert_array_equal(same(content, 3, white=4095), BANDS[:, :, :3])
 
 
-@pytest.mark.parametrize(
-    "dtype", ["int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", ">u2", ">i4"]
-)
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64", ">i4"])
+def test_of_wide_integers_white_has_to_be_known(dtype):
+    """numpy's integers have 64 bits: 0 to 255 in them would all be black."""
+    array = np.array([[0, 51, 255]], dtype)
+    np.testing.assert_array_equal(same(array, 1, white=255)[0, :, 0], [0, 51, 255])
+    with pytest.raises(DataError, match=r"of which white is not known \(--white 255\)"):
+        same(array, 1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", ">u2"])
 def test_full_range_of_integers_becomes_all_bytes(dtype):
     most = np.iinfo(dtype).max
     array = np.array([[0, most // 2, most]], dtype)

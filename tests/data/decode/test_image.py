@@ -146,7 +146,8 @@ def test_sixteen_bits_of_grey_in_the_other_byte_order(encode):
 
 
 def test_grey_below_zero_is_black(encode):
-    pixels = decode(encode(np.full((8, 8), -5, np.int32), "tiff"), size=(8, 8), in_channels=1)
+    content = encode(np.full((8, 8), -5, np.int32), "tiff")
+    pixels = decode(content, size=(8, 8), in_channels=1, white=9)
     assert pixels.max() == 0
 
 

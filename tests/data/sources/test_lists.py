@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from PIL import Image
 
 from masktas.data.sources.lists import _split
 from masktas.data.sources.open import open_source
@@ -56,3 +57,14 @@ def test_folders_that_cannot_be_looked_into_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "walk", lambda *_: iter(["deep/er/"]))
     with pytest.raises(DataError, match=r"1 folders could not be looked into, such as deep/er/\."):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_images_below_test_are_test_images_however_they_are_listed(tmp_path, absolute):
+    for name in ("test/a.png", "train/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    folder = f"{tmp_path}/" if absolute else ""
+    (tmp_path / "all.txt").write_text(f"{folder}test/a.png\n{folder}train/b.png\n")
+    source = open_source(tmp_path / "all.txt")
+    assert [source.read(0, number).is_test for number in (0, 1)] == [True, False]

@@ -21,6 +21,7 @@ from masktas.nn.teachers.teacher import InputSpec
 from masktas.nn.teachers.timm_vit import (
     TimmSpec,
     TimmTeacher,
+    _release,
     load_timm,
     open_timm,
     require_supported,
@@ -243,6 +244,14 @@ def test_a_file_in_timms_names_with_its_head(tmp_path: Path) -> None:
         teacher.recipe.to_dict(), teacher.model.state_dict(), where="test", adapter=None
     )
     assert torch.equal(again(images, ids), teacher(images, ids))
+
+
+def test_images_are_normalised_as_the_release_of_a_file_saw_them() -> None:
+    """Releases of one architecture differ: MAE's has ImageNet's mean, AugReg's has 0.5."""
+    assert _release("vit_base_patch16_224")["mean"] == (0.5, 0.5, 0.5)
+    assert _release("vit_base_patch16_224.mae")["mean"] == (0.485, 0.456, 0.406)
+    with pytest.raises(ConfigError, match="no release 'mea' of vit_base_patch16_224"):
+        _release("vit_base_patch16_224.mea")
 
 
 def test_a_file_that_leaves_something_open_is_refused_with_the_list(tmp_path: Path) -> None:

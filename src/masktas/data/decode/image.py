@@ -82,7 +82,7 @@ def decode(
                 return fit_array(
                     pixels, size, in_channels, alpha=page.alpha, orientation=page.orientation
                 )
-        if (values := _deep_ppm(content)) is not None:
+        if (values := deep_ppm(content)) is not None:
             array, full = values
             return fit_array(to_bytes(array, white or full), size, in_channels)
         return _decode_picture(content, size, in_channels, white)
@@ -185,8 +185,8 @@ def _decode_picture(
         orientation = _orientation(image)
         if deep is not None or image.mode in ("I", "F") or image.mode.startswith("I;"):
             array = np.asarray(image) if deep is None else deep
-            if image.format == "PPM" and white is None:
-                white = 65535  # Pillow scales to 16 bits
+            if image.format in ("PPM", "PNG") and white is None:
+                white = 65535  # Pillow scales PPM to 16 bits; older ones open PNG as mode I
             return fit_array(
                 to_bytes(array, white), size, in_channels,
                 alpha=array.ndim == 3 and array.shape[2] in (2, 4), orientation=orientation,
@@ -243,7 +243,7 @@ def _deep_png(
     return values
 
 
-def _deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
+def deep_ppm(content: bytes) -> tuple[NDArray[Any], float] | None:
     """Return the values of a binary PGM or PPM whose white is not 255, and its white.
 
     Pillow reads such files value by value in Python.

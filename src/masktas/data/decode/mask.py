@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.data.decode.image import NPY_MARK, Content, open_picture, reasons
+from masktas.data.decode.image import NPY_MARK, Content, deep_ppm, open_picture, reasons
 from masktas.data.decode.pixels import read_npy
 from masktas.errors import DataError
 
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-SCALED = {"L;2": 85, "L;4": 17}  # grey PNGs of 2 and 4 bits, which Pillow stretches to 0..255
+SCALED = {"L;2": 85, "L;4": 17}  # grey of 2 and 4 bits, which Pillow stretches to 0..255
 
 
 def decode_mask(content: Content) -> NDArray[np.int32]:
@@ -30,13 +30,17 @@ def decode_mask(content: Content) -> NDArray[np.int32]:
             return _numbers(content)
         if content.startswith(NPY_MARK):
             return _numbers(read_npy(content))
+        if (values := deep_ppm(content)) is not None:  # Pillow would stretch them
+            return _numbers(values[0])
         with open_picture(content) as image:
             if image.format in LOSSY:
                 raise DataError(
                     f"a {image.format} file, which blurs the numbers of classes at their edges: "
                     "save masks as PNG"
                 )
-            stretched = SCALED.get(str(image.tile[0].args), 1) if image.format == "PNG" else 1
+            args = image.tile[0].args  # of the decoder: how bits are packed, of TIFF among others
+            packed = args[0] if isinstance(args, tuple) and args else args
+            stretched = SCALED.get(str(packed), 1) if image.format in ("PNG", "TIFF") else 1
             image.load()
             return _numbers(np.asarray(image)) // stretched
 

@@ -52,15 +52,16 @@ def to_bytes(array: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
     """Scale values of any type to 0 ... 255, `[H, W, C]`.
 
     Bytes are unchanged, True becomes 255. For other types `white` becomes 255; without it the
-    maximum of an integer type, and for floats 1, or 255 if a value is above 2. Negative values and
-    NaN become 0.
+    maximum of an integer type of 16 bits, and for floats 1, or 255 if a value is above 2. Negative
+    values and NaN become 0.
 
     Args:
         array: `[H, W]` or `[H, W, C]`.
         white: value that becomes 255, such as 4095 for 12 bits.
 
     Raises:
-        DataError: if it has another shape or a type that is not numeric.
+        DataError: if it has another shape, a type that is not numeric, or integers of more than 16
+            bits without `white`: nobody uses their whole range.
     """
     check_shape(array.shape, array.itemsize)
     if array.ndim == 2:
@@ -72,6 +73,8 @@ def to_bytes(array: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
         raise DataError(f"values of type {array.dtype} are no pixels")
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
+    if white is None and kind in "ui" and array.itemsize > 2:
+        raise DataError(f"values of type {array.dtype}, of which white is not known (--white 255)")
     if white is None:
         white = _float_white(array) if kind == "f" else float(np.iinfo(array.dtype).max)
     result = np.empty(array.shape, dtype=np.uint8)

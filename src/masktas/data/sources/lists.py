@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 
-from masktas.data.sources.base import IMAGE_SUFFIXES
+from masktas.data.sources.base import IMAGE_SUFFIXES, in_test_folder
 from masktas.data.sources.files import FileSource, Listing
 from masktas.data.sources.remote import LocalPlace, Place, RemotePlace, require_inside
 from masktas.errors import DataError
@@ -45,8 +45,23 @@ def open_list(location: str, path: str, place: Place) -> FileSource:
             f"{location}: none of the files it lists exists; the first is {shown(paths[0])}. "
             "Paths are relative to the list, or absolute; or give the folder that holds the images."
         )
-    listing = Listing(names, paths, None if set(labels) == {None} else labels)
+    listing = Listing(
+        names, paths, None if set(labels) == {None} else labels, _tests(names, location, path)
+    )
     return FileSource(location, listing, place)
+
+
+def _tests(names: list[str], location: str, path: str) -> list[bool] | None:
+    """Return whether each file is a test image, by its name below the folder of the list.
+
+    None where all names are relative: they say it themselves.
+    """
+    folders = {one.rpartition("/")[0] + "/" for one in (location, path, os.path.abspath(path))}
+    below = [
+        next((name[len(one) :] for one in sorted(folders) if name.startswith(one)), name)
+        for name in names
+    ]
+    return None if below == names else [in_test_folder(name) for name in below]
 
 
 def _text(content: bytes) -> str:

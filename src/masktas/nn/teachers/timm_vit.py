@@ -238,12 +238,31 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
         len(model.blocks),
         tuple(model.patch_embed.img_size),
     )
-    cfg = model.pretrained_cfg
+    # with a file the model is of no release, and what a release saw differs from the others'
+    cfg = model.pretrained_cfg if file is None or hub else _release(name)
     channels = model.patch_embed.proj.in_channels
     mean, std = (_per_channel(cfg[key], channels) for key in ("mean", "std"))
     sight = InputSpec(recipe.image_size, model.patch_embed.patch_size[0], channels, mean, std)
     licence = UNKNOWN if file is not None else cfg.get("license") or UNKNOWN
     return TimmTeacher(model, recipe), sight, licence
+
+
+def _release(name: str) -> dict[str, Any]:
+    """Return timm's facts about a release, `NAME.TAG`, or about the usual one of a `NAME`.
+
+    Raises:
+        ConfigError: if there is no such release.
+    """
+    try:
+        cfg = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        base, _, tag = name.partition(".")
+        tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{base}.*")]
+        raise ConfigError(
+            f"timm knows no release {tag!r} of {base}, whose images would be normalised as it "
+            f"saw them: there are {', '.join(tags)}."
+        ) from None
+    return dict(cfg.to_dict()) if cfg is not None else {}
 
 
 def load_timm(

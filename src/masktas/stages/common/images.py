@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masktas.artifacts import STARTED, Stage, versions
-from masktas.config import DataSettings, SegmentSettings
+from masktas.config import DataSettings, RuntimeSettings, SegmentSettings
 from masktas.data.masks import classes_of, open_pairs
 from masktas.data.segmentation import SegmentationImages, ShowBar
 from masktas.data.sources import Source, canonical, class_index, open_source
@@ -22,6 +22,7 @@ from masktas.errors import ArtifactError, ConfigError, DataError, LabelError
 from masktas.files import read_json, write_json
 from masktas.formats import format_size, parse_size
 from masktas.space import Architecture
+from masktas.train.ranks import Ranks
 
 COMPARED = ("masktas", "torch")  # packages whose change on resume is worth a warning
 HINT = "a changed image counts as one added and one removed"
@@ -175,6 +176,17 @@ class ImageInput:
                 f"{self.in_channels} channels, but {whose} sees {size[0]} x {size[1]} of "
                 f"{channels}: give --image-size {format_size(size)} --in-channels {channels}."
             )
+
+
+def fetch(images: ImageInput, runtime: RuntimeSettings, ranks: Ranks) -> None:
+    """Refuse images that cannot be opened; download them before, once, if that was asked for.
+
+    Raises:
+        DataError: if they are not there.
+    """
+    if runtime.download:
+        ranks.first(lambda: images.source(download=True) and None)
+    images.source()
 
 
 def open_masks(

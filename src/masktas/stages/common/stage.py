@@ -36,6 +36,7 @@ from masktas.stages.common.images import (
     changed_on_resume,
     changes_since,
     changes_since_stage,
+    fetch,
 )
 from masktas.stages.common.tasks import Setup, augment
 from masktas.stopping import Stopping
@@ -312,6 +313,10 @@ class Context:
         now = images.to_dict()
         same = all(now[key] == then[key] for key in SELECTION)
         return replace(images, before=before) if same else images
+
+    def fetch(self, images: ImageInput) -> None:
+        """Refuse images that cannot be opened; download them before if that was asked for."""
+        fetch(images, self.settings, self.ranks)
 
     def open_images(self, images: ImageInput, allowed: tuple[str, ...]) -> ImageStore:
         """Open the store of the images, decoding them first where that has not been done."""

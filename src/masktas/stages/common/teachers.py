@@ -180,7 +180,7 @@ def adopt(
         data, data_settings, image_size=space.image_size, in_channels=space.in_channels
     )
     images.require_fit(space.largest, f"space {space.name}")
-    images.source()
+    context.fetch(images)
     if ask is None:
         _adopt_released(context, stage, adopted, space, images)
     else:

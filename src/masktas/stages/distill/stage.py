@@ -264,7 +264,7 @@ def _open(
 ) -> DistillData:
     """Open images and teacher; refuse a network that cannot see the supernet's masks."""
     images.require_fit(one, "the architecture")
-    images.source()
+    context.fetch(images)
     units = units_for(context.run, space)
     _require_units(units, one)
     visible = num_visible_checked(units.total, settings.mask_ratio, least=1)

@@ -19,6 +19,7 @@ from masktas.config.derived import search_for, supernet_for, teacher_for
 from masktas.console import Console
 from masktas.data.batches import Batches
 from masktas.data.store.image_store import Images, InMemory
+from masktas.errors import ConfigError
 from masktas.nn.patches import num_visible
 from masktas.nn.student import MaskedStudent, StudentShape
 from masktas.nn.supervised import SupervisedSupernet
@@ -292,6 +293,10 @@ class Trial(TrainingTrial):
     def _search(self, devices: int, device: Device | None, seconds: float) -> StageEstimate:
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
+        if self.images < 1:
+            raise ConfigError(
+                "No image falls into the search split: give a larger --search-share or more images."
+            )
         total = self._units.total
         whole = search.rating in LABELLED
         visible = total if whole else num_visible(total, search.ratio_for(total))

@@ -142,7 +142,7 @@ def _open(
 ) -> RefinementData:
     """Load supernet and teacher, and open the images."""
     images.require_fit(space.largest, f"space {space.name}")
-    images.source()
+    context.fetch(images)
     store = context.open_images(images, allowed=("supernet", "search"))
     supernet = load_supernet(context.run, space)
     assert settings.mask_ratio is not None

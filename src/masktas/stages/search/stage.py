@@ -214,7 +214,7 @@ def _open(
     """Load supernet and teacher, open the images, and build the evaluator."""
     space = candidates.space
     images.require_fit(space.largest, f"space {space.name}")
-    images.source()
+    context.fetch(images)
     supernet = load_shared(context.run, space)
     classes = shared_classes(context.run)
     if classes is not None and settings.rating in LABELLED:

@@ -245,19 +245,24 @@ def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) ->
 def _normalised(
     context: Context, asked: ImageInput, path: Path, parents: dict[str, Path]
 ) -> ImageInput:
-    """Return the input with the mean and std that the inherited weights have seen, if there are.
+    """Return the input with mean, std and white of the images that inherited weights have seen.
 
-    They are those of the network's `input.json`, or of the supernet's images.
+    They are those of the network's `input.json`, or of the supernet's images, if there are.
     """
-    given = {name for name in ("mean", "std") if getattr(asked.settings, name) is not None}
+    names = ("mean", "std", "white")
+    given = {name for name in names if getattr(asked.settings, name) is not None}
     found: dict[str, Any] = {}
     if "weights" in parents and (path.parent / INPUT).exists():
         seen = NetworkInput.load(path.parent, Architecture.load(path.parent / ARCHITECTURE))
-        found = {} if seen is None else {"mean": seen.mean, "std": seen.std}
+        found = {} if seen is None else {name: getattr(seen, name) for name in names}
     elif "supernet" in parents:
-        found = context.run.supernet.manifest()["images"]
+        manifest = context.run.supernet.manifest()
+        white = manifest["settings"]["images"].get("white")
+        found = manifest["images"] | {"white": white}
     values: dict[str, Any] = {
-        name: list(found[name]) for name in ("mean", "std") if name in found and name not in given
+        name: list(value) if isinstance(value, tuple) else value
+        for name in names
+        if name not in given and (value := found.get(name)) is not None
     }
     return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))
 

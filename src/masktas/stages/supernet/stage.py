@@ -165,7 +165,7 @@ def _open(
 ) -> DistillationData:
     """Open images and teacher; refuse those that do not fit the space."""
     images.require_fit(space.largest, f"space {space.name}")
-    images.source()
+    context.fetch(images)
     watches = settings.probe_accuracy and settings.probes > 0
     labels = two_classes(images)[0] if watches else None
     require_same_images(context.run, space)

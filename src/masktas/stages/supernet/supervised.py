@@ -50,6 +50,7 @@ def train_supervised(
     """
     images = _images(context, space, data, data_settings)
     images.require_fit(space.largest, f"space {space.name}")
+    context.fetch(images)
     labels, classes = two_classes(images)
     store = context.open_images(images, allowed=("supernet", "validation"))
     batches = context.batches(store, "supernet", settings=settings)

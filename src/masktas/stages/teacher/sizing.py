@@ -23,11 +23,6 @@ SMALLER = 2  # images that are enlarged by more than this factor are worth a war
 SMALL = 112  # shorter sides up to this get the widths of the space micro
 
 
-def open_given(data: Data, settings: DataSettings | None, *, download: bool) -> Source:
-    """Open the user's images, before their size and channels are known."""
-    return ImageInput.of(data, settings or DataSettings()).source(download=download)
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What the headers of some images say.

@@ -15,12 +15,12 @@ from masktas.nn.mae import require_decoder_dim
 from masktas.nn.patches import num_visible_checked
 from masktas.space import Architecture, SearchSpace
 from masktas.stages.common.claimed import ClaimedStage
-from masktas.stages.common.images import Data
+from masktas.stages.common.images import Data, ImageInput
 from masktas.stages.common.load import DECODER
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import teacher_architecture, teacher_task
 from masktas.stages.teacher.init_from import InitFrom, open_init_from
-from masktas.stages.teacher.sizing import mostly_enlarged, open_given, sample, sized
+from masktas.stages.teacher.sizing import mostly_enlarged, sample, sized
 from masktas.train import checkpoint
 from masktas.train.input import NetworkInput
 from masktas.train.networks import save_network
@@ -114,8 +114,9 @@ def teacher(
     context.keep_precision(context.run.teacher)
     context.compile_blocks(context.run.teacher)
     given = settings or TeacherSettings()
-    source = open_given(data, data_settings, download=context.settings.download)
-    headers = sample(source)
+    asked = ImageInput.of(data, data_settings or DataSettings())  # size and channels follow
+    context.fetch(asked)
+    headers = sample(asked.source())
     filled, images, origin = sized(data, given, data_settings, space, headers)
     checked = check(filled, images.image_size, images.in_channels)
     context.console.say(_about(checked, origin))

@@ -11,7 +11,7 @@ from masktas.config import AllSettings
 from masktas.console import Console
 from masktas.nn.teachers.function import Ask
 from masktas.space import format_quantity
-from masktas.stages.common.images import Data, ImageInput
+from masktas.stages.common.images import Data, ImageInput, fetch
 from masktas.stages.common.manifest import FinetuneManifest
 from masktas.stages.common.stage import Context
 from masktas.stages.downstream import (
@@ -169,7 +169,7 @@ class Transfer:
         settings, source = self._settings, self._source
         if "space" in settings.supernet.model_fields_set:
             source.require_space(settings.supernet.space)
-        self._images.source(download=settings.runtime.download)
+        fetch(self._images, settings.runtime, Ranks.join())
         self._later.check(source.space, source.trained, searches=not self._keeps)
 
     def make(self) -> Made:

@@ -1,0 +1,28 @@
+"""A segmenter reads images as its backbone has seen its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masktas.config import DataSettings
+from masktas.stages.common.images import ImageInput
+from masktas.stages.segment.stage import _normalised
+from used import SEEN, save_classifier
+
+
+@pytest.mark.parametrize(("given", "white"), [({}, 4095.0), ({"white": 255.0}, 255.0)])
+def test_mean_std_and_white_are_those_of_the_weights(
+    tmp_path: Path, given: dict[str, Any], white: float
+) -> None:
+    save_classifier(tmp_path, seen=replace(SEEN, white=4095.0))
+    asked = ImageInput("images", DataSettings(image_size=16, in_channels=3, **given))
+    path = tmp_path / "architecture.json"
+    context: Any = None  # there is no run
+    found = _normalised(context, asked, path, {"weights": tmp_path}).settings
+    assert found.white == white
+    assert found.mean is not None
+    assert [float(one) for one in found.mean.split(",")] == pytest.approx(SEEN.mean)
