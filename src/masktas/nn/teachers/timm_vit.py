@@ -239,7 +239,8 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
         tuple(model.patch_embed.img_size),
     )
     # with a file the model is of no release, and what a release saw differs from the others'
-    cfg = model.pretrained_cfg if file is None or hub else _release(name)
+    own = model.pretrained_cfg
+    cfg = own if file is None or hub else _release(name) or own
     channels = model.patch_embed.proj.in_channels
     mean, std = (_per_channel(cfg[key], channels) for key in ("mean", "std"))
     sight = InputSpec(recipe.image_size, model.patch_embed.patch_size[0], channels, mean, std)
@@ -248,7 +249,7 @@ def open_timm(name: str, *, file: Path | None, partial: bool) -> tuple[TimmTeach
 
 
 def _release(name: str) -> dict[str, Any]:
-    """Return timm's facts about a release, `NAME.TAG`, or about the usual one of a `NAME`.
+    """Return timm's facts about a release, `NAME.TAG`, or the usual one of `NAME`; {} without one.
 
     Raises:
         ConfigError: if there is no such release.

@@ -184,8 +184,12 @@ def fetch(images: ImageInput, runtime: RuntimeSettings, ranks: Ranks) -> None:
     Raises:
         DataError: if they are not there.
     """
+
+    def download() -> None:
+        images.source(download=True)
+
     if runtime.download:
-        ranks.first(lambda: images.source(download=True) and None)
+        ranks.first(download)
     images.source()
 
 
