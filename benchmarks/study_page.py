@@ -108,6 +108,18 @@ def difference_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [NETWORKS[name], words, points, interval(one), p, flips, seeds]
 
 
+def not_run(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the protocol names and nobody has run, or not for all supernets that count."""
+    most = max((len(one["values"]) for one in found["paired"].values()), default=0)
+    for name in ("equal-images", "equal-cost"):
+        number = len(found["paired"].get(name, {"values": ()})["values"])
+        if number < most:
+            yield f"{NETWORKS[name]}: {number} of {most} supernets."
+    for kind, entries in found["accuracies"].items():
+        if not entries:
+            yield f"{KINDS[kind]}."
+
+
 def accuracy_rows(entries: Entries) -> Iterator[list[str]]:
     """Yield a row for each network and budget, with a column for each seed."""
     seeds = sorted({one["seed"] for one in entries})
@@ -192,6 +204,8 @@ def page(found: Mapping[str, Any]) -> str:
         "On a seed that settings were chosen on; everything after the part is repeated.",
         as_markdown(ablation_rows(kinds)),
     ]
+    if missing := list(not_run(found)):
+        parts += ["## Not run", "\n".join(f"- {one}" for one in missing)]
     for name, band in found["bands"].items():
         parts += [f"## Do ratings rank? {name}", band["verdict"]]
     parts += [

@@ -113,6 +113,8 @@ def test_the_tables_are_those_of_the_manifests(study: ModuleType, tmp_path: Path
     assert "| 5M | mean of random | 26.0 ± 7.1 |" in page
     assert page.index("| 5M | winner") < page.index("| 15M | winner")
     assert "something" not in page
+    assert "- hand-made, equal images: 0 of 3 supernets." in page
+    assert "- Limits of latency, one thread." in page
     assert (tmp_path / "study.svg").stat().st_size > 1000
     assert (tmp_path / "accuracies.svg").read_text().count("<use") > 2 * len(of(1, 1))
 
