@@ -180,7 +180,8 @@ def page(found: Mapping[str, Any]) -> str:
         "Does searching without labels give a better network than the obvious one? Protocol,\n"
         "written before: [study-protocol.md](../study-protocol.md).",
         "\n".join(f"- {one}" for one in summary(found)),
-        "![Winner minus other networks, by seed](study.svg)",
+        "![Winner minus other networks: points are supernets, bars their mean and 95 % interval]"
+        "(study.svg)",
         "## Commands",
         COMMANDS,
         "## Differences",
@@ -231,7 +232,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         axes.scatter([one["mean"]], [row], color="black", marker="|", s=160)
     axes.set_yticks(range(len(names)), [NETWORKS[name] for name in names])
     axes.invert_yaxis()
-    axes.set_xlabel("winner minus this network, points of test top-1: seeds, mean, 95 % interval")
+    axes.set_xlabel("winner minus this network, points of test top-1")
     figure.savefig(path, metadata={"Date": None})
 
 
