@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -284,11 +285,9 @@ class Run:
     @property
     def has_source(self) -> bool:
         """Whether teacher and supernet are where the run says: a transfer's may have been moved."""
-        try:
-            self._folder_of("teacher"), self._folder_of("supernet")
-        except ArtifactError:
-            return False
-        return True
+        with suppress(ArtifactError):
+            return bool(self._folder_of("teacher") and self._folder_of("supernet"))
+        return False
 
     def _folder_of(self, name: str) -> Path:
         """Return the folder of the teacher or the supernet.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, Source
+from masktas.data.sources.base import IMAGE_SUFFIXES, Source, told_apart
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.open import open_source
 from masktas.data.sources.remote import LocalPlace
@@ -281,11 +281,7 @@ def _ade(root: Path) -> Classes:
         lines = (root / ADE_NAMES).read_text(encoding="utf-8", errors="replace").splitlines()
         rows = [re.split(r"\t+", line.strip()) for line in lines[1:] if line.strip()]
         if len(rows) == ADE_CLASSES:
-            names = [row[-1].split(",")[0].strip() for row in rows]
-            names = [
-                name if names.count(name) == 1 else f"{name} ({number})"
-                for number, name in enumerate(names, start=1)
-            ]
+            names = told_apart([row[-1].split(",")[0].strip() for row in rows], first=1)
     return Classes(tuple(range(1, ADE_CLASSES + 1)), tuple(names), (0,))
 
 

@@ -32,7 +32,7 @@ def test_few_parts_are_open_at_once(tmp_path, numbered, memory_source, monkeypat
 
 def test_the_limit_of_open_files_is_raised_where_it_can_be():
     code = (
-        "import resource; from masktas.data.store.image_store import most_open_files;"
+        "import resource; from masktas.data.store.parts import most_open_files;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 640)); print(most_open_files());"
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

@@ -220,9 +220,14 @@ def named_classes(values: list[Any], names: list[str]) -> list[str]:
     """
     if any(not isinstance(value, int) or not 0 <= value < len(names) for value in values):
         raise LabelError("some images have no label (None or -1).")
-    often = Counter(names)
-    unique = [name if often[name] == 1 else f"{name} ({n})" for n, name in enumerate(names)]
+    unique = told_apart(names)
     return [unique[value] for value in values]
+
+
+def told_apart(names: list[str], first: int = 0) -> list[str]:
+    """Return the names of classes, numbered from `first`; equal ones get their number appended."""
+    often = Counter(names)
+    return [n if often[n] == 1 else f"{n} ({number})" for number, n in enumerate(names, first)]
 
 
 def require_labels(location: str, values: list[Any]) -> list[Any]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,7 +27,7 @@ from masktas.data.sources import Source
 from masktas.data.splits import SPLITS, describe_splits, split_by_content
 from masktas.data.store.build import Cache, ShowBar, StoreSpec, build
 from masktas.data.store.damage import load_array, set_aside
-from masktas.data.store.parts import OpenParts
+from masktas.data.store.parts import OpenParts, most_open_files
 from masktas.data.store.statistics import measure, read_statistics
 from masktas.errors import DamagedError, DataError, UndecodableImage
 from masktas.files import write_json
@@ -39,7 +37,6 @@ VERSION = 2
 STATISTICS_IMAGES = 4096  # images that mean and standard deviation are computed from
 STATISTICS_CHUNKS = 16  # chunks that these images are read in
 FACTS = ("source", "size", "in_channels", "tried", "duplicates")  # of store.json, for manifests
-MANY_FILES = 65_536  # that are enough: parts hold 512 images and more
 MAX_LISTED = 100  # skipped images in a manifest
 
 
@@ -280,17 +277,6 @@ class ImageStore:
             if bytes.fromhex(decoded.digest) != self._digests[rows[place]].tobytes():
                 raise DataError(f"{item.name}: has changed since it was first decoded.")
             images[place] = decoded.pixels
-
-
-def most_open_files() -> int:
-    """Return how many files this process may have open; raise its own limit where it can."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-    return MANY_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def store_name(source: Source, spec: StoreSpec) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from masktas.errors import ArtifactError
 from masktas.files import not_through_links, read_json, write_json
 
+MANY_FILES = 65_536  # that are enough: parts hold 512 images and more
 MAX_LISTED = 100  # skipped images in the record of a part
 SYNC_BYTES = 32 << 20  # of pixels, after which a sync begins in the background
 POLL_SECONDS = 0.1  # between checks of the parts that other processes have locked
@@ -256,3 +258,14 @@ class Parts:
                 yield None
                 return
             yield file
+
+
+def most_open_files() -> int:
+    """Return how many files this process may have open; raise its own limit where it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return MANY_FILES if soft == resource.RLIM_INFINITY else soft

@@ -294,9 +294,7 @@ class Trial(TrainingTrial):
         """Estimate a search: every candidate sees every image, forward only."""
         search = self._settings.search
         if self.images < 1:
-            raise ConfigError(
-                "No image falls into the search split: give a larger --search-share or more images."
-            )
+            raise ConfigError("No image falls into the search split: raise --search-share.")
         total = self._units.total
         whole = search.rating in LABELLED
         visible = total if whole else num_visible(total, search.ratio_for(total))
