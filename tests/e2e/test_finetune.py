@@ -171,13 +171,35 @@ def test_a_network_alone_needs_no_supernet(world: World, tmp_path: Path, masktas
               "--batch-size", 16)  # fmt: skip
     code, _, said = masktas(*tokens)
     assert code == 2
-    assert "the supernet stage is missing" in said
+    assert f"no weights to start from, neither beside {path} nor in {out}/supernet" in said
     code, _, said = masktas(*tokens, "--init", "scratch")
     assert code == 0, said
     splits = manifest(out / "finetune/main")["images"]["splits"]
     assert {"supernet", "search", "validation", "test"} <= set(splits)
     assert masktas("evaluate", out)[0] == 0
     assert masktas("predict", out, world.images)[0] == 0
+
+
+def test_a_trained_network_starts_in_another_folder(
+    base: Path, whole: Path, world: World, tmp_path: Path, masktas: Call
+) -> None:
+    classes = [folder.name for folder in sorted(world.images.iterdir()) if folder.is_dir()]
+    source = tmp_path / "photos"
+    for name in classes[:2]:  # other images, with another mean
+        shutil.copytree(world.images / name, source / f"new-{name}")
+    out = tmp_path / "other"
+    tokens = ("finetune", source, "--out", out, "--architecture", whole, "--epochs", 1,
+              "--batch-size", 4, "--lr", 1e-9, "--recipe", "plain")  # fmt: skip
+    code, _, said = masktas(*tokens)
+    assert code == 0, said
+    made, its = out / "finetune/main", json.loads((whole / "input.json").read_text())
+    mine = json.loads((made / "input.json").read_text())
+    assert [mine[key] for key in ("mean", "std")] == [its[key] for key in ("mean", "std")]
+    assert mine["classes"] == [f"new-{name}" for name in classes[:2]]
+    weights, before = (load_file(folder / "weights.safetensors") for folder in (made, whole))
+    for name, tensor in weights.items():
+        if not name.startswith("head."):
+            np.testing.assert_allclose(tensor, before[name], atol=1e-5, err_msg=name)
 
 
 def test_by_default_size_and_length_choose_and_it_is_said(base: Path, tune: Call) -> None:

@@ -104,10 +104,11 @@ COMMANDS = {
         "masktas.cli.stages:finetune",
         """Train the network with labels, and test it.
 
-        Reads OUT/supernet, an architecture and the labels of the images (a folder for each class,
-        or a parquet column `label`). Writes OUT/finetune/NAME, whose weights are those of the best
-        epoch by validation. The test split is read once, at the end. Settings come from a recipe
-        that suits the size of the network (--recipe, docs/finetune.md).
+        Reads an architecture, its weights (beside it, else in OUT/supernet) and the labels of the
+        images (a folder for each class, or a parquet column `label`). Writes OUT/finetune/NAME,
+        whose weights are those of the best epoch by validation. The test split is read once, at the
+        end. Settings come from a recipe that suits the size of the network (--recipe,
+        docs/finetune.md).
         """,
     ),
     "segment": (

@@ -266,8 +266,8 @@ def finetune(
     architecture: Annotated[
         Path | None,
         Parameter(
-            help="Network to train, an architecture.json. By default that of OUT/refine/main or, "
-            "without one, of OUT/search/main."
+            help="Network to train: its folder, or an architecture.json. By default that of "
+            "OUT/refine/main or, without one, of OUT/search/main."
         ),
     ] = None,
     config: Config = None,
@@ -320,8 +320,8 @@ def segment(
     architecture: Annotated[
         Path | None,
         Parameter(
-            help="Backbone, an architecture.json. By default that of OUT/refine/main or, without "
-            "one, of OUT/search/main."
+            help="Backbone: the folder of a network, or an architecture.json. By default that of "
+            "OUT/refine/main or, without one, of OUT/search/main."
         ),
     ] = None,
     config: Config = None,

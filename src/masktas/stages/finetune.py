@@ -14,7 +14,12 @@ from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
 from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, labels_of, two_classes
-from masktas.stages.common.load import inherited, shared_classes, wanted_architecture
+from masktas.stages.common.load import (
+    inherited,
+    normalised,
+    shared_classes,
+    wanted_architecture,
+)
 from masktas.stages.common.stage import Context
 from masktas.stages.common.tasks import classifier_task, finetuning_for
 from masktas.train.best import PREFIX, BestEpoch, Epoch
@@ -47,7 +52,7 @@ def finetune(
 
     Args:
         data: labelled images; those of the supernet if None. A run without a supernet needs them,
-            with `init="scratch"` and an architecture.
+            and an architecture with weights beside it, unless `init` is `scratch`.
         out: the run folder; `finetune/NAME/` is written in it.
         name: of this network; one run can hold many.
         architecture: an architecture.json; that of `refine/main`, or else of `search/main`, if
@@ -75,19 +80,21 @@ def finetune(
     context.keep_precision(context.run.finetune(name))
     context.compile_blocks(context.run.finetune(name))
     settings = settings or FinetuneSettings()
-    images = None
-    if data is None or settings.init == "inherit" or context.run.division.finished:
-        images = context.images_recorded(context.run.division, data, data_settings)
+    alone = data is not None and not context.run.division.finished  # a network without its run
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
-    if images is None:  # a network alone, without a supernet
+    start = None
+    if alone:
         size, channels = shape.image_size, shape.in_channels
         images = context.images_given(data, data_settings, image_size=size, in_channels=channels)
-    start = None
+    else:
+        images = context.images_recorded(context.run.division, data, data_settings)
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)
         parents |= weights
+    if alone:
+        images = normalised(context.run, images, path, parents)
     context.fetch(images)
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
@@ -218,7 +225,9 @@ def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> di
 
 def _has_head(context: Context, start: ViT | None, shape: Architecture, classes: list[str]) -> bool:
     """Return whether the network to start from has learned to tell these classes apart."""
-    if start is None or shared_classes(context.run) != classes:
+    if start is None or not context.run.supernet.finished:
+        return False
+    if shared_classes(context.run) != classes:
         return False
     its = start.architecture
     return (its.num_classes, its.pool) == (len(classes), shape.pool)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from masktas.artifacts import ARCHITECTURE, SPACE, TEACHER, Run
+from masktas.config import DataSettings, resolve
 from masktas.data.store.image_store import ImageStore
 from masktas.errors import ArtifactError, ConfigError
 from masktas.files import read_json, write_json
@@ -30,7 +31,9 @@ from masktas.nn.units import Units, units_of
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, SearchSpace
 from masktas.space.tiling import MIN_UNITS, common_unit, patch_in
+from masktas.stages.common.images import ImageInput
 from masktas.train import checkpoint
+from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, load_network, weights_file
 
 DECODER = "decoder.safetensors"
@@ -282,9 +285,43 @@ def inherited(run: Run, path: Path, shape: Architecture) -> tuple[ViT, dict[str,
     beside = weights_file(path.parent)
     if path.name == ARCHITECTURE and beside.exists():
         return load_network(path), {"weights": beside}
+    if not run.supernet.finished:
+        raise ArtifactError(
+            f"There are no weights to start from, neither beside {path} nor in "
+            f"{run.supernet.folder}: give the folder of a trained network, or --init scratch."
+        )
     shared = load_shared(run)
     shared.space.require(shape)
     return shared.extract(shape), {"supernet": run.supernet.folder / WEIGHTS}
+
+
+def normalised(run: Run, images: ImageInput, path: Path, parents: dict[str, Path]) -> ImageInput:
+    """Return images read with mean, std and white of those that inherited weights have seen.
+
+    They are in the network's `input.json`, or else those of the supernet's images; what the user
+    has set stays.
+
+    Args:
+        run: the run.
+        images: as they would be read without.
+        path: the architecture.json of the network.
+        parents: files that the weights come from, by name (`inherited`).
+    """
+    names = ("mean", "std", "white")
+    found: dict[str, Any] = {}
+    if "weights" in parents:
+        seen = NetworkInput.load(path.parent, Architecture.load(path))
+        found = {} if seen is None else {name: getattr(seen, name) for name in names}
+    elif "supernet" in parents:
+        manifest = run.supernet.manifest()
+        white = manifest["settings"]["images"].get("white")
+        found = manifest["images"] | {"white": white}
+    values: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name in names
+        if getattr(images.settings, name) is None and (value := found.get(name)) is not None
+    }
+    return replace(images, settings=resolve(DataSettings, images.settings, values))
 
 
 def load_supernet(run: Run, space: SearchSpace | None = None) -> Supernet:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import ARCHITECTURE, INPUT
 from masktas.config import DataSettings, RuntimeSettings, SegmentSettings, resolve
 from masktas.console import Console
 from masktas.data.joint import JointBatches
@@ -20,7 +19,7 @@ from masktas.space import Architecture, format_quantity, macs, params
 from masktas.space.decoder import Decoder
 from masktas.stages.common.claimed import ClaimedStage
 from masktas.stages.common.images import Data, ImageInput, open_masks
-from masktas.stages.common.load import inherited, wanted_architecture
+from masktas.stages.common.load import inherited, normalised, wanted_architecture
 from masktas.stages.common.stage import Context
 from masktas.stages.segment.examples import draw_examples
 from masktas.stages.segment.tasks import joint_augment, segmenter_network, segmenter_task
@@ -85,7 +84,7 @@ def segment(
     asked = _input_of(data, shape, data_settings)
     backbone = shape.replace(num_classes=0, image_size=asked.image_size)
     asked.require_fit(backbone, "the architecture")
-    asked = _normalised(context, asked, path, parents)
+    asked = normalised(context.run, asked, path, parents)
     images = open_masks(
         asked,
         settings,
@@ -240,31 +239,6 @@ def _input_of(data: Data, shape: Architecture, settings: DataSettings | None) ->
     asked = ImageInput.of(data, resolved)
     asked.require_masks()
     return asked
-
-
-def _normalised(
-    context: Context, asked: ImageInput, path: Path, parents: dict[str, Path]
-) -> ImageInput:
-    """Return the input with mean, std and white of the images that inherited weights have seen.
-
-    They are those of the network's `input.json`, or of the supernet's images, if there are.
-    """
-    names = ("mean", "std", "white")
-    given = {name for name in names if getattr(asked.settings, name) is not None}
-    found: dict[str, Any] = {}
-    if "weights" in parents and (path.parent / INPUT).exists():
-        seen = NetworkInput.load(path.parent, Architecture.load(path.parent / ARCHITECTURE))
-        found = {} if seen is None else {name: getattr(seen, name) for name in names}
-    elif "supernet" in parents:
-        manifest = context.run.supernet.manifest()
-        white = manifest["settings"]["images"].get("white")
-        found = manifest["images"] | {"white": white}
-    values: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in names
-        if name not in given and (value := found.get(name)) is not None
-    }
-    return ImageInput(asked.location, resolve(DataSettings, asked.settings, values))
 
 
 def _describe(console: Console, images: SegmentationImages) -> None:
