@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as vision
 
 from examples import examples
@@ -40,7 +42,7 @@ def test_boxes_lie_inside_and_keep_area_and_aspect(seed, size, shares):
     assert (starts + lengths <= size).all()
     low, high = ((lengths + way) / size for way in (-0.5, 0.5))  # whole pixels: what was drawn
     assert (low.prod(1) <= most).all()
-    assert (high.prod(1) >= min(least, ASPECT[0])).all()  # a long box of a large area is clipped
+    assert (high.prod(1) >= least).all()
     assert (high[:, 1] / low[:, 0].clip(1e-9) >= ASPECT[0]).all()
     assert (low[:, 1] / high[:, 0] <= ASPECT[1]).all()
 
@@ -60,6 +62,22 @@ def test_boxes_use_the_whole_range(size):
         assert place.mean() == pytest.approx(0.5, abs=0.03)
         assert place.min() == 0
         assert place.max() == 1
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.4, 1.0), (0.7, 1.0), (1.0, 1.0)])
+def test_boxes_are_distributed_as_torchvisions(scale):
+    size, count = (90, 90), 4000
+    mine = random_boxes(np.random.default_rng(1), count, size, scale)
+    torch.manual_seed(2)
+    image = torch.empty(1, *size)
+    given = [RandomResizedCrop.get_params(image, list(scale), list(ASPECT)) for _ in range(count)]
+    for own, its in zip(mine.T, np.array(given).T, strict=True):
+        assert ks_2samp(own, its).pvalue > 0.01
+
+
+def test_a_crop_of_the_whole_area_is_the_whole_image():
+    boxes = random_boxes(np.random.default_rng(0), 500, (32, 40), (1.0, 1.0))
+    assert (boxes == [0, 0, 32, 40]).all(1).mean() > 0.9  # others have an aspect that rounds to it
 
 
 def test_boxes_hang_on_the_generator_alone():

@@ -15,6 +15,7 @@ from torch import Tensor
 from masktas.data.resample import dense, in_c, interpolated, native
 
 ASPECT = (3 / 4, 4 / 3)
+TRIES = 10  # of a crop, as torchvision
 LUMA = (
     0.299,
     0.587,
@@ -29,17 +30,23 @@ def random_boxes(
 ) -> NDArray[np.int64]:
     """Draw crops `[B, 4]` (top, left, height, width) as RandomResizedCrop does, in whole pixels.
 
+    Area and aspect ratio are drawn again while a side is longer than the image's; what does not fit
+    after `TRIES` draws is the whole image.
+
     Args:
         rng: source of randomness.
         batch: B.
         size: (H, W) of the stored images. Aspect ratios of crops are relative to H / W.
         scale: smallest and largest fraction of the area.
     """
-    share = rng.uniform(*scale, size=batch)
-    aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), size=batch))
-    shares = np.stack([np.sqrt(share / aspect), np.sqrt(share * aspect)], axis=1)
+    share = rng.uniform(*scale, size=(TRIES, batch))
+    aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), size=(TRIES, batch)))
+    shares = np.stack([np.sqrt(share / aspect), np.sqrt(share * aspect)], axis=2)
     whole = np.array(size)
-    lengths = np.rint(whole * shares.clip(max=1)).clip(1, whole).astype(np.int64)
+    drawn = np.rint(whole * shares).clip(min=1).astype(np.int64)
+    fits = (drawn <= whole).all(axis=2)
+    first = drawn[fits.argmax(axis=0), np.arange(batch)]
+    lengths = np.where(fits.any(axis=0)[:, None], first, whole)
     starts = (rng.uniform(size=(batch, 2)) * (whole - lengths + 1)).astype(np.int64)
     return np.concatenate([starts, lengths], axis=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def card_of(folder: Path, shape: Architecture, classes: tuple[str, ...] | None) 
     scale = (0.5,) * shape.in_channels
     size = shape.image_size
     seen = NetworkInput(size, size, shape.in_channels, None, scale, scale, classes)
-    text = card(Subject(ViT(shape), seen), home_of(folder), [], "9 images", ROWS)
+    text = card(
+        Subject(ViT(shape), seen), home_of(folder), [], "9 images", ROWS, "a laptop, 2 threads"
+    )
     return ModelCard(text)
 
 
@@ -120,6 +123,49 @@ def test_a_baseline_and_a_network_of_another_run_are_said_to_be_that(
     assert "Accuracy for each class" in text.partition("What was not tested")[2]
     text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
     assert "Accuracy for each class" not in text.partition("What was not tested")[2]
+
+
+def test_the_licence_of_a_teacher_follows_the_weights(run: Path, tmp_path: Path) -> None:
+    [winner] = rated_networks(1)
+    shape = Architecture.from_dict(winner["architecture"]).replace(num_classes=3)
+    begun = {"init": "/models/mae_vit.pth", "licence": "CC-BY-NC 4.0"}
+    write_stage(run / "teacher", begun)
+    place = "../../../secret/run/search/main"
+    of = {"file": f"{place}/architecture.json", "sha256": ""}
+    weights = {"file": f"{place}/weights.safetensors", "sha256": ""}
+    parents = {
+        "drawn": {},
+        "given": {"weights": weights},
+        "lost": {"weights": weights | {"file": "../../../gone/refine/main/weights.safetensors"}},
+        "again": {"weights": {"file": "../given/weights.safetensors", "sha256": ""}},
+    }
+    texts = {}
+    for name, more in parents.items():
+        folder = tmp_path / "other" / "finetune" / name
+        content = {"parents": {"architecture": of} | more}
+        write_stage(folder, finetune_content(winner, 0.9) | content)
+        texts[name] = card_of(folder, shape, ("a", "b", "c")).text
+    told = r"distilled from mae\_vit.pth, whose weights have the licence: CC-BY-NC 4.0"
+    assert told in texts["given"]
+    assert told in texts["again"]
+    assert told in card_of(run / "search" / "main", shape.replace(num_classes=0), None).text
+    assert "This card names no licence" in texts["drawn"]
+    assert "not known here where the network's weights are from" in texts["lost"]
+    copied = card_of(tmp_path / "copied", shape, ("a", "b", "c")).text
+    assert "not known here where the network's weights are from" in copied
+
+
+def test_a_command_that_measured_is_not_published(run: Path) -> None:
+    path = run / "search" / "main" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["latency_target"] = {"engine": "command", "command": "ssh me@board", "batch": 1}
+    for one in content["top"]:
+        one.update(latency=1.0, measured_latency=1.25, measured_latency_range=[1.2, 1.3])
+    path.write_text(json.dumps(content))
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=3)
+    text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
+    assert "Latency measured: 1.25 ms (engine command, batch 1)." in text
+    assert "board" not in text
 
 
 def test_a_network_without_results_has_no_model_index(run: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,18 @@ import masktas.timm  # registers the architecture
 from masktas.cli import main
 from masktas.errors import ArtifactError, ConfigError
 from masktas.nn.vit import ViT
+from masktas.predictor import load
 from masktas.space import Architecture
 from masktas.stages.export import onnx_form, torch_form
 from masktas.stages.export.card import plain
+from masktas.stages.export.form import Subject
 from masktas.stages.export.forms import all_forms
+from masktas.stages.export.parity import Comparison
 from masktas.stages.export.stage import table_of
 from masktas.stages.export.timm_form import crop_share
 from masktas.train.networks import load_network, save_network
 from used import CLASSES, SEEN, save_classifier
+from worlds import started
 
 # 3 heads of 8 channels are wider than the network, and 20 * 1.77 is no whole number
 SHAPE = Architecture(
@@ -292,6 +297,37 @@ def test_a_form_that_is_off_is_not_written(
     assert off["torch"] > 1e-3 > off["timm"]
 
 
+def test_8_bits_of_a_file_that_is_off_are_not_written(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = onnx_form.export_onnx
+
+    def wrong(network: ViT, *given: Any, **more: Any) -> None:
+        assert network.head is not None
+        network.head.bias.add_(0.1)  # of all classes alike: the best one stays
+        right(network, *given, **more)
+        network.head.bias.sub_(0.1)
+
+    monkeypatch.setattr(onnx_form, "export_onnx", wrong)
+    for to in ("onnx-int8", "onnx,onnx-int8"):
+        found = masktas.export(net, out=tmp_path / to, to=to, num_images=8)
+        [*_, int8] = found["forms"]
+        assert not int8["written"]
+        assert "not written: onnx, which it is made from" in int8["warning"]
+        assert not (tmp_path / to / "onnx").exists() or not any((tmp_path / to / "onnx").iterdir())
+
+
+def test_a_form_that_computes_no_number_for_one_image_is_off(net: Path, tmp_path: Path) -> None:
+    comparison = Comparison(Subject.of(load(net)), np.zeros((3, *WIDE.stored_size, 3), np.uint8))
+    network = load_network(net)
+
+    def run(images: Tensor) -> Tensor:
+        return network(images) * (math.nan if len(images) == 1 else 1)
+
+    form = replace(ALL_FORMS["torch"], files=(), open=lambda _: run)
+    assert not comparison.of(form, tmp_path).written
+
+
 def record_of(folder: Path) -> dict[str, Any]:
     """Read what an export has measured."""
     content: dict[str, Any] = json.loads((folder / "parity.json").read_text())
@@ -335,6 +371,43 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     with pytest.raises(ArtifactError, match=r"no export of masktas.*another --out"):
         masktas.export(net, out=tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "letter.txt").exists()
+
+
+def test_what_is_not_of_an_export_is_never_deleted(net: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clone"
+    masktas.export(net, out=out, to="torch", num_images=4)
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD").write_text("ref")
+    with pytest.raises(ArtifactError, match=r"HEAD is not part of an export.*would delete it"):
+        masktas.export(net, out=out, to="timm", num_images=4, overwrite=True)
+    with pytest.raises(ConfigError, match="holds the network itself"):
+        masktas.export(out, out=out, to="timm", num_images=4, overwrite=True)
+    assert {".git", "model.py", "model.safetensors"} <= {one.name for one in out.iterdir()}
+
+
+def test_a_place_that_cannot_be_written_is_said(net: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"cannot be written \(.*choose another --out"):
+        masktas.export(net, out=tmp_path / "file" / "out", to="torch", num_images=4)
+
+
+def test_an_export_that_is_killed_leaves_the_old_one(net: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    masktas.export(net, out=out, to="torch", num_images=4)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    tokens = ["export", net, "--out", out, "--to", "timm,torch-export", "--overwrite"]
+    with started(*tokens, errors=tmp_path / "said") as job:
+        while not (tmp_path / ".out.partial" / "model.safetensors").exists():
+            assert job.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.01)
+        job.kill()
+        job.wait()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    out.rename(tmp_path / ".out.old")  # as if it had been killed a little later
+    masktas.export(net, out=out, to="timm", num_images=4)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", "said"}
+    assert (out / "config.json").exists()
 
 
 def test_what_cannot_be_exported_is_refused(

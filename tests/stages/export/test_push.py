@@ -159,6 +159,7 @@ def test_a_dry_run_sends_nothing(
 def test_files_of_an_earlier_export_are_deleted_and_others_stay(shipped: Path, hub: Hub) -> None:
     hub.private = True
     hub.files = {
+        "parity.json": b"{}",
         "model.pt2": b"old",
         "onnx/model.onnx": b"old",
         "photo.jpg": b"p",
@@ -169,6 +170,24 @@ def test_files_of_an_earlier_export_are_deleted_and_others_stay(shipped: Path, h
     assert record["deleted"] == ["model.pt2", "onnx/model.onnx"]
     assert hub.files["README.md"] == (shipped / "README.md").read_bytes()
     assert len(hub.messages) == 1  # one commit
+
+
+def test_files_of_another_network_stay(shipped: Path, hub: Hub) -> None:
+    hub.private, hub.files = False, {"config.json": b"bert", "model.pt2": b"mine"}
+    assert masktas.push(shipped, "org/net", quiet=True)["deleted"] == []
+    assert hub.files["config.json"] == b"bert"
+    assert sorted(hub.files) == sorted([*NAMES, "config.json", "model.pt2"])
+
+
+def test_an_upload_that_breaks_off_is_one_sentence(
+    shipped: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", broken)
+    with pytest.raises(ConfigError, match=r"org/net: the upload failed \(Error while uploading"):
+        masktas.push(shipped, "org/net", quiet=True)
 
 
 def test_private_creates_a_private_one_and_refuses_a_public_one(shipped: Path, hub: Hub) -> None:
@@ -211,6 +230,10 @@ def test_what_is_no_export_is_refused(shipped: Path, tmp_path: Path, hub: Hub) -
         with pytest.raises(ConfigError, match="give ORG/NAME"):
             masktas.push(shipped, name)
     masktas.export(shipped.parent / "net", out=tmp_path / "out", to="torch", num_images=4)
+    masktas.export(shipped.parent / "net", out=tmp_path / "bad", to="torch", num_images=4)
+    (tmp_path / "bad" / "parity.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"parity\.json: damaged"):
+        masktas.push(tmp_path / "bad", "org/net")
     secret, model = tmp_path / "secret", tmp_path / "out" / "model.py"
     secret.write_text("mine")
     model.unlink()

@@ -20,7 +20,7 @@ from masktas.stages.common.manifest import (
     SearchManifest,
     StageManifest,
 )
-from masktas.stages.evaluate.where import Home, home_of
+from masktas.stages.evaluate.where import TESTED, Home, home_of
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.front_matter import dataset_of, evaluations_of, front_matter
 from masktas.stages.segment.manifest import SegmentManifest
@@ -28,6 +28,11 @@ from masktas.stages.teacher.manifest import TeacherManifest
 from masktas.strategies import Evaluated
 
 MOST_CLASSES = 20  # that are named
+UNLICENSED = (
+    "This card names no licence: decide on one before you publish the weights, with regard to the "
+    "images they were trained on."
+)
+EXTENDS = "may extend to this network: find it out before you publish or sell the network."
 USAGE = {
     "torch": "`python model.py photo.jpg`, or `from model import load, prepare` (PyTorch only)",
     "timm": '`import masktas.timm`, then `timm.create_model("local-dir:FOLDER", pretrained=True)`',
@@ -47,6 +52,7 @@ def card(
     forms: Sequence[Form],
     about: str,
     rows: Sequence[Sequence[str]],
+    machine: str,
 ) -> str:
     """Return the card.
 
@@ -56,6 +62,7 @@ def card(
         forms: that were written.
         about: the images that the forms were compared on.
         rows: header and rows of that comparison.
+        machine: that it was made on, with its threads.
     """
     parts = [
         front_matter(subject, home),
@@ -70,7 +77,7 @@ def card(
         parts += [*_origin(home, subject.architecture)]
         parts += [*(_results(home) if subject.facts is None else _segmented(home)), *_cost(home)]
     parts += ["## Licence", "", _licence(home), "", "## The same in every form", ""]
-    parts += [*_table(rows), "", f"Compared on {plain(about)}.", ""]
+    parts += [*_table(rows), "", f"Compared on {plain(about)}; times on {plain(machine)}.", ""]
     parts += ["## What was not tested", "", *_untested(home, forms), ""]
     return "\n".join(parts)
 
@@ -142,9 +149,11 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
         f"{plain(dataset_of(manifest.location)[0])}, divided by content ({splits})."
     )
     yield ""
-    start = _start(home)
-    search = None if start is None else start.run.search(start.stage.folder.name)
-    if start is None or search is None or not search.finished:
+    start = _beginning(home, "architecture")
+    if start is None or start.stage.name not in ("search", "refine"):
+        return
+    search = start.run.search(start.stage.folder.name)
+    if not search.finished:
         return
     found = SearchManifest.read(search)
     yield f"Budget asked: {found.limits}."
@@ -153,7 +162,10 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
         amounts = [f"{format_amount(what, one.costs[what])} {what}" for what in one.costs]
         yield f"Met with: {', '.join(amounts)}{met}."
         if one.measured_latency is not None and found.latency_target is not None:
-            target = ", ".join(f"{key} {value}" for key, value in found.latency_target.items())
+            hidden = ("command", "function")  # of the user, who may not want to publish them
+            target = ", ".join(
+                f"{key} {value}" for key, value in found.latency_target.items() if key not in hidden
+            )
             yield f"Latency measured: {one.measured_latency:.3g} ms ({plain(target)})."
     rated = f"by the rating {found.rating} among {found.rated:,} rated networks"
     if start.below in found.result.baselines:
@@ -163,21 +175,25 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
     yield ""
 
 
-def _start(home: Home) -> Home | None:
-    """Return where the search, or the refinement of its best, holds the network; None if none does.
+def _beginning(home: Home, what: str) -> Home | None:
+    """Return where `architecture` or `weights` of a network trained with labels are from.
 
-    `below` is the network's name there, also of a file such as `uniform.json`.
+    That is where it was before the first such training, or the first one itself if it had no such
+    parent; None if it lies in no run. `below` is the network's name there, also of a file such as
+    `uniform.json`.
     """
-    start: Home | None = home
-    if home.stage.name == "finetune":
-        parent = home.stage.manifest()["parents"].get("architecture")
+    found: Home | None = home
+    seen = set()  # a manifest that was tampered with may name itself
+    while found is not None and found.stage.name in TESTED and found.folder not in seen:
+        seen.add(found.folder)
+        parent = found.stage.manifest()["parents"].get(what)
         if parent is None:
-            return None
-        path = home.stage.parent(parent["file"])
-        start = home_of(path.parent)
-        if start is not None and path.name != ARCHITECTURE:
-            start = replace(start, below=path.stem)
-    return start if start is not None and start.stage.name in ("search", "refine") else None
+            break
+        path = found.stage.parent(parent["file"])
+        found = home_of(path.parent)
+        if found is not None and path.name != ARCHITECTURE and what == "architecture":
+            found = replace(found, below=path.stem)
+    return found
 
 
 def _rated(run: Run, search: Stage, shape: Architecture) -> Evaluated | None:
@@ -257,23 +273,27 @@ def _cost(home: Home) -> Iterator[str]:
 
 def _licence(home: Home | None) -> str:
     """Say what is known about the licence of what the network was distilled from."""
-    adopted = None
-    if home is not None and not home.run.has_source:
+    home = None if home is None else _beginning(home, "weights")
+    if home is None:
+        return (
+            "It is not known here where the network's weights are from. If they were distilled "
+            f"from a teacher, its licence {EXTENDS}"
+        )
+    if home.stage.name in TESTED and "supernet" not in home.stage.manifest()["parents"]:
+        return UNLICENSED  # it began from random weights
+    if not home.run.has_source:
         return (
             "The run of the teacher, which the network was distilled from, is not where it was: "
-            "the licence of that teacher's weights is not known here, and may extend to this "
-            "network. Find it out before you publish or sell the network."
+            f"the licence of that teacher's weights is not known here. It {EXTENDS}"
         )
-    if home is not None and home.run.teacher.finished:
-        adopted = TeacherManifest.read(home.run.teacher).pretrained
-    if adopted is None:
-        return (
-            "This card names no licence: decide on one before you publish the weights, with regard "
-            "to the images they were trained on."
-        )
+    if not home.run.teacher.finished:  # the supernet was trained with labels
+        return UNLICENSED
+    teacher = TeacherManifest.read(home.run.teacher)
+    if teacher.licence is None:
+        return UNLICENSED
     return (
-        f"The network was distilled from {plain(Path(adopted.source).name)}, whose weights have "
-        f"the licence: {plain(adopted.licence)}. Conditions of that licence, such as "
+        f"The network was distilled from {plain(Path(teacher.source).name)}, whose weights have "
+        f"the licence: {plain(teacher.licence)}. Conditions of that licence, such as "
         "non-commercial use only, may extend to this network: let a person decide before you "
         "publish or sell it."
     )

@@ -118,6 +118,7 @@ class Form:
         write: writes its files into a folder; forms before it may have written some already.
         open: returns the call that runs it from its files, on the CPU.
         takes_pixels: whether it takes decoded images of `stored_size`, and prepares them itself.
+        made_from: the float32 form that it is quantised from, and is no better than.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Form:
     write: Callable[[Subject, Path], None]
     open: Callable[[Path], Run]
     takes_pixels: bool = False
+    made_from: Form | None = None
 
 
 def always(subject: Subject) -> None:

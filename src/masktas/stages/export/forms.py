@@ -41,6 +41,16 @@ def all_forms(
     return {one.name: one for one in forms}
 
 
+def export_files() -> set[str]:
+    """Return the files that forms of any network consist of, relative to an export."""
+    return {
+        name
+        for segments in (False, True)
+        for form in all_forms(segments=segments).values()
+        for name in form.files
+    }
+
+
 def chosen(
     to: str | None,
     subject: Subject,

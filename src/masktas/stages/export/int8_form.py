@@ -20,7 +20,8 @@ def form(*, takes_pixels: bool = False) -> Form:
         source = float_file(subject, folder, takes_pixels=takes_pixels)
         write_atomic(folder / INT8, lambda to: quantize_dynamic(source, to))
 
-    return Form("onnx-int8", (INT8,), False, require, write, opener(INT8), takes_pixels)
+    source = onnx_form.form(takes_pixels=takes_pixels)
+    return Form("onnx-int8", (INT8,), False, require, write, opener(INT8), takes_pixels, source)
 
 
 def float_file(subject: Subject, folder: Path, *, takes_pixels: bool) -> Path:

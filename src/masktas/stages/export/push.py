@@ -28,7 +28,7 @@ from masktas.errors import ArtifactError, ConfigError, MasktasError
 from masktas.files import read_json
 from masktas.formats import shown
 from masktas.stages.export.form import PIXELS
-from masktas.stages.export.forms import all_forms
+from masktas.stages.export.forms import all_forms, export_files
 from masktas.stages.export.stage import CARD, PARITY
 
 MESSAGE = "Add a network exported by masktas"
@@ -52,8 +52,8 @@ def push(
 ) -> dict[str, Any]:
     """Send an export to a repository of the Hugging Face hub, which is created if it is missing.
 
-    Files of forms that an earlier export had there, and this one has not, are deleted in the same
-    commit; other files of the repository stay. The hub's own settings apply (`HF_TOKEN`,
+    If the repository holds an export already, files of forms that this one has not are deleted in
+    the same commit; all other files of a repository stay. The hub's own settings apply (`HF_TOKEN`,
     `HF_ENDPOINT`, `hf auth login`).
 
     Args:
@@ -99,10 +99,16 @@ def files_of(folder: Path) -> list[str]:
             "that it writes."
         )
     record = read_json(folder / PARITY)
-    known, names = all_forms(segments=record.get("outputs") == PIXELS), {CARD, PARITY}
-    for one in record["forms"]:
-        if one["form"] in known and one["written"]:
-            names.update(known[one["form"]].files)
+    names = {CARD, PARITY}
+    try:
+        known = all_forms(segments=record.get("outputs") == PIXELS)
+        for one in record["forms"]:
+            if one["form"] in known and one["written"]:
+                names.update(known[one["form"]].files)
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(
+            f"{folder / PARITY}: damaged. Run `masktas export` again with --overwrite."
+        ) from None
     for name in sorted(names):
         inner = [folder / name, *(folder / part for part in Path(name).parents if part.name)]
         if any(one.is_symlink() for one in inner) or not (folder / name).is_file():
@@ -135,13 +141,8 @@ def _send(folder: Path, names: list[str], repository: str, *, private: bool) -> 
             f"{repository} exists and is public, so --private would hide nothing: choose another "
             "name, or make it private on the hub first. Nothing was sent."
         )
-    ours = {
-        name
-        for segments in (False, True)
-        for form in all_forms(segments=segments).values()
-        for name in form.files
-    }
-    old = ours.intersection(one.rfilename for one in there.siblings or ()).difference(names)
+    files = {one.rfilename for one in there.siblings or ()}
+    old = (files & export_files()) - set(names) if PARITY in files else set()
     hub.create_commit(
         repository,
         [
@@ -189,6 +190,14 @@ def _errors_of(repository: str) -> Iterator[None]:
         raise ConfigError(
             f"{repository}: the hub cannot be reached ({shown(str(error))}). Check the connection "
             "and HF_ENDPOINT, then run the same command again."
+        ) from None
+    except RuntimeError as error:  # an upload of a large file that broke off
+        if "upload" not in str(error):
+            raise
+        said = shown(str(error).strip().partition("\n")[0]).rstrip(".")
+        raise ConfigError(
+            f"{repository}: the upload failed ({said}). Run the same command again: the hub keeps "
+            "files that have arrived."
         ) from None
     except ValueError as error:  # what the hub says about the card's front matter
         if CARD not in str(error):

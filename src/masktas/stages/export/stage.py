@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from masktas.artifacts import ARCHITECTURE, INPUT, LOCK, SEGMENTER, Stage, versi
 from masktas.console import Console
 from masktas.errors import ArtifactError, ConfigError
 from masktas.files import file_digest, read_json, write_json, write_text
+from masktas.formats import counted
 from masktas.predictor import load
 from masktas.segment_predictor import SegmentPredictor
 from masktas.stages.evaluate.asked import Network
@@ -26,7 +28,7 @@ from masktas.stages.evaluate.where import Home, home_of
 from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.card import card
 from masktas.stages.export.form import Form, Subject
-from masktas.stages.export.forms import chosen
+from masktas.stages.export.forms import chosen, export_files
 from masktas.stages.export.held_out import SampleImages, sample_images
 from masktas.stages.export.parity import (
     LEAST_AGREEMENT,
@@ -85,6 +87,8 @@ def export(
     console, network = console or Console(), load(path)
     subject, home = Subject.of(network), home_of(network.folder)
     folder = _place(network, home, out, name)
+    if folder == network.folder.resolve():
+        raise ConfigError(f"{folder} holds the network itself: give another --out.")
     made_from = _made_from(network, home)
     calibration = None if calibrate is None else CalibrationImages.of(calibrate, console)
     forms, left_out = chosen(to, subject, calibrate=calibration, bake_preprocess=bake_preprocess)
@@ -106,7 +110,8 @@ def export(
         good = {one.form for one in found if one.written}
         written = [one for one in forms if one.name in good]
         header, rows = table_of(record)
-        text = card(subject, home, written, images.about, [header, *rows])
+        machine = f"{record['machine']}, {counted(record['threads'], 'thread')}"
+        text = card(subject, home, written, images.about, [header, *rows], machine)
         write_text(made / CARD, text)
         write_json(made / PARITY, record)
     return record
@@ -145,6 +150,7 @@ def _is_done(folder: Path, asked: dict[str, Any], *, overwrite: bool) -> bool:
     if not (folder / PARITY).exists():
         raise ArtifactError(f"{folder} is no export of masktas: choose another --out.")
     if overwrite:
+        _require_own(folder)
         return False
     there = read_json(folder / PARITY)
     if isinstance(there, dict) and all(there.get(key) == asked[key] for key in asked):
@@ -155,14 +161,32 @@ def _is_done(folder: Path, asked: dict[str, Any], *, overwrite: bool) -> bool:
     )
 
 
+def _require_own(folder: Path) -> None:
+    """Raise ArtifactError if a folder holds what no export wrote, and --overwrite would delete."""
+    own = {CARD, PARITY, *export_files()}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir() and str(path.relative_to(folder)) not in own:
+            raise ArtifactError(
+                f"{path} is not part of an export, and --overwrite would delete it: choose another "
+                "--out, or move the file."
+            )
+
+
 @contextmanager
 def _made_beside(folder: Path) -> Iterator[Path]:
     """Yield an empty folder, which takes the place of `folder` at the end if nothing failed."""
     beside = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     with ExitStack() as held:
-        held.callback(os.close, Stage("export", beside).lock())
+        try:
+            held.callback(os.close, Stage("export", beside).lock())
+        except OSError as error:
+            raise ArtifactError(
+                f"{folder} cannot be written ({error.strerror}): choose another --out."
+            ) from None
         _empty(beside)  # of a process that was killed
+        if old.exists() and not folder.exists():  # killed when it was about to take the place
+            old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
         try:
             yield beside
@@ -205,7 +229,13 @@ def _write(
     with console.bar("exporting", len(forms)) as bar:
         for number, form in enumerate(forms, start=1):
             form.write(subject, folder)
-            found.append(comparison.of(form, folder))
+            one = comparison.of(form, folder)
+            if (source := form.made_from) is not None:
+                known = [of for of in found if of.form == source.name]
+                if not (known or [comparison.of(source, folder)])[0].written:
+                    off = f"not written: {source.name}, which it is made from, is too far off"
+                    one = replace(one, written=False, warning=off)
+            found.append(one)
             bar.update(number, form.name)
     good = {one.form for one in found if one.written}
     kept = {name for form in forms if form.name in good for name in form.files}

@@ -21,6 +21,7 @@ from masktas.errors import ConfigError, require_extra
 from masktas.files import write_atomic
 from masktas.measure.engines import INPUT
 from masktas.measure.quantize import EXTRA, LINEAR, WHAT, keep_metadata, prepared
+from masktas.stages.export import onnx_form
 from masktas.stages.export.calibration import CalibrationImages
 from masktas.stages.export.form import Form, Subject
 from masktas.stages.export.int8_form import float_file
@@ -52,7 +53,8 @@ def form(*, images: CalibrationImages | None = None, takes_pixels: bool = False)
         source = float_file(subject, folder, takes_pixels=takes_pixels)
         write_atomic(folder / STATIC, lambda to: quantize(source, to, np.asarray(given)))
 
-    return Form(NAME, (STATIC,), False, require, write, opener(STATIC), takes_pixels)
+    source = onnx_form.form(takes_pixels=takes_pixels)
+    return Form(NAME, (STATIC,), False, require, write, opener(STATIC), takes_pixels, source)
 
 
 class _Batches:

@@ -46,11 +46,20 @@ class TeacherManifest(StageManifest):
 
     Attributes:
         pretrained: the teacher that was taken instead of training one; None if it was trained.
+        source: the released weights that it is or began with; empty if it began at random.
+        licence: of these weights; None if there are none.
     """
 
     pretrained: PretrainedSource | None
+    source: str
+    licence: str | None
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         adopted = content.get("adopted")
-        return {"pretrained": None if adopted is None else PretrainedSource.of(adopted)}
+        pretrained = None if adopted is None else PretrainedSource.of(adopted)
+        return {
+            "pretrained": pretrained,
+            "source": content.get("init", "") if pretrained is None else pretrained.source,
+            "licence": content.get("licence") if pretrained is None else pretrained.licence,
+        }
