@@ -326,7 +326,10 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     except CycloptsError as error:
         fail(sentence(error))
     except KeyboardInterrupt:
-        print("Stopped. The same command resumes from the last checkpoint.", file=sys.stderr)
+        print(
+            "Stopped. The same command resumes from the last checkpoint, if there is one.",
+            file=sys.stderr,
+        )
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has gone, as in `masktas show ... | head`
         sys.stderr.close()

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html as escapes
 import json
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ import pytest
 from manifests import common_content, write_stage
 from masktas.stages.report import stage as report_stage
 from masktas.stages.report.page import (
+    PNG_SIGNATURE,
     Bullets,
     Explorer,
     Figure,
@@ -67,7 +69,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     content = common_content()
     content["settings"]["images"]["location"] = EVIL
     write_stage(run / "teacher", content)
-    (run / "one.png").write_bytes(b"a picture")
+    (run / "one.png").write_bytes(PNG_SIGNATURE)
     monkeypatch.setattr(report_stage, "SECTIONS", (sections,))
     return report_stage.report(run).read_text()
 
@@ -90,7 +92,7 @@ def test_whatever_is_named_is_shown_and_never_run(page: str) -> None:
     assert scripts == [{"type": "application/json"}, {}, {}]
     assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
     images = [attributes for tag, attributes in tags if tag == "img"]
-    picture = "data:image/png;base64," + base64.b64encode(b"a picture").decode()
+    picture = "data:image/png;base64," + base64.b64encode(PNG_SIGNATURE).decode()
     assert images == [{"src": picture, "alt": EVIL}]
     assert escapes.unescape(page).count(EVIL) == 21
     data = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
@@ -137,3 +139,14 @@ def test_charts_take_the_colours_of_the_page() -> None:
         '<path style="fill: none; stroke: var(--accent); stroke-width: 2"/><p>fill: #000000</p>'
         '<g style="fill: var(--ink)"/><g style="stroke: #123456; fill: var(--line);"/>'
     )
+
+
+def test_only_pictures_of_the_run_itself_become_part_of_the_page(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(PNG_SIGNATURE + b"mine")
+    (tmp_path / "link.png").symlink_to(secret)
+    (tmp_path / "text.png").write_text("a key")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link", "text", "pipe", "missing"):
+        assert png(tmp_path / f"{name}.png", "") is None
+    assert png(secret, "") is not None

@@ -24,6 +24,7 @@ from masktas.cli.show import show
 from masktas.errors import ArtifactError, ConfigError
 from masktas.stages.common import charts
 from masktas.stages.common.manifest import FinetuneManifest
+from masktas.stages.report.page import PNG_SIGNATURE
 from masktas.stages.report.stage import report
 from masktas.stages.report.twins_section import accuracies_from
 
@@ -270,7 +271,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     assert words not in page
     assert "<td>final test of fine-tuning</td>" in page
     write_validation(run, "band", probe="linear")
-    (run / "validate/band/scatter.png").write_bytes(b"a picture")
+    (run / "validate/band/scatter.png").write_bytes(PNG_SIGNATURE + b"a picture")
     write_validation(run, "flat", probe=None)
     page = report(run).read_text()
     assert page.count(words) == 2
@@ -278,7 +279,7 @@ def test_report_shows_what_validations_found(run: Path) -> None:
     assert page.count("Networks of this size differ by 2.1 points &amp; more.") == 1
     assert "30 &lt;band&gt; networks" in page
     assert '<td data-value="0.29">0.29\n[0.05, 0.51]</td>' in page
-    assert page.count(base64.b64encode(b"a picture").decode()) == 1
+    assert page.count(base64.b64encode(PNG_SIGNATURE + b"a picture").decode()) == 1
     assert "2,000 labelled images, measured on the test split" in page
     # which was read by one of them
     assert "<td>final test of fine-tuning, validate/band</td>" in page

@@ -210,8 +210,11 @@ def main(paths: list[str]) -> None:
 
     from PIL import Image
 
+    names = [f"{Path(path).stem}-classes.png" for path in paths]
+    if len(set(names)) < len(names):
+        sys.exit("model.py: images of one name would be written over each other: give others apart")
     network = load()
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         with Image.open(path) as image:
             classes = segment(network, image)
         shares = classes.flatten().bincount(minlength=len(INPUT["classes"])) / classes.numel()
@@ -225,7 +228,7 @@ def main(paths: list[str]) -> None:
         numbers = array(kind, torch.tensor(INPUT["values"])[classes].flatten().tolist())
         size = (classes.shape[1], classes.shape[0])
         mask = Image.frombytes(mode, size, numbers.tobytes())
-        mask.save(f"{Path(path).stem}-classes.png")
+        mask.save(name)
         print(path, *named, sep="  ")
 
 

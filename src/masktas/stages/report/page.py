@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 # Colours of charts that have another tone on a dark page: their variables in `report.css`.
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TONES = {
     "#000000": "ink",
     charts.INK: "ink",
@@ -194,16 +195,21 @@ def chart(svg: str) -> Markup:
 
 
 def png(path: Path, alt: str) -> Markup | None:
-    """Return a PNG file as an image that is part of the page, or None if there is no file.
+    """Return a PNG file as an image that is part of the page, or None if there is no such file.
+
+    A link, a pipe or another kind of file in a run folder that somebody else has made is left out.
 
     Args:
         path: of the file.
         alt: what a reader who does not see the image needs to know.
     """
-    if not path.exists():
+    if path.is_symlink() or not path.is_file():
         return None
-    content = base64.b64encode(path.read_bytes()).decode()
-    return html('<img src="data:image/png;base64,{}" alt="{}">', content, alt)
+    content = path.read_bytes()
+    if not content.startswith(PNG_SIGNATURE):
+        return None
+    text = base64.b64encode(content).decode()
+    return html('<img src="data:image/png;base64,{}" alt="{}">', text, alt)
 
 
 def _safe(text: str) -> Markup:
