@@ -68,6 +68,11 @@ class Stage:
         """Whether the stage has been completed."""
         return (self.folder / MANIFEST).exists()
 
+    @property
+    def begun(self) -> bool:
+        """Whether the stage has been started, finished or not."""
+        return (self.folder / SETTINGS).exists()
+
     def begin(
         self,
         settings: dict[str, Any],

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 import masktas as api
 from masktas.errors import ArtifactError, ConfigError, DataError, LabelError, UndecodableImage
+from masktas.stages.evaluate.images import RunImages
 from masktas.stages.evaluate.where import home_of
 from used import CLASSES, save_classifier
 from worlds import SPACE, draw_images, manifest
@@ -144,6 +146,15 @@ def test_classes_are_matched_by_name_and_others_left_out(
 ) -> None:
     draw_images(tmp_path / "images", 12)
     shutil.copytree(tmp_path / "images" / "circle", tmp_path / "images" / "a-triangle")
+    for number, path in enumerate(sorted((tmp_path / "images").rglob("*.png"))):
+        split = "train" if number % 4 else "test"
+        to = tmp_path / "both" / split / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    found = api.evaluate(
+        run / "search/main", tmp_path / "both", split="test", out=tmp_path / "b", device="cpu"
+    )
+    assert (found["outcome"]["num_images"], found["outcome"]["num_learnt"]) == (15, 45)
     shutil.rmtree(tmp_path / "images" / "cross")
     code, _, err = masktas(
         "evaluate", run, tmp_path / "images", "--out", tmp_path / "out", "--device", "cpu"
@@ -178,6 +189,18 @@ def test_a_network_without_labels_is_probed(run: Path, tmp_path: Path, masktas: 
     shutil.rmtree(tmp_path / "images" / "circle")
     with pytest.raises(LabelError, match="labelled images of two or more classes"):
         api.evaluate(run / "teacher", tmp_path / "images", out=tmp_path / "one", device="cpu")
+
+
+def test_a_mistake_has_a_name_where_images_are_read_in_order_only() -> None:
+    class Once:
+        location = "once"
+
+        def read(self, shard: int, index: int) -> None:
+            raise DataError("they must fit the cache")
+
+    store = SimpleNamespace(images=lambda _: [])
+    images = RunImages(store, "test", Once(), [], [])  # type: ignore[arg-type]
+    assert images.name((2, 7)) == "shard 2, image 7"
 
 
 def test_what_cannot_be_evaluated_is_refused_in_a_sentence(run: Path, tmp_path: Path) -> None:

@@ -196,6 +196,13 @@ def test_a_trained_network_starts_in_another_folder(
     mine = json.loads((made / "input.json").read_text())
     assert [mine[key] for key in ("mean", "std")] == [its[key] for key in ("mean", "std")]
     assert mine["classes"] == [f"new-{name}" for name in classes[:2]]
+    # in a run, other images are read as the run's weights have seen their own
+    code, _, said = masktas("finetune", source, "--out", base, "--name", "others", "--architecture",
+                            base / "middle.json", *tokens[6:])  # fmt: skip
+    assert code == 0, said
+    own = manifest(base / "supernet")["images"]
+    other = json.loads((base / "finetune/others/input.json").read_text())
+    assert [other[key] for key in ("mean", "std")] == [own[key] for key in ("mean", "std")]
     weights, before = (load_file(folder / "weights.safetensors") for folder in (made, whole))
     for name, tensor in weights.items():
         if not name.startswith("head."):

@@ -213,6 +213,11 @@ def test_grey_students_learn_from_a_teacher_of_colours(
     assert code == 0
     with Image.open(tmp_path / "run/supernet/reconstructions.png") as picture:
         assert picture.height > 4 * 112
+    evaluate = ("evaluate", tmp_path / "run/teacher")  # it sees others than the run has stored
+    code, _, said = masktas(*evaluate)
+    assert code == 2
+    assert "was not trained on the images of its run: give DATA" in said
+    assert masktas(*evaluate, world.images)[0] == 0
 
 
 @pytest.mark.slow

@@ -22,6 +22,14 @@ LUMA = (
     0.114,
 )  # ITU-R 601 weights of red, green, blue, as in Pillow
 
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; copies to a GPU are asynchronous."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 # --- crops ---------------------------------------------------------------------------------------
 
 
@@ -183,5 +191,5 @@ def _gray(images: Tensor) -> Tensor:
     """Return the luminance, `[B, 1, h, w]`."""
     if images.shape[1] != len(LUMA):
         return images.mean(dim=1, keepdim=True)
-    shares = torch.tensor(LUMA, device=images.device)[:, None, None]
-    return (images * shares).sum(dim=1, keepdim=True)
+    red, green, blue = images.unbind(dim=1)  # shares as numbers: no copy to the device
+    return (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2])[:, None]

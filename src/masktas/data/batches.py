@@ -15,6 +15,7 @@ from masktas.data.augment import (
     crop,
     random_boxes,
     random_colors,
+    to_device,
 )
 from masktas.data.erasing import Erasures, erase, random_erasures
 from masktas.data.mix import Mixed, Mixing, mix, random_mixing
@@ -270,10 +271,3 @@ class ReadAhead:
             pixels = self._images.read(indices)
         self._next = (following.tobytes(), self._thread.submit(self._images.read, following))
         return pixels
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; copies to a GPU are asynchronous."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masktas.data.augment import to_device
+
 AREA = (0.02, 1 / 3)  # of the image
 ASPECT = 1 / 0.3  # the largest height / width, and width / height
 ATTEMPTS = 10  # boxes drawn; the first that is smaller than the image is taken
@@ -57,9 +59,13 @@ def random_erasures(
 
 def erase(images: Tensor, erasures: Erasures) -> None:
     """Fill the boxes of normalized images `[B, C, h, w]` with standard normal noise, in place."""
-    for image, box, seed in zip(images, erasures.boxes.tolist(), erasures.seeds, strict=True):
+    boxes, channels = erasures.boxes.tolist(), images.shape[1]
+    sizes = [channels * height * width for *_, height, width in boxes]
+    noise = np.empty(sum(sizes), dtype=np.float32)
+    for part, seed in zip(np.split(noise, np.cumsum(sizes)[:-1]), erasures.seeds, strict=True):
+        np.random.default_rng(seed).standard_normal(dtype=np.float32, out=part)
+    filled = to_device(torch.from_numpy(noise), images.device).split(sizes)  # one copy for all
+    for image, box, fill in zip(images, boxes, filled, strict=True):
         top, left, height, width = box
-        if height and width:
-            shape = (len(image), height, width)
-            noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-            image[:, top : top + height, left : left + width] = torch.from_numpy(noise)
+        area = image[:, top : top + height, left : left + width]
+        area.copy_(fill.view(area.shape))

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktas.data.augment import crop, random_colors
-from masktas.data.batches import to_device
+from masktas.data.augment import crop, random_colors, to_device
 from masktas.data.masks import IGNORED
 from masktas.data.segmentation import THREADS
 from masktas.errors import DataError

@@ -11,8 +11,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from masktas.data.augment import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +113,14 @@ def mix(
         own, partners: `[R]`, positions in `images`, `own` ascending without repetition.
         mixing: how they are mixed.
     """
+    # copied to the device without waiting for it
+    mine, its = (to_device(torch.from_numpy(one), images.device) for one in (own, partners))
     if mixing.box is None:
-        other = images[partners].mul_(1 - mixing.share)
-        kept = images if len(own) == len(images) else images[own]
+        other = images[its].mul_(1 - mixing.share)
+        kept = images if len(own) == len(images) else images[mine]
         return kept.mul_(mixing.share).add_(other)
     top, bottom, left, right = mixing.box
-    other = images[:, :, top:bottom, left:right][partners]
-    kept = images if len(own) == len(images) else images[own]
+    other = images[:, :, top:bottom, left:right][its]
+    kept = images if len(own) == len(images) else images[mine]
     kept[:, :, top:bottom, left:right] = other
     return kept

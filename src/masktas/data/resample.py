@@ -139,4 +139,5 @@ def dense(images: Tensor, boxes: Tensor, flips: Tensor | None, size: tuple[int, 
     columns = weights(boxes[:, 1], boxes[:, 3], width, size[1])
     if flips is not None:
         columns = torch.where(flips[:, None, None], columns.flip(1), columns)
-    return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]
+    with torch.autocast(images.device.type, enabled=False):  # bf16 has no room for 255 levels
+        return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]

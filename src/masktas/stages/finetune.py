@@ -80,25 +80,22 @@ def finetune(
     context.keep_precision(context.run.finetune(name))
     context.compile_blocks(context.run.finetune(name))
     settings = settings or FinetuneSettings()
-    alone = data is not None and not context.run.division.finished  # a network without its run
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
-    start = None
-    if alone:
-        size, channels = shape.image_size, shape.in_channels
-        images = context.images_given(data, data_settings, image_size=size, in_channels=channels)
-    else:
-        images = context.images_recorded(context.run.division, data, data_settings)
+    images = _images(context, shape, data, data_settings)
+    start, is_foreign = None, False
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)
         parents |= weights
-    if alone:
-        images = normalised(context.run, images, path, parents)
+        inside = path.resolve().is_relative_to(context.run.folder.resolve())
+        is_foreign = "weights" in weights and not inside
+        if images.before is None or is_foreign:
+            images = normalised(context.run, images, path, parents)
     context.fetch(images)
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
-    same_head = _has_head(context, start, shape, classes)
+    same_head = not is_foreign and _has_head(context, start, shape, classes)
     folder = context.run.finetune(name)
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
     inputs = FinetuneData(
@@ -121,6 +118,19 @@ def finetune(
             return stage.manifest()
         context.console.say(why)
         return _train(context, stage, settings, shape, inputs)
+
+
+def _images(
+    context: Context, shape: Architecture, data: Data | None, settings: DataSettings | None
+) -> ImageInput:
+    """Return the images, read and divided as the run's stages have done, if it has any."""
+    run = context.run
+    is_divided = run.division.finished or run.is_transfer or not run.teacher.finished
+    before = run.division if is_divided else run.teacher
+    if data is None or before.begun:
+        return context.images_recorded(before, data, settings)
+    size, channels = shape.image_size, shape.in_channels
+    return context.images_given(data, settings, image_size=size, in_channels=channels)
 
 
 def check(images: ImageInput, architecture: Architecture) -> tuple[list[list[int]], list[str]]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from masktas.artifacts import ARCHITECTURE, LOCK, MANIFEST, SETTINGS, Stage
+from masktas.artifacts import ARCHITECTURE, LOCK, MANIFEST, SETTINGS, TEACHER, Stage
 from masktas.config import DataSettings, EvaluateSettings, RuntimeSettings, resolve
 from masktas.data.masks import open_pairs
 from masktas.data.sources.base import contents_digest
@@ -80,15 +80,19 @@ def find_images(
     if data is not None:
         sizes = {"image_size": format_size(seen.image_size), "in_channels": seen.in_channels}
         given = ImageInput.of(data, resolve(DataSettings, sizes, data_settings))
-    if home is not None and (given is None or _are_of_run(given, home)):
+    # an adopted teacher sees other images than those that its run has stored
+    is_adopted = home is not None and (home.folder / TEACHER).exists()
+    if home is not None and not is_adopted and (given is None or _are_of_run(given, home)):
         images = context.images_recorded(home.stage, data, data_settings)
         split = _own_split(network, settings)
         return Asked(home, images, True, split, settings.batch_size, where)
     if given is None:
-        raise ConfigError(
-            f"{network.folder} lies in no run folder, so its images are not known: give DATA, "
-            "labelled images."
+        why = (
+            "was not trained on the images of its run"
+            if is_adopted
+            else "lies in no run folder, so its images are not known"
         )
+        raise ConfigError(f"{network.folder} {why}: give DATA, labelled images.")
     split = settings.split or "all"
     if split not in ("all", "test"):
         raise ConfigError(

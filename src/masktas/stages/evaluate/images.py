@@ -112,8 +112,11 @@ class RunImages:
             )
 
     def name(self, place: Place) -> str:
-        """Return the name of an image."""
-        return self._source.read(*place).name
+        """Return the name of an image, or its place in a source that is read in order only."""
+        try:
+            return self._source.read(*place).name
+        except DataError:
+            return f"shard {place[0]}, image {place[1]}"
 
     def summary(self) -> dict[str, Any]:
         """Describe the images of the run."""

@@ -148,9 +148,8 @@ def _evaluate(
     else:
         source = asked.images.source()
         spec = network.seen.decode_spec
-        given = GivenImages(
-            source, spec, only_test=asked.split == "test", strict=context.settings.strict
-        )
+        only_test = asked.split == "test" and network.knows_classes  # probes learn from the others
+        given = GivenImages(source, spec, only_test=only_test, strict=context.settings.strict)
         found, worst = _on_given(context, network, given, asked)
         images, readings = given, None
         _warn_of_problems(context, given)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masktas.data.batches import Batches, to_device
+from masktas.data.augment import to_device
+from masktas.data.batches import Batches
 from masktas.data.mix import Mixed
 from masktas.nn.segmenter import Segmenter
 from masktas.nn.vit import ViT, stochastic_depth

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from masktas.data.batches import Batches, to_device
+from masktas.data.augment import to_device
+from masktas.data.batches import Batches
 from masktas.nn.mae import MaskedAutoencoder, decoder_macs, pixel_loss
 from masktas.nn.patches import masking_noise, patchify, random_masking
 from masktas.seeding import seed_for

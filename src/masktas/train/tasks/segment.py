@@ -13,7 +13,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masktas.data.batches import to_device
+from masktas.data.augment import to_device
 from masktas.data.joint import JointBatches
 from masktas.data.masks import IGNORED
 from masktas.nn.segmenter import Segmenter, drop_channels

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from masktas.data.batches import Batches, to_device
+from masktas.data.augment import to_device
+from masktas.data.batches import Batches
 from masktas.nn.supervised import SupervisedSupernet
 from masktas.space import cost
 from masktas.train.runtime import Runtime
