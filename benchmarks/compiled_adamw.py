@@ -82,10 +82,10 @@ class MaskedAdamW:
         """Update the sampled slices, by name, with their gradients."""
         optimizer = self._optimizer
         for group in optimizer.param_groups:
-            keep = torch.tensor(1 - group["lr"] * group["weight_decay"])
             for parameter in group["params"]:
                 name = optimizer._names[id(parameter)]
                 if name in slices and slices[name].grad is not None:
+                    keep = torch.tensor(1 - group["lr"] * group["weight_decay"])
                     self._step(name, parameter, slices[name].grad, group["lr"], keep)
 
     def _step(
@@ -101,7 +101,8 @@ class MaskedAdamW:
         whole = (parameter, state["exp_avg"], state["exp_avg_sq"], grad)
         self._update(
             *(one.detach().view(-1, one.shape[-1]) for one in whole),
-            rates.float(), roots.float(), *self._tiles_of(parameter, edges), keep,
+            *(one.float().to(parameter.device) for one in (rates, roots)),
+            *self._tiles_of(parameter, edges), keep.to(parameter.device),
         )  # fmt: skip
 
     def _tiles_of(
@@ -112,7 +113,7 @@ class MaskedAdamW:
             rows = torch.tensor(edges[-2] if len(edges) > 1 else (1,))
             cols = torch.tensor(edges[-1])
             self._tiles[id(parameter)] = (
-                torch.bucketize(torch.arange(int(rows[-1])), rows, right=True),
-                torch.bucketize(torch.arange(int(cols[-1])), cols, right=True),
+                torch.bucketize(torch.arange(int(rows[-1])), rows, right=True).to(parameter.device),
+                torch.bucketize(torch.arange(int(cols[-1])), cols, right=True).to(parameter.device),
             )
         return self._tiles[id(parameter)]

@@ -10,7 +10,7 @@ Checks    the GPU's tests; the supernet's optimiser (entries outside a slice kee
 Speed     P1 encoders of subnets, forward and backward; P2 a step of the supernet; P5 of the masked
           autoencoder; P8 of fine-tuning, and its network beside timm's equal one, eagerly and by
           torch.compile. Images/s, share of the peak of matrix products measured here, memory.
-          masktas compiles no training step, so P1, P2 and P5 are eager only.
+          P2, P5 and P8 also with `--compile on`; P1 is eager only.
 Plans     recipes/paper/*.toml with the measured peak, and as share of it the lowest of P2 and P8.
 Writes    FOLDER/gpu.json after every part (FOLDER is by default $OUT, else the current one);
           prints one Markdown table.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from gpu_rows import Finding
+from gpu_rows import Finding, NotRun
 from peers.classifier import classifying, equal_pair, training_flops
 from peers.turns import TURN, in_turns
 from peers.turns import ratio as ratios
@@ -134,6 +135,12 @@ class Speeds:
             with runtime.compiled():
                 train_step(task, number, ALONE)
 
+        if blocks is not None and stage == "supernet":
+            until, number = time.monotonic() + left / 2, 0
+            while blocks.num_graphs < self.space.num_block_shapes:
+                if time.monotonic() > until:
+                    raise NotRun("compiling all shapes of blocks takes longer than the time left")
+                step(number := number + 1)
         return self._measured(step, task.macs, batch, left)
 
     def against_timm(self, *, compiled: bool) -> Callable[[float], Finding]:

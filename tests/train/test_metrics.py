@@ -51,7 +51,7 @@ def test_a_hand_made_example():
     assert measured["top5"] == pytest.approx(4 / 6)
     wanted = -sum((0.1 * logits[i]).log_softmax(0)[labels[i]].item() for i in range(6)) / 6
     assert measured["loss"] == pytest.approx(wanted, rel=1e-5)
-    assert set(measured) == {"top1", "top5", "loss"}
+    assert set(measured) == {"top1", "top5", "mean_per_class", "loss"}
 
 
 @pytest.mark.parametrize("count", [1, EVALUATION_BATCH, 2 * EVALUATION_BATCH + 13])
@@ -60,10 +60,14 @@ def test_every_image_counts_once_whatever_the_batches(count: int):
     labels = torch.randint(9, (count,))
     measured = accuracy(Read(0.02), logits_as_images(logits), labels, CPU)
     top1 = top5 = 0
+    of_class: dict[int, list[bool]] = {}
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         ranking = sorted(range(9), key=lambda k: -row[k])
         top1 += label == ranking[0]
         top5 += label in ranking[:5]
+        of_class.setdefault(label, []).append(label == ranking[0])
+    mean = np.mean([np.mean(one) for one in of_class.values()])
+    assert measured["mean_per_class"] == pytest.approx(mean)
     assert measured["top1"] == pytest.approx(top1 / count)
     assert measured["top5"] == pytest.approx(top5 / count)
     loss = F.cross_entropy(0.02 * logits.double(), labels)

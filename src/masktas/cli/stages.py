@@ -300,8 +300,8 @@ def finetune(
     _print(
         manifest,
         json,
-        f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%} on "
-        f"{count:,} test images",
+        f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%}, "
+        f"mean per class {test['mean_per_class']:.2%} on {count:,} test images",
     )
 
 

@@ -72,7 +72,9 @@ class CompiledBlocks:
             _copy(len(self._graphs)), backend=self.backend, dynamic=False, fullgraph=True
         )
         try:
-            with warnings.catch_warnings():  # dynamo looks at every attribute of a tensor
+            # a block is one graph, also where DDP has its parameters in several buckets
+            whole = torch._dynamo.config.patch(optimize_ddp=False)
+            with whole, warnings.catch_warnings():  # dynamo looks at every attribute of a tensor
                 warnings.filterwarnings("ignore", r"The \.grad attribute", UserWarning)
                 x = graph(block, x, branches)
         except RuntimeError as error:  # dynamo's and inductor's errors are RuntimeErrors

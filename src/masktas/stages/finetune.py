@@ -64,7 +64,7 @@ def finetune(
             since this one was started.
 
     Returns:
-        The manifest, with `test` (`top1`, `top5`, `loss`) and `validation` of the best epoch,
+        The manifest, with `test` (see `accuracy`) and `validation` of the best epoch,
         `best_epoch`, `epochs` (trained) and `last_validation`.
 
     Raises:

@@ -70,7 +70,9 @@ def measure(
     ways = {"plain": partial(step, plainly), "compiled": partial(step, blocks or CompiledBlocks())}
     try:
         return CompiledTimes(**best_seconds(ways, SECONDS, clock))
-    except MasktasError:  # there is no compiler
+    except torch.OutOfMemoryError:
+        raise
+    except (MasktasError, RuntimeError):  # there is no compiler, or the backward pass has no graph
         return CompiledTimes(plain=math.inf, compiled=math.inf)
 
 

@@ -158,9 +158,9 @@ class Training:
                     self._log(step, self._read_losses(), bar)
                     if self._ends_early(step):
                         break
-                began = time.monotonic()
+                began, compiled = time.monotonic(), self._seconds_of_compiling()
                 self._do(step)
-                self._step_seconds = max(self._step_seconds, time.monotonic() - began)
+                self._time_step(began, compiled)
                 step += 1
                 stop, save = self.environment.ranks.any(
                     stopping.asked(self._reserve(step)), self._checkpoint_is_due()
@@ -168,7 +168,7 @@ class Training:
                 if not (stop or save or config.is_line(step)):
                     continue
                 values = self._read_losses()  # the device is read
-                self._step_seconds = max(self._step_seconds, time.monotonic() - began)
+                self._time_step(began, compiled)
                 bad = next(self._not_finite(values), None)
                 if bad:
                     step = self._recover(*bad)
@@ -205,6 +205,15 @@ class Training:
                     clip_grad=self.config.clip_grad,
                 )
             self.losses.add(step, losses)
+
+    def _time_step(self, began: float, compiled: float) -> None:
+        """Remember the longest step, but for those in which blocks were compiled."""
+        if compiled == self._seconds_of_compiling():
+            self._step_seconds = max(self._step_seconds, time.monotonic() - began)
+
+    def _seconds_of_compiling(self) -> float:
+        blocks = self.environment.runtime.blocks
+        return 0.0 if blocks is None else blocks.seconds
 
     def _read_losses(self) -> list[list[float]]:
         """Read the buffered losses from the device: one row per step."""

@@ -26,11 +26,14 @@ def accuracy(
         ranks: the processes that share the images.
 
     Returns:
-        `top1` and `top5`, shares in [0, 1], and `loss`, the mean cross-entropy.
+        `top1` and `top5`, shares in [0, 1]; `mean_per_class`, the mean of the top-1 of each class
+        that has images; and `loss`, the mean cross-entropy.
     """
     was_training = network.training
     network.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=runtime.device)  # top1, top5, loss
+    support = labels.bincount()
+    right = torch.zeros(len(support), dtype=torch.float64, device=runtime.device)  # of each class
     for numbers in ranks.mine(torch.arange(len(labels)).split(EVALUATION_BATCH)):
         images = batches.plain(numbers.numpy())
         with runtime.autocast():
@@ -39,9 +42,12 @@ def accuracy(
         place = places(logits, target)
         loss = nn.functional.cross_entropy(logits, target, reduction="none")
         sums += torch.stack([(place < 1).sum(), (place < 5).sum(), loss.double().sum()])
+        right.index_add_(0, target, (place < 1).double())
     network.train(was_training)
     top1, top5, loss = (ranks.sum(sums) / len(labels)).tolist()
-    return {"top1": top1, "top5": top5, "loss": loss}
+    per_class = ranks.sum(right).cpu()[support > 0] / support[support > 0]
+    mean = float(per_class.mean())
+    return {"top1": top1, "top5": top5, "mean_per_class": mean, "loss": loss}
 
 
 def places(logits: Tensor, target: Tensor) -> Tensor:

@@ -108,6 +108,11 @@ class Runtime:
         if self.device.type == "cpu":
             keep_freed_memory()
 
+    def forget_memory(self) -> None:
+        """Begin to measure the peak memory of a GPU anew; that of a process has no beginning."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def memory(self) -> int:
         """Return the peak memory in bytes so far: of the GPU, or of this process."""
         if self.device.type == "cuda":

@@ -44,7 +44,9 @@ def called(*names: str) -> Event:
         (("aten::cat",), "copies"),
         (("aten::add_",), OTHER),
         (("GeluBackward0",), OVERHEAD),
-        (("masktas: input", "aten::linear", "aten::addmm"), "input"),
+        (("masktas: input", "aten::linear", "aten::addmm"), "matrix products"),  # a teacher's
+        (("masktas: input", "aten::layer_norm"), "input"),
+        (("masktas: optimiser", "aten::addmm"), "optimiser"),
         (("masktas: optimiser", "aten::copy_"), "optimiser"),
         (("masktas: optimiser",), "optimiser"),
     ],

@@ -12,6 +12,7 @@ from masktas.train.checkpoint import TrainingState
 from masktas.train.optim import cpu
 from masktas.train.optim.sliced_adamw import SlicedAdamW
 from masktas.train.optim.slices import BETAS, SETTLED
+from masktas.train.optim.triton import available
 from sliced import SHAPE, Store, both_ways, cut
 from worlds import every_entry
 
@@ -142,6 +143,7 @@ def test_float32_on_the_cpu_is_done_in_c(monkeypatch):
 
 @pytest.mark.gpu
 def test_on_a_gpu_it_is_the_same_and_waits_for_nothing(small_space):
+    assert available(torch.device("cuda", torch.cuda.current_device()))  # its first launch waits
     states = []
     for device in ("cpu", "cuda"):
         shared = Supernet(small_space, SHAPE)

@@ -56,6 +56,7 @@ class ClaimedStage:
         self.todo = todo
         self.ledger = Ledger(stage.folder, writes=todo and context.ranks.is_first)
         self._tracking: Tracking | None = None  # of the last training
+        context.runtime.forget_memory()
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest of a finished stage."""

@@ -34,6 +34,7 @@ KINDS = {
     ),
 }  # fmt: skip
 ROWS = (*KINDS, *ATTENTION, OPTIMISER, INPUT, OTHER, OVERHEAD)
+COUNTED = ("matrix products", "attention")  # the kinds whose operations `flops` are
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class StepProfile:
     @property
     def products_share_of_peak(self) -> float:
         """Share of the peak that matrix products and attention reach while they run."""
-        spent = self.kinds["matrix products"] + self.kinds["attention"]
+        spent = sum(self.kinds[kind] for kind in COUNTED)
         return self.flops / spent / self.peak_flops if spent else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,14 +170,24 @@ def _by_kind(events: list[FunctionEvent], *, on_device: bool) -> dict[str, float
 
 
 def kind_of(event: FunctionEvent) -> str:
-    """Return the kind of an operation: its marked range, attention, else by its own name."""
-    names = []
+    """Return the kind of an operation: its marked range, attention, else by its own name.
+
+    Products and attention within the input are those of the teacher, whose work is counted, too.
+    """
+    names, marked = [], ""
     caller: FunctionEvent | None = event
-    while caller is not None:
+    while caller is not None and not marked:
         if caller.name.startswith(PREFIX):
-            return caller.name.removeprefix(PREFIX)
-        names.append(caller.name)
-        caller = caller.cpu_parent
+            marked = caller.name.removeprefix(PREFIX)
+        else:
+            names.append(caller.name)
+            caller = caller.cpu_parent
+    kind = _own_kind(names) if names else OVERHEAD
+    return kind if not marked or (marked == INPUT and kind in COUNTED) else marked
+
+
+def _own_kind(names: list[str]) -> str:
+    """Return the kind of an operation by its name, the first one, and those of its callers."""
     for kinds in (ATTENTION, KINDS):
         for kind, words in kinds.items():
             looked_at = names if kinds is ATTENTION else names[:1]

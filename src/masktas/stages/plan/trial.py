@@ -110,9 +110,17 @@ class TrainingTrial(ABC):
         return time.perf_counter() - began
 
     def _activations(self, settings: Trained) -> float:
-        """Measure the bytes per image that a forward pass keeps for the backward pass."""
-        few: Trained = settings.model_copy(update={"batch_size": self.memory_images})
-        task = self._task(few, self.memory_images)
+        """Measure the bytes per image that a forward pass keeps for the backward pass.
+
+        Two batches are compared: what does not grow with the batch, such as bfloat16 copies of
+        weights, is no part of it.
+        """
+        few = self.memory_images
+        return (self._kept(settings, 2 * few) - self._kept(settings, few)) / few
+
+    def _kept(self, settings: Trained, images: int) -> int:
+        """Measure the bytes that a forward pass of a batch keeps for the backward pass."""
+        task = self._task(settings.model_copy(update={"batch_size": images}), images)
         own = {parameter.data_ptr() for parameter in task.module.parameters()}
         kept: dict[int, int] = {}
 
@@ -121,8 +129,8 @@ class TrainingTrial(ABC):
                 kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
             return tensor
 
-        inputs = task.inputs(0, slice(0, self.memory_images))
+        inputs = task.inputs(0, slice(0, images))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             # the largest network of a supernet, and one of a cohort: they take turns
             task.losses(task.networks(0)[0] if task.members else task.module, inputs)
-        return sum(kept.values()) / self.memory_images
+        return sum(kept.values())
