@@ -194,9 +194,10 @@ def _matrix(path: str, name: str, keys: tuple[str, ...]) -> dict[str, list[int]]
 def open_imagenet(path: str, location: str) -> FileSource:
     """Read ImageNet-1k: folders `train` and `val`; the images in `val` are the test images.
 
-    Classes are folders with WordNet ids. A file `LOC_synset_mapping.txt` beside them adds their
-    names (`n01440764 tench, Tinca tinca`, so that the order of classes is the usual one). Images
-    directly in `val` have the classes that `LOC_val_solution.csv` lists.
+    Classes are folders with WordNet ids, to which the usual names are added (`n01440764 tench,
+    Tinca tinca`, so that the order of classes is the usual one): those of a file
+    `LOC_synset_mapping.txt` beside the folders, or else timm's. Images directly in `val` have the
+    classes that `LOC_val_solution.csv` lists.
     """
     names = [
         f"{split}/{name}"
@@ -209,7 +210,8 @@ def open_imagenet(path: str, location: str) -> FileSource:
             f"{location}: no images in {path}/train. Put torchvision's folders train and val "
             "there, or the archives of image-net.org, and use --download to unpack them."
         )
-    synsets = {line.split()[0]: line.strip() for line in _optional(path, "LOC_synset_mapping.txt")}
+    lines = _optional(path, "LOC_synset_mapping.txt") or _wordnet_names()
+    synsets = {line.split()[0]: line.strip() for line in lines}
     solution = [line.split(",", 1) for line in _optional(path, "LOC_val_solution.csv")]
     of_val = {row[0]: row[1].split()[0] for row in solution if len(row) == 2 and row[1].strip()}
     labels: list[str | None] = []
@@ -219,6 +221,15 @@ def open_imagenet(path: str, location: str) -> FileSource:
         labels.append(None if wordnet is None else synsets.get(wordnet, wordnet))
     tests = [name.startswith("val/") for name in names]
     return _source("ImageNet-1k", path, location, names, labels, tests)
+
+
+def _wordnet_names() -> list[str]:
+    """Return id and name of each of the 1,000 classes, as timm lists them."""
+    from timm.data import ImageNetInfo  # with torch and torchvision: only where it is needed
+
+    info = ImageNetInfo()
+    ids = info.label_names()
+    return [f"{one} {info.index_to_description(number)}" for number, one in enumerate(ids)]
 
 
 def _optional(path: str, name: str) -> list[str]:
