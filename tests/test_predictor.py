@@ -14,8 +14,10 @@ from PIL import Image
 import masktas
 from masktas.data.decode.image import decode
 from masktas.errors import ArtifactError, DataError, LabelError, UndecodableImage
+from masktas.nn.patches import patchify
 from masktas.nn.vit import ViT
 from masktas.predictor import Predictor
+from masktas.train.networks import load_network
 from used import CLASSES, SEEN, SHAPE, save_classifier, save_odd_photos
 
 
@@ -130,7 +132,12 @@ def test_a_network_without_labels_embeds_only(folder: Path, tmp_path: Path) -> N
 
     save_classifier(tmp_path, seen=replace(SEEN, classes=None))
     network = masktas.load(tmp_path)
-    assert network.embed(folder / "photos").values.shape == (6, 16)
+    photo = folder / "photos/a-plain.png"
+    found = network.embed(photo).values
+    pixels = decode(photo.read_bytes(), size=SEEN.stored_size, in_channels=3)[None]
+    patches = patchify(network.seen.prepare(pixels, torch.device("cpu")), SHAPE.patch_size)
+    tokens = load_network(tmp_path).forward_features(patches, None)
+    np.testing.assert_allclose(found, tokens[:, 1:].mean(dim=1).detach(), atol=1e-5)
     with pytest.raises(LabelError, match="trained without labels"):
         network.predict(folder / "photos")
 

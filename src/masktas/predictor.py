@@ -278,9 +278,14 @@ def load(path: str | Path) -> Predictor | SegmentPredictor:
 def load_backbone(path: str | Path) -> Predictor:
     """Load a network as `load` does; of a segmenter its backbone.
 
+    Features of a network without labels are means of its patches: no loss was on its class token.
+
     Raises:
         ArtifactError: if a file is missing or damaged.
     """
     folder = network_folder(path)
     shape = read_shape(folder)
-    return filled(Predictor(shape, NetworkInput.load(folder, shape), folder), folder)
+    seen = NetworkInput.load(folder, shape)
+    if seen is not None and seen.classes is None:
+        shape = shape.replace(pool="mean")
+    return filled(Predictor(shape, seen, folder), folder)

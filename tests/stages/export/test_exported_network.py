@@ -81,7 +81,8 @@ def test_an_export_can_be_exported(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_without_labels_has_features_only(tmp_path: Path) -> None:
-    network = save_classifier(tmp_path / "net", seen=replace(SEEN, classes=None))
+    save_classifier(tmp_path / "net", seen=replace(SEEN, classes=None))
+    network = masktas.load(tmp_path / "net")
     masktas.export(tmp_path / "net", out=tmp_path / "out", to="torch", num_images=4)
     exported = masktas.load(tmp_path / "out")
     images = torch.randn(2, 3, 16, 16)
