@@ -140,6 +140,11 @@ def test_a_network_without_labels_embeds_only(folder: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(found, tokens[:, 1:].mean(dim=1).detach(), atol=1e-5)
     with pytest.raises(LabelError, match="trained without labels"):
         network.predict(folder / "photos")
+    # the backbone of a segmenter may be one whose last norm is of the mean
+    save_classifier(
+        tmp_path, seen=replace(SEEN, classes=None), shape=replace(SHAPE, pool="mean-norm")
+    )
+    assert masktas.load(tmp_path).architecture.pool == "mean-norm"
 
 
 def test_an_old_folder_is_a_network_that_says_what_is_missing(folder: Path, tmp_path: Path) -> None:

@@ -286,6 +286,6 @@ def load_backbone(path: str | Path) -> Predictor:
     folder = network_folder(path)
     shape = read_shape(folder)
     seen = NetworkInput.load(folder, shape)
-    if seen is not None and seen.classes is None:
+    if seen is not None and seen.classes is None and shape.pool == "cls":
         shape = shape.replace(pool="mean")
     return filled(Predictor(shape, seen, folder), folder)

@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ import masktas as api
 from masktas.errors import ArtifactError, ConfigError, DataError, LabelError, UndecodableImage
 from masktas.stages.evaluate.images import RunImages
 from masktas.stages.evaluate.where import home_of
-from used import CLASSES, save_classifier
+from used import CLASSES, SEEN, save_classifier
 from worlds import SPACE, draw_images, manifest
 
 pytestmark = pytest.mark.e2e
@@ -146,15 +147,6 @@ def test_classes_are_matched_by_name_and_others_left_out(
 ) -> None:
     draw_images(tmp_path / "images", 12)
     shutil.copytree(tmp_path / "images" / "circle", tmp_path / "images" / "a-triangle")
-    for number, path in enumerate(sorted((tmp_path / "images").rglob("*.png"))):
-        split = "train" if number % 4 else "test"
-        to = tmp_path / "both" / split / path.parent.name / path.name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, to)
-    found = api.evaluate(
-        run / "search/main", tmp_path / "both", split="test", out=tmp_path / "b", device="cpu"
-    )
-    assert (found["outcome"]["num_images"], found["outcome"]["num_learnt"]) == (15, 45)
     shutil.rmtree(tmp_path / "images" / "cross")
     code, _, err = masktas(
         "evaluate", run, tmp_path / "images", "--out", tmp_path / "out", "--device", "cpu"
@@ -171,6 +163,18 @@ def test_classes_are_matched_by_name_and_others_left_out(
         api.evaluate(run, tmp_path / "images", out=tmp_path / "none", device="cpu")
 
 
+def test_classes_of_imagenet_are_matched_by_their_ids(run: Path, tmp_path: Path) -> None:
+    named = [f"n0144076{number} {name}" for number, name in enumerate(CLASSES)]
+    save_classifier(tmp_path / "net", seen=replace(SEEN, classes=tuple(named)))
+    for name in named:  # as in a folder of validation images alone
+        shutil.copytree(
+            run.parent / "images/train" / name.split()[1], tmp_path / "val" / name.split()[0]
+        )
+    found = api.evaluate(tmp_path / "net", tmp_path / "val", out=tmp_path / "o", device="cpu")
+    assert found["outcome"]["num_images"] > 0
+    assert found["outcome"]["unknown_classes"] == {}
+
+
 def test_a_network_without_labels_is_probed(run: Path, tmp_path: Path, masktas: Call) -> None:
     code, out, err = masktas("evaluate", run / "search" / "main", "--device", "cpu")
     assert code == 0, err
@@ -185,6 +189,15 @@ def test_a_network_without_labels_is_probed(run: Path, tmp_path: Path, masktas: 
     draw_images(tmp_path / "images", 60)
     found = api.evaluate(run / "teacher", tmp_path / "images", out=tmp_path / "t", device="cpu")
     assert found["outcome"]["num_images"] + found["outcome"]["num_learnt"] == 60
+    for number, path in enumerate(sorted((tmp_path / "images").rglob("*.png"))):
+        split = "train" if number % 4 else "test"
+        to = tmp_path / "both" / split / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    found = api.evaluate(
+        run / "search/main", tmp_path / "both", split="test", out=tmp_path / "b", device="cpu"
+    )
+    assert (found["outcome"]["num_images"], found["outcome"]["num_learnt"]) == (15, 45)
     shutil.rmtree(tmp_path / "images" / "cross")
     shutil.rmtree(tmp_path / "images" / "circle")
     with pytest.raises(LabelError, match="labelled images of two or more classes"):

@@ -297,11 +297,13 @@ def finetune(
     )
     test = manifest["test"]
     count = manifest["images"]["splits"]["test"]["images"]
+    of_classes = test.get("mean_per_class")  # earlier versions did not measure it
+    more = "" if of_classes is None else f", mean per class {of_classes:.2%}"
     _print(
         manifest,
         json,
-        f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%}, "
-        f"mean per class {test['mean_per_class']:.2%} on {count:,} test images",
+        f"{out}/finetune/{name} is ready: top-1 {test['top1']:.2%}, top-5 {test['top5']:.2%}{more} "
+        f"on {count:,} test images",
     )
 
 

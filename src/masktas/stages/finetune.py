@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktas.artifacts import Stage
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
+from masktas.data.sources.base import class_id
 from masktas.data.store.image_store import ImageStore
 from masktas.nn.vit import ViT
 from masktas.space import Architecture, macs, params
@@ -84,18 +86,17 @@ def finetune(
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
     images = _images(context, shape, data, data_settings)
-    start, is_foreign = None, False
+    start, seen = None, None
     if settings.init == "inherit":
         start, weights = inherited(context.run, path, shape)
         parents |= weights
-        inside = path.resolve().is_relative_to(context.run.folder.resolve())
-        is_foreign = "weights" in weights and not inside
-        if images.before is None or is_foreign:
+        seen = NetworkInput.load(path.parent, shape) if "weights" in weights else None
+        if images.before is None or _is_foreign(seen, images.before):
             images = normalised(context.run, images, path, parents)
     context.fetch(images)
     labels, classes = check(images, shape)
     shape = shape.replace(num_classes=len(classes), pool=settings.pool)
-    same_head = not is_foreign and _has_head(context, start, shape, classes)
+    same_head = _has_head(context, start, seen, shape, classes)
     folder = context.run.finetune(name)
     store = context.open_images(images, allowed=("supernet", "search", "validation", "test"))
     inputs = FinetuneData(
@@ -118,6 +119,16 @@ def finetune(
             return stage.manifest()
         context.console.say(why)
         return _train(context, stage, settings, shape, inputs)
+
+
+def _is_foreign(seen: NetworkInput | None, before: Stage) -> bool:
+    """Return whether a network has seen other images than a stage: mean and deviation tell."""
+    if seen is None:
+        return False
+    manifest = before.manifest()
+    its = [*(list(manifest["images"][name]) for name in ("mean", "std"))]
+    white = manifest["settings"]["images"].get("white")
+    return [list(seen.mean), list(seen.std), seen.white] != [*its, white]
 
 
 def _images(
@@ -233,11 +244,21 @@ def _epochs(best: BestEpoch, settings: FinetuneSettings, console: Console) -> di
     }
 
 
-def _has_head(context: Context, start: ViT | None, shape: Architecture, classes: list[str]) -> bool:
+def _has_head(
+    context: Context,
+    start: ViT | None,
+    seen: NetworkInput | None,
+    shape: Architecture,
+    classes: list[str],
+) -> bool:
     """Return whether the network to start from has learned to tell these classes apart."""
     if start is None or not context.run.supernet.finished:
         return False
-    if shared_classes(context.run) != classes:
+    learned = [shared_classes(context.run)]
+    if seen is not None and seen.classes is not None:
+        learned.append(list(seen.classes))
+    named = [None if one is None else [class_id(name) for name in one] for one in learned]
+    if any(one != [class_id(name) for name in classes] for one in named):
         return False
     its = start.architecture
     return (its.num_classes, its.pool) == (len(classes), shape.pool)

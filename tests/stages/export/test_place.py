@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -67,9 +68,18 @@ def test_what_is_not_of_an_export_is_never_deleted(net: Path, tmp_path: Path) ->
     (out / ".git" / "HEAD").write_text("ref")
     with pytest.raises(ArtifactError, match=r"HEAD is not part of an export.*would delete it"):
         masktas.export(net, out=out, to="timm", num_images=4, overwrite=True)
+    shutil.rmtree(out / ".git")
+    (out / "notes").symlink_to(tmp_path)  # of a folder, which is not emptied through it
+    with pytest.raises(ArtifactError, match="notes is not part of an export"):
+        masktas.export(net, out=out, to="timm", num_images=4, overwrite=True)
+    (out / "notes").unlink()
+    (out / "__pycache__").mkdir()
+    (out / "__pycache__" / "model.pyc").write_text("")
     with pytest.raises(ConfigError, match="holds the network itself"):
         masktas.export(out, out=out, to="timm", num_images=4, overwrite=True)
-    assert {".git", "model.py", "model.safetensors"} <= {one.name for one in out.iterdir()}
+    assert {"model.py", "model.safetensors"} <= {one.name for one in out.iterdir()}
+    masktas.export(net, out=out, to="timm", num_images=4, overwrite=True)  # model.py has been run
+    assert not (out / "__pycache__").exists()
 
 
 def test_a_place_that_cannot_be_written_is_said(net: Path, tmp_path: Path) -> None:

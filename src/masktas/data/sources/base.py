@@ -17,6 +17,7 @@ from masktas.errors import DataError, LabelError
 from masktas.formats import shown
 
 MAX_BYTES = 2**29  # larger files, members and rows are refused
+WORDNET = re.compile(r"n\d{8}")
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm",
     ".avif", ".tga", ".npy",
@@ -210,6 +211,12 @@ def folder_labels(location: str, names: list[str]) -> list[str]:
             "(photos/cat/1.jpg, photos/dog/2.jpg), or give a .parquet file with a label column."
         )
     return found
+
+
+def class_id(name: str) -> str:
+    """Return what identifies a class by its name: a WordNet id, without the words that follow."""
+    first = name.partition(" ")[0]
+    return first if WORDNET.fullmatch(first) else name
 
 
 def named_classes(values: list[Any], names: list[str]) -> list[str]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktas.data.sources.base import IMAGE_SUFFIXES, named_classes, reason
+from masktas.data.sources.base import IMAGE_SUFFIXES, WORDNET, named_classes, reason
 from masktas.data.sources.cifar import MARKS, TITLES, PixelSource, open_cifar
 from masktas.data.sources.files import FileSource, Listing, walk
 from masktas.data.sources.remote import LocalPlace
@@ -22,7 +21,6 @@ from masktas.errors import DataError, require_extra
 from masktas.formats import shown
 
 MAX_LIST_BYTES = 2**23  # larger than any published list of images or classes
-WORDNET = re.compile(r"n\d{8}")
 OFFICIAL = {  # number of training and test images
     "CIFAR-10": (50_000, 10_000),
     "CIFAR-100": (50_000, 10_000),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masktas.data.sources.base import class_id
 from masktas.errors import DataError
 from masktas.predictor import Predictor
 from masktas.stages.common.stage import Context
@@ -25,7 +26,8 @@ def classify(
 ) -> tuple[dict[str, Any], list[Mistake]]:
     """Classify labelled images and measure how good the network is.
 
-    Classes are matched by name; images of a class that the network does not know are left out.
+    Classes are matched by name, those of ImageNet by their WordNet ids; images of a class that the
+    network does not know are left out.
 
     Returns:
         The measures, and the worst mistakes.
@@ -33,20 +35,21 @@ def classify(
     Raises:
         DataError: if the network knows none of the classes.
     """
-    number = {name: index for index, name in enumerate(network.classes)}
+    number = {class_id(name): index for index, name in enumerate(network.classes)}
     worst, parts = WorstMistakes(network.classes), []
     unknown: dict[str, int] = {}
     seconds, done = 0.0, 0
     with context.console.bar("evaluating", images.total) as bar:
         for batch in images.batches(batch_size):
-            known = [row for row, name in enumerate(batch.labels) if name in number]
-            for name in batch.labels:
+            names = [class_id(name) for name in batch.labels]
+            known = [row for row, name in enumerate(names) if name in number]
+            for name in names:
                 if name not in number:
                     unknown[name] = unknown.get(name, 0) + 1
             began = time.perf_counter()
             if known:
                 chosen = _rows(batch, known)
-                truth = torch.tensor([number[name] for name in chosen.labels])
+                truth = torch.tensor([number[class_id(name)] for name in chosen.labels])
                 parts.append(_answers(context, network, chosen, truth))
                 worst.add(chosen, parts[-1])
             seconds += time.perf_counter() - began

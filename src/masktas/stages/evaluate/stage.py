@@ -91,6 +91,8 @@ def evaluate(
     if is_segmenter:
         parents["decoder"] = network.folder / DECODER
     about = {"split": asked.split, "contents": asked.contents(with_masks=is_segmenter)}
+    if isinstance(network, Predictor) and not network.knows_classes:
+        about["pool"] = network.architecture.pool
     recorded = {
         "parents": {name: file_digest(path) for name, path in parents.items()},
         "settings": settings.model_dump(mode="json") | about,
@@ -100,6 +102,8 @@ def evaluate(
     }
     # an evaluation by an earlier version has not recorded the contents: they are taken as these
     defaults = settings.defaults() | {"contents": about["contents"]}
+    if "pool" in about:
+        defaults["pool"] = "cls"  # of earlier versions
     _require_same(stage, asked, about["contents"], overwrite=overwrite)
     with _claimed(context, stage, recorded, defaults, parents) as claimed:
         if not claimed.todo:

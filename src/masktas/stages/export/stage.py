@@ -97,6 +97,8 @@ def export(
         "asked_images": num_images,
         "calibrated_on": None if calibration is None else calibration.to_dict(),
         "bake_preprocess": bake_preprocess,
+        # features were pooled otherwise by earlier versions
+        **({"pool": subject.architecture.pool} if subject.classes is None else {}),
     }
     if _is_done(folder, asked, overwrite=overwrite):
         console.say(f"{folder} is finished: nothing to do.")
@@ -165,7 +167,9 @@ def _require_own(folder: Path) -> None:
     """Raise ArtifactError if a folder holds what no export wrote, and --overwrite would delete."""
     own = {CARD, PARITY, *export_files()}
     for path in sorted(folder.rglob("*")):
-        if not path.is_dir() and str(path.relative_to(folder)) not in own:
+        relative = path.relative_to(folder)
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not is_folder and "__pycache__" not in relative.parts and str(relative) not in own:
             raise ArtifactError(
                 f"{path} is not part of an export, and --overwrite would delete it: choose another "
                 "--out, or move the file."
