@@ -322,8 +322,8 @@ def segment(
     architecture: Annotated[
         Path | None,
         Parameter(
-            help="Backbone: the folder of a network, or an architecture.json. By default that of "
-            "OUT/refine/main or, without one, of OUT/search/main."
+            help="Backbone, an architecture.json. By default that of OUT/refine/main or, without "
+            "one, of OUT/search/main."
         ),
     ] = None,
     config: Config = None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktas.artifacts import Stage
+from masktas.artifacts import Run, Stage
 from masktas.config import DataSettings, FinetuneSettings, RuntimeSettings
 from masktas.console import Console
 from masktas.data.batches import Batches
@@ -82,6 +82,8 @@ def finetune(
     context.keep_precision(context.run.finetune(name))
     context.compile_blocks(context.run.finetune(name))
     settings = settings or FinetuneSettings()
+    if data is None:
+        _divided(context.run).manifest()  # refused before it is asked for a network
     path = wanted_architecture(context.run, architecture)
     shape, parents = Architecture.load(path), {"architecture": path}
     settings, why = finetuning_for(settings, shape)
@@ -131,13 +133,18 @@ def _is_foreign(seen: NetworkInput | None, before: Stage) -> bool:
     return [list(seen.mean), list(seen.std), seen.white] != [*its, white]
 
 
+def _divided(run: Run) -> Stage:
+    """Return the stage that has divided the images of a run: the teacher's, if it has no other."""
+    if run.is_transfer or run.division.finished or not run.teacher.finished:
+        return run.division
+    return run.teacher
+
+
 def _images(
     context: Context, shape: Architecture, data: Data | None, settings: DataSettings | None
 ) -> ImageInput:
     """Return the images, read and divided as the run's stages have done, if it has any."""
-    run = context.run
-    is_divided = run.division.finished or run.is_transfer or not run.teacher.finished
-    before = run.division if is_divided else run.teacher
+    before = _divided(context.run)
     if data is None or before.begun:
         return context.images_recorded(before, data, settings)
     size, channels = shape.image_size, shape.in_channels

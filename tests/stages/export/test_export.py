@@ -154,7 +154,8 @@ def test_every_pooling_and_grey_images(
     tmp_path: Path, pool: str, classes: tuple[str, ...] | None
 ) -> None:
     shape = SHAPE.replace(pool=pool, in_channels=1)
-    network = draw_network(tmp_path / "net", shape, replace(WIDE, classes=classes, **GREY))
+    draw_network(tmp_path / "net", shape, replace(WIDE, classes=classes, **GREY))
+    network = load(tmp_path / "net")
     record = masktas.export(tmp_path / "net", out=tmp_path / "out", to="timm, torch", num_images=4)
     assert record["outputs"] == ("features" if classes is None else "logits")
     images = images_of(shape, 2)

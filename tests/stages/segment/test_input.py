@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from masktas.artifacts import Run
 from masktas.config import DataSettings
 from masktas.stages.common.images import ImageInput
-from masktas.stages.segment.stage import _normalised
+from masktas.stages.common.load import normalised
 from used import SEEN, save_classifier
 
 
@@ -21,8 +22,8 @@ def test_mean_std_and_white_are_those_of_the_weights(
     save_classifier(tmp_path, seen=replace(SEEN, white=4095.0))
     asked = ImageInput("images", DataSettings(image_size=16, in_channels=3, **given))
     path = tmp_path / "architecture.json"
-    context: Any = None  # there is no run
-    found = _normalised(context, asked, path, {"weights": tmp_path}).settings
+    run = Run(tmp_path / "run")  # which is not there
+    found = normalised(run, asked, path, {"weights": tmp_path}).settings
     assert found.white == white
     assert found.mean is not None
     assert [float(one) for one in found.mean.split(",")] == pytest.approx(SEEN.mean)
