@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from masktas.errors import MasktasError
-from masktas.space import SearchSpace
+from masktas.space import SearchSpace, params
 from masktas.stages.refine.members import Member
 from masktas.stages.refine.rounds import (
+    CAPACITY,
     best_of_round,
     num_staying,
     ranked,
@@ -64,6 +65,20 @@ def test_ranks_of_three_losses_are_added_up_and_random_networks_are_out_of_the_r
     assert [one["name"] for one in entries] == ["b", "uniform", "c", "a", "random-1"]
     assert entries[0]["feature_loss"] == pytest.approx(0.3)
     assert entries[1]["training_loss"] == 1.1
+
+
+def test_of_nearly_equal_losses_the_one_with_more_parameters_counts():
+    small, large = sorted(UNIFORMS, key=params)[:: len(UNIFORMS) - 1]
+    ratio = (params(large) / params(small)) ** CAPACITY
+    assert 1.01 < ratio < 1.2
+    members = [Member(name, Evaluated(one, Score(0.0), {}), (), True)
+               for name, one in (("small", small), ("large", large))]  # fmt: skip
+    for factor, first in ((0.99 * ratio, "large"), (1.01 * ratio, "small")):
+        losses = {"small": 0.5, "large": 0.5 * factor}
+        held_out = {name: {"feature_loss": np.full(3, one)} for name, one in losses.items()}
+        entries = ranked(members, ["small", "large"], held_out, losses)
+        assert entries[0]["name"] == first
+        assert entries[0]["feature_loss"] == pytest.approx(losses[first])  # as it was measured
 
 
 def test_without_pixels_two_ranks_count():
