@@ -31,6 +31,7 @@ from masktas.stages.common.manifest import RefinedNetwork
 from masktas.stages.common.stage import Context
 from masktas.stages.refine.held_out import FEATURE_LOSS, PIXEL_LOSS
 from masktas.stages.refine.members import Member, cohort_of
+from masktas.stages.refine.rounds import CAPACITY
 from masktas.stages.refine.runner import RefinementData, RoundRunner
 from masktas.train.input import NetworkInput
 from masktas.train.networks import WEIGHTS, save_network
@@ -180,6 +181,7 @@ def _write(
         "baselines": {name: one.to_dict() for name, one in baselines.items()},
         "cohort": {one.name: one.rated.to_dict() for one in members},
         "rounds": journal,
+        "capacity": CAPACITY,  # of the rule by which they were ranked
     }
 
 
