@@ -220,6 +220,7 @@ def test_it_does_not_train_or_delete_what_belongs_to_the_source(
     assert file_digest(moved.folder / "source/supernet/weights.safetensors") == before
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_refused_and_a_moved_one_is_found_again(
     moved: Moved, tmp_path: Path, world: World, masktas: Call
 ) -> None:

@@ -89,6 +89,7 @@ def test_run_leaves_what_the_design_promises(finished: Path) -> None:
         assert not list(finished.rglob(suffix))
 
 
+@pytest.mark.slow
 def test_side_by_side_they_end_as_one_after_the_other(
     finished: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,7 @@ def test_a_form_that_is_off_is_not_written(
     assert off["torch"] > 1e-3 > off["timm"]
 
 
+@pytest.mark.slow
 def test_8_bits_of_a_file_that_is_off_are_not_written(
     net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_place_that_cannot_be_written_is_said(net: Path, tmp_path: Path) -> No
         masktas.export(net, out=tmp_path / "file" / "out", to="torch", num_images=4)
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_the_old_one(net: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     masktas.export(net, out=out, to="torch", num_images=4)
