@@ -116,7 +116,7 @@ class Stage:
     def resumable(self) -> bool:
         """Whether there are results, complete or partial, that `begin` would keep."""
         given_up = (self.folder / DISCARDED).exists()
-        return (self.folder / SETTINGS).exists() and not given_up and self._anything_made()
+        return self.begun and not given_up and self._anything_made()
 
     def _discard(self) -> None:
         """Delete the content that --overwrite has given up, also after a kill in the middle.
@@ -235,7 +235,7 @@ class Stage:
             ArtifactError: if the stage is not finished, naming the command to run.
         """
         if not self.finished:
-            state = "not finished" if (self.folder / SETTINGS).exists() else "missing"
+            state = "not finished" if self.begun else "missing"
             raise ArtifactError(
                 f"{self.folder}: the {self.name} stage is {state}. Run `masktas {self.name}` with "
                 "the same --out first."
@@ -280,7 +280,7 @@ class Run:
     @property
     def is_transfer(self) -> bool:
         """Whether teacher and supernet are those of another run."""
-        return (self.transfer.folder / SETTINGS).exists()
+        return self.transfer.begun
 
     @property
     def division(self) -> Stage:

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from PIL import Image
 
 import masktas as api
 from masktas.errors import ArtifactError, ConfigError, DataError, LabelError, UndecodableImage
-from masktas.stages.evaluate.images import RunImages
 from masktas.stages.evaluate.where import home_of
 from used import CLASSES, SEEN, save_classifier
 from worlds import SPACE, draw_images, manifest
@@ -202,18 +200,6 @@ def test_a_network_without_labels_is_probed(run: Path, tmp_path: Path, masktas: 
     shutil.rmtree(tmp_path / "images" / "circle")
     with pytest.raises(LabelError, match="labelled images of two or more classes"):
         api.evaluate(run / "teacher", tmp_path / "images", out=tmp_path / "one", device="cpu")
-
-
-def test_a_mistake_has_a_name_where_images_are_read_in_order_only() -> None:
-    class Once:
-        location = "once"
-
-        def read(self, shard: int, index: int) -> None:
-            raise DataError("they must fit the cache")
-
-    store = SimpleNamespace(images=lambda _: [])
-    images = RunImages(store, "test", Once(), [], [])  # type: ignore[arg-type]
-    assert images.name((2, 7)) == "shard 2, image 7"
 
 
 def test_what_cannot_be_evaluated_is_refused_in_a_sentence(run: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def erase(images: Tensor, erasures: Erasures) -> None:
     boxes, channels = erasures.boxes.tolist(), images.shape[1]
     sizes = [channels * height * width for *_, height, width in boxes]
     noise = np.empty(sum(sizes), dtype=np.float32)
-    for part, seed in zip(np.split(noise, np.cumsum(sizes)[:-1]), erasures.seeds, strict=True):
+    for part, seed in zip(np.split(noise, np.cumsum(sizes))[:-1], erasures.seeds, strict=True):
         np.random.default_rng(seed).standard_normal(dtype=np.float32, out=part)
     filled = to_device(torch.from_numpy(noise), images.device).split(sizes)  # one copy for all
     for image, box, fill in zip(images, boxes, filled, strict=True):

@@ -1,4 +1,4 @@
-"""Load what earlier stages wrote: the teacher and the supernet."""
+"""Load what earlier stages wrote: teacher, supernet, weights to start from and how they saw images."""
 
 from __future__ import annotations
 
