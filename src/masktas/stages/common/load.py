@@ -1,4 +1,4 @@
-"""Load what earlier stages wrote: teacher, supernet, weights to start from and how they saw images."""
+"""Load what earlier stages wrote: teacher, supernet, and weights with how they saw images."""
 
 from __future__ import annotations
 
