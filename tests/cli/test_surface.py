@@ -110,7 +110,7 @@ FLAGS = {
     "report": {"--beside", "--watch", "--port"},
     "plan": MACHINE | IMAGES | USED | LATENCY | ADOPTED | {"--num-images", "--space", "--epochs",
         "--batch-size", "--devices", "--tflops", "--share", "--seconds",
-        "--refine", "--no-refine", "--supervised", "--segment", "--architecture",
+        "--refine", "--no-refine", "--supervised", "--segment", "--distill", "--architecture",
         "--config", "--from", "--quiet", "--json"},
     "latency build": TARGET | {"--out", "--held-out", "--seed", "--overwrite"},
     "latency measure": TARGET,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import functional as vision
+from scipy.stats import chi2_contingency, ks_2samp
+from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from examples import examples
 from masktas.data.augment import (
@@ -116,52 +117,69 @@ def test_normalize_takes_each_channel_by_its_own_numbers():
 # --- colours
 
 
-def test_colours_are_torchvisions_for_each_image_by_itself():
-    images = channels_first(random_images(6, 9, 11))
-    factors = random_colors(np.random.default_rng(0), 6, 0.6)
-    result = recolor(images, torch.from_numpy(factors))
+def test_colours_are_torchvisions_for_each_image_by_itself(monkeypatch):
+    images = channels_first(random_images(40, 9, 11))
+    colors = random_colors(np.random.default_rng(0), 40, 0.6)
+    assert len({tuple(order) for order in colors[:, 1].tolist()}) == 6
+    result = recolor(images, torch.from_numpy(colors))
     assert result.dtype == torch.float32
-    for image, mine, (brightness, contrast, saturation) in zip(
-        images, result, factors.tolist(), strict=True
-    ):
-        expected = vision.adjust_brightness(image / 255, brightness)
-        expected = vision.adjust_contrast(expected, contrast)
-        expected = vision.adjust_saturation(expected, saturation)
-        torch.testing.assert_close(mine, expected * 255, atol=0.1, rtol=0)
+    jitter = ColorJitter(0.6, 0.6, 0.6)
+    for image, mine, (factors, order) in zip(images, result, colors.tolist(), strict=True):
+        drawn = (torch.tensor([int(kind) for kind in order]), *factors, None)
+        monkeypatch.setattr(jitter, "get_params", lambda *_, drawn=drawn: drawn)
+        torch.testing.assert_close(mine, jitter(image / 255) * 255, atol=0.1, rtol=0)
+
+
+def test_colours_are_drawn_as_torchvisions():
+    torch.manual_seed(0)
+    jitter = ColorJitter(0.4, 0.4, 0.4)
+    theirs = [
+        jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, None)
+        for _ in range(3000)
+    ]
+    colors = random_colors(np.random.default_rng(0), 3000, 0.4)
+    for kind in range(3):
+        assert ks_2samp(colors[:, 0, kind], [one[1 + kind] for one in theirs]).pvalue > 0.01
+    orders = Counter(tuple(int(kind) for kind in order) for order in colors[:, 1])
+    expected = Counter(tuple(k for k in one[0].tolist() if k < 3) for one in theirs)
+    assert set(orders) == set(expected)
+    table = [[count[key] for key in expected] for count in (orders, expected)]
+    assert chi2_contingency(table).pvalue > 0.01
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 9])
 def test_factors_of_one_change_nothing(channels):
     images = channels_first(random_images(3, 8, 8, channels))
-    torch.testing.assert_close(recolor(images, torch.ones(3, 3)), images, atol=1e-3, rtol=0)
+    colors = torch.from_numpy(random_colors(np.random.default_rng(0), 3, 0.0))
+    torch.testing.assert_close(recolor(images, colors), images, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_saturation_is_for_colours_alone(channels):
     images = channels_first(random_images(3, 8, 8, channels))
-    changed = torch.tensor([[1.3, 0.7, 0.1]] * 3)
-    plain = torch.tensor([[1.3, 0.7, 1.0]] * 3)
+    changed = torch.tensor([[[1.3, 0.7, 0.1], [0, 2, 1]]] * 3)
+    plain = torch.tensor([[[1.3, 0.7, 1.0], [0, 2, 1]]] * 3)
     assert torch.equal(recolor(images, changed), recolor(images, plain))
     assert not torch.equal(recolor(images, plain), images)
 
 
 def test_colours_stay_in_their_range_and_hang_on_their_own_image():
     images = channels_first(random_images(4, 8, 8))
-    factors = torch.from_numpy(random_colors(np.random.default_rng(3), 4, 1.0))
-    result = recolor(images, factors)
+    colors = torch.from_numpy(random_colors(np.random.default_rng(3), 4, 1.0))
+    result = recolor(images, colors)
     assert result.min() >= 0
     assert result.max() <= 255
     for number in range(4):
-        alone = recolor(images[number : number + 1], factors[number : number + 1])
+        alone = recolor(images[number : number + 1], colors[number : number + 1])
         torch.testing.assert_close(result[number], alone[0])
 
 
 def test_colours_are_drawn_around_one_and_hang_on_the_generator_alone():
     first = random_colors(np.random.default_rng(0), 2000, 0.4)
-    assert first.shape == (2000, 3)
-    assert first.min() >= 0.6
-    assert first.max() <= 1.4
-    np.testing.assert_allclose(first.mean(0), 1, atol=0.02)
+    assert first.shape == (2000, 2, 3)
+    assert first[:, 0].min() >= 0.6
+    assert first[:, 0].max() <= 1.4
+    np.testing.assert_allclose(first[:, 0].mean(0), 1, atol=0.02)
     np.testing.assert_array_equal(first, random_colors(np.random.default_rng(0), 2000, 0.4))
-    np.testing.assert_array_equal(random_colors(np.random.default_rng(0), 5, 0.0), 1)
+    np.testing.assert_array_equal(random_colors(np.random.default_rng(0), 5, 0.0)[:, 0], 1)
     assert random_colors(np.random.default_rng(0), 2000, 2.0).min() >= 0

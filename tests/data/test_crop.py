@@ -254,12 +254,12 @@ def test_colours_may_be_changed_in_the_same_pass(way, channels, size, monkeypatc
     images = random_images(6, 30, 40, channels)
     rng = np.random.default_rng(0)
     boxes, flips = random_boxes(rng, 6, (30, 40), (0.2, 1.0)), np.arange(6) % 2 == 0
-    factors = random_colors(rng, 6, 0.8)
+    colors = random_colors(rng, 6, 0.8)
     mean, std = torch.linspace(0.1, 0.5, channels), torch.linspace(0.2, 0.4, channels)
-    expected = recolor(crop(images, boxes, flips, size), torch.from_numpy(factors))
-    result = crop(images, boxes, flips, size, colors=factors)
+    expected = recolor(crop(images, boxes, flips, size), torch.from_numpy(colors))
+    result = crop(images, boxes, flips, size, colors=colors)
     torch.testing.assert_close(result, expected, atol=1e-2, rtol=0)
-    result = crop(images, boxes, flips, size, colors=factors, mean=mean, std=std)
+    result = crop(images, boxes, flips, size, colors=colors, mean=mean, std=std)
     torch.testing.assert_close(result, normalize(expected, mean, std), atol=1e-3, rtol=0)
 
 

@@ -88,6 +88,8 @@ def test_half_leaves_after_each_round_and_baselines_stay(refined: Path) -> None:
     for record, following in zip(found["rounds"], of_rounds[1:], strict=False):
         assert sorted(record["stay"]) == sorted(following)
     assert [record["pixels"] for record in found["rounds"]] == [False, False, True]
+    for one in found["rounds"][0]["members"]:
+        assert (one["score"] is None) is one["name"].startswith("random")
     assert not found["winner"]["name"].startswith("random")
     assert found["winner"] == found["top"][0]
     names = ("house", "uniform", "best-uniform", *RANDOM)

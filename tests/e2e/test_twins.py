@@ -349,6 +349,55 @@ def test_a_plan_with_labels_has_no_teacher_and_no_refinement(world: World, maskt
     ]
 
 
+def test_a_plan_of_one_network_alone_counts_what_the_stage_has_counted(
+    distilled: Path, quick: Path, tmp_path: Path, masktas: Call
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    sizes = "[teacher]\npatch_size = 4\nembed_dim = 32\ndepth = 2\nnum_heads = 2\n"
+    recipe.write_text(quick.read_text().replace("[teacher]\n", sizes))
+    found = manifest(distilled / "distill/main")
+    count = sum(one["images"] for one in found["images"]["splits"].values())
+    flags = ("plan", "--num-images", count, "--distill", "--config", recipe)
+    one = (*flags, "--epochs", 2, "--architecture", "uniform:24x2")
+    code, printed, error = masktas(*one, "--tflops", 1, "--json")
+    assert code == 0, error
+    (planned,) = json.loads(printed)
+    assert planned["stage"] == "distill"
+    for name in ("images", "flops"):
+        assert planned[name] == found["cost"][name], name
+    assert planned["memory_bytes"] > 16 * found["params"]
+    code, printed, error = masktas(*one, "--seconds", 0.1)
+    assert code == 0, error
+    assert "The network is uniform:24x2;" in printed
+    code, printed, _ = masktas(*flags, "--tflops", 1)
+    assert "The network is the costliest within the budget;" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--supervised",), "leave out --supervised"),
+        (("--segment",), "give one"),
+        (("--from", "."), "give one"),
+        (("--architecture", "uniform:16by2"), "is no network"),
+    ],
+)
+def test_a_plan_of_one_network_alone_says_what_does_not_go_with_it(
+    world: World, masktas: Call, more: tuple[str, ...], said: str
+) -> None:
+    flags = ("plan", "--num-images", 400, "--config", world.recipe, "--distill", "--tflops", 1)
+    code, _, error = masktas(*flags, *more)
+    assert code == 2
+    assert said in error
+    world.recipe.with_name("long.toml").write_text(
+        world.recipe.read_text() + '\n[distill]\nas_costly_as = "runs/small"\n'
+    )
+    flags = ("plan", "--num-images", 400, "--config", world.recipe.with_name("long.toml"))
+    code, _, error = masktas(*flags, "--distill", "--tflops", 1)
+    assert code == 2
+    assert "as_costly_as" in error
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -25,6 +25,7 @@ SHOWN = {
     "Refinement": {"--rounds", "--cohort", "--baselines"},
     "Fine-tuning": {"--recipe", "--init", "--epochs", "--batch-size", "--lr"},
     "Segmentation": {"--decoder", "--init", "--ignore", "--classes", "--epochs"},
+    "Plans of one network": set[str](),
     "Validation": {"--num-networks", "--probe"},
     "Target": {"--engine", "--device", "--threads", "--command"},
 }

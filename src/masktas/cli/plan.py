@@ -28,7 +28,7 @@ from masktas.cli.options import (
     without_none,
 )
 from masktas.cli.stages import check_first
-from masktas.config import AllSettings, SegmentSettings, load, resolve
+from masktas.config import AllSettings, DistillSettings, SegmentSettings, load, resolve
 from masktas.console import Console
 from masktas.errors import ConfigError
 from masktas.formats import format_bytes, format_flops, format_seconds, format_speed, shown
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 HEADER = ("stage", "images seen", "images/s", "time", "memory", "operations")
 WIDTHS = (10, 15, 12, 12, 10, 13)
+OTHERS = "Plans of one network"
 
 
 def plan(
@@ -61,16 +62,25 @@ def plan(
         Parameter(
             negative="",
             show_default=False,
-            group="Segmentation",
-            help="Plan `masktas segment` instead of a run, with the costliest network within the "
-            "budget.",
+            group=OTHERS,
+            help="Plan `masktas segment` instead of a run.",
+        ),
+    ] = False,
+    distill: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            group=OTHERS,
+            help="Plan `masktas distill` instead, for as many images as the supernet sees.",
         ),
     ] = False,
     architecture: Annotated[
-        Path | None,
+        str | None,
         Parameter(
-            group="Segmentation",
-            help="Network of a segmentation instead of the costliest, an architecture.json.",
+            group=OTHERS,
+            help="Its network instead of the costliest within the budget: an architecture.json, "
+            "or, to distill, uniform:384x12.",
         ),
     ] = None,
     refine: Refine = True,
@@ -99,7 +109,7 @@ def plan(
     images: Data = None,
     machine: Machine = None,
 ) -> None:
-    """Estimate a run, or a segmentation."""
+    """Estimate a run, a segmentation, or the distillation of one network."""
     training = without_none(epochs=epochs, batch_size=batch_size)
     settings = settings_of_all(
         config,
@@ -112,19 +122,30 @@ def plan(
     )
     _check(data, num_images, devices, tflops, share, seconds)
     how = _How(devices, _device(tflops, share), seconds, Console(quiet=quiet), json)
-    if segment or architecture is not None:
-        if not segment or source is not None:
-            raise ConfigError("--architecture goes with --segment, and --from does not.")
+    if (segment or distill) and (source is not None or segment is distill):
+        raise ConfigError("--segment, --distill and --from are plans of their own: give one.")
+    if architecture is not None and not (segment or distill):
+        raise ConfigError("--architecture goes with --segment or --distill.")
+    if segment:
         segmented = resolve(SegmentSettings, load(config).get("segment"), training)
         settings = settings.model_copy(update={"segment": segmented})
-        _segment(data, num_images, settings, architecture, how)
+        path = None if architecture is None else Path(architecture)
+        _segment(data, num_images, settings, path, how)
         return
+    if distill:
+        trained = resolve(
+            DistillSettings,
+            load(config).get("distill"),
+            training | without_none(architecture=architecture),
+        )
+        settings = settings.model_copy(update={"distill": trained})
     if source is not None and (space or teacher):
         raise ConfigError("--from has a space and a teacher: leave out --space and --teacher.")
     if source is not None:
         check_first(settings.search, source)
     else:
         settings.search.check(SearchSpace.load(settings.supernet.space))  # before torch is loaded
+    from masktas.stages.distill.stage import BASELINES
     from masktas.stages.plan.stage import plan as stage
 
     images_there = _count(data, settings) if num_images is None else num_images
@@ -137,9 +158,14 @@ def plan(
         seconds=seconds,
         console=how.console,
         source=source,
+        distill=distill,
     )
     what = f"space {settings.supernet.space}" if source is None else f"transfer from {source}"
     note = "Fine-tuning is that of the costliest network within the budget."
+    if distill:
+        named = settings.distill.architecture
+        network = "the costliest within the budget" if named in BASELINES else shown(named)
+        note = f"The network is {network}; fine-tuning it is not counted."
     _print(found, f"{images_there:,} images, {what}", note, how)
 
 

@@ -83,7 +83,7 @@ def crop(
         boxes: `[B, 4]` (top, left, height, width), whole pixels inside the image.
         flips: `[B]`, which images are flipped left to right; None: none.
         size: (h, w).
-        colors: factors `[B, 3]`; if given, `recolor` is applied.
+        colors: `[B, 2, 3]`, see `random_colors`; if given, `recolor` is applied.
         mean, std: of each channel `[C]`; if given, `normalize` is applied last.
 
     Returns:
@@ -101,10 +101,10 @@ def crop(
     gain, bias = torch.ones(images.shape[3]), torch.zeros(images.shape[3])
     if mean is not None and std is not None:
         gain, bias = 1 / (255 * std), -mean / std
-    factors = None if colors is None else np.asarray(colors, dtype=np.float32)
-    if factors is not None and factors.shape != (len(images), 3):
-        raise ValueError(f"colors have shape {factors.shape}, not ({len(images)}, 3)")
-    return in_c(library, images, whole, mirrored, size, factors, gain, bias)
+    changes = None if colors is None else np.asarray(colors, dtype=np.float32)
+    if changes is not None and changes.shape != (len(images), 2, 3):
+        raise ValueError(f"colors have shape {changes.shape}, not ({len(images)}, 2, 3)")
+    return in_c(library, images, whole, mirrored, size, changes, gain, bias)
 
 
 def _in_torch(
@@ -158,33 +158,37 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def random_colors(rng: np.random.Generator, batch: int, strength: float) -> NDArray[np.float32]:
-    """Draw factors of brightness, contrast and saturation, `[B, 3]`, in 1 +- strength.
+    """Draw how brightness, contrast and saturation change, as torchvision's ColorJitter does.
 
-    Distributed as in torchvision's ColorJitter(strength, strength, strength), but always applied in
-    this order. With strength 0 all factors are 1.
+    Returns:
+        `[B, 2, 3]`: factors of brightness, contrast and saturation in 1 +- strength, and the order
+        in which these three (0, 1, 2) are applied. With strength 0 all factors are 1.
     """
-    least = max(0.0, 1 - strength)
-    return rng.uniform(least, 1 + strength, size=(batch, 3)).astype(np.float32)
+    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, size=(batch, 3))
+    order = rng.permuted(np.tile(np.arange(3), (batch, 1)), axis=1)
+    return np.stack([factors, order], axis=1).astype(np.float32)
 
 
-def recolor(images: Tensor, factors: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of each image, clamped to [0, 255].
+def recolor(images: Tensor, colors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of each image, clamped to [0, 255] every time.
 
     Args:
         images: `[B, C, h, w]` float32 in [0, 255]. Three channels are red, green and blue; with
             another number saturation is unchanged and gray is the mean of all channels.
-        factors: `[B, 3]`, see `random_colors`.
+        colors: `[B, 2, 3]`, see `random_colors`.
 
     Returns:
         `[B, C, h, w]` float32.
     """
-    brightness, contrast, saturation = factors.to(images)[:, :, None, None, None].unbind(1)
-    images = (images * brightness).clamp(0, 255)
-    middle = _gray(images).mean(dim=(2, 3), keepdim=True)
-    images = torch.lerp(middle, images, contrast).clamp(0, 255)
+    factors, order = colors.to(images).unbind(1)
     if images.shape[1] != len(LUMA):
-        return images
-    return torch.lerp(_gray(images), images, saturation).clamp(0, 255)
+        factors = torch.cat([factors[:, :2], torch.ones_like(factors[:, 2:])], dim=1)
+    for kind in order.long().unbind(1):  # of each image, what is changed now
+        factor = factors.gather(1, kind[:, None])[:, :, None, None]
+        at, gray = kind[:, None, None, None], _gray(images)
+        middle = torch.where(at == 1, gray.mean(dim=(2, 3), keepdim=True), gray)
+        images = torch.lerp(torch.where(at == 0, 0.0, middle), images, factor).clamp(0, 255)
+    return images
 
 
 def _gray(images: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Random choices of a batch: images `[B]`, crops `[B, 4]`, flips `[B]`, colors `[B, 3]`."""
+    """Random choices of a batch: images `[B]`, crops `[B, 4]`, flips `[B]`, colors `[B, 2, 3]`."""
 
     indices: NDArray[np.int64]
     boxes: NDArray[np.int64]

@@ -182,19 +182,13 @@ static void gray(const float *image, int64_t plane, int64_t channels, int64_t n,
     }
 }
 
-/* Change brightness, contrast and saturation as augment.recolor; then times gain, plus bias. */
-static void recolor(float *image, int64_t plane, int64_t channels, const float *factors,
-                    const float *gain, const float *bias)
+/* Mean of the gray of an image. */
+static float mean_gray(const float *image, int64_t plane, int64_t channels)
 {
     float shade[BLOCK];
     double sum = 0;
     for (int64_t at = 0; at < plane; at += BLOCK) {
         const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = clamp(pixel[i] * factors[0]);
-        }
         gray(image + at, plane, channels, n, shade);
         float parts[LANES] = {0};
         for (int64_t i = 0; i + LANES <= n; i += LANES)
@@ -205,20 +199,35 @@ static void recolor(float *image, int64_t plane, int64_t channels, const float *
         for (int64_t k = 0; k < LANES; k++)
             sum += parts[k];
     }
-    const float contrast = factors[1], offset = sum / plane * (1 - contrast);
-    const float saturation = channels == 3 ? factors[2] : 1, rest = 1 - saturation;
-    for (int64_t at = 0; at < plane; at += BLOCK) {
-        const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = clamp(pixel[i] * contrast + offset);
-        }
-        gray(image + at, plane, channels, n, shade);
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict pixel = image + c * plane + at;
-            for (int64_t i = 0; i < n; i++)
-                pixel[i] = clamp(pixel[i] * saturation + shade[i] * rest) * gain[c] + bias[c];
+    return sum / plane;
+}
+
+/* Change brightness, contrast and saturation as augment.recolor; then times gain, plus bias.
+
+colors: three factors, then the order in which they are applied.
+*/
+static void recolor(float *image, int64_t plane, int64_t channels, const float *colors,
+                    const float *gain, const float *bias)
+{
+    float shade[BLOCK];
+    for (int place = 0; place < 3; place++) {
+        const int kind = colors[3 + place];
+        const float factor = kind == 2 && channels != 3 ? 1 : colors[kind], rest = 1 - factor;
+        const float offset = kind == 1 ? mean_gray(image, plane, channels) * rest : 0;
+        for (int64_t at = 0; at < plane; at += BLOCK) {
+            const int64_t n = plane - at < BLOCK ? plane - at : BLOCK;
+            if (kind == 2)
+                gray(image + at, plane, channels, n, shade);
+            for (int64_t c = 0; c < channels; c++) {
+                float *restrict pixel = image + c * plane + at;
+                const float times = place == 2 ? gain[c] : 1, plus = place == 2 ? bias[c] : 0;
+                if (kind == 2)
+                    for (int64_t i = 0; i < n; i++)
+                        pixel[i] = clamp(pixel[i] * factor + shade[i] * rest) * times + plus;
+                else
+                    for (int64_t i = 0; i < n; i++)
+                        pixel[i] = clamp(pixel[i] * factor + offset) * times + plus;
+            }
         }
     }
 }
@@ -239,7 +248,7 @@ static char *assign(struct axis *a, char *memory)
 
 /* Return the number of images that failed for lack of memory. */
 int64_t crop(const uint8_t *images, const int64_t *boxes, const uint8_t *flips,
-             const int64_t *sizes, const float *factors,
+             const int64_t *sizes, const float *colors,
              const float *gain, const float *bias, const float *ones, const float *zeros,
              float *out, int64_t threads)
 {
@@ -262,10 +271,10 @@ int64_t crop(const uint8_t *images, const int64_t *boxes, const uint8_t *flips,
         set_weights(&across, flips[i]);
         scale(images + ((i * height + box[0]) * width + box[1]) * channels,
               width * channels, channels, &down, &across,
-              factors ? ones : gain, factors ? zeros : bias,
+              colors ? ones : gain, colors ? zeros : bias,
               out + i * channels * h * w, rest, rest + planes);
-        if (factors)
-            recolor(out + i * channels * h * w, h * w, channels, factors + 3 * i, gain, bias);
+        if (colors)
+            recolor(out + i * channels * h * w, h * w, channels, colors + 6 * i, gain, bias);
         free(memory);
     }
     return failed;

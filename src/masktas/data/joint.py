@@ -133,7 +133,7 @@ class JointDraws:
         scales: `[B]`.
         places: `[B, A, 2]`, of the crop in the room that it has, in [0, 1).
         flips: `[B]`.
-        colors: `[B, 3]`.
+        colors: `[B, 2, 3]`.
     """
 
     scales: NDArray[np.float64]

@@ -69,11 +69,11 @@ def in_c(
     boxes: NDArray[np.int64],
     flips: NDArray[np.bool_],
     size: tuple[int, int],
-    factors: NDArray[np.float32] | None,
+    colors: NDArray[np.float32] | None,
     gain: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Crop images `[B, H, W, C]` by `crop.c`; recolor them by factors `[B, 3]` if given.
+    """Crop images `[B, H, W, C]` by `crop.c`; recolor them by `colors` `[B, 2, 3]` if given.
 
     Returns:
         Pixels times gain plus bias, each `[C]`: `[B, C, h, w]`.
@@ -83,11 +83,11 @@ def in_c(
     arrays.append(np.array([*images.shape, *size], dtype=np.int64))
     floats = [one.float().contiguous() for one in (gain, bias)]
     floats += [torch.ones_like(floats[0]), torch.zeros_like(floats[0])]
-    colors = None if factors is None else np.ascontiguousarray(factors, dtype=np.float32)
+    changes = None if colors is None else np.ascontiguousarray(colors, dtype=np.float32)
     failed = library.crop(
         ctypes.c_void_p(images.data_ptr() if isinstance(images, Tensor) else images.ctypes.data),
         *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
-        ctypes.c_void_p(None if colors is None else colors.ctypes.data),
+        ctypes.c_void_p(None if changes is None else changes.ctypes.data),
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*floats, out)),
         ctypes.c_int64(torch.get_num_threads()),
     )

@@ -99,7 +99,7 @@ def distill(
     require_decoder_dim(settings.decoder_dim)
     space = SearchSpace.from_dict(supernet["space"], where=str(run.supernet.folder))
     images = context.images_recorded(run.supernet, data, data_settings)
-    one, parents = network_named(settings.architecture, run, space)
+    one, parents = network_named(baseline_named(settings.architecture, run), space)
     inputs = _open(context, images, settings, space, one, teacher)
     length = None if given else length_of(run, settings, inputs.flops_per_image)
     steps = None if length is None else length.steps(settings.batch_size)
@@ -138,29 +138,36 @@ def distill(
         return stage.finish(inputs.store, cost, write)
 
 
-def network_named(text: str, run: Run, space: SearchSpace) -> tuple[Architecture, dict[str, Path]]:
+def baseline_named(text: str, run: Run) -> str:
+    """Return the path of a baseline of the run's search/main; any other text as it is.
+
+    Raises:
+        ArtifactError: if the search has no such baseline.
+    """
+    if text not in BASELINES:
+        return text
+    run.search().manifest()
+    path = run.search().folder / f"{text}.json"
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}: the search has found no such baseline within its budget: choose another "
+            f"of {', '.join(BASELINES)}, or uniform:WIDTHxDEPTH."
+        )
+    return str(path)
+
+
+def network_named(text: str, space: SearchSpace) -> tuple[Architecture, dict[str, Path]]:
     """Return the network that a text names, and the file that it was read from, by name.
 
     Args:
-        text: `uniform:384x12...`, the path of an architecture.json or of a folder with one, or a
-            baseline of search/main.
-        run: whose search has the baselines.
+        text: `uniform:384x12...`, or the path of an architecture.json or of a folder with one.
         space: gives what the text leaves open: image size, patches, width of a head, classes.
 
     Raises:
         ConfigError: if it names no network.
-        ArtifactError: if the search has no such baseline.
     """
     path = Path(text)
-    if text in BASELINES:
-        run.search().manifest()
-        path = run.search().folder / f"{text}.json"
-        if not path.exists():
-            raise ArtifactError(
-                f"{path}: the search has found no such baseline within its budget: choose another "
-                f"of {', '.join(BASELINES)}, or uniform:WIDTHxDEPTH."
-            )
-    elif path.is_dir():
+    if path.is_dir():
         path = path / ARCHITECTURE
     if path.suffix == ".json":
         return Architecture.load(path), {"architecture": path}
