@@ -216,8 +216,8 @@ COMMANDS = {
         "masktas.cli.plan:plan",
         """Estimate the hours and memory of a run before it starts.
 
-        Takes what `run` takes, or `segment` with --segment, `distill` with --distill. Measures real
-        steps on noise for a minute, or uses the figures of another machine.
+        Takes what `run` takes; --segment and --distill plan these instead. Measures real steps on
+        noise for a minute, or uses the figures of another machine.
         """,
     ),
     "latency build": (
