@@ -13,7 +13,7 @@ from PIL import Image
 
 import masktas
 from masktas.data.decode.image import decode
-from masktas.errors import ArtifactError, DataError, LabelError, UndecodableImage
+from masktas.errors import ArtifactError, ConfigError, DataError, LabelError, UndecodableImage
 from masktas.nn.patches import patchify
 from masktas.nn.vit import ViT
 from masktas.predictor import Predictor
@@ -77,11 +77,20 @@ def test_every_form_of_an_image_gives_the_same_answer(folder: Path, network: Pre
     first = network.predict(path)[0].top
     for form in (image, pixels):
         assert [one.top for one in network.predict(form)] == [first]
+    (there,) = network.predict(f"file://{path}")
+    assert (there.top, there.name) == (first, path.name)
+    with pytest.raises(DataError, match=r"gone\.png"):
+        network.predict(f"file://{path.with_name('gone.png')}")
     listed = network.predict([path, image, pixels, tensor, path.read_bytes()], batch_size=2)
     assert [one.name for one in listed[:3]] == [str(path), "image 1", "image 2"]
     for one in (*listed, *network.predict(np.stack([pixels, pixels]))):
         assert [name for name, _ in one.top] == [name for name, _ in first]
         assert [p for _, p in one.top] == pytest.approx([p for _, p in first], rel=1e-5)
+
+
+def test_no_class_at_all_is_refused(folder: Path, network: Predictor) -> None:
+    with pytest.raises(ConfigError, match="top is 0"):
+        network.predict(folder / "photos", top=0)
 
 
 def test_features_are_what_the_head_takes(folder: Path, network: Predictor) -> None:

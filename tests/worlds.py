@@ -97,9 +97,9 @@ class World:
         return self.folder / "recipe.toml"
 
 
-def draw_images(folder: Path, count: int) -> None:
+def draw_images(folder: Path, count: int, seed: int = 0) -> None:
     """Draw circles, squares and crosses, each class in a folder of its own, of mixed sizes."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for number in range(count):
         kind = ("circle", "cross", "square")[number % 3]
         side = int(rng.integers(14, 30))

@@ -18,7 +18,7 @@ from torch import Tensor
 from masktas.artifacts import SEGMENTER
 from masktas.data.reading import ReadImage, as_source, nothing_read, read_images, stacked
 from masktas.data.sources import Source
-from masktas.errors import LabelError, UndecodableImage
+from masktas.errors import ConfigError, LabelError, UndecodableImage
 from masktas.nn.vit import ViT
 from masktas.segment_predictor import SegmentPredictor, load_segment_predictor
 from masktas.space import Architecture
@@ -149,9 +149,12 @@ class Predictor(ViT):
             A prediction for each image, in order; `problem` says why one could not be read.
 
         Raises:
+            ConfigError: if `top` is below 1.
             LabelError: if the network was trained without labels.
             DataError: if none of the images could be read.
         """
+        if top < 1:
+            raise ConfigError(f"top is {top}: ask for at least one class.")
         classes = self.classes
 
         def named(row: Tensor) -> tuple[tuple[str, float], ...]:

@@ -51,6 +51,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_images_of_the_run_are_recognised_wherever_they_lie(
+    run: Path, tmp_path: Path, masktas: Call
+) -> None:
+    network = shutil.copytree(run, tmp_path / "run") / "finetune/main"
+    mixed = tmp_path / "mixed"
+    for split, count in (("train", 20), ("test", 3)):
+        for path in sorted((run.parent / "images" / split).rglob("*.png"))[:count]:
+            (mixed / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, mixed / path.parent.name)
+    code, _, said = masktas("evaluate", network, mixed, "--device", "cpu")
+    assert code == 0, said
+    assert "20 of these 23 images are among those that" in said
+    assert "has been read once for this network already" in said
+    assert manifest(tmp_path / "run/evaluate/finetune-main-mixed")["readings"] == 2
+    draw_images(tmp_path / "new", 6, seed=5)
+    code, _, said = masktas("evaluate", network, tmp_path / "new", "--device", "cpu")
+    assert code == 0, said
+    assert "images are among those" not in said
+    assert manifest(tmp_path / "run/evaluate/finetune-main-new")["readings"] is None
+    shutil.rmtree(tmp_path / "run/data")
+    found = manifest(network)["images"]
+    assert home_of(network).shared(np.zeros((2, 16), np.uint8)) == {}, "only whole splits are known"
+    assert found["splits"]["test"]["images"] == 45
+
+
 def test_every_network_folder_says_what_it_needs(run: Path) -> None:
     for name in ("teacher", "search/main", "finetune/main"):
         content = json.loads((run / name / "input.json").read_text())

@@ -260,6 +260,13 @@ def test_the_architecture_is_kept_without_a_search(
     assert f"{NUM_TESTS} test images" in said
     assert "kept architecture" in said
     assert not (out / "search").exists()
+    page = package.report(out).read_text()
+    assert "The architecture was kept" in page
+    assert "The search, the refinement" not in page
+    mean = f"{100 * manifest(out / 'finetune/kept')['test']['mean_per_class']:.2f}"
+    for text in (said, page):
+        assert "mean of classes %" in text
+        assert mean in text
     parents = manifest(out / "finetune/kept")["parents"]
     weights = source / "search/main/weights.safetensors"
     assert parents["weights"]["sha256"] == file_digest(weights)
@@ -330,12 +337,20 @@ def test_large_networks_for_small_images_are_warned_of(
 
 
 def test_a_plan_counts_the_stages_of_the_transfer_only(
-    moved: Moved, world: World, masktas: Call
+    moved: Moved, world: World, tmp_path: Path, masktas: Call
 ) -> None:
     code, said, _ = masktas("plan", "--num-images", 1000, "--from", moved.folder / "source",
                             "--config", world.recipe, "--tflops", 1, "--json")  # fmt: skip
     assert code == 0
     assert [one["stage"] for one in json.loads(said)] == ["search", "refine", "finetune"]
+    declared = tmp_path / "declared"
+    draw_images(declared / "train", 60)
+    draw_images(declared / "test", 30)
+    for data, count in (((declared,), 60), (("--num-images", 60, "--test-share", 0), 60)):
+        code, said, _ = masktas("plan", *data, "--from", moved.folder / "source",
+                                "--config", world.recipe, "--tflops", 1, "--json")  # fmt: skip
+        (*_, tuned) = json.loads(said)
+        assert tuned["images"] == 4 * ((round(0.75 * count) + round(0.15 * count)) // 16) * 16
     code, _, said = masktas("plan", "--num-images", 10, "--from", moved.folder / "source",
                             "--space", "tiny")  # fmt: skip
     assert (code, "leave out --space" in said) == (2, True)

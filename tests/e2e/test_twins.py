@@ -97,6 +97,29 @@ def test_a_run_with_labels_needs_no_teacher_and_keeps_the_head(labelled: Path) -
     assert "the head that all networks share" in (labelled / "report.html").read_text()
 
 
+def test_what_a_search_with_labels_finds_is_a_classifier(
+    labelled: Path, world: World, tmp_path: Path, masktas: Call
+) -> None:
+    run = shutil.copytree(labelled, tmp_path / "run")
+    found = run / "search/main"
+    network = package.load(found)
+    assert network.classes == ("circle", "cross", "square")
+    (image, *_) = sorted(world.images.rglob("*.png"))
+    assert len(network.predict(image)[0].top) == 3
+    code, said, error = masktas("evaluate", found, "--split", "search", "--device", "cpu")
+    assert code == 0, error
+    assert "Top-1" in said
+    outcome = manifest(run / "evaluate/search-main-search")["outcome"]
+    assert outcome["top1"] == pytest.approx(manifest(found)["winner"]["rating"])
+    code, _, error = masktas("export", found, "--to", "torch")
+    assert code == 0, error
+    card = (run / "export/search-main/README.md").read_text()
+    assert "Its 3 classes are circle, cross, square." in card
+    assert "trained without labels" not in card
+    exported = package.load(run / "export/search-main")
+    assert exported.predict(image) == network.predict(image)
+
+
 def test_splits_keep_labels_apart(labelled: Path) -> None:
     """What the search rates on was not trained on, though both read labels."""
     supernet, search = (manifest(labelled / name) for name in ("supernet", "search/main"))

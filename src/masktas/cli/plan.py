@@ -148,7 +148,10 @@ def plan(
     from masktas.stages.distill.stage import BASELINES
     from masktas.stages.plan.stage import plan as stage
 
-    images_there = _count(data, settings) if num_images is None else num_images
+    if num_images is None:
+        settings, images_there = _counted(data, settings)
+    else:
+        images_there = num_images
     found = stage(
         images_there,
         settings,
@@ -257,9 +260,13 @@ def _check(
         raise ConfigError("--tflops must be above 0, and --share above 0 and at most 1.")
 
 
-def _count(data: str | None, settings: AllSettings) -> int:
-    """Return how many images a run would use."""
+def _counted(data: str | None, settings: AllSettings) -> tuple[AllSettings, int]:
+    """Return the settings, and how many images of a source a run would divide by their shares.
+
+    Images that the source declares as test images are the test split, whatever its share.
+    """
     assert data is not None  # see `_check`
+    from masktas.data.sources.base import IndexedSource
     from masktas.stages.common.images import ImageInput
 
     source = ImageInput.of(data, settings.data).source(download=settings.runtime.download)
@@ -268,7 +275,13 @@ def _count(data: str | None, settings: AllSettings) -> int:
         raise ConfigError(
             f"{source.location} does not list how many images it holds: give --num-images."
         )
-    return min(sum(sizes), settings.data.limit or 10**12)
+    total = sum(sizes)
+    kept = min(total, settings.data.limit or total)
+    tests = source.num_tests if isinstance(source, IndexedSource) else 0
+    if not tests:
+        return settings, kept
+    divided = settings.data.model_copy(update={"test_share": 0.0})
+    return settings.model_copy(update={"data": divided}), round(kept * (1 - tests / total))
 
 
 def lines_of(found: Sequence[StageEstimate], devices: int, note: str) -> list[str]:

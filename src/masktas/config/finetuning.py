@@ -33,6 +33,7 @@ class FinetuneSettings(TrainSettings):
         "adamw", description="Optimiser: AdamW, or SGD with momentum."
     )
     momentum: Share = Field(0.9, description="Momentum of --optimizer sgd.")
+    nesterov: bool = Field(False, description="Nesterov's momentum, for --optimizer sgd.")
     beta2: Share = Field(
         0.95, description="Decay rate of the second moment of --optimizer adamw; beta1 is 0.9."
     )

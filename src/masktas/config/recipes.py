@@ -123,6 +123,7 @@ RECIPES: dict[str, FinetuneRecipe] = {
             "batch_size": 768,
             "optimizer": "sgd",
             "momentum": 0.9,
+            "nesterov": True,  # timm's `sgd`, which DeiT asks for by name
             "lr": 0.01 * 256 / 768,  # 0.01 after scaling (deit#141)
             "weight_decay": 1e-4,
             "min_lr": 1e-5,

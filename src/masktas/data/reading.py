@@ -6,17 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktas.data.decode.pool import Decoded, DecodePool, DecodeSpec, DecodeWorker
-from masktas.data.sources import FileSource, Item, PythonSource, Source, open_source
-from masktas.data.sources.files import Listing
-from masktas.data.sources.patterns import kind_of
-from masktas.data.sources.remote import LocalPlace
+from masktas.data.sources import Item, PythonSource, Source, open_image, open_source
+from masktas.data.sources.patterns import expand_braces, is_glob, kind_of
 from masktas.data.sources.tables import Columns
 from masktas.errors import DataError
 from masktas.formats import shown
@@ -45,9 +42,10 @@ def as_source(
     """Open images as users have them.
 
     Args:
-        images: a path of an image, folder, list, archive or table, or another location that
-            `open_source` opens; a Pillow image, an array `[H, W, C]` or `[B, H, W, C]`, a tensor
-            `[C, H, W]`; a list of images or of their paths; a data set; or an opened source.
+        images: a path or address of an image; a folder, list, archive or table, or another
+            location that `open_source` opens; a Pillow image, an array `[H, W, C]` or
+            `[B, H, W, C]`, a tensor `[C, H, W]`; a list of images or of their paths; a data set;
+            or an opened source.
         root: folder of torchvision's data sets.
         image_column: column of images in tables.
 
@@ -61,8 +59,8 @@ def as_source(
         return images, None
     if isinstance(images, str | os.PathLike):
         path = os.fspath(images)
-        if os.path.isfile(path) and kind_of(path) == "images":
-            return FileSource(path, Listing([Path(path).name], [path]), LocalPlace()), None
+        if kind_of(path) == "images" and is_one_file(path):
+            return open_image(path), None
         return open_source(images, root=root, image_column=image_column), None
     if isinstance(images, list | tuple):
         names = [
@@ -75,6 +73,13 @@ def as_source(
     if isinstance(images, np.ndarray):
         return PythonSource(list(images), Columns(None, None)), None
     return open_source(images, image_column=image_column), None
+
+
+def is_one_file(location: str) -> bool:
+    """Return whether an image's path or address names one file, and no folder, glob or archive."""
+    if "://" not in location or "::" in location:
+        return os.path.isfile(location)
+    return not is_glob(location) and expand_braces(location) == [location]
 
 
 def is_single(images: Any) -> bool:

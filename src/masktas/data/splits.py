@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("supernet", "search", "validation", "test")
+SHARES = ("search_share", "validation_share", "test_share")  # that are held out
 
 
 def split_by_content(

@@ -9,7 +9,7 @@ from masktas.data.sources.base import (
 from masktas.data.sources.cifar import PixelSource
 from masktas.data.sources.files import FileSource
 from masktas.data.sources.hub import HubSource
-from masktas.data.sources.open import canonical, open_source
+from masktas.data.sources.open import canonical, open_image, open_source
 from masktas.data.sources.python import PythonSource
 from masktas.data.sources.tables import ParquetSource
 from masktas.data.sources.tars import TarSource
@@ -28,5 +28,6 @@ __all__ = [
     "ZipSource",
     "canonical",
     "class_index",
+    "open_image",
     "open_source",
 ]

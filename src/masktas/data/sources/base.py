@@ -154,6 +154,11 @@ class IndexedSource(ABC):
         """Return the number of images of each shard."""
         return [len(run) for _, run in self._shards]
 
+    @property
+    def num_tests(self) -> int:
+        """Number of images that are declared as test images, where that is known unread."""
+        return 0
+
     def stream(self, shard: int) -> Iterator[Item]:
         """Yield the images of a shard in order."""
         for index in range(len(self._shards[shard][1])):

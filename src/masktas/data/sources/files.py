@@ -109,6 +109,10 @@ class Listing:
             return os.path.join(self.root, self.names[number])
         return self.paths[number]
 
+    def is_test(self, number: int) -> bool:
+        """Return whether a file is a test image."""
+        return in_test_folder(self.names[number]) if self.tests is None else self.tests[number]
+
 
 class FileSource(IndexedSource):
     """Image files: of a folder, a list, a pattern or a remote folder.
@@ -124,11 +128,15 @@ class FileSource(IndexedSource):
         self.listing = listing
         self._place = place
 
+    @property
+    def num_tests(self) -> int:
+        """Number of test images."""
+        return sum(map(self.listing.is_test, range(len(self.listing.names))))
+
     def read(self, shard: int, index: int) -> Item:
         """Read one file; an error is the problem of the item."""
         listing, number = self.listing, self._shards[shard][1][index]
-        name = listing.names[number]
-        is_test = in_test_folder(name) if listing.tests is None else listing.tests[number]
+        name, is_test = listing.names[number], listing.is_test(number)
         try:
             return Item(shown(name), self._place.read(listing.path(number)), is_test)
         except DataError as error:

@@ -128,6 +128,12 @@ def _open_file(location: str, path: str, place: Place, columns: Columns) -> Sour
     )
 
 
+def open_image(location: str) -> Source:
+    """Open one image, a file or an address."""
+    place, path = connect(location) if _is_remote(location) else (LocalPlace(), location)
+    return FileSource(location, Listing([_file_name(location)], [path]), place)
+
+
 def _file_name(location: str) -> str:
     if location.startswith(("http://", "https://")):
         location = re.split(r"[?#]", location, maxsplit=1)[0]

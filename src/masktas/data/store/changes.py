@@ -28,7 +28,7 @@ def describe_changes(
     changed = [name for name in SPLITS if there.get(name) != here[name]]
     if not changed:
         return ""
-    before, now = (_digests(folder, shares) for folder in folders)
+    before, now = (digests_of(folder, shares) for folder in folders)
     described = []
     for name in changed:
         if before is None or now is None:
@@ -40,7 +40,7 @@ def describe_changes(
     return "; ".join(described)
 
 
-def _digests(folder: Path | None, shares: dict[str, float]) -> dict[str, Counter[bytes]] | None:
+def digests_of(folder: Path | None, shares: dict[str, float]) -> dict[str, Counter[bytes]] | None:
     """Return the digests of each split of a store; None if it was deleted or is damaged."""
     if folder is None:
         return None

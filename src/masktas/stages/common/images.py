@@ -15,6 +15,7 @@ from masktas.config import DataSettings, RuntimeSettings, SegmentSettings
 from masktas.data.masks import classes_of, open_pairs
 from masktas.data.segmentation import SegmentationImages, ShowBar
 from masktas.data.sources import Source, canonical, class_index, open_source
+from masktas.data.splits import SHARES
 from masktas.data.store.build import StoreSpec
 from masktas.data.store.changes import Described, describe_changes
 from masktas.data.store.image_store import Images, SplitAccess
@@ -119,10 +120,7 @@ class ImageInput:
         Raises:
             ConfigError: if no images are left to train on, or mean or std do not fit the channels.
         """
-        shares = {
-            name: getattr(self.settings, name)
-            for name in ("search_share", "validation_share", "test_share")
-        }
+        shares = {name: getattr(self.settings, name) for name in SHARES}
         if sum(shares.values()) >= 1:
             raise ConfigError(
                 "search_share, validation_share and test_share leave no images to train on: "

@@ -354,6 +354,7 @@ class FinetuneManifest(StageManifest):
         recipe: all settings but `init`.
         params, macs: of the trained network, with the head of its classes.
         top1, top5: accuracy on the test split, as shares.
+        mean_per_class: mean over the classes of their top-1; None of an earlier version.
         num_test: number of images of that split.
         weights: the file of the network that it started from, relative to its folder; None if it
             started from random weights, or from the supernet's.
@@ -367,6 +368,7 @@ class FinetuneManifest(StageManifest):
     weights: str | None
     top1: float
     top5: float
+    mean_per_class: float | None
     num_test: int
 
     @classmethod
@@ -384,6 +386,7 @@ class FinetuneManifest(StageManifest):
             "weights": content["parents"].get("weights", {}).get("file"),
             "top1": content["test"]["top1"],
             "top5": content["test"]["top5"],
+            "mean_per_class": content["test"].get("mean_per_class"),
             "num_test": content["images"]["splits"]["test"]["images"],
         }
 

@@ -17,6 +17,7 @@ from masktas.console import Console
 from masktas.data.batches import Augment, Batches
 from masktas.data.sources.base import IndexedSource
 from masktas.data.sources.files import FileSource
+from masktas.data.splits import SHARES
 from masktas.data.store.build import Cache
 from masktas.data.store.image_store import Images, ImageStore, open_store
 from masktas.errors import ArtifactError, ConfigError, DataError, MasktasError
@@ -298,7 +299,7 @@ class Context:
         before.require_fresh()
         location, recorded = then["location"], {key: then[key] for key in DataSettings.model_fields}
         resolved = resolve(DataSettings, recorded, settings)
-        for share in ("search_share", "validation_share", "test_share"):
+        for share in SHARES:
             if getattr(resolved, share) != recorded[share]:
                 raise ConfigError(
                     f"{share} is {getattr(resolved, share)}, but {before.folder} divided the "

@@ -362,6 +362,7 @@ def _classifier_recipe(settings: FinetuneSettings, batches: Batches) -> Classifi
         **asdict(shared),
         optimizer=settings.optimizer,
         momentum=settings.momentum,
+        nesterov=settings.nesterov,
         beta2=settings.beta2,
         layer_decay=settings.layer_decay,
     )

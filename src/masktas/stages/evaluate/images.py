@@ -195,9 +195,14 @@ class GivenImages:
         """Return the name of an image."""
         return self._names[place]
 
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """Digests of the contents of the images that were read, `[n, 16]`."""
+        return np.concatenate(self._digests)
+
     def summary(self) -> dict[str, Any]:
         """Describe the images that were read, in one split."""
-        digests = np.concatenate(self._digests)
+        digests = self.digests
         one = np.full(len(digests), 3, dtype=np.int8)
         duplicates = len(digests) - len(np.unique(digests, axis=0))
         return {

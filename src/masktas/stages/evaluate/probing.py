@@ -64,6 +64,8 @@ def encode(
             began = time.perf_counter()
             with torch.no_grad(), context.runtime.autocast():
                 features.append(network.features(batch.pixels))
+            if features[-1].is_cuda:  # which has only been told to compute them
+                torch.cuda.synchronize(features[-1].device)
             seconds += time.perf_counter() - began
             labels += batch.labels
             is_test += batch.is_test

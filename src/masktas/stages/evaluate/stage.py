@@ -28,7 +28,7 @@ from masktas.stages.evaluate.images import GivenImages, LabelledImages, RunImage
 from masktas.stages.evaluate.mistakes import Mistake
 from masktas.stages.evaluate.results import write_results
 from masktas.stages.evaluate.segmenting import evaluate_segmenter
-from masktas.stages.evaluate.where import home_of, note_reading
+from masktas.stages.evaluate.where import Home, home_of, note_reading
 from masktas.train.networks import weights_file
 from masktas.train.segmenters import DECODER
 
@@ -157,15 +157,8 @@ def _evaluate(
         found, worst = _on_given(context, network, given, asked)
         images, readings = given, None
         _warn_of_problems(context, given)
-        digest = given.summary()["splits"]["test"]["digest"]
-        if asked.home is not None and digest == asked.home.test_digest:
-            readings = note_reading(
-                asked.home,
-                weights_file(network.folder),
-                digest,
-                name=stage.folder.name,
-                warn=context.console.warn,
-            )
+        if asked.home is not None:
+            readings = _note_shared(context, stage, network, asked.home, given)
     num = found["num_images"] + found.get("num_learnt", 0)
     cost = {"images": num, "flops": 2 * macs(network.architecture) * num}
 
@@ -175,6 +168,30 @@ def _evaluate(
         return {**about, "readings": readings, "outcome": outcome}
 
     return stage.finish(images, cost, write)
+
+
+def _note_shared(
+    context: Context, stage: ClaimedStage, network: Predictor, home: Home, given: GivenImages
+) -> int | None:
+    """Warn of images that the run has; return how often its test split was read, if now too."""
+    shared = home.shared(given.digests)
+    learnt = {name: count for name, count in shared.items() if name != "test"}
+    if learnt and network.knows_classes:
+        splits = ", ".join(f"{count:,} of {name}" for name, count in learnt.items())
+        context.console.warn(
+            f"{sum(learnt.values()):,} of these {len(given.digests):,} images are among those that "
+            f"{home.run.folder} has learned or chosen from ({splits}): a measurement of them is "
+            "too optimistic."
+        )
+    if "test" not in shared:
+        return None
+    return note_reading(
+        home,
+        weights_file(network.folder),
+        home.test_digest,
+        name=stage.folder.name,
+        warn=context.console.warn,
+    )
 
 
 def _on_split(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from masktas.artifacts import MANIFEST, Run, Stage
+from masktas.data.splits import SHARES, SPLITS, describe_splits
+from masktas.data.store.changes import digests_of
 from masktas.files import append_lines, file_digest, read_json, read_lines
+from masktas.stages.common.images import Started
 
 READINGS = "readings.jsonl"  # of test splits, also by evaluations that were overwritten
 NAMED = ("search", "refine", "distill", "finetune", "segment")
@@ -42,6 +49,25 @@ class Home:
         images: dict[str, Any] = self.stage.manifest()["images"]
         digest: str = images["splits"]["test"]["digest"]
         return digest
+
+    def shared(self, digests: NDArray[np.uint8]) -> dict[str, int]:
+        """Return how many of some images lie in each split of the run.
+
+        Only the test split is known, as a whole, where the run's decoded images were deleted.
+
+        Args:
+            digests: `[n, 16]`, digests of the contents of the images.
+        """
+        one = describe_splits(np.full(len(digests), SPLITS.index("test"), np.int8), digests)
+        if one["test"]["digest"] == self.test_digest:
+            return {"test": len(digests)}
+        started = Started.read(self.stage)
+        images = self.stage.manifest()["settings"]["images"]
+        shares = {name: images[name] for name in SHARES}
+        known = None if started is None else digests_of(Path(started.store), shares)
+        asked = Counter(digest.tobytes() for digest in digests)
+        found = {name: (asked & there).total() for name, there in (known or {}).items()}
+        return {name: count for name, count in found.items() if count}
 
     @property
     def name(self) -> str:

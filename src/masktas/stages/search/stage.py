@@ -186,7 +186,7 @@ def search(
         )
 
         def write() -> dict[str, Any]:
-            seen = NetworkInput.of_store(opened.store)
+            seen = NetworkInput.of_store(opened.store, shared_classes(context.run))
             _write(stage.folder, opened.supernet, found, objectives, seen)
             _draw_front(context, stage.folder, found, objectives[0])
             return _summary(strategy, runner.reused, objectives) | found.to_dict()

@@ -29,7 +29,7 @@ BASELINES = {  # by the name of their file
 }
 KEPT = "kept"  # fine-tunings of the network that another run has found; begins their names
 KEPT_ROW = "kept architecture"
-AHEAD, TOP1, TOP5 = "winner ahead by", "top-1 %", "top-5 %"
+AHEAD, TOP1, TOP5, OF_CLASSES = "winner ahead by", "top-1 %", "top-5 %", "mean of classes %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,17 @@ class Row:
     def top5(self) -> str:
         """Top-5 accuracy on the test split in percent."""
         return _mean([100 * one.top5 for one in self.finetuned], "{:.2f}")
+
+    @property
+    def accuracies(self) -> tuple[str, str, str]:
+        """Top-1, top-5 and mean of the classes on the test split in percent."""
+        return self.top1, self.top5, self.of_classes
+
+    @property
+    def of_classes(self) -> str:
+        """Mean over the classes of their top-1 in percent; of earlier versions nothing is known."""
+        found = [one.mean_per_class for one in self.finetuned]
+        return _mean([100 * one for one in found if one is not None], "{:.2f}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +159,7 @@ class ResultTable:
     def header(self, *, brief: bool = False) -> list[str]:
         """Return the names of the columns; the brief table leaves out how sure ratings are."""
         costs = [HEADS.get(what, what) for what in self.quantities]
-        accuracies = [TOP1, TOP5] if self.has_accuracies else []
+        accuracies = [TOP1, TOP5, OF_CLASSES][: 2 if brief else 3] if self.has_accuracies else []
         return ["network", "rating", *([] if brief else [AHEAD]), *costs, *accuracies]
 
     def cells(self, *, brief: bool = False) -> list[list[str]]:
@@ -159,7 +170,7 @@ class ResultTable:
                 row.rating(error=not brief),
                 *([] if brief else [row.advantage()]),
                 *(row.amount(what) for what in self.quantities),
-                *([row.top1, row.top5] if self.has_accuracies else []),
+                *(row.accuracies[: 2 if brief else 3] if self.has_accuracies else ()),
             ]
             for row in self.rows
         ]

@@ -25,7 +25,7 @@ from masktas.stages.downstream import (
     summarize,
 )
 from masktas.stages.report.stage import report
-from masktas.stages.search.table import KEPT, KEPT_ROW, Row
+from masktas.stages.search.table import KEPT, KEPT_ROW, OF_CLASSES, TOP1, TOP5, Row
 from masktas.stages.transfer.source import SourceRun, refer
 from masktas.train.ranks import Ranks
 
@@ -209,7 +209,7 @@ def summarize_kept(made: Made, console: Console) -> None:
         mine = tuple(one for one in tuned if one.init == init)
         if mine:
             row, costs = Row(name, (), mine), (mine[0].params, mine[0].macs)
-            rows.append([name, *map(format_quantity, costs), row.top1, row.top5])
+            rows.append([name, *map(format_quantity, costs), *row.accuracies])
     title = f"{tuned[0].num_test:,} test images"
-    console.table(title, ["network", "params", "MACs", "top-1 %", "top-5 %"], rows)
+    console.table(title, ["network", "params", "MACs", TOP1, TOP5, OF_CLASSES], rows)
     say_times(made, console)

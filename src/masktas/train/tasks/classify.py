@@ -36,12 +36,14 @@ class ClassifierRecipe(OptimRecipe):
     Attributes:
         optimizer: AdamW, or SGD with momentum.
         momentum: of SGD.
+        nesterov: whether it is Nesterov's.
         beta2: of AdamW.
         layer_decay: see `layer_groups`.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
+    nesterov: bool = False
     beta2: float = BETAS[1]
     layer_decay: float = 1.0
 
@@ -49,7 +51,9 @@ class ClassifierRecipe(OptimRecipe):
         """Return the optimiser of a network's trained parameters."""
         groups = layer_groups(network, weight_decay=self.weight_decay, layer_decay=self.layer_decay)
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+            return torch.optim.SGD(
+                groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+            )
         return torch.optim.AdamW(
             groups, lr=self.lr, betas=(BETAS[0], self.beta2), eps=EPS, fused=True
         )
