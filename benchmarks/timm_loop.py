@@ -1,19 +1,22 @@
 """timm's own training of a fine-tuned network, with its functions and a plain loop, beside ours.
 
-Command   python benchmarks/timm_loop.py RUN NAME [--epochs 30]
+Command   python benchmarks/timm_loop.py RUN NAME [--epochs 30] [--turns 0]
 Needs     RUN/finetune/NAME of `masktas finetune` without EMA and SGD, from inherited weights.
 Does      fine-tunes the same network from the same weights on the same images with the same
           recipe, but by timm: `create_model`, `create_transform`, `Mixup`, its losses,
           `create_optimizer_v2` with its layer decay, `CosineLRScheduler`; draws are timm's. The
-          epoch that is best by validation is tested, as ours is.
-Shows     top-1 on validation and test images and images/s of training, timm's and ours.
+          epoch that is best by validation is tested, as ours is. Then the steps of both trainings,
+          images read and augmented in them, take turns in this process.
+Shows     top-1 on validation and test images, timm's and ours; images/s, and the median and the
+          quartiles of timm's time over ours. `--epochs 0` leaves timm's training out.
 Limit     none: the accuracies should differ by no more than two seeds do.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import random
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers.networks import timm_network
+from peers.turns import OURS, Contender, in_turns, quartiles, ratio
 from PIL import Image
 from timm.data import create_transform
 from timm.data.mixup import Mixup
@@ -36,8 +40,11 @@ from masktas.nn.timm_weights import to_timm
 from masktas.space import Architecture
 from masktas.stages.common.images import labels_of
 from masktas.stages.common.stage import Context
+from masktas.stages.common.tasks import classifier_task
 from masktas.stages.finetune import check
 from masktas.train.networks import load_network
+from masktas.train.ranks import ALONE
+from masktas.train.step import train_step
 
 Labelled = tuple[list[Image.Image], Tensor]
 
@@ -82,15 +89,14 @@ def accuracy(network: nn.Module, pixels: Tensor, target: Tensor) -> float:
     return float((found == target).float().mean())
 
 
-def train(
+def timm_step(
     network: nn.Module,
     train_images: Labelled,
-    held_out: tuple[Tensor, Tensor],
     settings: FinetuneSettings,
     transform: Any,
     num_classes: int,
-) -> tuple[nn.Module, float, float]:
-    """Train as the settings say; return the best epoch's network, its top-1, and images/s."""
+) -> Callable[[int], None]:
+    """Return timm's training of a network, a step at a time."""
     pictures, target = train_images
     batch, per_epoch = settings.batch_size, len(pictures) // settings.batch_size
     total = settings.epochs * per_epoch
@@ -109,29 +115,77 @@ def train(
     loss_of = (
         SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(settings.label_smoothing)
     )
-    best, kept, seconds, step = -1.0, network, 0.0, 0
-    for epoch in range(settings.epochs):
-        began = time.monotonic()
-        order = torch.randperm(len(pictures))
+    order = torch.empty(0, dtype=torch.long)
+
+    def run(step: int) -> None:
+        nonlocal order
+        number = step % per_epoch
+        if number == 0 or not len(order):
+            order = torch.randperm(len(pictures))
+        rows = order[number * batch : (number + 1) * batch]
+        pixels, classes = torch.stack([transform(pictures[row]) for row in rows]), target[rows]
+        if mix is not None:
+            pixels, classes = mix(pixels, classes)
+        scheduler.step_update(step)
+        optimizer.zero_grad()
+        loss_of(network(pixels), classes).backward()
+        if settings.clip_grad:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_grad)
+        optimizer.step()
+
+    return run
+
+
+def train(
+    network: nn.Module,
+    run: Callable[[int], None],
+    held_out: tuple[Tensor, Tensor],
+    epochs: int,
+    per_epoch: int,
+) -> tuple[nn.Module, float]:
+    """Train; return the network of the best epoch by validation, and its top-1."""
+    best, kept = -1.0, network
+    for epoch in range(epochs):
         for number in range(per_epoch):
-            rows = order[number * batch : (number + 1) * batch]
-            pixels, classes = torch.stack([transform(pictures[row]) for row in rows]), target[rows]
-            if mix is not None:
-                pixels, classes = mix(pixels, classes)
-            scheduler.step_update(step)
-            optimizer.zero_grad()
-            loss_of(network(pixels), classes).backward()
-            if settings.clip_grad:
-                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_grad)
-            optimizer.step()
-            step += 1
-        seconds += time.monotonic() - began
+            run(epoch * per_epoch + number)
         top1 = accuracy(network, *held_out)
-        rate = (epoch + 1) * per_epoch * batch / seconds
-        print(f"epoch {epoch + 1}: validation {top1:.2%}, {rate:.0f} images/s", flush=True)
+        print(f"epoch {epoch + 1}: validation {top1:.2%}", flush=True)
         if top1 > best:
             best, kept = top1, deepcopy(network)
-    return kept, best, settings.epochs * per_epoch * batch / seconds
+    return kept, best
+
+
+def our_step(
+    context: Context,
+    store: ImageStore,
+    labels: list[list[int]],
+    shape: Architecture,
+    start: Path,
+    settings: FinetuneSettings,
+) -> Callable[[int], None]:
+    """Return our training of the same network, a step at a time."""
+    batches = context.batches(store, "supernet", "search", settings=settings)
+    target = labels_of(labels, batches.images)
+    _, task = classifier_task(settings, shape, load_network(start), batches, target, context.setup)
+
+    def run(step: int) -> None:
+        train_step(task, step, ALONE, clip_grad=settings.clip_grad)
+
+    return run
+
+
+def speeds(steps: dict[str, Callable[[int], None]], seconds: float, batch: int) -> None:
+    """Time the steps of both in turns and print images/s."""
+    contenders = {name: Contender(name, "fp32", step) for name, step in steps.items()}
+    times = in_turns(contenders, seconds, lambda: None, untimed=1)
+    print("| training | images/s (quartiles) | time / masktas (quartiles) |")
+    print("| --- | --- | --- |")
+    for name, its in times.items():
+        low, middle, high = (batch / one for one in reversed(quartiles(its)))
+        of_ours = (
+            "" if name == OURS else "{1:.2f} ({0:.2f} to {2:.2f})".format(*ratio(its, times[OURS]))
+        )
+        print(f"| {name} | {middle:.0f} ({low:.0f} to {high:.0f}) | {of_ours} |")
 
 
 def main() -> None:
@@ -140,8 +194,10 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--epochs", type=int, help="fewer than NAME has, to try it out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--turns", type=float, default=60.0, help="seconds of steps in turns")
     given = parser.parse_args()
     torch.manual_seed(given.seed)
+    random.seed(given.seed)  # timm draws crops, RandAugment and erasing from it
     np.random.seed(given.seed)  # noqa: NPY002 - timm draws Mixup from it
     context = Context(given.run, RuntimeSettings(precision="fp32"), None)
     store, labels, shape = opened(context, given.name)
@@ -150,16 +206,16 @@ def main() -> None:
     settings = FinetuneSettings(**ours["settings"]["settings"])
     if settings.ema or settings.optimizer != "adamw" or settings.init != "inherit":
         raise SystemExit(f"{stage.folder}: with EMA, SGD or from scratch; this compares neither.")
-    if given.epochs:
-        settings = settings.model_copy(update={"epochs": given.epochs})
+    if given.epochs is not None:
+        settings = settings.model_copy(update={"epochs": max(1, given.epochs)})
     seen = {name: tuple(one) for name, one in store.statistics.items()}
     transform = create_transform(
         shape.image_size[0], is_training=True, scale=settings.crop_scale, ratio=(3 / 4, 4 / 3),
         hflip=0.5 if settings.flip else 0.0, color_jitter=settings.color or None,
-        interpolation="bicubic", re_prob=settings.erasing, re_mode="pixel",
+        interpolation="bilinear", re_prob=settings.erasing, re_mode="pixel",
         auto_augment=None if settings.randaugment == "none" else settings.randaugment, **seen,
     )  # fmt: skip
-    whole = create_transform(shape.image_size[0], crop_pct=1.0, interpolation="bicubic", **seen)
+    whole = create_transform(shape.image_size[0], crop_pct=1.0, interpolation="bilinear", **seen)
 
     def pixels_of(split: str) -> tuple[Tensor, Tensor]:
         pictures, target = as_pictures(store.images(split), labels)
@@ -171,19 +227,18 @@ def main() -> None:
     start = (stage.folder / ours["parents"]["weights"]["file"]).parent
     network = filled(shape, start, settings.drop_path)
     network.train()
-    best, top1, rate = train(
-        network, as_pictures(store.images("supernet", "search"), labels), pixels_of("validation"),
-        settings, transform, shape.num_classes,
-    )  # fmt: skip
-    test = accuracy(best, *pixels_of("test"))
-    cost = ours["cost"]
-    print("| training | validation | test | images/s, evaluation included in ours |")
-    print("| --- | --- | --- | --- |")
-    print(f"| timm | {top1:.2%} | {test:.2%} | {rate:.0f} |")
-    print(
-        f"| masktas | {ours['validation']['top1']:.2%} | {ours['test']['top1']:.2%} | "
-        f"{cost['images'] / cost['seconds']:.0f} |"
-    )
+    images = as_pictures(store.images("supernet", "search"), labels)
+    theirs = timm_step(network, images, settings, transform, shape.num_classes)
+    per_epoch = len(images[0]) // settings.batch_size
+    print("| training | best validation | test |")
+    print("| --- | --- | --- |")
+    if given.epochs != 0:
+        best, top1 = train(network, theirs, pixels_of("validation"), settings.epochs, per_epoch)
+        print(f"| timm | {top1:.2%} | {accuracy(best, *pixels_of('test')):.2%} |")
+    print(f"| masktas | {ours['validation']['top1']:.2%} | {ours['test']['top1']:.2%} |")
+    if given.turns:
+        mine = our_step(context, store, labels, shape, start, settings)
+        speeds({OURS: mine, "timm": theirs}, given.turns, settings.batch_size)
 
 
 if __name__ == "__main__":
