@@ -61,6 +61,10 @@ class Browser:
         self._ask("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
 
+    def as_printed(self) -> None:
+        """Show the page as on paper."""
+        self._ask("Emulation.setEmulatedMedia", media="print", features=[])
+
     def resize(self, width: int, height: int) -> None:
         """Give the window another size."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}

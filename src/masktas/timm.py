@@ -60,6 +60,9 @@ def _block_of(
     return block
 
 
+DEFAULT_HEADS = (3,) * 12
+
+
 class MasktasViT(VisionTransformer):
     """timm's Vision Transformer with heads and MLP width of each block.
 
@@ -75,7 +78,7 @@ class MasktasViT(VisionTransformer):
         self,
         *,
         embed_dim: int = 192,
-        block_heads: tuple[int, ...] = (3,) * 12,
+        block_heads: tuple[int, ...] = DEFAULT_HEADS,
         block_mlp_dims: tuple[int, ...] = (768,) * 12,
         head_dim: int = 64,
         **options: Any,
@@ -95,7 +98,8 @@ def masktas_vit(pretrained: bool = False, **options: Any) -> VisionTransformer:
     """Build a network that masktas has found; its shape is in the `model_args` of its config."""
     if not options.get("pretrained_cfg"):
         options["pretrained_cfg"] = dict(DEFAULT_CFG)
-    out_indices = options.pop("out_indices", 3)
+    blocks = len(options.get("block_heads", DEFAULT_HEADS))
+    out_indices = options.pop("out_indices", min(3, blocks))  # timm's default is the last three
     return build_model_with_cfg(
         MasktasViT,
         NAME,

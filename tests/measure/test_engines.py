@@ -16,7 +16,7 @@ from masktas.measure.engines import (
 from masktas.measure.meter import Meter
 from masktas.measure.target import Target
 from masktas.nn.vit import ViT
-from masktas.stages.export import int8_form
+from masktas.stages.export import int8_form, onnx_form
 from masktas.stages.export.form import Subject
 from masktas.stages.export.int8_form import INT8
 from masktas.train.input import NetworkInput
@@ -79,6 +79,23 @@ def test_compiled_networks_are_the_same_too_however_many(small_space, randomize,
         fallen_back.append(torch._dynamo.utils.counters["stats"] != before)
     assert not any(fallen_back)
     forget_compiled()
+
+
+def test_onnxruntime_is_measured_with_the_file_that_an_export_ships(
+    small_space, randomize, tmp_path
+):
+    network = randomize(ViT(small_space.middle), 0).eval()
+    shape = network.architecture
+    run_on(Target("onnxruntime"), network, images_for(shape, 1), tmp_path)
+    size, scale = shape.image_size, (0.5,) * shape.in_channels
+    seen = NetworkInput(size, size, shape.in_channels, None, scale, scale)
+    onnx_form.form().write(Subject(network, seen), tmp_path / "shipped")
+    measured, shipped = (
+        onnx.load(path).graph
+        for path in (tmp_path / "network.onnx", tmp_path / "shipped" / onnx_form.ONNX)
+    )
+    assert [one.op_type for one in measured.node] == [one.op_type for one in shipped.node]
+    assert [graph.input[0].type.tensor_type.shape.dim[0].dim_param for graph in (measured, shipped)]
 
 
 @pytest.mark.slow

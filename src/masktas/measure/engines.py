@@ -102,7 +102,8 @@ def runner(network: ViT, target: Target, *, folder: Path, images: Tensor | None 
         if not path.exists() and target.precision == "int8":
             _export_int8(network, path)
         elif not path.exists():
-            export_onnx(network, images, path)
+            # of any batch size, as `masktas export` ships it; an example of one would fix it
+            export_onnx(network, _two(images), path, dynamic_batch=True)
         return onnx_runner(path, images, device, target.threads)
     return _compiled(network, images) if target.engine == "compiled" else _eager(network, images)
 
@@ -168,6 +169,11 @@ def export_onnx(
     assert program is not None
     program.model.metadata_props.update(metadata or {})
     program.save(path, external_data=False)
+
+
+def _two(images: Tensor) -> Tensor:
+    """Return two of the images, one of them twice if there is no other."""
+    return images[:2].contiguous() if len(images) > 1 else images.repeat(2, 1, 1, 1)
 
 
 def _export_int8(network: ViT, path: Path) -> None:

@@ -10,11 +10,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from manifests import finetune_content, rated_networks, search_content, write_stage
+from masktas.measure.target import Target
 from masktas.nn.vit import ViT
 from masktas.space import Architecture
 from masktas.stages.evaluate.where import home_of
 from masktas.stages.export.card import card
 from masktas.stages.export.form import Subject
+from masktas.stages.export.forms import all_forms
 from masktas.stages.export.front_matter import dataset_of
 from masktas.train.input import NetworkInput
 
@@ -24,13 +26,20 @@ NUMBERS = {
 }  # fmt: skip
 
 
-def card_of(folder: Path, shape: Architecture, classes: tuple[str, ...] | None) -> ModelCard:
+def card_of(
+    folder: Path, shape: Architecture, classes: tuple[str, ...] | None, *forms: str
+) -> ModelCard:
     """Return the card of the network of a folder, as the hub's library reads it."""
     scale = (0.5,) * shape.in_channels
     size = shape.image_size
     seen = NetworkInput(size, size, shape.in_channels, None, scale, scale, classes)
     text = card(
-        Subject(ViT(shape), seen), home_of(folder), [], "9 images", ROWS, "a laptop, 2 threads"
+        Subject(ViT(shape), seen),
+        home_of(folder),
+        [all_forms()[name] for name in forms],
+        "9 images",
+        ROWS,
+        "a laptop, 2 threads",
     )
     return ModelCard(text)
 
@@ -164,8 +173,29 @@ def test_a_command_that_measured_is_not_published(run: Path) -> None:
     path.write_text(json.dumps(content))
     shape = Architecture.from_dict(rated_networks(1)[0]["architecture"]).replace(num_classes=3)
     text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
-    assert "Latency measured: 1.25 ms (engine command, batch 1)." in text
+    assert "Latency measured: 1.25 ms (by a command of the user)." in text
     assert "board" not in text
+    target = Target(threads=1).describe()
+    path.write_text(json.dumps(content | {"latency_target": target}))
+    text = card_of(run / "finetune" / "main", shape, ("a", "b", "c")).text
+    assert "1.25 ms (eager on " in text
+    assert "{" not in text.partition("Latency measured")[2].partition("\n")[0]
+
+
+def test_the_size_of_a_network_may_differ_from_that_of_its_search(run: Path) -> None:
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"])
+    size = (2 * shape.image_size[0], shape.image_size[1])
+    text = card_of(run / "finetune" / "main", shape.replace(image_size=size), ("a", "b", "c")).text
+    assert f"searched for images of {shape.image_size[0]} x {shape.image_size[1]} pixels" in text
+    assert "Met with: " in text
+
+
+def test_timm_is_named_where_timm_can_open_it(run: Path) -> None:
+    shape = Architecture.from_dict(rated_networks(1)[0]["architecture"])
+    for form, library in (("torch", "pytorch"), ("timm", "timm")):
+        data = card_of(run / "finetune" / "main", shape, ("a", "b", "c"), form).data
+        assert data.library_name == library
+        assert ("timm" in data.tags) is (form == "timm")
 
 
 def test_a_network_without_results_has_no_model_index(run: Path) -> None:

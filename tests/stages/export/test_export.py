@@ -183,6 +183,8 @@ def test_timm_opens_it_by_its_layout(net: Path, out: Path) -> None:
         f"local-dir:{out}", pretrained=True, features_only=True, out_indices=(0, 1)
     )
     assert [tuple(one.shape) for one in maps(images)] == [(2, 20, 4, 6)] * 2
+    last = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True)
+    assert len(last(images)) == len(SHAPE.num_heads), "at most three: there are no more blocks"
 
 
 @pytest.mark.slow
@@ -357,12 +359,14 @@ def test_what_cannot_be_exported_is_refused(
 
 
 def test_without_an_extra_its_forms_are_left_out(
-    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("onnx", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     record = masktas.export(net, out=tmp_path / "out", num_images=4)
     assert record["asked"] == ["torch", "timm", "torch-export"]
+    said = capsys.readouterr().err
+    assert 'pip install "masktas[onnx]"' in said.partition("Left out")[2]
 
 
 @pytest.mark.parametrize("stored", range(17, 64, 3))

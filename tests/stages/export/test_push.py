@@ -172,6 +172,13 @@ def test_files_of_an_earlier_export_are_deleted_and_others_stay(shipped: Path, h
     assert len(hub.messages) == 1  # one commit
 
 
+def test_weights_that_no_export_wrote_are_not_replaced(shipped: Path, hub: Hub) -> None:
+    hub.private, hub.files = False, {"model.safetensors": b"mine", "README.md": b"by hand"}
+    with pytest.raises(ConfigError, match=r"would replace model\.safetensors: choose another name"):
+        masktas.push(shipped, "org/net", quiet=True)
+    assert hub.files == {"model.safetensors": b"mine", "README.md": b"by hand"}
+
+
 def test_files_of_another_network_stay(shipped: Path, hub: Hub) -> None:
     hub.private, hub.files = False, {"config.json": b"bert", "model.pt2": b"mine"}
     assert masktas.push(shipped, "org/net", quiet=True)["deleted"] == []

@@ -258,6 +258,14 @@ def test_scripts_that_are_not_the_page_s_own_are_refused(browser: Browser, page:
 def test_the_printed_page_has_the_numbers_and_no_controls(browser: Browser, page: Path) -> None:
     browser.open(page.as_uri(), dark=True)
     assert browser.printed().startswith(b"%PDF")
+    browser.as_printed()
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    for one in ("nav", ".controls", ".hint"):
+        assert browser.run(style.format(one, "display")) == "none", one
+    assert browser.run(style.format("body", "backgroundColor")) == "rgb(255, 255, 255)"
+    ink = browser.run(style.format("body", "color"))
+    assert max(int(one) for one in re.findall(r"\d+", ink)[:3]) < 128, "dark ink on white paper"
+    assert browser.run("document.querySelector('details table').offsetHeight") > 20
 
 
 @contextmanager

@@ -6,12 +6,13 @@ What a run knows is read from its manifests; of a network outside a run only its
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from masktas.artifacts import ARCHITECTURE, Run, Stage
-from masktas.formats import format_flops, format_seconds, shown
+from masktas.formats import format_flops, format_seconds, format_target, shown
 from masktas.space import Architecture, format_amount, format_quantity, macs, params
 from masktas.space.decoder import Decoder
 from masktas.stages.common.manifest import (
@@ -34,7 +35,8 @@ UNLICENSED = (
 )
 EXTENDS = "may extend to this network: find it out before you publish or sell the network."
 USAGE = {
-    "torch": "`python model.py photo.jpg`, or `from model import load, prepare` (PyTorch only)",
+    "torch": "`python model.py photo.jpg`, or `from model import load, prepare` (PyTorch; Pillow "
+    "for photos)",
     "timm": '`import masktas.timm`, then `timm.create_model("local-dir:FOLDER", pretrained=True)`',
     "hf": '`import masktas.timm`, then `transformers.pipeline("image-classification", "FOLDER")`',
     "torch-export": '`torch.export.load("model.pt2").module()`',
@@ -65,7 +67,7 @@ def card(
         machine: that it was made on, with its threads.
     """
     parts = [
-        front_matter(subject, home),
+        front_matter(subject, home, [form.name for form in forms]),
         *_what(subject),
         *_usage(subject, forms),
         "## Where it is from",
@@ -158,14 +160,14 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
     found = SearchManifest.read(search)
     yield f"Budget asked: {found.limits}."
     if (one := _rated(start.run, search, shape)) is not None:
+        height, width = one.architecture.image_size
+        if one.architecture.image_size != shape.image_size:
+            yield f"It was searched for images of {height} x {width} pixels."
         met = "" if found.budget.allows(one.costs) else ", which is **not** within the budget"
         amounts = [f"{format_amount(what, one.costs[what])} {what}" for what in one.costs]
         yield f"Met with: {', '.join(amounts)}{met}."
         if one.measured_latency is not None and found.latency_target is not None:
-            hidden = ("command", "function")  # of the user, who may not want to publish them
-            target = ", ".join(
-                f"{key} {value}" for key, value in found.latency_target.items() if key not in hidden
-            )
+            target = _target(found.latency_target)
             yield f"Latency measured: {one.measured_latency:.3g} ms ({plain(target)})."
     rated = f"by the rating {found.rating} among {found.rated:,} rated networks"
     if start.below in found.result.baselines:
@@ -173,6 +175,13 @@ def _origin(home: Home, shape: Architecture) -> Iterator[str]:
     else:
         yield f"Found {rated}."
     yield ""
+
+
+def _target(described: Mapping[str, Any]) -> str:
+    """Describe a target without the user's own command or function, which may be private."""
+    if described["engine"] in ("command", "function"):
+        return f"by a {described['engine']} of the user"
+    return format_target(described)
 
 
 def _beginning(home: Home, what: str) -> Home | None:
@@ -200,7 +209,7 @@ def _rated(run: Run, search: Stage, shape: Architecture) -> Evaluated | None:
     """Return what a search, or the refinement of its best, says about an architecture."""
 
     def bare(one: Architecture) -> Architecture:
-        return one.replace(num_classes=None, pool="cls")
+        return one.replace(num_classes=None, pool="cls", image_size=shape.image_size)
 
     found = SearchManifest.read(search).result
     rated = [*found.top, *found.baselines.values()]
@@ -263,11 +272,21 @@ def _evaluations(home: Home) -> Iterator[str]:
 
 
 def _cost(home: Home) -> Iterator[str]:
-    costs = [StageManifest.read(stage).cost for stage in home.run.stages()]
+    run, what, more = home.run, "All stages of the run", ""
+    stages = list(run.stages())
+    if run.is_transfer and run.has_source:
+        stages += [stage for stage in (run.teacher, run.supernet) if stage.finished]
+        what += ", and the teacher and supernet of the run that it came from,"
+    elif run.is_transfer:
+        more = " Its teacher and supernet, of a run that is not where it was, are not counted."
+    start = _beginning(home, "weights")
+    if start is not None and start.run.folder.resolve() != run.folder.resolve():
+        more = " Its weights began in another run, which is not counted."
+    costs = [StageManifest.read(stage).cost for stage in stages]
     machines = ", ".join(dict.fromkeys(plain(one.name) for one in costs))
     seconds = format_seconds(sum(one.seconds * one.processes for one in costs))
     flops = format_flops(sum(one.flops for one in costs))
-    yield f"All stages of the run took {seconds} of device time and {flops}, on {machines}."
+    yield f"{what} took {seconds} of device time and {flops}, on {machines}.{more}"
     yield ""
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,21 @@ TASKS = {  # of the hub, by what a network computes
 }
 
 
-def front_matter(subject: Subject, home: Home | None) -> str:
-    """Return the front matter, in YAML between two lines of dashes."""
+def front_matter(subject: Subject, home: Home | None, forms: Sequence[str]) -> str:
+    """Return the front matter, in YAML between two lines of dashes.
+
+    Args:
+        subject: the network.
+        home: its run and stage; None if it lies in no run.
+        forms: names of those that were written: timm opens one of them only.
+    """
+    is_timm = "timm" in forms
     results = [] if home is None else results_of(home, TASKS[subject.outputs])
     datasets = sorted({one.dataset_type for one in results} - {FOLDER})
     data = ModelCardData(
-        library_name="pytorch" if subject.facts is not None else "timm",
+        library_name="timm" if is_timm else "pytorch",
         pipeline_tag=TASKS[subject.outputs],
-        tags=["masktas", *([] if subject.facts is not None else ["timm"]), "vision-transformer"],
+        tags=["masktas", *(["timm"] if is_timm else []), "vision-transformer"],
         datasets=datasets or None,
         metrics=sorted({one.metric_type for one in results}) or None,
         model_name=f"masktas-{format_quantity(params(subject.architecture))}",

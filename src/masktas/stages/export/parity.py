@@ -81,7 +81,7 @@ class Comparison:
         self._expected = _outputs(subject.network, images)
         size = sum(one.numel() * 4 for one in subject.network.parameters())
         self.original = Parity("original", 0.0, 1.0, size, _ms(subject.network, images))
-        self._fastest = self.original.ms  # of the forms that compute in float32
+        self._fastest = self.original.ms  # of the good forms that compute in float32
 
     def of(self, form: Form, folder: Path) -> Parity:
         """Compare a form that has been written into a folder; `written` says if it may stay."""
@@ -94,7 +94,8 @@ class Comparison:
         size = sum((folder / name).stat().st_size for name in form.files)
         good = not form.is_exact or difference <= MOST_DIFFERENCE  # a NaN is not
         warning = "" if form.is_exact else self._warning(agreement, ms)
-        self._fastest = min(self._fastest, ms) if form.is_exact else self._fastest
+        if form.is_exact and good:
+            self._fastest = min(self._fastest, ms)
         return Parity(form.name, difference, agreement, size, ms, good, warning)
 
     def _agreement(self, found: Tensor) -> float:

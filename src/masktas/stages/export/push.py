@@ -142,6 +142,12 @@ def _send(folder: Path, names: list[str], repository: str, *, private: bool) -> 
             "name, or make it private on the hub first. Nothing was sent."
         )
     files = {one.rfilename for one in there.siblings or ()}
+    if PARITY not in files and (others := sorted(files & set(names) - {CARD})):
+        raise ConfigError(
+            f"{repository} holds files that no export of masktas wrote, and this one would replace "
+            f"{', '.join(map(shown, others))}: choose another name, or delete them there. Nothing "
+            "was sent."
+        )
     old = (files & export_files()) - set(names) if PARITY in files else set()
     hub.create_commit(
         repository,

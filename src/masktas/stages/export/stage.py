@@ -233,12 +233,14 @@ def _write(
     with console.bar("exporting", len(forms)) as bar:
         for number, form in enumerate(forms, start=1):
             form.write(subject, folder)
-            one = comparison.of(form, folder)
-            if (source := form.made_from) is not None:
+            source, base = form.made_from, None
+            if source is not None:  # first: how fast it is, the form is held against
                 known = [of for of in found if of.form == source.name]
-                if not (known or [comparison.of(source, folder)])[0].written:
-                    off = f"not written: {source.name}, which it is made from, is too far off"
-                    one = replace(one, written=False, warning=off)
+                base = (known or [comparison.of(source, folder)])[0]
+            one = comparison.of(form, folder)
+            if base is not None and not base.written:
+                off = f"not written: {base.form}, which it is made from, is too far off"
+                one = replace(one, written=False, warning=off)
             found.append(one)
             bar.update(number, form.name)
     good = {one.form for one in found if one.written}

@@ -198,7 +198,12 @@ def prepare(image: Any) -> Tensor:
 
 def main(paths: list[str]) -> None:
     """Print the most probable classes of images, or the first of their features."""
-    from PIL import Image
+    if not paths:
+        raise SystemExit("Give images: python model.py photo.jpg")
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise SystemExit("Photos are read by Pillow: pip install pillow") from None
 
     network, classes = load(), INPUT["classes"]
     for path in paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pprint
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,12 +90,11 @@ def input_of(subject: Subject) -> dict[str, Any]:
 
 
 def open_(folder: Path) -> Run:
-    """Import the written file and load the network by it."""
-    spec = spec_from_file_location("masktas_exported_model", folder / MODEL)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Run the written file and load the network by it."""
+    path = folder / MODEL
+    module: Any = ModuleType("masktas_exported_model")  # an import would leave bytecode beside it
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
     made: Run = module.load(folder)
     return made
 
