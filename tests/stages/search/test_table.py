@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from manifests import finetune_content, rated_networks, search_content
+from masktas.config import FinetuneSettings
 from masktas.console import Console
 from masktas.stages.common.manifest import FinetuneManifest, SearchManifest
 from masktas.stages.search.table import ResultTable
@@ -50,6 +51,15 @@ def test_accuracies_are_of_the_very_same_network_and_weights() -> None:
     }  # fmt: skip
     assert column(one, "rating")["winner, from scratch"] == "–"
     assert column(one, "params")["winner, from scratch"] == column(one, "params")["winner"]
+
+
+def test_a_recipe_of_an_earlier_version_is_the_same_without_its_later_settings() -> None:
+    rated = rated_networks(6)
+    tuned = [finetune_content(rated[0], 0.9), finetune_content(rated[1], 0.6)]
+    tuned[1]["settings"]["settings"] |= FinetuneSettings(init="inherit").model_dump(mode="json")
+    assert column(table(tuned), "top-1 %")["mean of 3 random"] == "60.00"
+    tuned[1]["settings"]["settings"]["nesterov"] = True
+    assert column(table(tuned), "top-1 %")["mean of 3 random"] == "–"
 
 
 def test_what_is_limited_or_measured_has_a_column() -> None:

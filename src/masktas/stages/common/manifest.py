@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from masktas.artifacts import MANIFEST, Stage
+from masktas.config import FinetuneSettings
 from masktas.errors import ArtifactError, MasktasError
 from masktas.files import Record
 from masktas.space import Architecture, Budget
@@ -373,14 +374,12 @@ class FinetuneManifest(StageManifest):
 
     @classmethod
     def _results(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        # an earlier version did what the defaults of later settings do
+        settings = FinetuneSettings.defaults() | content["settings"]["settings"]
         return {
             "architecture": Architecture.from_dict(content["settings"]["architecture"]),
-            "init": content["settings"]["settings"]["init"],
-            "recipe": {
-                name: value
-                for name, value in content["settings"]["settings"].items()
-                if name != "init"
-            },
+            "init": settings.pop("init"),
+            "recipe": settings,
             "params": content["params"],
             "macs": content["macs"],
             "weights": content["parents"].get("weights", {}).get("file"),
