@@ -13,6 +13,7 @@ const SHAPES = {
   "random-search": "M-6-4-4-6 0-2 4-6 6-4 2 0 6 4 4 6 0 2-4 6-6 4-2 0Z",
   random: "M-6-1.4H-1.4V-6H1.4V-1.4H6V1.4H1.4V6H-1.4V1.4H-6Z",
 };
+const MARK = 9; // pixels: the radius of a mark
 const NEAR = 28; // pixels within which a network is pointed at
 const [LEFT, RIGHT, TOP, BOTTOM] = [64, 14, 26, 44]; // pixels around the plot, for its labels
 const views = new Map(); // what the reader has chosen in each chart; kept when it is drawn anew
@@ -266,11 +267,12 @@ class Explorer {
     ];
   }
 
-  // Marked networks come first where several are as near.
+  // A mark is pointed at anywhere within it, and comes before the points that it covers.
   nearest(event) {
     const box = this.plot.getBoundingClientRect();
-    const far = (one) =>
-      Math.hypot(one.x - (event.clientX - box.left), one.y - (event.clientY - box.top));
+    const far = (one) => Math.max(0, Math.hypot(
+      one.x - (event.clientX - box.left), one.y - (event.clientY - box.top),
+    ) - (one.network.marks.length ? MARK : 0));
     const [first] = this.points.filter((one) => far(one) <= NEAR).sort((a, b) =>
       far(a) - far(b) || b.network.marks.length - a.network.marks.length);
     return first ?? null;
