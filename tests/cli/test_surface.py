@@ -82,7 +82,7 @@ FLAGS = {
     "distill": STAGE | MASKED | {"--config", "--name", "--architecture", "--beta",
         "--as-costly-as"},
     "finetune": STAGE | TRAIN | {"--config", "--name", "--architecture", "--init",
-        "--pool", "--drop-path", "--label-smoothing", "--recipe", "--optimizer", "--momentum",
+        "--pool", "--drop-path", "--label-smoothing", "--recipe", "--optimizer", "--momentum", "--nesterov", "--no-nesterov",
         "--beta2", "--layer-decay", "--min-lr", "--freeze", "--no-freeze", "--randaugment",
         "--erasing", "--mixup", "--cutmix", "--ema", "--patience"},
     "segment": STAGE | (TRAIN - {"--crop-scale"}) | {"--config", "--name", "--architecture",
