@@ -194,6 +194,7 @@ def test_without_a_finished_seed_the_page_says_so(study: ModuleType, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a whole study in small
 def test_the_smoke_version_runs_and_resumes(tmp_path: Path) -> None:
     images = ROOT.parent / "shared" / "data" / "cifar10"
     if not images.exists():
